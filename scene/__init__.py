@@ -1,0 +1,3 @@
+"""Scenes on disk (photos, cameras, points) and the set of Gaussians that is fitted to them."""
+
+from scene.cameras import Camera as Camera

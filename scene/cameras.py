@@ -1,0 +1,42 @@
+"""The camera every part of the project agrees on: a pinhole with a pose and, for training views, its photo."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from scene.photos import Photo
+
+
+@dataclass(frozen=True, eq=False)
+class Camera:
+    """A posed pinhole camera; compared and hashed by identity, so that it can key per-view caches.
+
+    Attributes:
+        name: image name relative to the images folder, for instance ``"0001.jpg"``.
+        width: px, after any resizing.
+        height: px, after any resizing.
+        fx: focal length in px.
+        fy: focal length in px.
+        cx: principal point in px; the centre of the top-left pixel is (0.5, 0.5), as in COLMAP.
+        cy: principal point in px.
+        world_to_camera: (4,4) float32 on the CPU, OpenCV axes (x right, y down, z forward), a rigid motion.
+        photo: the ground truth, decoded on first use; None for novel views.
+    """
+
+    name: str
+    width: int
+    height: int
+    fx: float
+    fy: float
+    cx: float
+    cy: float
+    world_to_camera: Tensor
+    photo: Photo | None
+
+    @property
+    def centre(self) -> Tensor:
+        """(3,) float32, the camera centre in world units."""
+        rotation, translation = self.world_to_camera[:3, :3], self.world_to_camera[:3, 3]
+        return -rotation.T @ translation

@@ -1,0 +1,151 @@
+"""Intrinsics with lens distortion, and what it takes to turn a photo into that of a pinhole camera.
+
+Distortion is handled once, on load, by OpenCV; the rest of the project knows pinholes only.
+"""
+
+import threading
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+# The undistorted photo keeps the focal length, or less of it where that brings in more of what was photographed. Half is
+# the floor: beyond it a fisheye's rim is stretched over most of the picture, at the expense of its middle.
+_MIN_ZOOM = 0.5
+
+
+class Undistortion(NamedTuple):
+    """Where each pixel of the undistorted photo comes from.
+
+    Attributes:
+        map_xy: (H,W,2) int16, and
+        map_fraction: (H,W) uint16: OpenCV's fixed-point maps for ``cv2.remap``.
+        valid: (H,W) bool, the pixel lies inside the original photo.
+    """
+
+    map_xy: np.ndarray
+    map_fraction: np.ndarray
+    valid: np.ndarray
+
+
+@dataclass(frozen=True)
+class Lens:
+    """Intrinsics of a photo as it is on disk.
+
+    Attributes:
+        width, height: px.
+        fx, fy, cx, cy: px; the centre of the top-left pixel is (0.5, 0.5).
+        fisheye: the equidistant model of OpenCV's fisheye module instead of the rational model.
+        distortion: coefficients in OpenCV's order: k1 k2 p1 p2 [k3 [k4 k5 k6]], for a fisheye k1 k2 k3 k4; empty: none.
+    """
+
+    width: int
+    height: int
+    fx: float
+    fy: float
+    cx: float
+    cy: float
+    fisheye: bool = False
+    distortion: tuple[float, ...] = ()
+
+    @property
+    def is_pinhole(self) -> bool:
+        """Whether straight lines stay straight; a fisheye bends them even with all coefficients zero."""
+        return not self.fisheye and not any(self.distortion)
+
+    def scaled(self, width: int, height: int) -> "Lens":
+        """The same lens on a photo resized to ``width`` x ``height`` px."""
+        sx, sy = width / self.width, height / self.height
+        return replace(
+            self, width=width, height=height, fx=self.fx * sx, fy=self.fy * sy, cx=self.cx * sx, cy=self.cy * sy
+        )
+
+    def pinhole(self) -> "Lens":
+        """The pinhole of the same size that the undistorted photo has: same principal point, focal lengths zoomed out."""
+        if self.is_pinhole:
+            return replace(self, distortion=())
+        zoom = _zoom_without_blank_sides(self)
+        return replace(self, fx=self.fx * zoom, fy=self.fy * zoom, fisheye=False, distortion=())
+
+
+def undistortion(lens: Lens) -> Undistortion:
+    """Maps from ``lens.pinhole()`` back to ``lens``; photos that share a lens share them.
+
+    Only the last few are kept: captures have either few lenses, or one per photo, whose maps serve only once.
+    """
+    with _maps_lock:  # several decoding threads ask for the same maps at the same time
+        return _undistortion(lens)
+
+
+_maps_lock = threading.Lock()
+
+
+@lru_cache(maxsize=4)
+def _undistortion(lens: Lens) -> Undistortion:
+    size, coefficients = (lens.width, lens.height), np.array(lens.distortion)
+    source, target = _matrix(lens), _matrix(lens.pinhole())
+    if lens.fisheye:
+        x, y = cv2.fisheye.initUndistortRectifyMap(source, coefficients, np.eye(3), target, size, cv2.CV_32FC1)
+    else:
+        x, y = cv2.initUndistortRectifyMap(source, coefficients, None, target, size, cv2.CV_32FC1)
+    inside = (x >= -0.5) & (x <= lens.width - 0.5) & (y >= -0.5) & (y <= lens.height - 0.5)  # false for NaN too
+    valid = inside & (_pinhole_radius(lens.pinhole()) < _fold_radius(lens))
+    # int16 holds the map, so what lies outside must not overflow it; it is masked in any case.
+    x, y = (np.where(valid, m, -1.0).astype(np.float32) for m in (x, y))
+    return Undistortion(*cv2.convertMaps(x, y, cv2.CV_16SC2), valid)
+
+
+def _matrix(lens: Lens) -> np.ndarray:
+    """(3,3) OpenCV camera matrix; OpenCV puts the centre of the top-left pixel at (0, 0), hence the half pixel."""
+    return np.array([[lens.fx, 0, lens.cx - 0.5], [0, lens.fy, lens.cy - 0.5], [0, 0, 1]])
+
+
+def _pinhole_radius(pinhole: Lens) -> np.ndarray:
+    """(H,W) tangent of the angle between each pixel's ray and the optical axis."""
+    x = (np.arange(pinhole.width) + 0.5 - pinhole.cx) / pinhole.fx
+    y = (np.arange(pinhole.height) + 0.5 - pinhole.cy) / pinhole.fy
+    return np.hypot(x[None, :], y[:, None])
+
+
+def _fold_radius(lens: Lens) -> float:
+    """Tangent of the angle up to which the radial polynomial grows; beyond it, it folds the picture back on itself."""
+    r = np.linspace(0, 20, 20_001)[1:]
+    if lens.fisheye:
+        theta = np.arctan(r)
+        distorted = theta * (1 + sum(k * theta ** (2 * i + 2) for i, k in enumerate(lens.distortion)))
+    else:
+        k1, k2, _, _, k3, k4, k5, k6 = (*lens.distortion, *[0.0] * 8)[:8]
+        distorted = r * (1 + r**2 * (k1 + r**2 * (k2 + r**2 * k3))) / (1 + r**2 * (k4 + r**2 * (k5 + r**2 * k6)))
+    falls = np.flatnonzero(~(np.diff(distorted, prepend=0.0) > 0))
+    return float(r[falls[0]]) if len(falls) else np.inf
+
+
+def _zoom_without_blank_sides(lens: Lens) -> float:
+    """The factor on the focal lengths at which the sides of the pinhole photo touch the photographed area, at most 1.
+
+    Never zooms in: a blank rim is masked instead, so that nothing photographed is lost in the middle of a side.
+    """
+    xs, ys = np.linspace(0, lens.width, 33), np.linspace(0, lens.height, 33)
+    left, right = (np.stack([np.full_like(ys, x), ys], -1) for x in (0, lens.width))
+    top, bottom = (np.stack([xs, np.full_like(xs, y)], -1) for y in (0, lens.height))
+    rays = np.nan_to_num(_undistorted_rays(lens, np.concatenate([left, right, top, bottom])), nan=np.inf)
+    left, right, top, bottom = np.abs(rays).reshape(4, 33, 2)
+    # Focal length at which the innermost ray of each side lands on that side of the new photo.
+    needed = [
+        lens.cx / left[:, 0].min() / lens.fx,
+        (lens.width - lens.cx) / right[:, 0].min() / lens.fx,
+        lens.cy / top[:, 1].min() / lens.fy,
+        (lens.height - lens.cy) / bottom[:, 1].min() / lens.fy,
+    ]
+    return float(np.clip(max(needed), _MIN_ZOOM, 1.0))
+
+
+def _undistorted_rays(lens: Lens, pixels: np.ndarray) -> np.ndarray:
+    """(N,2) pixel coordinates -> (N,2) x/z and y/z of their rays; NaN or infinite where the lens has none."""
+    points, coefficients = (pixels - 0.5)[:, None].astype(np.float64), np.array(lens.distortion)
+    if lens.fisheye:
+        rays = cv2.fisheye.undistortPoints(points, _matrix(lens), coefficients)[:, 0]
+        return np.where(np.abs(rays) > 1e5, np.inf, rays)  # OpenCV's marker for a ray that it did not find
+    return cv2.undistortPoints(points, _matrix(lens), coefficients)[:, 0]

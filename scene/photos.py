@@ -1,0 +1,149 @@
+"""Ground-truth photos: decoded on first use, undistorted, resized, and kept as uint8.
+
+Their orientation tag is ignored on purpose: structure from motion ignores it, so poses refer to the stored pixels.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from scene.lens import Lens, undistortion
+from utils.errors import InputError
+
+
+@dataclass(frozen=True, eq=False)
+class Photo:
+    """A photo and its mask, decoded on first use and then kept; safe to use from several threads.
+
+    Attributes:
+        path: the photo on disk.
+        lens: its intrinsics, at its size on disk; a distorting one is undistorted to ``lens.pinhole()``.
+        size: (width, height) px to resize to.
+        mask_path: optional picture; pixels that are zero there are left out of the loss.
+        background: if given (0-255 grey), an alpha channel is composited on it; otherwise the alpha channel is a mask.
+    """
+
+    path: Path
+    lens: Lens
+    size: tuple[int, int]
+    mask_path: Path | None = None
+    background: int | None = None
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    _decoded: list[tuple[Tensor, Tensor | None]] = field(default_factory=list, repr=False)
+
+    def pixels(self) -> Tensor:
+        """(3,H,W) uint8 RGB.
+
+        Raises:
+            InputError: the photo or its mask cannot be decoded, or changed its size since it was listed.
+        """
+        return self._get()[0]
+
+    def mask(self) -> Tensor | None:
+        """(H,W) bool, true where the pixel counts in the loss; None where all do.
+
+        Raises:
+            InputError: as for ``pixels``.
+        """
+        return self._get()[1]
+
+    def _get(self) -> tuple[Tensor, Tensor | None]:
+        with self._lock:
+            if not self._decoded:
+                self._decoded.append(self._decode())
+            return self._decoded[0]
+
+    def _decode(self) -> tuple[Tensor, Tensor | None]:
+        rgb, alpha = _read_photo(self.path)
+        if rgb.shape[:2] != (self.lens.height, self.lens.width):
+            found = f"{rgb.shape[1]}x{rgb.shape[0]}"
+            raise InputError(self.path, f"{self.lens.width}x{self.lens.height} px", found, "do not edit photos meanwhile")
+        if alpha is not None and self.background is not None:
+            rgb, alpha = _composite(rgb, alpha, self.background), None
+        weight = _combine(alpha, None if self.mask_path is None else _read_mask(self.mask_path, rgb.shape[:2]))
+        if not self.lens.is_pinhole:
+            rgb, weight = _undistort(rgb, weight, self.lens)
+        rgb = _resize(rgb, self.size)
+        counts = None if weight is None else torch.from_numpy(_resize(weight, self.size) > 127)
+        return torch.from_numpy(np.ascontiguousarray(rgb.transpose(2, 0, 1))), counts
+
+
+def photo_size(path: Path) -> tuple[int, int]:
+    """(width, height) px, from the header alone.
+
+    Raises:
+        InputError: this is no picture.
+    """
+    try:
+        with Image.open(path) as picture:
+            return picture.size
+    except Exception as error:  # Pillow's plugins raise whatever their parsers trip over
+        raise _undecodable(path, error) from error
+
+
+def _read_photo(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
+    """(H,W,3) uint8 RGB and, if the file has one, (H,W) uint8 alpha."""
+    try:
+        with Image.open(path) as picture:
+            if picture.mode.startswith("I;16"):  # 16-bit grey, which Pillow would clip instead of scaling
+                picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+            if picture.has_transparency_data:
+                rgba = np.asarray(picture.convert("RGBA"))
+                return np.ascontiguousarray(rgba[..., :3]), np.ascontiguousarray(rgba[..., 3])
+            return np.asarray(picture.convert("RGB")), None
+    except Exception as error:
+        raise _undecodable(path, error) from error
+
+
+def _read_mask(path: Path, shape: tuple[int, int]) -> np.ndarray:
+    """(H,W) uint8 of 0 and 255, brought to the photo's ``shape``; any channel that is not zero counts."""
+    try:
+        with Image.open(path) as picture:
+            if picture.mode in ("P", "PA"):
+                picture = picture.convert("RGB")  # palette indices mean nothing
+            pixels = np.asarray(picture)
+    except Exception as error:
+        raise _undecodable(path, error) from error
+    colours = pixels if pixels.ndim == 2 else pixels[..., : 1 if pixels.shape[2] == 2 else 3].any(axis=2)
+    mask = np.where(colours, 255, 0).astype(np.uint8)
+    return cv2.resize(mask, shape[::-1], interpolation=cv2.INTER_NEAREST)
+
+
+def _undecodable(path: Path, error: Exception) -> InputError:
+    return InputError(path, "a picture", f"'{error}'", "replace the file or take it out of the scene")
+
+
+def _composite(rgb: np.ndarray, alpha: np.ndarray, background: int) -> np.ndarray:
+    opacity = alpha[..., None].astype(np.float32) / 255
+    return np.rint(rgb * opacity + background * (1 - opacity)).astype(np.uint8)
+
+
+def _combine(a: np.ndarray | None, b: np.ndarray | None) -> np.ndarray | None:
+    """The smaller of two weights, where None is weight 255 everywhere."""
+    if a is None or b is None:
+        return b if a is None else a
+    return np.minimum(a, b)
+
+
+def _undistort(rgb: np.ndarray, weight: np.ndarray | None, lens: Lens) -> tuple[np.ndarray, np.ndarray | None]:
+    maps = undistortion(lens)
+    rgb = cv2.remap(rgb, maps.map_xy, maps.map_fraction, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    if weight is not None:
+        weight = cv2.remap(weight, maps.map_xy, maps.map_fraction, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    valid = None if maps.valid.all() else np.where(maps.valid, 255, 0).astype(np.uint8)
+    return rgb, _combine(weight, valid)
+
+
+def _resize(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    if (pixels.shape[1], pixels.shape[0]) == size:
+        return pixels
+    shrinks = size[0] < pixels.shape[1]
+    return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
