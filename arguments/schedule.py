@@ -1,0 +1,334 @@
+"""When everything happens in a training run: the only place of the project that holds step numbers.
+
+A schedule is data, so that one loop serves them all. What growth and selection do when they are due is in
+``scene/densification.py`` and ``scene/natural_selection.py``.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+
+# Below this spacing a growth event would judge gradients of too few views, and its importance renders would cost more
+# than the training between two events.
+MIN_GROWTH_INTERVAL = 10
+
+
+@dataclass(frozen=True)
+class LearningRates:
+    """Adam's rates, one per row of the model [IGS, arXiv:2508.12313].
+
+    Attributes:
+        means_first: at step 0; times the scene's extent.
+        means_last: at the horizon and after; log-linear in between.
+        horizon: steps over which the rate of the means falls.
+    """
+
+    means_first: float = 4e-5
+    means_last: float = 2e-6
+    horizon: int = 30_000
+    sh_dc: float = 2.5e-3
+    sh_rest: float = 5e-3 / 20
+    opacity_logits: float = 2.5e-2
+    log_scales: float = 5e-3
+    quats: float = 1e-3
+
+    def means(self, step: int) -> float:
+        """Rate of the means at ``step``, before it is multiplied by the extent."""
+        progress = min(max(step / self.horizon, 0.0), 1.0)
+        return math.exp((1 - progress) * math.log(self.means_first) + progress * math.log(self.means_last))
+
+
+@dataclass(frozen=True)
+class Window:
+    """Steps from ``start`` to ``end``; what is periodic in it counts from ``start``."""
+
+    start: int
+    end: int
+    every: int
+
+    def is_due(self, step: int) -> bool:
+        """Whether ``step`` is a whole number of intervals after ``start`` (the caller checks the ends)."""
+        return (step - self.start) % self.every == 0
+
+
+@dataclass(frozen=True)
+class Growth:
+    """One round of densification [IGS]: gradients add up strictly inside the window, and the set grows when due.
+
+    Attributes:
+        window: neither end belongs to it.
+        allowance_origin: step at which the allowance starts from zero.
+        allowance_span: steps until it is full.
+        allowance_factor: the full allowance, in budgets.
+        all_views_at: growth steps whose importance averages over all training views.
+        late_after: after this step the draw follows the gradient and the threshold is lower; None: never.
+        faint_at: step that removes what never became visible (opacity < ``faint_opacity``); None: no such step.
+        cap_at: steps that cap the opacity.
+        thin_at: steps that remove the lowest ``thin_share`` by opacity.
+        gradient_threshold: mean absolute screen-space gradient of a candidate, NDC units.
+    """
+
+    window: Window
+    allowance_origin: int
+    allowance_span: int
+    allowance_factor: float
+    all_views_at: tuple[int, ...] = ()
+    late_after: int | None = None
+    faint_at: int | None = None
+    cap_at: tuple[int, ...] = ()
+    thin_at: tuple[int, ...] = ()
+    num_views: int = 10
+    gradient_threshold: float = 3e-4
+    late_threshold: float = 3e-4 / 1.5
+    min_opacity: float = 0.005
+    faint_opacity: float = 0.02
+    max_opacity: float = 0.05
+    thin_share: float = 0.2
+
+    def accumulates(self, step: int) -> bool:
+        """Whether the backward pass of ``step`` adds to the gradient statistics."""
+        return self.window.start < step < self.window.end
+
+    def is_due(self, step: int) -> bool:
+        """Whether the set may grow at ``step``."""
+        return self.accumulates(step) and self.window.is_due(step)
+
+    def is_late(self, step: int) -> bool:
+        """Whether the last rules of the round hold."""
+        return self.late_after is not None and step > self.late_after
+
+    def allowance(self, step: int, budget: int) -> int:
+        """Gaussians that there may be at ``step``, rounded down."""
+        progress = min(1.0, max(0.0, (step - self.allowance_origin) / self.allowance_span))
+        return int(math.sqrt(progress) * self.allowance_factor * budget)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """One round of natural selection [GNS, arXiv:2511.16980].
+
+    Attributes:
+        window: presses and prunes when due, from ``start`` on; at ``end`` at the latest exactly the budget is kept.
+        adapt_every: steps between two adaptations of the pressure.
+        first_formula_steps: steps from the start for which the pressure follows the finite prior.
+        goal_span: steps from the start until the goal is zero.
+        prune_from: first step that prunes.
+        min_opacity: what lies below is pruned.
+        rate_back_after: steps from the end of selection until the opacity rate is back.
+    """
+
+    window: Window
+    adapt_every: int
+    first_formula_steps: int
+    goal_span: int
+    prune_from: int
+    min_opacity: float
+    rate_back_after: int
+    first_pressure: float = 2e-4
+    opacity_rate_factor: float = 4.0
+    enough: float = 1.05
+
+    def is_due(self, step: int) -> bool:
+        """Whether ``step`` presses and prunes."""
+        return self.window.start <= step < self.window.end and self.window.is_due(step)
+
+    def adapts(self, step: int) -> bool:
+        """Whether the pressure adapts at ``step``: never before its first application, at the start."""
+        past_start = step - self.window.start
+        return 0 < past_start and step < self.window.end and past_start % self.adapt_every == 0
+
+
+@dataclass(frozen=True)
+class OptimizerPhase:
+    """Up to and including step ``until``, Adam runs every so many steps [TAMING, arXiv:2406.15643; GNS]."""
+
+    until: int
+    every: int
+    sh_rest_every: int
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """One training run. Steps count from 1 to ``iterations``."""
+
+    iterations: int
+    sh_degree_every: int
+    growths: tuple[Growth, ...]
+    selections: tuple[Selection, ...]
+    optimizer_phases: tuple[OptimizerPhase, ...]
+    rates: LearningRates = field(default_factory=LearningRates)
+
+    def raises_sh_degree(self, step: int) -> bool:
+        """Whether one more SH degree joins at the beginning of ``step``."""
+        return step % self.sh_degree_every == 0
+
+    def rows_due(self, step: int) -> tuple[str, ...]:
+        """Names of the rows that Adam updates at the end of ``step``; the gradients of the others go on adding up."""
+        phase = next(phase for phase in self.optimizer_phases if step <= phase.until)
+        due = ("means", "log_scales", "quats", "opacity_logits", "sh_dc") if step % phase.every == 0 else ()
+        return due + (("sh_rest",) if step % phase.sh_rest_every == 0 else ())
+
+    def learning_rates(self, step: int, extent: float, opacity_factor: float = 1.0) -> dict[str, float]:
+        """Rate of every row at ``step``.
+
+        Args:
+            step: 0 to ``iterations``.
+            extent: of the scene, world units.
+            opacity_factor: 1, or what natural selection asks for.
+        """
+        rates = self.rates
+        return {
+            "means": rates.means(step) * extent,
+            "log_scales": rates.log_scales,
+            "quats": rates.quats,
+            "opacity_logits": rates.opacity_logits * opacity_factor,
+            "sh_dc": rates.sh_dc,
+            "sh_rest": rates.sh_rest,
+        }
+
+    def with_sh_rest_rate(self, rate: float) -> Schedule:
+        """The same with the per-scene rate of the SH rest, given as published: before its division by 20."""
+        return replace(self, rates=replace(self.rates, sh_rest=rate / 20))
+
+    def scaled(self, factor: float) -> Schedule:
+        """The same run in ``factor`` times the steps, for demos and tests.
+
+        Step numbers scale, and so do intervals, which keeps the number of events: the pressure of natural selection and
+        the growth come in as many portions as in the full run. Growth events stay ``MIN_GROWTH_INTERVAL`` apart at
+        least. The intervals of the optimizer stay: they say over how many views gradients are averaged.
+        """
+        if factor == 1:
+            return self
+
+        def at(step: int) -> int:
+            return max(1, round(step * factor))
+
+        return replace(
+            self,
+            iterations=at(self.iterations),
+            sh_degree_every=at(self.sh_degree_every),
+            growths=tuple(_scaled_growth(growth, at) for growth in self.growths),
+            selections=tuple(_scaled_selection(selection, at) for selection in self.selections),
+            optimizer_phases=tuple(replace(phase, until=at(phase.until)) for phase in self.optimizer_phases),
+            rates=replace(self.rates, horizon=at(self.rates.horizon)),
+        )
+
+
+def _scaled_growth(growth, at) -> Growth:
+    window = growth.window
+    every = max(at(window.every), min(window.every, MIN_GROWTH_INTERVAL))
+    window = Window(at(window.start), at(window.end), every)
+
+    def at_event(step: int) -> int:  # the nearest step at which growth is due
+        return window.start + max(1, round((at(step) - window.start) / every)) * every
+
+    def optional(step: int | None) -> int | None:
+        return None if step is None else at(step)
+
+    return replace(
+        growth,
+        window=window,
+        allowance_origin=at(growth.allowance_origin),
+        allowance_span=at(growth.allowance_span),
+        all_views_at=tuple(at_event(step) for step in growth.all_views_at),
+        late_after=optional(growth.late_after),
+        faint_at=optional(growth.faint_at),
+        cap_at=tuple(at(step) for step in growth.cap_at),
+        thin_at=tuple(at(step) for step in growth.thin_at),
+    )
+
+
+def _scaled_selection(selection, at) -> Selection:
+    window = selection.window
+    every = at(window.every)
+    return replace(
+        selection,
+        window=Window(at(window.start), at(window.end), every),
+        # A multiple, so that every adaptation is followed by a press, as in the full run.
+        adapt_every=every * (selection.adapt_every // window.every),
+        first_formula_steps=at(selection.first_formula_steps),
+        goal_span=at(selection.goal_span),
+        prune_from=at(selection.prune_from),
+        rate_back_after=at(selection.rate_back_after),
+    )
+
+
+# The full schedule of Improved-GS and GNS.
+FULL = Schedule(
+    iterations=30_000,
+    sh_degree_every=1_000,
+    growths=(
+        Growth(
+            window=Window(500, 15_000, every=100),
+            allowance_origin=500,
+            allowance_span=14_000,
+            allowance_factor=3.0,
+            all_views_at=(3_400, 6_400),
+            late_after=14_500,
+            faint_at=300,
+            cap_at=(3_000, 6_000, 9_000, 12_000),
+            thin_at=(3_300, 6_300),
+        ),
+    ),
+    selections=(
+        Selection(
+            window=Window(15_000, 23_000, every=50),
+            adapt_every=100,
+            first_formula_steps=1_000,
+            goal_span=7_000,
+            prune_from=16_000,
+            min_opacity=0.001,
+            rate_back_after=1_000,
+        ),
+    ),
+    optimizer_phases=(
+        OptimizerPhase(until=20_000, every=1, sh_rest_every=1),
+        OptimizerPhase(until=24_000, every=5, sh_rest_every=5),
+        OptimizerPhase(until=30_000, every=20, sh_rest_every=20),
+    ),
+)
+
+
+def _fast_selection(start: int) -> Selection:
+    return Selection(
+        window=Window(start, start + 3_000, every=50),
+        adapt_every=100,
+        first_formula_steps=500,
+        goal_span=3_000,
+        prune_from=start + 500,
+        min_opacity=0.01,
+        rate_back_after=500,
+    )
+
+
+# Two rounds of growth to twice the budget and selection back to it. The rate of the means keeps its horizon of 30,000.
+FAST = Schedule(
+    iterations=15_000,
+    sh_degree_every=500,
+    growths=(
+        Growth(
+            window=Window(500, 3_000, every=100),
+            allowance_origin=300,
+            allowance_span=2_500,
+            allowance_factor=2.0,
+            all_views_at=(1_400, 2_400),
+            faint_at=300,
+            cap_at=(1_000, 2_000),
+            thin_at=(1_300, 2_300),
+        ),
+        Growth(
+            window=Window(6_000, 7_000, every=100),
+            allowance_origin=5_700,
+            allowance_span=1_000,
+            allowance_factor=2.0,
+        ),
+    ),
+    selections=(_fast_selection(3_000), _fast_selection(7_000)),
+    optimizer_phases=(
+        OptimizerPhase(until=3_000, every=1, sh_rest_every=1),
+        OptimizerPhase(until=6_000, every=1, sh_rest_every=5),
+        OptimizerPhase(until=10_000, every=10, sh_rest_every=10),
+        OptimizerPhase(until=15_000, every=20, sh_rest_every=20),
+    ),
+)
