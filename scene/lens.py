@@ -11,8 +11,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-# The undistorted photo keeps the focal length, or less of it where that brings in more of what was photographed. Half is
-# the floor: beyond it a fisheye's rim is stretched over most of the picture, at the expense of its middle.
+# The undistorted photo has the focal length of the original, or less where that brings in more of what was seen. Half
+# is the floor: beyond it a fisheye's rim is stretched over most of the picture, at the expense of its middle.
 _MIN_ZOOM = 0.5
 
 
@@ -63,7 +63,7 @@ class Lens:
         )
 
     def pinhole(self) -> "Lens":
-        """The pinhole of the same size that the undistorted photo has: same principal point, focal lengths zoomed out."""
+        """The pinhole of the undistorted photo: same size and principal point, focal lengths at most zoomed out."""
         if self.is_pinhole:
             return replace(self, distortion=())
         zoom = _zoom_without_blank_sides(self)

@@ -65,7 +65,7 @@ class Photo:
         rgb, alpha = _read_photo(self.path)
         if rgb.shape[:2] != (self.lens.height, self.lens.width):
             found = f"{rgb.shape[1]}x{rgb.shape[0]}"
-            raise InputError(self.path, f"{self.lens.width}x{self.lens.height} px", found, "do not edit photos meanwhile")
+            raise InputError(self.path, f"{self.lens.width}x{self.lens.height} px", found, "keep the files as they are")
         if alpha is not None and self.background is not None:
             rgb, alpha = _composite(rgb, alpha, self.background), None
         weight = _combine(alpha, None if self.mask_path is None else _read_mask(self.mask_path, rgb.shape[:2]))

@@ -1,0 +1,76 @@
+"""What every dataset reader hands over for one photo, before anything is known of the file on disk."""
+
+from dataclasses import dataclass
+from pathlib import Path, PureWindowsPath
+
+import numpy as np
+
+from scene.lens import Lens
+from utils.errors import InputError
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """A registered photo.
+
+    Attributes:
+        name: image name relative to the images folder.
+        path: the photo.
+        mask_path: its mask if the data set names one.
+        lens: intrinsics, at the size for which they were found.
+        world_to_camera: (4,4) float64, OpenCV axes, a rigid motion.
+    """
+
+    name: str
+    path: Path
+    lens: Lens
+    world_to_camera: np.ndarray
+    mask_path: Path | None = None
+
+
+def safe_name(source: Path, name: str) -> str:
+    """Return ``name`` if it is a relative path that stays inside its folder.
+
+    Args:
+        source: the file that names it, for the message.
+        name: as written there, with slashes or backslashes between its parts.
+
+    Raises:
+        InputError: it is empty, absolute, climbs out with ``..``, or holds control characters.
+    """
+    path = PureWindowsPath(name)  # splits at both kinds of slash and knows drives
+    if not path.parts or path.anchor or ".." in path.parts or not name.isprintable():
+        raise InputError(source, "names inside the scene's folder", repr(name)[:80], "rename the photo and its entry")
+    return name
+
+
+def checked_lens(source: Path, lens: Lens) -> Lens:
+    """Return ``lens`` if a camera could have it.
+
+    Raises:
+        InputError: sizes or focal lengths are not positive, or a number is not finite.
+    """
+    numbers = (lens.fx, lens.fy, lens.cx, lens.cy, *lens.distortion)
+    # 2^15 px a side is what OpenCV's fixed-point maps can address.
+    sound = 0 < lens.width < 2**15 and 0 < lens.height < 2**15 and lens.fx > 0 and lens.fy > 0
+    if not (sound and np.isfinite(numbers).all()):
+        found = f"{lens.width}x{lens.height} px with fx fy cx cy ... = {[float(f'{x:.6g}') for x in numbers]}"
+        raise InputError(source, "a size below 32768 px and finite, positive intrinsics", found, "calibrate again")
+    return lens
+
+
+def rigid_motion(source: Path, name: str, rotation: np.ndarray, translation: np.ndarray) -> np.ndarray:
+    """(4,4) float64 from a (3,3) rotation, which may be off by rounding or a uniform scale, and a (3,) translation.
+
+    Raises:
+        InputError: a number is not finite, or the matrix mirrors, shears or collapses space.
+    """
+    hint = "register the photo again or take it out of the scene"
+    if not (np.isfinite(rotation).all() and np.isfinite(translation).all()):
+        raise InputError(source, f"a finite pose of '{name}'", "NaN or infinity", hint)
+    u, stretch, vt = np.linalg.svd(rotation)
+    if not (np.linalg.det(rotation) > 0 and stretch[2] > 0.99 * stretch[0]):  # 0.99: poses typed with three digits pass
+        raise InputError(source, f"a rotation in the pose of '{name}'", f"the matrix {rotation.tolist()}", hint)
+    motion = np.eye(4)
+    motion[:3, :3], motion[:3, 3] = u @ vt, translation
+    return motion

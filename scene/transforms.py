@@ -1,0 +1,134 @@
+"""Data sets that describe their cameras in JSON: Blender (NeRF synthetic), nerfstudio and instant-ngp.
+
+Poses there are camera to world with OpenGL axes (x right, y up, z backward). The world is left as it is.
+"""
+
+import json
+import math
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from scene.frames import Frame, checked_lens, rigid_motion, safe_name
+from scene.lens import Lens
+from scene.photos import photo_size
+from utils.errors import InputError
+
+_SUFFIXES = (".png", ".jpg", ".jpeg", ".JPG", ".PNG")
+_FLIP_YZ = np.diag([1.0, -1.0, -1.0])
+_PINHOLES = ("PINHOLE", "SIMPLE_PINHOLE")
+_BROWN = ("OPENCV", "FULL_OPENCV", "SIMPLE_RADIAL", "RADIAL")
+_FIX = "correct the file or export it again"
+
+
+def read_transforms(path: Path, images: str) -> tuple[list[Frame], Path | None]:
+    """Read a transforms file.
+
+    Args:
+        path: the JSON file; photos are relative to its folder.
+        images: folder that stands in for ``images/`` at the beginning of the files' paths.
+
+    Returns:
+        The frames in the file's order (those whose photo is missing may lack a true lens), and the point cloud that the
+        file names, if it does.
+
+    Raises:
+        InputError: the file is broken, or says what cannot be.
+    """
+    try:
+        table = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(path, "JSON", f"'{error}'", _FIX) from error
+    if not isinstance(table, dict) or not isinstance(table.get("frames"), list):
+        raise InputError(path, "an object with a list 'frames'", "none", _FIX)
+    frames = []
+    for index, entry in enumerate(table["frames"]):
+        if not isinstance(entry, dict):
+            raise InputError(path, f"an object as frame {index}", repr(entry)[:80], _FIX)
+        frames.append(_frame(path, {**table, **entry}, images))
+    points = table.get("ply_file_path")
+    return frames, None if points is None else path.parent / _name(path, points)
+
+
+def _frame(path: Path, entry: dict[str, Any], images: str) -> Frame:
+    name = _name(path, entry.get("file_path"))
+    parts = PurePosixPath(name).parts
+    in_images = parts[0] == "images" and len(parts) > 1
+    photo = path.parent / PurePosixPath(images if in_images else parts[0], *parts[1:])
+    photo = _with_suffix(photo)
+    name = str(PurePosixPath(*parts[in_images:-1], photo.name))
+    mask = entry.get("mask_path")
+    return Frame(
+        name=name,
+        path=photo,
+        lens=_lens(path, entry, photo),
+        world_to_camera=_world_to_camera(path, name, entry.get("transform_matrix")),
+        mask_path=None if mask is None else path.parent / _name(path, mask),
+    )
+
+
+def _name(path: Path, name: Any) -> str:
+    if not isinstance(name, str):
+        raise InputError(path, "a path for each photo", repr(name)[:80], _FIX)
+    return str(PurePosixPath(safe_name(path, name.replace("\\", "/"))))
+
+
+def _with_suffix(photo: Path) -> Path:
+    """The photo itself or, where paths come without it as in Blender data sets, with its suffix."""
+    candidates = [photo, *(photo.with_name(photo.name + suffix) for suffix in _SUFFIXES)]
+    missing = photo if photo.suffix in _SUFFIXES else candidates[1]
+    return next((candidate for candidate in candidates if candidate.is_file()), missing)
+
+
+def _world_to_camera(path: Path, name: str, matrix: Any) -> np.ndarray:
+    try:
+        camera_to_world = np.array(matrix, dtype=np.float64)
+    except (TypeError, ValueError):
+        camera_to_world = np.empty(0)
+    if camera_to_world.shape not in ((4, 4), (3, 4)):
+        raise InputError(path, f"a 4x4 transform_matrix of '{name}'", repr(matrix)[:80], _FIX)
+    pose = rigid_motion(path, name, camera_to_world[:3, :3] @ _FLIP_YZ, camera_to_world[:3, 3])
+    world_to_camera = np.eye(4)
+    world_to_camera[:3, :3] = pose[:3, :3].T
+    world_to_camera[:3, 3] = -pose[:3, :3].T @ pose[:3, 3]
+    return world_to_camera
+
+
+def _lens(path: Path, entry: dict[str, Any], photo: Path) -> Lens:
+    """The lens of one frame, whose entry has the file's global values filled in."""
+
+    def number(key: str, default: float | None = None) -> float | None:
+        value = entry.get(key, default)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+            raise InputError(path, f"a number for '{key}'", repr(value)[:80], _FIX)
+        return value
+
+    width, height = number("w"), number("h")
+    if width is None or height is None:
+        # A missing photo is dropped later, so that its lens does not matter.
+        width, height = photo_size(photo) if photo.is_file() else (1, 1)
+    fx = number("fl_x", _focal_length(number("camera_angle_x"), width))
+    fy = number("fl_y", _focal_length(number("camera_angle_y"), height))
+    if fx is None and fy is None:
+        raise InputError(path, "fl_x or camera_angle_x", "neither", "add the focal length in pixels as fl_x")
+    fx, fy = (fy if fx is None else fx), (fx if fy is None else fy)
+    fisheye, distortion = _distortion(path, entry, number)
+    centre = number("cx", width / 2), number("cy", height / 2)
+    return checked_lens(path, Lens(int(width), int(height), fx, fy, *centre, fisheye, distortion))
+
+
+def _focal_length(angle: float | None, size: float) -> float | None:
+    return None if angle is None else 0.5 * size / math.tan(0.5 * angle)
+
+
+def _distortion(path: Path, entry: dict[str, Any], number: Any) -> tuple[bool, tuple[float, ...]]:
+    model = entry.get("camera_model", "OPENCV_FISHEYE" if entry.get("is_fisheye") else "OPENCV")
+    if model in _PINHOLES:
+        return False, ()
+    if model == "OPENCV_FISHEYE":
+        return True, tuple(number(key, 0.0) for key in ("k1", "k2", "k3", "k4"))
+    if model in _BROWN:
+        return False, tuple(number(key, 0.0) for key in ("k1", "k2", "p1", "p2", "k3", "k4", "k5", "k6"))
+    known = ", ".join((*_PINHOLES, *_BROWN, "OPENCV_FISHEYE"))
+    raise InputError(path, f"a camera_model out of {known}", repr(model)[:80], "undistort the photos first")
