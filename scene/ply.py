@@ -1,0 +1,114 @@
+"""Trained models on disk: the 3DGS PLY that every viewer of the field opens, through plyfile.
+
+Point clouds of captures are another matter, see ``scene.points``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from plyfile import PlyData, PlyElement, PlyParseError
+
+from utils.errors import InputError
+from utils.files import atomic_write
+
+_COLUMNS_OF = {
+    "means": ("x", "y", "z"),
+    "sh_dc": ("f_dc_0", "f_dc_1", "f_dc_2"),
+    "opacity_logits": ("opacity",),
+    "log_scales": ("scale_0", "scale_1", "scale_2"),
+    "quats": ("rot_0", "rot_1", "rot_2", "rot_3"),
+}
+_REST_COUNTS = tuple(3 * ((degree + 1) ** 2 - 1) for degree in range(4))  # 0, 9, 24, 45
+
+
+def write(path: str | Path, rows: dict[str, np.ndarray]) -> None:
+    """Write a model, values before activation.
+
+    Args:
+        path: the file; replaced in one move.
+        rows: float32 arrays in the shapes of ``GaussianModel.rows``.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    num = len(rows["means"])
+    rest = rows["sh_rest"].transpose(0, 2, 1).reshape(num, -1)  # channel-major: all of red, then green, then blue
+    columns = {
+        ("x", "y", "z"): rows["means"],
+        ("nx", "ny", "nz"): np.zeros((num, 3), np.float32),
+        _COLUMNS_OF["sh_dc"]: rows["sh_dc"].reshape(num, 3),
+        tuple(f"f_rest_{i}" for i in range(rest.shape[1])): rest,
+        _COLUMNS_OF["opacity_logits"]: rows["opacity_logits"],
+        _COLUMNS_OF["log_scales"]: rows["log_scales"],
+        _COLUMNS_OF["quats"]: rows["quats"],
+    }
+    names = [name for group in columns for name in group]
+    table = np.ascontiguousarray(np.concatenate(list(columns.values()), axis=1), "<f4")
+    vertices = table.view([(name, "<f4") for name in names]).reshape(num)
+    with atomic_write(path) as temporary:
+        PlyData([PlyElement.describe(vertices, "vertex")], byte_order="<").write(str(temporary))
+
+
+def read(path: str | Path) -> dict[str, np.ndarray]:
+    """Read a model of SH degree 0 to 3, whatever the order of its properties; extra ones are passed over.
+
+    Args:
+        path: a PLY file with a ``vertex`` element in the 3DGS layout.
+
+    Returns:
+        Float32 arrays in the shapes of ``GaussianModel.rows``; ``sh_rest`` has as many coefficients as the file.
+
+    Raises:
+        InputError: no such file, not a PLY, properties missing, a number of SH properties that belongs to no degree,
+            or values that are not finite.
+    """
+    path = Path(path)
+    vertices = _vertices(path)
+    names = set(vertices.dtype.names)
+    missing = [name for group in _COLUMNS_OF.values() for name in group if name not in names]
+    if missing:
+        raise InputError(
+            path, "the properties of a 3DGS model", f"none named {', '.join(missing)}", "give a trained model"
+        )
+    num_rest = sum(name.startswith("f_rest_") for name in names)
+    rest_names = [f"f_rest_{i}" for i in range(num_rest)]
+    if num_rest not in _REST_COUNTS or not names.issuperset(rest_names):
+        counts = ", ".join(map(str, _REST_COUNTS))
+        raise InputError(path, f"f_rest_0 and on, {counts} of them", f"{num_rest}", "give a model of SH degree 0 to 3")
+    num = len(vertices)
+    rows = {row: _table(path, vertices, columns) for row, columns in _COLUMNS_OF.items()}
+    rows["sh_dc"] = rows["sh_dc"].reshape(num, 1, 3)
+    rest = _table(path, vertices, rest_names).reshape(num, 3, num_rest // 3)
+    rows["sh_rest"] = np.ascontiguousarray(rest.transpose(0, 2, 1))
+    return rows
+
+
+def _vertices(path: Path) -> np.ndarray:
+    try:
+        # Reading into memory: a map would keep the file open, and break where it is replaced.
+        elements = PlyData.read(str(path), mmap=False)
+        if "vertex" not in elements:
+            raise InputError(path, "a vertex element", "none", "give a trained model")
+        return elements["vertex"].data
+    except OSError as error:
+        raise InputError(path, "a PLY file that can be read", f"'{error}'", "check the path") from error
+    except (PlyParseError, ValueError) as error:  # ValueError: bytes in the header that are not text
+        raise InputError(path, "a PLY file", f"'{error}'", "save or download the model again") from error
+
+
+def _table(path: Path, vertices: np.ndarray, names: list[str] | tuple[str, ...]) -> np.ndarray:
+    table = np.empty((len(vertices), len(names)), np.float32)
+    for column, name in enumerate(names):
+        table[:, column] = vertices[name]
+    bad = np.argwhere(~np.isfinite(table))
+    if len(bad):
+        row, column = map(int, bad[0])
+        raise InputError(
+            path,
+            "finite values",
+            f"{names[column]} = {table[row, column]} in vertex {row}",
+            "repair the model or train it again",
+        )
+    return table
