@@ -1,0 +1,179 @@
+"""metrics.py and LPIPS: from PNG pairs to results.json, and what it says of bad folders."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import metrics
+from utils.errors import InputError
+from utils.losses import ssim
+from utils.lpips import Lpips
+
+needs_linear_weights = pytest.mark.skipif(
+    importlib.util.find_spec("lpips") is None, reason="the lpips package, whose weights LPIPS reads, is not installed"
+)
+
+
+def vgg16() -> nn.Sequential:
+    """The convolutional part of VGG16 as torchvision lays it out, with random weights that keep activations alive."""
+    torch.manual_seed(3)
+    layers: list[nn.Module] = []
+    channels = 3
+    for width in (64, 64, "M", 128, 128, "M", 256, 256, 256, "M", 512, 512, 512, "M", 512, 512, 512, "M"):
+        if width == "M":
+            layers.append(nn.MaxPool2d(2, 2))
+            continue
+        layers += [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU()]
+        nn.init.kaiming_normal_(layers[-2].weight)
+        channels = width
+    return nn.Sequential(*layers)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory) -> Path:
+    """A file with the names of torchvision's vgg16 checkpoint, the classifier's left out but for one."""
+    path = tmp_path_factory.mktemp("vgg") / "vgg16.pth"
+    state = {f"features.{name}": value for name, value in vgg16().state_dict().items()}
+    torch.save(state | {"classifier.6.bias": torch.zeros(1000)}, path)
+    return path
+
+
+@pytest.fixture
+def model(tmp_path) -> Path:
+    """A model folder with two rendered test views of 33x40 pixels."""
+    rng = np.random.default_rng(5)
+    for kind in ("renders", "gt"):
+        folder = tmp_path / "model" / "test" / "ours_700" / kind
+        folder.mkdir(parents=True)
+        for i in range(2):
+            cv2.imwrite(str(folder / f"{i:05d}.png"), rng.integers(0, 256, (33, 40, 3), dtype=np.uint8))
+    return tmp_path / "model"
+
+
+def read(path: Path) -> torch.Tensor:
+    return torch.from_numpy(cv2.imread(str(path))[:, :, ::-1] / 255.0).permute(2, 0, 1)
+
+
+@needs_linear_weights
+def test_lpips_follows_its_definition(checkpoint):
+    """Layer by layer in double, with the relu outputs taken by position from a plain VGG16."""
+    generator = torch.Generator().manual_seed(4)
+    image, photo = torch.rand(2, 3, 37, 50, generator=generator)
+    weights = Path(importlib.util.find_spec("lpips").origin).parent / "weights" / "v0.1" / "vgg.pth"
+    linear = list(torch.load(weights, map_location="cpu", weights_only=True).values())
+    network = vgg16().double()
+    shift = torch.tensor([-0.030, -0.088, -0.188]).double()[:, None, None]
+    scale = torch.tensor([0.458, 0.448, 0.450]).double()[:, None, None]
+
+    def features(x):
+        x, taken = (x.double() - shift) / scale, []
+        for i, layer in enumerate(network):
+            x = layer(x)
+            if i in (3, 8, 15, 22, 29):  # relu1_2, relu2_2, relu3_3, relu4_3, relu5_3
+                taken.append(x)
+        return taken
+
+    expected = 0.0
+    with torch.no_grad():
+        for a, b, weight in zip(features(image), features(photo), linear, strict=True):
+            a, b = (f / f.square().sum(0).sqrt() for f in (a, b))
+            expected += ((a - b).square() * weight[0].double()).sum(0).mean().item()
+    assert expected > 0.01
+    # Worst measured: 1.1e-7 relative.
+    assert Lpips(checkpoint)(image, photo).item() == pytest.approx(expected, rel=1e-5)
+
+
+@needs_linear_weights
+def test_lpips_of_an_image_with_itself_is_zero(checkpoint):
+    image = torch.rand(3, 16, 16, generator=torch.Generator().manual_seed(4))
+    assert Lpips(checkpoint)(image, image).item() == 0
+
+
+@needs_linear_weights
+def test_lpips_imports_neither_torchvision_nor_the_lpips_package(checkpoint):
+    code = (
+        f"import sys, pathlib; from utils.lpips import Lpips; Lpips(pathlib.Path({str(checkpoint)!r}));"
+        "sys.exit(bool({'torchvision', 'lpips'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent.parent).returncode == 0
+
+
+@needs_linear_weights
+def test_results_have_the_3dgs_layout_and_come_from_the_files(model, checkpoint, capsys):
+    metrics.main(["-m", str(model), "--vgg", str(checkpoint), "--device", "cpu"])
+    results = json.loads((model / "results.json").read_text())
+    per_view = json.loads((model / "per_view.json").read_text())
+    assert list(results) == list(per_view) == ["ours_700"]
+    assert set(results["ours_700"]) == {"SSIM", "PSNR", "LPIPS"}
+    method = model / "test" / "ours_700"
+    for name in ("00000.png", "00001.png"):
+        image, photo = read(method / "renders" / name), read(method / "gt" / name)
+        expected = 10 * torch.log10(1 / (image - photo).square().mean())
+        # float32 against double: 1e-7 relative, which is 5e-7 dB and 1e-7 of SSIM; with slack.
+        assert per_view["ours_700"]["PSNR"][name] == pytest.approx(expected.item(), abs=1e-4)
+        assert per_view["ours_700"]["SSIM"][name] == pytest.approx(ssim(image, photo).item(), abs=1e-5)
+    for metric, value in results["ours_700"].items():
+        assert value == pytest.approx(sum(per_view["ours_700"][metric].values()) / 2)
+    assert f"{results['ours_700']['PSNR']:.2f}" in capsys.readouterr().out
+
+
+def test_without_weights_lpips_is_null_with_a_reason_and_the_rest_is_reported(model, capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "empty"))
+    metrics.main(["-m", str(model), "--device", "cpu"])
+    results = json.loads((model / "results.json").read_text())["ours_700"]
+    assert results["LPIPS"] is None and results["PSNR"] > 0 and results["SSIM"] is not None
+    reasons = [line for line in capsys.readouterr().out.splitlines() if line.startswith("LPIPS is left out")]
+    assert len(reasons) == 1
+
+
+def test_equal_images_give_valid_json(model):
+    for image in (model / "test" / "ours_700" / "gt").iterdir():
+        (model / "test" / "ours_700" / "renders" / image.name).write_bytes(image.read_bytes())
+    metrics.main(["-m", str(model), "--device", "cpu"])
+    text = (model / "results.json").read_text()
+    assert json.loads(text)["ours_700"]["PSNR"] is None and "Infinity" not in text
+
+
+def test_several_models_are_measured_in_one_call(model, capsys):
+    metrics.main(["--model_paths", str(model), str(model), "--device", "cpu"])
+    assert capsys.readouterr().out.count("ours_700") == 2
+
+
+def test_bad_folders_are_named(model, tmp_path):
+    method = model / "test" / "ours_700"
+
+    def refused(match: str, path: Path = model, *flags: str) -> None:
+        with pytest.raises(InputError, match=match) as error:
+            metrics.main(["-m", str(path), "--device", "cpu", *flags])
+        assert "\n" not in str(error.value)
+        assert not (model / "results.json").exists()
+
+    refused("nowhere: expected a model folder", tmp_path / "nowhere")
+    refused("render.py -m", tmp_path)
+    refused("nofile.pth: expected a checkpoint", model, "--vgg", str(tmp_path / "nofile.pth"))
+    (tmp_path / "bad.pth").write_bytes(b"not a checkpoint")
+    refused("bad.pth: expected a torch checkpoint", model, "--vgg", str(tmp_path / "bad.pth"))
+    cv2.imwrite(str(method / "renders" / "00001.png"), np.zeros((33, 41, 3), np.uint8))
+    refused("00001.png: expected 40x33 pixels as its photo has, found 41x33")
+    (method / "renders" / "00001.png").write_bytes(b"not a picture")
+    refused("00001.png: expected a PNG image")
+    (method / "renders" / "00001.png").unlink()
+    refused("renders/00001.png: expected a file for each view, found none")
+    for path in method.glob("*/*.png"):
+        path.unlink()
+    refused("ours_700: expected PNG files in renders and gt, found none")
+
+
+def test_the_script_ends_in_one_line_and_exit_code_2(tmp_path):
+    script = Path(metrics.__file__)
+    done = subprocess.run([sys.executable, script, "-m", tmp_path / "nowhere"], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
