@@ -13,9 +13,11 @@ import torch
 from torch import nn
 
 import metrics
+from utils.comparison import comparison
 from utils.errors import InputError
 from utils.losses import ssim
 from utils.lpips import Lpips
+from utils.pairs import find_pairs
 
 needs_linear_weights = pytest.mark.skipif(
     importlib.util.find_spec("lpips") is None, reason="the lpips package, whose weights LPIPS reads, is not installed"
@@ -145,6 +147,20 @@ def test_equal_images_give_valid_json(model):
 def test_several_models_are_measured_in_one_call(model, capsys):
     metrics.main(["--model_paths", str(model), str(model), "--device", "cpu"])
     assert capsys.readouterr().out.count("ours_700") == 2
+
+
+@pytest.mark.parametrize("num_views", [1, 2, 5])
+def test_comparison_shows_worst_median_and_best_view(tmp_path, num_views):
+    """Views of flat grey, the i-th off by i levels of 10: each row's photo and render are those levels."""
+    for kind, step in (("renders", 10), ("gt", 0)):
+        (tmp_path / kind).mkdir()
+        for i in range(num_views):
+            cv2.imwrite(str(tmp_path / kind / f"{i}.png"), np.full((20, 600, 3), 100 + step * (i + 1), np.uint8))
+    picture = comparison(find_pairs(tmp_path))
+    height = 20 + 24 + 6
+    middles = picture[24 + 10 :: height, 6 + 300 :: 600 + 12][:, :2, 0]
+    expected = {1: [0], 2: [1, 0], 5: [4, 2, 0]}[num_views]
+    assert middles.tolist() == [[100, 100 + 10 * (i + 1)] for i in expected]
 
 
 def test_bad_folders_are_named(model, tmp_path):
