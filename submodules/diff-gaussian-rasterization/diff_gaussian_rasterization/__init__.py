@@ -1,0 +1,10 @@
+"""Differentiable rasterization of 3D Gaussians and the photometric loss, as torch functions over the compiled engine.
+
+Leaves out everything a trainer decides: activations, schedules, densification.
+"""
+
+from ._C import LIMITS
+from .loss import Loss, photometric_loss
+from .rasterizer import Importance, Rasterized, View, importance, rasterize
+
+__all__ = ["LIMITS", "Importance", "Loss", "Rasterized", "View", "importance", "photometric_loss", "rasterize"]

@@ -1,0 +1,57 @@
+"""L1 + SSIM as one torch function; the engine computes the gradient together with the value."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from . import _C
+
+
+class Loss(NamedTuple):
+    """What `photometric_loss` returns: three numbers () of the image's dtype; only `loss` has a gradient."""
+
+    loss: Tensor
+    l1: Tensor
+    ssim: Tensor
+
+
+class _PhotometricLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, image: Tensor, photo: Tensor, mask: Tensor | None, ssim_weight: float, threads: int):
+        gradient = torch.empty_like(image, memory_format=torch.contiguous_format) if ctx.needs_input_grad[0] else None
+        values = _C.photometric_loss(
+            image.detach().contiguous(), photo.detach().contiguous(), mask=None if mask is None else mask.contiguous(),
+            ssim_weight=ssim_weight, threads=threads, v_image=gradient,
+        )  # fmt: skip
+        ctx.gradient = gradient
+        loss, l1, ssim = (image.new_tensor(v) for v in values)
+        ctx.mark_non_differentiable(l1, ssim)
+        return loss, l1, ssim
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, v_loss: Tensor, _v_l1, _v_ssim):
+        return ctx.gradient * v_loss, None, None, None, None
+
+
+def photometric_loss(
+    image: Tensor, photo: Tensor, *, mask: Tensor | None = None, ssim_weight: float = 0.2, threads: int = 0
+) -> Loss:
+    """(1 - w) L1 + w (1 - SSIM), means over pixels and channels [3DGS, arXiv:2308.04079; docs/math.md eq. 15].
+
+    SSIM has an 11 x 11 Gaussian window of sigma 1.5 and counts zero beyond the image's edge.
+
+    Args:
+        image: (3, H, W) float32 or float64.
+        photo: (3, H, W), of the image's dtype in [0, 1], or uint8. It gets no gradient.
+        mask: (H, W) bool; where it is False image and photo count as zero, and so does the gradient.
+        ssim_weight: w.
+        threads: 0 = all cores. The result does not depend on it.
+
+    Raises:
+        ValueError: A shape, dtype or device is not as above.
+    """
+    return Loss(*_PhotometricLoss.apply(image, photo, mask, ssim_weight, threads))

@@ -1,0 +1,205 @@
+"""The rasterizer as a torch function: checks nothing itself (the engine does), allocates what the engine fills."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from . import _C
+
+
+@dataclass(frozen=True)
+class View:
+    """A pinhole camera and what lies behind the scene.
+
+    Attributes:
+        width, height: Size of the image in px.
+        fx, fy: Focal lengths in px.
+        cx, cy: Principal point in px; the centre of the top-left pixel is (0.5, 0.5), as in COLMAP.
+        world_to_camera: (4, 4), OpenCV axes (x right, y down, z forward).
+        background: (3,) RGB, what the remaining transmittance lets through.
+    """
+
+    width: int
+    height: int
+    fx: float
+    fy: float
+    cx: float
+    cy: float
+    world_to_camera: Tensor
+    background: Tensor
+
+    def _for_engine(self, dtype: torch.dtype) -> Any:
+        matrix = self.world_to_camera.detach().to(dtype).contiguous()
+        background = self.background.detach().to(dtype).contiguous()
+        return _C.View(self.width, self.height, self.fx, self.fy, self.cx, self.cy, matrix, background)
+
+
+class Rasterized(NamedTuple):
+    """What `rasterize` returns.
+
+    Attributes:
+        image: (3, H, W), background included.
+        transmittance: (H, W), the share of the background that shows.
+        radii: (N,) int32, px: half the longer side of the splat's bounding box; 0 where it is not visible.
+        inverse_depth: (H, W), sum of weight / z over the splats (1 / world units), or None.
+    """
+
+    image: Tensor
+    transmittance: Tensor
+    radii: Tensor
+    inverse_depth: Tensor | None
+
+
+class Importance(NamedTuple):
+    """Sums over the pixels of a view, per Gaussian.
+
+    Attributes:
+        weighted: (N,), sum of pixel weight x transmittance x alpha.
+        total: (N,), sum of transmittance x alpha.
+        num_pixels: (N,) int32, pixels that the Gaussian contributed to.
+    """
+
+    weighted: Tensor
+    total: Tensor
+    num_pixels: Tensor
+
+
+_ROWS = ("means", "quats", "scales", "covariances", "opacities", "sh_dc", "sh_rest", "colors")
+
+
+def _rows(tensors: dict[str, Tensor | None]) -> Any:
+    return _C.Rows(**{name: None if t is None else t.detach().contiguous() for name, t in tensors.items()})
+
+
+class _Rasterize(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, settings: dict[str, Any], screen_means: Tensor | None, *rows: Tensor | None):
+        means, view = rows[0], settings["view"]
+        inputs = dict(zip(_ROWS, rows, strict=True))
+        empty = dict(dtype=means.dtype, device=means.device)
+        image = torch.empty(3, view.height, view.width, **empty)
+        transmittance = torch.empty(view.height, view.width, **empty)
+        inverse_depth = torch.empty(view.height, view.width, **empty) if settings["inverse_depth"] else None
+        radii = torch.empty(means.shape[0], dtype=torch.int32, device=means.device)
+        ctx.frame = _C.forward(
+            _rows(inputs), view._for_engine(means.dtype), antialiased=settings["antialiased"],
+            sh_degree=settings["sh_degree"], threads=settings["threads"], image=image, transmittance=transmittance,
+            inverse_depth=inverse_depth, radii=radii,
+        )  # fmt: skip
+        ctx.stats = settings["stats"]
+        ctx.has_screen_means = screen_means is not None
+        ctx.save_for_backward(image, transmittance, inverse_depth, *rows)
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(radii)
+        return image, transmittance, radii, inverse_depth
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, v_image, v_transmittance, _v_radii, v_inverse_depth):
+        image, transmittance, inverse_depth, *rows = ctx.saved_tensors
+        needs = dict(zip(_ROWS, ctx.needs_input_grad[2:], strict=True))
+        inputs = dict(zip(_ROWS, rows, strict=True))
+        v_rows = {name: torch.empty_like(t, memory_format=torch.contiguous_format) if needs[name] else None
+                  for name, t in inputs.items()}  # fmt: skip
+        v_screen_means = None
+        if ctx.has_screen_means and ctx.needs_input_grad[1]:
+            v_screen_means = torch.empty(rows[0].shape[0], 4, dtype=image.dtype, device=image.device)
+        abs_grad_sum, views = ctx.stats if ctx.stats is not None else (None, None)
+        _C.backward(
+            ctx.frame, _rows(inputs), _C.Rows(**v_rows), image=image.detach(), transmittance=transmittance.detach(),
+            inverse_depth=None if inverse_depth is None else inverse_depth.detach(),
+            v_image=None if v_image is None else v_image.contiguous(),
+            v_transmittance=None if v_transmittance is None else v_transmittance.contiguous(),
+            v_inverse_depth=None if v_inverse_depth is None else v_inverse_depth.contiguous(),
+            v_screen_means=v_screen_means, abs_grad_sum=abs_grad_sum, views=views,
+        )  # fmt: skip
+        return None, v_screen_means, *v_rows.values()
+
+
+def rasterize(
+    view: View,
+    means: Tensor,
+    quats: Tensor | None,
+    scales: Tensor | None,
+    opacities: Tensor,
+    *,
+    sh_dc: Tensor | None = None,
+    sh_rest: Tensor | None = None,
+    sh_degree: int = 0,
+    colors: Tensor | None = None,
+    covariances: Tensor | None = None,
+    antialiased: bool = False,
+    inverse_depth: bool = False,
+    screen_means: Tensor | None = None,
+    stats: tuple[Tensor, Tensor] | None = None,
+    threads: int = 0,
+) -> Rasterized:
+    """Draws N Gaussians [3DGS, arXiv:2308.04079; docs/math.md].
+
+    Differentiable in every tensor but those of the view. All floating-point tensors share one dtype, float32 or float64.
+    A Gaussian with an input that is not finite, or a quaternion of length zero, is not drawn and gets zero gradient.
+
+    Args:
+        view: Camera and background.
+        means: (N, 3), world units.
+        quats: (N, 4), real part first, any length but zero; None with covariances.
+        scales: (N, 3), world units, standard deviations; None with covariances.
+        opacities: (N,) or (N, 1), in [0, 1].
+        sh_dc: (N, 1, 3), spherical harmonics of degree 0.
+        sh_rest: (N, K, 3), degrees 1 and up, K >= (sh_degree + 1)^2 - 1.
+        sh_degree: 0 to 3, the degree in use.
+        colors: (N, 3) RGB, instead of spherical harmonics.
+        covariances: (N, 6), xx xy xz yy yz zz in squared world units, instead of quats and scales.
+        antialiased: Scale opacities by sqrt(det(cov) / det(cov + 0.3 I)), as a splat shrinks under the low-pass filter.
+        inverse_depth: Also draw the expected inverse depth.
+        screen_means: (N, 4), of any values: its gradient becomes the screen-space gradient of each mean, summed over
+            pixels as it is (x, y) and in absolute value (|x|, |y|), in NDC units.
+        stats: (abs_grad_sum (N,) float32, views (N,) int32). Backward adds, for each visible Gaussian, the norm of the
+            absolute pair and 1.
+        threads: 0 = all cores. The result does not depend on it.
+
+    Raises:
+        ValueError: A shape, dtype or device is not as above.
+    """
+    settings = dict(view=view, sh_degree=sh_degree, antialiased=antialiased, inverse_depth=inverse_depth, stats=stats,
+                    threads=threads)  # fmt: skip
+    opacities = opacities.squeeze(1) if opacities.ndim == 2 and opacities.shape[1] == 1 else opacities
+    rows = (means, quats, scales, covariances, opacities, sh_dc, sh_rest, colors)
+    return Rasterized(*_Rasterize.apply(settings, screen_means, *rows))
+
+
+@torch.no_grad()
+def importance(
+    view: View,
+    means: Tensor,
+    quats: Tensor | None,
+    scales: Tensor | None,
+    opacities: Tensor,
+    *,
+    pixel_weights: Tensor,
+    covariances: Tensor | None = None,
+    antialiased: bool = False,
+    threads: int = 0,
+) -> Importance:
+    """Each Gaussian's share in a view; arguments as for `rasterize`, and no gradient.
+
+    Args:
+        pixel_weights: (H, W), what a pixel counts for.
+
+    Raises:
+        ValueError: A shape, dtype or device is not as above.
+    """
+    opacities = opacities.squeeze(1) if opacities.ndim == 2 and opacities.shape[1] == 1 else opacities
+    count = means.shape[0]
+    result = Importance(means.new_empty(count), means.new_empty(count), means.new_empty(count, dtype=torch.int32))
+    _C.importance(
+        _rows(dict(means=means, quats=quats, scales=scales, covariances=covariances, opacities=opacities)),
+        view._for_engine(means.dtype), antialiased=antialiased, threads=threads,
+        pixel_weights=pixel_weights.contiguous(), weighted=result.weighted, total=result.total,
+        num_pixels=result.num_pixels,
+    )  # fmt: skip
+    return result

@@ -1,0 +1,282 @@
+// Blending on the CPU: forward, backward and importance, one tile a work item, one pixel a lane. All three walk a tile
+// front to back with the same code, so backward and importance see exactly the pixels that forward blended.
+#include <algorithm>
+
+#include "cpu_tiles.h"
+#include "simd.h"
+
+namespace dgr {
+namespace {
+
+constexpr int kTile = Limits::tile;
+constexpr int kTilePixels = kTile * kTile;
+
+/// Pixels of one tile, row by row; those beyond the image's edge never take part.
+template <class T> struct TilePixels {
+    int x, y, width, height;  // px: the corner in the image and the size inside it
+    int num_live;             // pixels that still let light through
+    alignas(kVectorBytes) T transmittance[kTilePixels];
+    alignas(kVectorBytes) T alpha_floor[kTilePixels];  // alpha_min, or 2 for a pixel that takes no more
+
+    TilePixels(const View<T>& view, int64_t tile) {
+        x = static_cast<int>(tile % view.tiles_x()) * kTile;
+        y = static_cast<int>(tile / view.tiles_x()) * kTile;
+        width = std::min(kTile, view.width - x);
+        height = std::min(kTile, view.height - y);
+        num_live = width * height;
+        for (int i = 0; i < kTilePixels; ++i) {
+            transmittance[i] = T(1);
+            alpha_floor[i] = i % kTile < width && i / kTile < height ? T(Limits::alpha_min) : T(2);
+        }
+    }
+    /// Calls copy(index in the tile, index in the image) for each pixel.
+    template <class Copy> void for_each_pixel(const View<T>& view, const Copy& copy) const {
+        for (int row = 0; row < height; ++row)
+            for (int column = 0; column < width; ++column)
+                copy(row * kTile + column, int64_t(y + row) * view.width + x + column);
+    }
+};
+
+/// Left and right end of the ellipse's chord in each row of the tile, in px from the tile's corner; T may be narrower
+/// than a row of lanes, hence whole batches of rows.
+template <class T> struct Chords {
+    int row_begin, row_end;
+    alignas(kVectorBytes) T left[kTile], right[kTile];
+
+    Chords(const Splat<T>& s, const TilePixels<T>& tile) {
+        using B = Batch<T>;
+        const T mean_x = s.mean.x - T(tile.x), mean_y = s.mean.y - T(tile.y);
+        row_begin = static_cast<int>(std::ceil(std::max(mean_y - s.half_extent.y, T(0))));
+        row_end = static_cast<int>(std::floor(std::min(mean_y + s.half_extent.y, T(tile.height - 1)))) + 1;
+        const T chord = half_chord(s), slope = -s.conic.xy / s.conic.xx, inv_extent = T(1) / s.half_extent.y;
+        for (int row = 0; row < kTile; row += kLanes<T>) {
+            B dy;
+            for (int i = 0; i < kLanes<T>; ++i) dy.set(i, T(row + i));
+            dy -= B(mean_y);
+            const B t = dy * B(inv_extent);
+            const B half = B(chord) * sqrt(max(B(1) - t * t, B(0))), middle = B(mean_x) + B(slope) * dy;
+            (middle - half).store(left + row);
+            (middle + half).store(right + row);
+        }
+    }
+};
+
+/// Walks the splats of a tile front to back. For each: on_splat(instance, splat, for_each_group), which calls
+/// for_each_group(visit) once; visit(at, d, alpha, transmittance, contributes) sees each group of lanes in which a pixel
+/// takes the splat: the group's place in the tile, d = pixel - mean in px, alpha *before* the cap, the transmittance in
+/// front. Instances left over when no pixel is live go to on_rest(instance).
+template <class T, class OnSplat, class OnRest>
+void walk_tile(const Frame<T>& frame, int64_t tile_index, TilePixels<T>& tile, const OnSplat& on_splat,
+               const OnRest& on_rest) {
+    using B = Batch<T>;
+    B lane;
+    for (int i = 0; i < kLanes<T>; ++i) lane.set(i, T(i));
+    const int64_t end = frame.tile_begin[tile_index + 1];
+    int64_t k = frame.tile_begin[tile_index];
+    for (; k < end && tile.num_live > 0; ++k) {
+        const Splat<T> s = frame.splats[frame.instances[k].gaussian];
+        const Sym2<B> conic{B(s.conic.xx), B(s.conic.xy), B(s.conic.yy)};
+        const auto for_each_group = [&](const auto& visit) __attribute__((always_inline)) {
+            const Chords<T> chords(s, tile);
+            for (int row = chords.row_begin; row < chords.row_end; ++row) {
+                for (int column = 0; column < kTile; column += kLanes<T>) {
+                    if (chords.left[row] > T(column + kLanes<T> - 1) || chords.right[row] < T(column)) continue;
+                    const int at = row * kTile + column;
+                    const Vec2<B> d{lane + B(T(tile.x + column) - s.mean.x), B(T(tile.y + row) - s.mean.y)};
+                    const B alpha = exp2(log2_alpha(B(s.log2_opacity), conic, d));
+                    const Mask<T> reaches = alpha >= B::load(tile.alpha_floor + at);
+                    if (!any(reaches)) continue;
+                    const B before = B::load(tile.transmittance + at);
+                    const B after = before * (B(1) - min(alpha, B(Limits::alpha_max)));
+                    const Mask<T> contributes = reaches & (after >= B(Limits::transmittance_min));
+                    const Mask<T> stops = reaches & ~contributes;
+                    visit(at, d, alpha, before, contributes);
+                    select(contributes, after, before).store(tile.transmittance + at);
+                    if (any(stops)) {
+                        select(stops, B(2), B::load(tile.alpha_floor + at)).store(tile.alpha_floor + at);
+                        tile.num_live -= count(stops);
+                    }
+                }
+            }
+        };
+        on_splat(frame.instances[k], s, for_each_group);
+    }
+    for (; k < end; ++k) on_rest(frame.instances[k]);
+}
+
+template <class T, bool kDepth> void blend_tile(const Frame<T>& frame, int64_t tile_index, const Images<T>& out) {
+    using B = Batch<T>;
+    constexpr int kSums = kDepth ? 4 : 3;
+    TilePixels<T> tile(frame.view, tile_index);
+    alignas(kVectorBytes) T sums[kSums][kTilePixels] = {};
+    walk_tile(
+        frame, tile_index, tile,
+        [&](const Instance&, const Splat<T>& s, const auto& for_each_group) {
+            const T values[4] = {s.color.x, s.color.y, s.color.z, s.inverse_depth};
+            for_each_group([&](int at, Vec2<B>, B alpha, B transmittance, Mask<T> contributes)
+                               __attribute__((always_inline)) {
+                const B weight = select(contributes, min(alpha, B(Limits::alpha_max)) * transmittance, B(0));
+                for (int c = 0; c < kSums; ++c) (B::load(sums[c] + at) + weight * B(values[c])).store(sums[c] + at);
+            });
+        },
+        [](const Instance&) {});
+
+    const int64_t plane = int64_t(frame.view.width) * frame.view.height;
+    const T background[3] = {frame.view.background.x, frame.view.background.y, frame.view.background.z};
+    tile.for_each_pixel(frame.view, [&](int i, int64_t pixel) {
+        for (int c = 0; c < 3; ++c) out.image[c * plane + pixel] = sums[c][i] + tile.transmittance[i] * background[c];
+        out.transmittance[pixel] = tile.transmittance[i];
+        if constexpr (kDepth) out.inverse_depth[pixel] = sums[3][i];
+    });
+}
+
+/// The gradient arriving at the pixels of a tile.
+template <class T> struct PixelGradients {
+    alignas(kVectorBytes) T color[3][kTilePixels] = {};
+    alignas(kVectorBytes) T inverse_depth[kTilePixels] = {};
+    alignas(kVectorBytes) T behind[kTilePixels] = {};  // eq. 14's "behind" of the splat last visited; at first, of none
+
+    PixelGradients(const View<T>& view, const TilePixels<T>& tile, const Images<const T>& images, const Images<const T>& v) {
+        const int64_t plane = int64_t(view.width) * view.height;
+        tile.for_each_pixel(view, [&](int i, int64_t pixel) {
+            for (int c = 0; c < 3 && v.image; ++c) {
+                color[c][i] = v.image[c * plane + pixel];
+                behind[i] += images.image[c * plane + pixel] * color[c][i];
+            }
+            if (v.transmittance) behind[i] += images.transmittance[pixel] * v.transmittance[pixel];
+            if (v.inverse_depth) {
+                inverse_depth[i] = v.inverse_depth[pixel];
+                behind[i] += images.inverse_depth[pixel] * inverse_depth[i];
+            }
+        });
+    }
+};
+
+template <class T, bool kDepth>
+void blend_tile_backward(const Frame<T>& frame, int64_t tile_index, const Images<const T>& images,
+                         const Images<const T>& v_images, Buffer<SplatGradient<T>>& slots) {
+    using B = Batch<T>;
+    TilePixels<T> tile(frame.view, tile_index);
+    PixelGradients<T> v(frame.view, tile, images, v_images);
+    const auto slot_of = [&](const Instance& i) -> SplatGradient<T>& { return slots[frame.slot_begin[i.gaussian] + i.local]; };
+    walk_tile(
+        frame, tile_index, tile,
+        [&](const Instance& instance, const Splat<T>& s, const auto& for_each_group) {
+            B u(0), mean_x(0), mean_y(0), abs_x(0), abs_y(0), xx(0), xy(0), yy(0), r(0), g(0), b(0), depth(0);
+            const B qxx(s.conic.xx), qxy(s.conic.xy), qyy(s.conic.yy);
+            for_each_group([&](int at, Vec2<B> d, B alpha, B transmittance, Mask<T> contributes)
+                               __attribute__((always_inline)) {
+                const B capped = min(alpha, B(Limits::alpha_max));
+                const B weight = select(contributes, capped * transmittance, B(0));
+                const B v_r = B::load(v.color[0] + at), v_g = B::load(v.color[1] + at), v_b = B::load(v.color[2] + at);
+                B value = B(s.color.x) * v_r + B(s.color.y) * v_g + B(s.color.z) * v_b;
+                if constexpr (kDepth) {
+                    const B v_depth = B::load(v.inverse_depth + at);
+                    value += B(s.inverse_depth) * v_depth;
+                    depth += weight * v_depth;
+                }
+                const B behind = B::load(v.behind + at) - weight * value;
+                behind.store(v.behind + at);
+                r += weight * v_r;
+                g += weight * v_g;
+                b += weight * v_b;
+                // alpha_raw * dL/dalpha; the cap stops the gradient.
+                const B v_log_alpha = select(contributes & (alpha < B(Limits::alpha_max)),
+                                             capped * blend_vjp(transmittance, capped, value, behind), B(0));
+                const auto gradient = log_alpha_vjp(Sym2<B>{qxx, qxy, qyy}, d, v_log_alpha);
+                u += v_log_alpha;
+                xx += gradient.conic.xx;
+                xy += gradient.conic.xy;
+                yy += gradient.conic.yy;
+                mean_x -= gradient.d.x;
+                mean_y -= gradient.d.y;
+                abs_x += abs(gradient.d.x);
+                abs_y += abs(gradient.d.y);
+            });
+            slot_of(instance) = {{sum(mean_x), sum(mean_y)}, {sum(abs_x), sum(abs_y)}, {sum(xx), sum(xy), sum(yy)},
+                                 sum(u), {sum(r), sum(g), sum(b)}, kDepth ? sum(depth) : T(0)};
+        },
+        [&](const Instance& instance) { slot_of(instance) = SplatGradient<T>{}; });
+}
+
+template <class T> struct ImportanceSlot {
+    T weighted, total;
+    int32_t num_pixels;
+};
+
+template <class T>
+void importance_tile(const Frame<T>& frame, int64_t tile_index, const T* pixel_weights, Buffer<ImportanceSlot<T>>& slots) {
+    using B = Batch<T>;
+    TilePixels<T> tile(frame.view, tile_index);
+    alignas(kVectorBytes) T pixel_weight[kTilePixels] = {};
+    tile.for_each_pixel(frame.view, [&](int i, int64_t pixel) { pixel_weight[i] = pixel_weights[pixel]; });
+    const auto slot_of = [&](const Instance& i) -> ImportanceSlot<T>& { return slots[frame.slot_begin[i.gaussian] + i.local]; };
+    walk_tile(
+        frame, tile_index, tile,
+        [&](const Instance& instance, const Splat<T>&, const auto& for_each_group) {
+            B weighted(0), total(0);
+            int num_pixels = 0;
+            for_each_group([&](int at, Vec2<B>, B alpha, B transmittance, Mask<T> contributes) {
+                const B weight = select(contributes, min(alpha, B(Limits::alpha_max)) * transmittance, B(0));
+                weighted += weight * B::load(pixel_weight + at);
+                total += weight;
+                num_pixels += count(contributes);
+            });
+            slot_of(instance) = {sum(weighted), sum(total), num_pixels};
+        },
+        [&](const Instance& instance) { slot_of(instance) = {}; });
+}
+
+template <class T> int64_t num_tiles(const View<T>& view) { return int64_t(view.tiles_x()) * view.tiles_y(); }
+
+}  // namespace
+
+template <class T>
+Frame<T> forward(const Gaussians<T>& gaussians, const View<T>& view, const Options& options, const Images<T>& out) {
+    Team team(options.num_threads);
+    Frame<T> frame = plan_frame(team, gaussians, view, options);
+    const auto blend = out.inverse_depth ? blend_tile<T, true> : blend_tile<T, false>;
+    team.for_each(num_tiles(view), [&](int64_t tile) { blend(frame, tile, out); });
+    return frame;
+}
+
+template <class T>
+void backward(const Frame<T>& frame, const Gaussians<T>& gaussians, const Images<const T>& images,
+              const Images<const T>& v_images, const Gradients<T>& out) {
+    Team team(frame.options.num_threads);
+    Buffer<SplatGradient<T>> slots(frame.instances.size());
+    const auto blend = v_images.inverse_depth ? blend_tile_backward<T, true> : blend_tile_backward<T, false>;
+    team.for_each(num_tiles(frame.view), [&](int64_t tile) { blend(frame, tile, images, v_images, slots); });
+    project_backward(team, frame, gaussians, slots, out);
+}
+
+template <class T>
+void importance(const Gaussians<T>& gaussians, const View<T>& view, const Options& options, const T* pixel_weights,
+                const Importance<T>& out) {
+    Team team(options.num_threads);
+    const Frame<T> frame = plan_frame(team, gaussians, view, options);
+    Buffer<ImportanceSlot<T>> slots(frame.instances.size());
+    team.for_each(num_tiles(view), [&](int64_t tile) { importance_tile(frame, tile, pixel_weights, slots); });
+    for (int64_t n = 0; n < gaussians.count; ++n) {
+        ImportanceSlot<T> all{};
+        for (int64_t s = frame.slot_begin[n]; s < frame.slot_begin[n + 1]; ++s) {
+            all.weighted += slots[s].weighted;
+            all.total += slots[s].total;
+            all.num_pixels += slots[s].num_pixels;
+        }
+        out.weighted[n] = all.weighted;
+        out.total[n] = all.total;
+        out.num_pixels[n] = all.num_pixels;
+    }
+}
+
+#define DGR_INSTANTIATE(T)                                                                                        \
+    template Frame<T> forward(const Gaussians<T>&, const View<T>&, const Options&, const Images<T>&);             \
+    template void backward(const Frame<T>&, const Gaussians<T>&, const Images<const T>&, const Images<const T>&,  \
+                           const Gradients<T>&);                                                                  \
+    template void importance(const Gaussians<T>&, const View<T>&, const Options&, const T*, const Importance<T>&);
+DGR_INSTANTIATE(float)
+DGR_INSTANTIATE(double)
+#undef DGR_INSTANTIATE
+
+}  // namespace dgr

@@ -1,0 +1,143 @@
+// Batch<T>: a fixed number of lanes of T that behaves like one T, on the compilers' vector extensions (GCC, Clang).
+// Leaves out everything the engine does not need; no intrinsics, so every instruction set the compiler knows works.
+#pragma once
+
+#include <bit>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+
+#include "math.h"
+
+namespace dgr {
+
+#if defined(__AVX512F__)
+inline constexpr int kVectorBytes = 64;
+#elif defined(__AVX__)
+inline constexpr int kVectorBytes = 32;
+#else
+inline constexpr int kVectorBytes = 16;  // SSE2, NEON
+#endif
+
+template <class T> inline constexpr int kLanes = kVectorBytes / static_cast<int>(sizeof(T));
+
+/// Lane-wise truth value: all bits of a lane set or none.
+template <class T> struct Mask {
+    using Bits = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
+    typedef Bits Lanes __attribute__((vector_size(kVectorBytes)));
+    Lanes bits;
+
+    friend Mask operator&(Mask a, Mask b) { return {a.bits & b.bits}; }
+    friend Mask operator|(Mask a, Mask b) { return {a.bits | b.bits}; }
+    friend Mask operator~(Mask a) { return {~a.bits}; }
+    bool operator[](int lane) const { return bits[lane] != 0; }
+};
+
+template <class T> inline bool any(Mask<T> mask) {
+    typedef int64_t Words __attribute__((vector_size(kVectorBytes)));
+    const Words words = std::bit_cast<Words>(mask.bits);
+    int64_t joined = 0;
+    for (int i = 0; i < kVectorBytes / 8; ++i) joined |= words[i];
+    return joined != 0;
+}
+
+template <class T> inline int count(Mask<T> mask) {
+    int sum = 0;
+    for (int i = 0; i < kLanes<T>; ++i) sum += mask[i];
+    return sum;
+}
+
+template <class T> struct Batch {
+    typedef T Lanes __attribute__((vector_size(kVectorBytes)));
+    static constexpr int size = kLanes<T>;
+    Lanes lanes;
+
+    Batch() = default;
+    Batch(Lanes l) : lanes(l) {}
+    template <class S, class = std::enable_if_t<std::is_arithmetic_v<S>>>
+    Batch(S s) : lanes(Lanes{} + static_cast<T>(s)) {}  // broadcast; -0 becomes +0, which no formula here minds
+
+    static Batch load(const T* p) {
+        Batch b;
+        std::memcpy(&b.lanes, p, sizeof(Lanes));
+        return b;
+    }
+    void store(T* p) const { std::memcpy(p, &lanes, sizeof(Lanes)); }
+    T operator[](int lane) const { return lanes[lane]; }
+    void set(int lane, T value) { lanes[lane] = value; }
+
+    friend Batch operator+(Batch a, Batch b) { return a.lanes + b.lanes; }
+    friend Batch operator-(Batch a, Batch b) { return a.lanes - b.lanes; }
+    friend Batch operator*(Batch a, Batch b) { return a.lanes * b.lanes; }
+    friend Batch operator/(Batch a, Batch b) { return a.lanes / b.lanes; }
+    friend Batch operator-(Batch a) { return -a.lanes; }
+    Batch& operator+=(Batch b) { lanes += b.lanes; return *this; }
+    Batch& operator-=(Batch b) { lanes -= b.lanes; return *this; }
+    Batch& operator*=(Batch b) { lanes *= b.lanes; return *this; }
+
+    friend Mask<T> operator<(Batch a, Batch b) { return {a.lanes < b.lanes}; }
+    friend Mask<T> operator>(Batch a, Batch b) { return {a.lanes > b.lanes}; }
+    friend Mask<T> operator<=(Batch a, Batch b) { return {a.lanes <= b.lanes}; }
+    friend Mask<T> operator>=(Batch a, Batch b) { return {a.lanes >= b.lanes}; }
+    friend Mask<T> operator==(Batch a, Batch b) { return {a.lanes == b.lanes}; }
+};
+
+template <class T> inline Batch<T> select(Mask<T> mask, Batch<T> yes, Batch<T> no) {
+    return mask.bits ? yes.lanes : no.lanes;
+}
+template <class T> inline Batch<T> min(Batch<T> a, Batch<T> b) { return a.lanes < b.lanes ? a.lanes : b.lanes; }
+template <class T> inline Batch<T> max(Batch<T> a, Batch<T> b) { return a.lanes > b.lanes ? a.lanes : b.lanes; }
+
+template <class T> inline Batch<T> abs(Batch<T> a) {
+    using Lanes = typename Mask<T>::Lanes;
+    using Bits = typename Mask<T>::Bits;
+    const Lanes sign = Lanes{} + (Bits(1) << (8 * sizeof(T) - 1));
+    return std::bit_cast<typename Batch<T>::Lanes>(std::bit_cast<Lanes>(a.lanes) & ~sign);
+}
+
+template <class T> inline Batch<T> sqrt(Batch<T> a) {
+    Batch<T> r;
+    for (int i = 0; i < kLanes<T>; ++i) r.lanes[i] = std::sqrt(a.lanes[i]);
+    return r;
+}
+
+template <class T> inline Batch<T> log2(Batch<T> a) {
+    Batch<T> r;
+    for (int i = 0; i < kLanes<T>; ++i) r.lanes[i] = std::log2(a.lanes[i]);
+    return r;
+}
+
+/// 2^x. In float by rounding to the nearest integer n and a degree-5 polynomial for 2^(x-n) on [-1/2, 1/2]
+/// that is exact at 0 (least largest relative error, 8.7e-8, found by linear programming); x below -126 gives 2^-126.
+template <class T> inline Batch<T> exp2(Batch<T> x) {
+    if constexpr (sizeof(T) == 8) {
+        Batch<T> r;
+        for (int i = 0; i < kLanes<T>; ++i) r.lanes[i] = std::exp2(x.lanes[i]);
+        return r;
+    } else {
+        using Ints = typename Mask<T>::Lanes;
+        using Floats = typename Batch<T>::Lanes;
+        const float to_integer = 12582912.0f;  // 1.5 * 2^23: adding it leaves the rounded integer in the low bits
+        const Floats clamped = max(x, Batch<T>(-126.0f)).lanes;
+        const Floats shifted = clamped + to_integer;
+        const Floats f = clamped - (shifted - to_integer);
+        Floats p = f * 1.325460243e-3f + 9.671999181e-3f;
+        p = p * f + 5.550779325e-2f;
+        p = p * f + 2.402223191e-1f;
+        p = p * f + 6.931469302e-1f;
+        p = p * f + 1.0f;
+        return std::bit_cast<Floats>(std::bit_cast<Ints>(p) + (std::bit_cast<Ints>(shifted) << 23));
+    }
+}
+
+/// Sum of the lanes in a fixed order (halves, quarters, ...), so that results do not depend on how it is compiled.
+template <class T> inline T sum(Batch<T> a) {
+    T v[kLanes<T>];
+    a.store(v);
+    for (int half = kLanes<T> / 2; half > 0; half /= 2)
+        for (int i = 0; i < half; ++i) v[i] += v[i + half];
+    return v[0];
+}
+
+}  // namespace dgr
