@@ -1,0 +1,172 @@
+"""What train.py and render.py can be told, as frozen dataclasses. Holds no step numbers of a schedule."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from arguments.device import DEVICES
+from arguments.options import build, check, from_json, given, option, parse, read_json
+from arguments.schedule import FAST, FULL, Growth, Schedule
+from utils.errors import InputError
+
+SCHEDULES = {"full": FULL, "fast": FAST}
+SELECTIONS = ("natural", "cutoff")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SceneConfig:
+    """How photos are read and rendered: what renders of a model must share with its training."""
+
+    source_path: Path = option(type=Path, short="-s", help="folder of the scene: photos and poses")
+    images: str = option("images", short="-i", help="subfolder of the photos, such as images_4")
+    resolution: int = option(
+        -1, type=int, short="-r", help="divide the size of the photos by 1, 2, 4 or 8, or scale them to this width; "
+        "-1: as they are, but at most 1600 px wide"
+    )  # fmt: skip
+    white_background: bool = option(False, type=bool, short="-w", help="white instead of black background")
+    eval: bool = option(False, type=bool, help="keep every 8th photo out of training, as test view")
+    antialiasing: bool = option(False, type=bool, help="compensate the opacity of splats that are widened to a pixel")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MachineConfig:
+    """What to compute on."""
+
+    device: str = option("auto", choices=DEVICES, help="auto: the GPU where there is one")
+    threads: int = option(0, type=int, help="CPU threads; 0: all cores")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(SceneConfig, MachineConfig):
+    """All of a training. A config that exists is valid as far as that can be said without the scene.
+
+    Raises:
+        InputError: a value is of the wrong type or out of its range.
+    """
+
+    model_path: Path | None = option(
+        None, type=Path, short="-m", help="folder of the results (default: a new one, output/SCENE-SCHEDULE-BUDGET)"
+    )
+    final_budget: int = option(type=int, help="number of Gaussians at the end")
+    schedule: str = option(
+        "full", choices=tuple(SCHEDULES), help="full: best quality; fast: half the steps, many cheaper"
+    )
+    iterations: int | None = option(None, type=int, help="stretch or shrink the schedule to this number of steps")
+    test_iterations: tuple[int, ...] = option((), type=int, many=True, help="measure also after these steps")
+    save_iterations: tuple[int, ...] = option((), type=int, many=True, help="save also after these steps")
+    sh_degree: int = option(3, type=int, help="highest degree of the spherical harmonics, 0 to 3")
+    seed: int = option(0, type=int, help="start of all random draws")
+    random_background: bool = option(False, type=bool, help="train on a new random background at every step")
+    selection: str = option(
+        "natural", choices=SELECTIONS,
+        help="how the set shrinks to the budget; cutoff: by lowest opacity in one go, for comparison"
+    )  # fmt: skip
+    sh_rest_lr: float = option(
+        0.005, type=float, help="learning rate of SH degrees 1 to 3, before division by 20; fast schedule: 0.005 "
+        "outdoors, 0.02 indoors"
+    )  # fmt: skip
+    densify_grad_threshold: float = option(
+        Growth.gradient_threshold, type=float, help="screen-space gradient at which Gaussians split"
+    )
+    lambda_dssim: float = option(0.2, type=float, help="weight of the SSIM part of the loss, 0 to 1")
+    tensorboard: bool = option(True, type=bool, help="write TensorBoard events where the package is installed")
+    quiet: bool = option(False, type=bool, help="print nothing but errors")
+
+    def __post_init__(self) -> None:
+        check(self)
+        _at_least(0, "--threads", self.threads)
+        _at_least(1, "--final-budget", self.final_budget)
+        if self.iterations is not None:
+            _at_least(1, "--iterations", self.iterations)
+        _in_range(0, 3, "--sh-degree", self.sh_degree)
+        _in_range(0, 1, "--lambda-dssim", self.lambda_dssim)
+        _at_least(0, "--seed", self.seed)
+        _at_least(0, "--sh-rest-lr", self.sh_rest_lr)
+        _at_least(0, "--densify-grad-threshold", self.densify_grad_threshold)
+        _check_resolution(self.resolution)
+        last = self.make_schedule().iterations
+        for name, steps in (("--test-iterations", self.test_iterations), ("--save-iterations", self.save_iterations)):
+            for step in steps:
+                if not 1 <= step <= last:
+                    raise InputError(name, f"steps from 1 to {last}", str(step), "leave it out or see --iterations")
+
+    def make_schedule(self) -> Schedule:
+        """The schedule that the flags ask for."""
+        schedule = SCHEDULES[self.schedule]
+        if self.iterations is not None:
+            schedule = schedule.scaled(self.iterations / schedule.iterations)
+        ratio = self.densify_grad_threshold / Growth.gradient_threshold
+        growths = (
+            replace(g, gradient_threshold=g.gradient_threshold * ratio, late_threshold=g.late_threshold * ratio)
+            for g in schedule.growths
+        )
+        return replace(schedule, growths=tuple(growths)).with_sh_rest_rate(self.sh_rest_lr)
+
+    @classmethod
+    def from_command_line(cls, argv: Sequence[str]) -> "TrainConfig":
+        """Read the flags of train.py.
+
+        Raises:
+            InputError: a flag is unknown, missing or has a value it can't have.
+        """
+        return parse(cls, argv, "Train Gaussians on posed photos, down to a given number of them.")
+
+    @classmethod
+    def from_folder(cls, model_path: Path) -> "TrainConfig":
+        """Read the ``config.json`` of a run.
+
+        Raises:
+            InputError: there is none, or it does not hold a config.
+        """
+        path = model_path / "config.json"
+        return build(cls, from_json(cls, read_json(path), path))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RenderConfig(SceneConfig, MachineConfig):
+    """All of a rendering of a scene's views.
+
+    Raises:
+        InputError: a value is of the wrong type or out of its range.
+    """
+
+    model_path: Path = option(type=Path, short="-m", help="folder that train.py wrote, and where the renders go")
+    model: Path | None = option(None, type=Path, help="render this PLY file instead of the folder's")
+    iteration: int = option(-1, type=int, help="the saved step to render; -1: the last")
+    skip_train: bool = option(False, type=bool, help="leave the training views out")
+    skip_test: bool = option(False, type=bool, help="leave the test views out")
+    time: bool = option(False, type=bool, help="measure frames per second instead of writing pictures")
+    quiet: bool = option(False, type=bool, help="print nothing but errors")
+
+    def __post_init__(self) -> None:
+        check(self)
+        _at_least(0, "--threads", self.threads)
+        _at_least(-1, "--iteration", self.iteration)
+        _check_resolution(self.resolution)
+
+    @classmethod
+    def from_command_line(cls, argv: Sequence[str]) -> "RenderConfig":
+        """Read the flags of render.py; what they leave open about the scene comes from the run's ``config.json``.
+
+        Raises:
+            InputError: a flag is unknown, missing or has a value it can't have.
+        """
+        flags = given(cls, argv, "Render the test and training views of a trained model.")
+        path = flags["model_path"] / "config.json" if "model_path" in flags else None
+        trained = from_json(SceneConfig, read_json(path), path) if path and path.exists() else {}
+        return build(cls, {**trained, **flags})
+
+
+def _at_least(low: float, name: str, value: float) -> None:
+    if value < low:
+        raise InputError(name, f"{low} or more", str(value), "give a larger number")
+
+
+def _in_range(low: float, high: float, name: str, value: float) -> None:
+    if not low <= value <= high:
+        raise InputError(name, f"a number from {low} to {high}", str(value), "give one of these")
+
+
+def _check_resolution(resolution: int) -> None:
+    if resolution != -1 and resolution < 1:
+        raise InputError("--resolution", "-1, a divisor or a width in px", str(resolution), "give one of these")

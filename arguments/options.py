@@ -1,0 +1,196 @@
+"""Frozen dataclasses as command line and JSON: each field is one flag, described once. Knows no particular field."""
+
+import argparse
+import dataclasses
+import difflib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+from utils.errors import InputError
+
+Config = TypeVar("Config")
+
+
+def option(
+    default: Any = dataclasses.MISSING,
+    *,
+    help: str,
+    type: type = str,
+    short: str | None = None,
+    choices: Sequence[str] | None = None,
+    many: bool = False,
+) -> Any:
+    """Field of a config dataclass that is also a flag and a JSON entry.
+
+    Args:
+        default: value where nothing is given; without one the flag is required. ``None`` means "not given".
+        help: one line for ``--help``.
+        type: ``str``, ``int``, ``float``, ``bool`` or ``Path``; a ``bool`` gets ``--flag`` and ``--no-flag``.
+        short: second name of the flag, such as ``-s``.
+        choices: the values allowed.
+        many: the value is a tuple of any number of ``type``.
+    """
+    metadata = {"help": help, "type": type, "short": short, "choices": choices, "many": many}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+class Parser(argparse.ArgumentParser):
+    """Argument parser that takes ``_`` for ``-`` in the names of flags and raises :class:`InputError` on bad input."""
+
+    def __init__(self, description: str):
+        epilog = "Underscores and hyphens are the same in the names of flags."
+        super().__init__(description=description, epilog=epilog, allow_abbrev=False)
+
+    def parse_args(self, argv: Sequence[str]) -> argparse.Namespace:  # type: ignore[override]
+        """Parse; flags that nobody gave are absent from the result."""
+        namespace, unknown = self.parse_known_args([_hyphens(word) for word in argv])
+        if unknown:
+            close = difflib.get_close_matches(unknown[0], self._option_string_actions, 1)
+            hint = f"did you mean {close[0]}?" if close else "see --help"
+            raise InputError("command line", "known flags", f"'{unknown[0]}'", hint)
+        return namespace
+
+    def error(self, message: str) -> NoReturn:
+        """Raise instead of printing the usage and exiting."""
+        raise InputError("command line", "flags with their values", f"'{message}'", "see --help")
+
+
+def parse(cls: type[Config], argv: Sequence[str], description: str) -> Config:
+    """Read a config from the words of a command line.
+
+    Raises:
+        InputError: a flag is unknown, missing or has a value it can't have.
+    """
+    return build(cls, given(cls, argv, description))
+
+
+def given(cls: type, argv: Sequence[str], description: str) -> dict[str, Any]:
+    """The fields of ``cls`` that the command line sets, by name.
+
+    Raises:
+        InputError: a flag is unknown or its value is not of its type.
+    """
+    parser = Parser(description)
+    for field in dataclasses.fields(cls):
+        _add_flag(parser, field)
+    return vars(parser.parse_args(argv))
+
+
+def build(cls: type[Config], values: Mapping[str, Any]) -> Config:
+    """Make a config of ``values`` and, for the rest, defaults.
+
+    Raises:
+        InputError: a field without default is missing.
+    """
+    for field in dataclasses.fields(cls):
+        if field.default is dataclasses.MISSING and field.name not in values:
+            raise InputError("command line", flag(field), "nothing", f"give it: {field.metadata['help']}")
+    return cls(**values)
+
+
+def check(config: Any) -> None:
+    """Check that every field holds its type and one of its choices; for ``__post_init__``.
+
+    Raises:
+        InputError: naming the first field that does not.
+    """
+    for field in dataclasses.fields(config):
+        _check_value(flag(field), field, getattr(config, field.name))
+
+
+def to_json(config: Any) -> dict[str, Any]:
+    """All fields as JSON types; paths are made absolute."""
+    return {field.name: _encode(getattr(config, field.name)) for field in dataclasses.fields(config)}
+
+
+def from_json(cls: type, values: Mapping[str, Any], origin: Path) -> dict[str, Any]:
+    """Inverse of :func:`to_json`: the fields of ``cls`` by name; entries that ``cls`` does not have are left out.
+
+    Args:
+        cls: the config that the entries are for.
+        values: decoded JSON object.
+        origin: where it comes from, for messages.
+
+    Raises:
+        InputError: an entry is of the wrong type.
+    """
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    return {name: _decode(fields[name], value, origin) for name, value in values.items() if name in fields}
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        InputError: the file is missing, unreadable or holds something else.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(path, "a JSON file", f"'{error}'", "train again or give the flags") from error
+    if not isinstance(values, dict):
+        raise InputError(path, "a JSON object", type(values).__name__, "train again or give the flags")
+    return values
+
+
+def flag(field: dataclasses.Field) -> str:
+    """The name of a field's flag."""
+    return "--" + field.name.replace("_", "-")
+
+
+def _hyphens(word: str) -> str:
+    name, equals, value = word.partition("=")
+    return name.replace("_", "-") + equals + value if word.startswith("--") else word
+
+
+def _add_flag(parser: Parser, field: dataclasses.Field) -> None:
+    meta, names = field.metadata, [flag(field)]
+    names += [meta["short"]] if meta["short"] else []
+    help = meta["help"] + ("" if field.default in (dataclasses.MISSING, None, ()) else f" (default: {field.default})")
+    if meta["type"] is bool:
+        parser.add_argument(*names, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=help)
+        return
+    many = {"nargs": "*", "action": _Tuple} if meta["many"] else {}
+    parser.add_argument(
+        *names, type=meta["type"], choices=meta["choices"], default=argparse.SUPPRESS, help=help, **many
+    )
+
+
+class _Tuple(argparse.Action):
+    def __call__(self, parser, namespace, values, option_string=None):  # noqa: D102
+        setattr(namespace, self.dest, tuple(values))
+
+
+def _check_value(where: str | Path, field: dataclasses.Field, value: Any) -> None:
+    kind, choices = field.metadata["type"], field.metadata["choices"]
+    if value is None and field.default is None:
+        return
+    for item in value if field.metadata["many"] and isinstance(value, tuple) else (value,):
+        if not _is(item, kind):
+            raise InputError(where, f"a value of type {kind.__name__}", repr(item), "see --help")
+        if choices and item not in choices:
+            raise InputError(where, f"one of {', '.join(choices)}", repr(item), "choose one of these")
+
+
+def _is(value: Any, kind: type) -> bool:
+    """Whether ``value`` is of ``kind``: a bool is no number, an int is a float too, NaN is nothing."""
+    if isinstance(value, bool) or kind is bool:
+        return isinstance(value, bool) and kind is bool
+    return isinstance(value, (int, float) if kind is float else kind) and value == value
+
+
+def _encode(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value.absolute())
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _decode(field: dataclasses.Field, value: Any, origin: Path) -> Any:
+    if field.metadata["type"] is Path and isinstance(value, str):
+        value = Path(value)
+    if field.metadata["many"] and isinstance(value, list):
+        value = tuple(value)
+    _check_value(f"{origin}: {field.name}", field, value)
+    return value

@@ -1,0 +1,60 @@
+"""Rendered views beside their photos, as the 8-bit pictures that are saved and measured."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from gaussian_renderer import render
+from scene.cameras import Camera
+from scene.gaussian_model import GaussianModel
+from utils.images import to_uint8
+from utils.losses import l1, psnr, ssim
+
+
+def ground_truth(camera: Camera, device: torch.device) -> tuple[Tensor, Tensor | None]:
+    """A camera's photo (3,H,W) uint8 and, if it has one, its mask (H,W) bool, on a device."""
+    photo, mask = camera.photo.pixels(), camera.photo.mask()
+    return photo.to(device), None if mask is None else mask.to(device)
+
+
+@torch.no_grad()
+def view_pair(
+    camera: Camera, model: GaussianModel, background: Tensor, *, antialiased: bool, threads: int
+) -> tuple[Tensor, Tensor]:
+    """Render a view next to its photo.
+
+    Args:
+        camera: with a photo.
+        model: the Gaussians.
+        background: (3,) RGB in [0, 1].
+        antialiased: as in :func:`gaussian_renderer.render`.
+        threads: CPU threads, 0: all cores.
+
+    Returns:
+        Image and photo, each (3,H,W) uint8; where a mask leaves pixels out of the loss, both are black.
+    """
+    image = to_uint8(render(camera, model, background, antialiased=antialiased, threads=threads).image)
+    photo, mask = ground_truth(camera, image.device)
+    return (image, photo) if mask is None else (image * mask, photo * mask)
+
+
+def evaluate(
+    cameras: Sequence[Camera], model: GaussianModel, background: Tensor, *, antialiased: bool, threads: int
+) -> dict[str, float]:
+    """Mean PSNR (dB), SSIM and L1 of views, as metrics.py would find them in the PNGs.
+
+    Args:
+        cameras: at least one, with photos.
+        model: the Gaussians.
+        background: (3,) RGB in [0, 1].
+        antialiased: as in :func:`gaussian_renderer.render`.
+        threads: CPU threads, 0: all cores.
+    """
+    totals = dict.fromkeys(("psnr", "ssim", "l1"), 0.0)
+    for camera in cameras:
+        pair = view_pair(camera, model, background, antialiased=antialiased, threads=threads)
+        image, photo = (pixels.float() / 255 for pixels in pair)
+        for name, metric in (("psnr", psnr), ("ssim", ssim), ("l1", l1)):
+            totals[name] += metric(image, photo).item()
+    return {name: total / len(cameras) for name, total in totals.items()}

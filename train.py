@@ -1,0 +1,218 @@
+"""Train Gaussians on posed photos: builds the parts from the config, then runs the one loop that serves every schedule.
+
+photos + poses            config (frozen) + Schedule (frozen)
+      |                            |
+ scene.load_scene --> Scene        |
+      |  cameras, points           v
+      +--> GaussianModel <---- train.py, for each step -------------------------------+
+             rows + Adam   render(camera, model) -> RenderOutput -> photometric_loss  |
+                  ^            ^ gaussian_renderer -> engine          + penalty       |
+                  |                                               backward, step      |
+                  +--- remap <-- grow (densification) / victims (natural selection) --+
+                  |
+            point_cloud.ply --> render.py -> metrics.py
+"""
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from diff_gaussian_rasterization import photometric_loss
+from torch import Tensor
+
+from arguments import TrainConfig, pick_device
+from arguments.options import to_json
+from arguments.schedule import Schedule
+from gaussian_renderer import DEVICES, importance, render
+from gaussian_renderer.evaluation import evaluate, ground_truth
+from scene import Scene, load_scene
+from scene.densification import Densification, EdgeWeights, mean_view_score
+from scene.gaussian_model import GaussianModel
+from scene.natural_selection import NaturalSelection
+from utils.errors import run_script
+from utils.progress import Progress
+from utils.run import Run, free_folder
+from utils.usage import MB, MemoryMeter, Stopwatch
+from utils.viewer_files import camera_entries, cfg_args, write_points
+from utils.views import ViewSampler
+
+LOG_EVERY = 100  # steps
+NUM_TRAIN_VIEWS = 5  # measured beside the test views
+
+Scores = dict[str, dict[str, float]]  # by split, then by metric
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Train as the command line says."""
+    train(TrainConfig.from_command_line(sys.argv[1:] if argv is None else argv))
+
+
+def train(config: TrainConfig) -> dict[str, Any]:
+    """Train on a scene and leave the result in a run folder.
+
+    Args:
+        config: what to do; without a ``model_path`` a new folder below ``output`` is made.
+
+    Returns:
+        The content of ``summary.json``: quality, size, time, memory, and where the Gaussians are.
+
+    Raises:
+        InputError: the scene or the folder is unusable; nothing has been written then.
+    """
+    device = pick_device(config.device, DEVICES)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    name = f"{config.source_path.absolute().name}-{config.schedule}-{config.final_budget}"
+    run = Run(config.model_path or free_folder(name), tensorboard=config.tensorboard, quiet=config.quiet)
+    scene = load(config, run)
+    schedule = config.make_schedule()
+
+    write_inputs(run, config, scene, device)
+    memory = MemoryMeter(device)
+    model = GaussianModel.from_points(scene.points, config.sh_degree, device)
+    clock = Stopwatch(device)
+    scores = fit(config, schedule, scene, model, run, clock)
+    summary = {
+        "iterations": schedule.iterations,
+        "num_gaussians": model.num_gaussians,
+        "ply_mb": run.ply_path(schedule.iterations).stat().st_size / MB,
+        "training_minutes": clock.seconds / 60,
+        "steps_per_second": schedule.iterations / clock.seconds,
+        **memory.read(),
+        **scores,
+        "point_cloud": str(run.ply_path(schedule.iterations)),
+    }
+    run.write_json("summary.json", summary)
+    run.close()
+    run.say(describe(summary, config))
+    return summary
+
+
+def fit(
+    config: TrainConfig, schedule: Schedule, scene: Scene, model: GaussianModel, run: Run, clock: Stopwatch
+) -> Scores:
+    """THE loop: fit the model to the photos, let it grow, and select it down to the budget.
+
+    Returns:
+        The last measurement.
+    """
+    device = model.device
+    view_rng, importance_rng, growth_rng, selection_rng, background_rng = generators(config.seed, 5)
+    views, importance_views = ViewSampler(len(scene.train), view_rng), ViewSampler(len(scene.train), importance_rng)
+    densification = Densification(schedule.growths, config.final_budget, growth_rng)
+    selection = NaturalSelection(schedule.selections, config.final_budget, selection_rng, mode=config.selection)
+    background = torch.full((3,), float(config.white_background), device=device)
+    options = {"antialiased": config.antialiasing, "threads": config.threads}
+    edge_weights = EdgeWeights()
+    progress = Progress(schedule.iterations, config.quiet)
+
+    def edge_importance(num_views: int | None) -> Tensor:
+        cameras = (scene.train[index] for index in importance_views.draw_many(num_views))
+        sums = (importance(camera, model, edge_weights(camera).to(device), **options) for camera in cameras)
+        return mean_view_score(view.weighted for view in sums)
+
+    model.start_training(schedule.learning_rates(0, scene.extent))
+    for step in range(1, schedule.iterations + 1):
+        model.set_learning_rates(schedule.learning_rates(step, scene.extent, selection.opacity_rate_factor(step)))
+        if schedule.raises_sh_degree(step):
+            model.raise_sh_degree()
+
+        camera = scene.train[views.draw()]
+        photo, mask = ground_truth(camera, device)
+        behind = torch.rand(3, generator=background_rng).to(device) if config.random_background else background
+        image = render(camera, model, behind, stats=densification.stats_for(step, model), **options).image
+        loss = photometric_loss(image, photo, mask=mask, ssim_weight=config.lambda_dssim, threads=config.threads).loss
+        selection.adapt(step, model.opacities)
+        (loss + selection.penalty(step, model.rows["opacity_logits"])).backward()
+        model.step(schedule.rows_due(step))
+
+        densification.edit(step, model, edge_importance)
+        selection.edit(step, model)
+
+        progress.update(step, loss, image, photo, mask, model.num_gaussians)
+        is_last = step == schedule.iterations
+        if is_last or step % LOG_EVERY == 0:
+            run.log("train", step, {**progress.means, "gaussians": model.num_gaussians, "seconds": clock.seconds})
+        if is_last or step in config.save_iterations:
+            with clock.paused():
+                model.save_ply(run.ply_path(step))
+        if is_last or step in config.test_iterations:
+            with clock.paused():
+                scores = measure(scene, model, background, options)
+                for split, values in scores.items():
+                    run.log(split, step, values)
+    progress.close()
+    return scores
+
+
+def generators(seed: int, count: int) -> list[torch.Generator]:
+    """Independent sources of random numbers, so that one more draw here does not change what is drawn there."""
+    seeds = torch.randint(2**62, (count,), generator=torch.Generator().manual_seed(seed)).tolist()
+    return [torch.Generator().manual_seed(each) for each in seeds]
+
+
+def load(config: TrainConfig, run: Run) -> Scene:
+    """Read the scene and decode all photos, so that whatever is wrong with them shows before anything is written.
+
+    Raises:
+        InputError: the scene or one of its photos can't be read.
+    """
+    scene = load_scene(
+        config.source_path, config.images, config.resolution, config.eval, config.white_background, config.seed
+    )
+    scene.prefetch(config.threads or torch.get_num_threads())
+    for camera in scene.train + scene.test:
+        camera.photo.pixels()
+    first = scene.train[0]
+    run.say(
+        f"{config.source_path}: {len(scene.train)} training and {len(scene.test)} test views, "
+        f"{first.width}x{first.height} px, {len(scene.points.xyz):,} points"
+    )
+    return scene
+
+
+def write_inputs(run: Run, config: TrainConfig, scene: Scene, device: torch.device) -> None:
+    """Write what is known before training: the config, and what viewers of 3DGS look for."""
+    values = {**to_json(config), "model_path": str(run.folder.absolute())}
+    run.write_json("config.json", values)
+    run.write_text("cfg_args", cfg_args(values, device.type))
+    run.write_json("cameras.json", camera_entries(scene.test + scene.train))
+    write_points(run.folder / "input.ply", scene.points.xyz, scene.points.rgb)
+
+
+def measure(scene: Scene, model: GaussianModel, background: Tensor, options: dict[str, Any]) -> Scores:
+    """Quality of the test views, if there are any, and of a few training views."""
+    stride = max(1, len(scene.train) // NUM_TRAIN_VIEWS)
+    splits = {"test": scene.test, "train": scene.train[::stride][:NUM_TRAIN_VIEWS]}
+    return {name: evaluate(views, model, background, **options) for name, views in splits.items() if views}
+
+
+def describe(summary: dict[str, Any], config: TrainConfig) -> str:
+    """The summary for a reader."""
+    quality = [
+        f"{split + ' views':12} PSNR {summary[split]['psnr']:.2f} dB   SSIM {summary[split]['ssim']:.4f}"
+        for split in ("test", "train")
+        if split in summary
+    ]
+    if "test" not in summary:
+        quality.append("             (no test views: --eval keeps every 8th photo out of training)")
+    memory = f"{'memory':12} peak {summary['peak_rss_mb']:,.0f} MB"
+    if "peak_rss_above_start_mb" in summary:
+        memory += f", {summary['peak_rss_above_start_mb']:,.0f} MB of it since the start of training"
+    if "peak_device_mb" in summary:
+        memory += f"; on the GPU {summary['peak_device_mb']:,.0f} MB"
+    return "\n".join(
+        [
+            *quality,
+            f"{'Gaussians':12} {summary['num_gaussians']:,} of {config.final_budget:,}   {summary['ply_mb']:.2f} MB",
+            f"{'time':12} {summary['training_minutes']:.2f} min without loading, measuring and saving, "
+            f"{summary['steps_per_second']:.1f} steps/s",
+            memory,
+            f"{'files':12} {summary['point_cloud']}",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,52 @@
+"""What a user sees while a training runs."""
+
+import math
+
+from torch import Tensor
+from tqdm import tqdm
+
+SHOW_EVERY = 10  # steps between two looks at the figures, each of which makes a GPU wait
+SMOOTHING = 0.9  # share of the old value in the running means
+
+
+class Progress:
+    """A progress bar with running means of loss and PSNR, the number of Gaussians, speed and time left.
+
+    Args:
+        num_steps: of the training.
+        quiet: show nothing; the means are kept all the same.
+    """
+
+    def __init__(self, num_steps: int, quiet: bool) -> None:
+        self._bar = tqdm(total=num_steps, desc="training", unit="step", disable=quiet, dynamic_ncols=True)
+        self._num_steps = num_steps
+        self.means: dict[str, float] = {}
+
+    def update(self, step: int, loss: Tensor, image: Tensor, photo: Tensor, mask: Tensor | None, count: int) -> None:
+        """Count a step.
+
+        Args:
+            step: from 1.
+            loss: ().
+            image: (3,H,W) as rendered in training.
+            photo: (3,H,W) uint8.
+            mask: (H,W) bool, the pixels that count, or None.
+            count: number of Gaussians now.
+        """
+        if step % SHOW_EVERY and step != self._num_steps:
+            return
+        error = (image.detach() - photo / 255).square()
+        error = error.mean() if mask is None else error.mean(0)[mask].mean()
+        self._note("loss", loss.item())
+        self._note("psnr", -10 * math.log10(max(error.item(), 1e-10)))
+        shown = {"loss": f"{self.means['loss']:.4f}", "PSNR": f"{self.means['psnr']:.2f}", "Gaussians": f"{count:,}"}
+        self._bar.set_postfix(shown, refresh=False)
+        self._bar.update(step - self._bar.n)
+
+    def close(self) -> None:
+        """Leave the bar as it is."""
+        self._bar.close()
+
+    def _note(self, name: str, value: float) -> None:
+        assert math.isfinite(value), f"the {name} of the training is {value}"
+        self.means[name] = SMOOTHING * self.means.get(name, value) + (1 - SMOOTHING) * value

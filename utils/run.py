@@ -1,0 +1,114 @@
+"""The folder of one run, in the layout of 3DGS; nothing else writes there. Knows no Gaussians and no cameras."""
+
+import itertools
+import json
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from utils.errors import InputError
+from utils.files import atomic_write
+from utils.images import write_png
+
+
+class Run:
+    """Paths and files of a run folder.
+
+    An older run in the same folder is replaced file by file as new files are complete, as 3DGS does it. Nothing is
+    written before the first call of a ``write_`` method or of :meth:`log`.
+
+    Args:
+        folder: where everything goes.
+        tensorboard: write TensorBoard events beside the log, where the package is installed.
+        quiet: print nothing.
+
+    Raises:
+        InputError: the folder can't be written.
+    """
+
+    def __init__(self, folder: Path, *, tensorboard: bool = False, quiet: bool = False) -> None:
+        _check_writable(folder)
+        self.folder = folder
+        self._tensorboard = tensorboard
+        self._quiet = quiet
+        self._log = None
+        self._events = None
+        self._start = time.time()
+
+    def say(self, text: str) -> None:
+        """Print a line to the user."""
+        if not self._quiet:
+            print(text, flush=True)
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write a text file into the folder."""
+        with atomic_write(self.folder / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+
+    def write_json(self, name: str, content: Any) -> None:
+        """Write a JSON file into the folder."""
+        self.write_text(name, json.dumps(content, indent=2) + "\n")
+
+    def write_view(self, split: str, iteration: int, index: int, image: Tensor, photo: Tensor) -> None:
+        """Write a rendered view and its photo, both (3,H,W) uint8, as ``SPLIT/ours_N/{renders,gt}/INDEX.png``."""
+        for kind, pixels in (("renders", image), ("gt", photo)):
+            write_png(self.folder / split / f"ours_{iteration}" / kind / f"{index:05d}.png", pixels)
+
+    def ply_path(self, iteration: int) -> Path:
+        """Where the Gaussians after a step are."""
+        return self.folder / "point_cloud" / f"iteration_{iteration}" / "point_cloud.ply"
+
+    def log(self, event: str, iteration: int, values: Mapping[str, float]) -> None:
+        """Add a line to ``log.jsonl`` and scalars to TensorBoard; the first call starts both anew."""
+        if self._log is None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._log = (self.folder / "log.jsonl").open("w", encoding="utf-8")
+            self._events = _event_writer(self.folder) if self._tensorboard else None
+        seconds = round(time.time() - self._start, 3)
+        self._log.write(json.dumps({"event": event, "iteration": iteration, "time": seconds, **values}) + "\n")
+        self._log.flush()
+        if self._events:
+            for name, value in values.items():
+                self._events.add_scalar(f"{event}/{name}", value, iteration)
+
+    def close(self) -> None:
+        """Finish log and events."""
+        for file in (self._log, self._events):
+            if file:
+                file.close()
+
+
+def free_folder(name: str, parent: Path = Path("output")) -> Path:
+    """``parent/name``, or ``name-2``, ``name-3``, ... where that is taken."""
+    names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
+    return next(parent / name for name in names if not (parent / name).exists())
+
+
+def saved_iterations(folder: Path) -> list[int]:
+    """The steps whose Gaussians a run folder holds, in ascending order."""
+    files = folder.glob("point_cloud/iteration_*/point_cloud.ply")
+    names = (path.parent.name.removeprefix("iteration_") for path in files)
+    return sorted(int(name) for name in names if name.isdecimal())
+
+
+def _check_writable(folder: Path) -> None:
+    """Try to make a file where the folder is, or would be; leaves nothing behind."""
+    nearest = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    try:
+        with tempfile.NamedTemporaryFile(dir=nearest):
+            pass
+    except OSError as error:
+        raise InputError(folder, "a folder that can be written", f"'{error}'", "choose another with -m") from error
+
+
+def _event_writer(folder: Path) -> Any:
+    """TensorBoard's writer, or None where the package is missing."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(folder))

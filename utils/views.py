@@ -1,0 +1,30 @@
+"""The order in which training views are drawn."""
+
+import torch
+
+
+class ViewSampler:
+    """Draws views without replacement from a shuffled stack that is refilled when empty.
+
+    Args:
+        num_views: how many there are, at least 1.
+        generator: on the CPU; the only source of the order.
+    """
+
+    def __init__(self, num_views: int, generator: torch.Generator) -> None:
+        assert num_views > 0, "no views to draw from"
+        self._num_views = num_views
+        self._generator = generator
+        self._stack: list[int] = []
+
+    def draw(self) -> int:
+        """Index of the next view."""
+        if not self._stack:
+            self._stack = torch.randperm(self._num_views, generator=self._generator).tolist()
+        return self._stack.pop()
+
+    def draw_many(self, count: int | None) -> list[int]:
+        """The next ``count`` views; all of them, in order, with None or where there are no more than that."""
+        if count is None or count >= self._num_views:
+            return list(range(self._num_views))
+        return [self.draw() for _ in range(count)]
