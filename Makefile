@@ -72,7 +72,7 @@ test: setup lint
 	$(BIN)/python -m pytest
 
 bench: setup
-	$(BIN)/python benchmarks/rasterizer.py
+	$(BIN)/python -m benchmarks.rasterizer
 
 lint: $(VENV)/requirements.stamp
 	$(BIN)/python -m ruff check .
