@@ -234,8 +234,8 @@ def _read_images_text(path: Path) -> list[_Image]:
         if not line:
             continue
         try:
-            _, *pose, camera_id, name = line.split(maxsplit=9)
-            images.append((name, int(camera_id), tuple(map(float, pose))))
+            _, qw, qx, qy, qz, tx, ty, tz, camera_id, name = line.split(maxsplit=9)
+            images.append((name, int(camera_id), tuple(map(float, (qw, qx, qy, qz, tx, ty, tz)))))
         except ValueError:
             raise _bad_line(path, number, "IMAGE_ID QW QX QY QZ TX TY TZ CAMERA_ID NAME", line) from None
         next(lines, None)  # the observations, possibly an empty line

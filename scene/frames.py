@@ -52,8 +52,8 @@ def checked_lens(source: Path, lens: Lens) -> Lens:
     """
     numbers = (lens.fx, lens.fy, lens.cx, lens.cy, *lens.distortion)
     # 2^15 px a side is what OpenCV's fixed-point maps can address.
-    sound = 0 < lens.width < 2**15 and 0 < lens.height < 2**15 and lens.fx > 0 and lens.fy > 0
-    if not (sound and np.isfinite(numbers).all()):
+    sound = 0 < lens.width < 2**15 and 0 < lens.height < 2**15 and lens.fx > 1e-3 and lens.fy > 1e-3
+    if not (sound and _is_finite(np.array(numbers))):
         found = f"{lens.width}x{lens.height} px with fx fy cx cy ... = {[float(f'{x:.6g}') for x in numbers]}"
         raise InputError(source, "a size below 32768 px and finite, positive intrinsics", found, "calibrate again")
     return lens
@@ -66,7 +66,7 @@ def rigid_motion(source: Path, name: str, rotation: np.ndarray, translation: np.
         InputError: a number is not finite, or the matrix mirrors, shears or collapses space.
     """
     hint = "register the photo again or take it out of the scene"
-    if not (np.isfinite(rotation).all() and np.isfinite(translation).all()):
+    if not (_is_finite(rotation) and _is_finite(translation)):
         raise InputError(source, f"a finite pose of '{name}'", "NaN or infinity", hint)
     u, stretch, vt = np.linalg.svd(rotation)
     if not (np.linalg.det(rotation) > 0 and stretch[2] > 0.99 * stretch[0]):  # 0.99: poses typed with three digits pass
@@ -74,3 +74,9 @@ def rigid_motion(source: Path, name: str, rotation: np.ndarray, translation: np.
     motion = np.eye(4)
     motion[:3, :3], motion[:3, 3] = u @ vt, translation
     return motion
+
+
+def _is_finite(numbers: np.ndarray) -> bool:
+    """Whether all are finite as float32, which is what they become."""
+    with np.errstate(over="ignore"):
+        return bool(np.isfinite(numbers.astype(np.float32)).all())

@@ -132,14 +132,11 @@ def _zoom_without_blank_sides(lens: Lens) -> float:
     top, bottom = (np.stack([xs, np.full_like(xs, y)], -1) for y in (0, lens.height))
     rays = np.nan_to_num(_undistorted_rays(lens, np.concatenate([left, right, top, bottom])), nan=np.inf)
     left, right, top, bottom = np.abs(rays).reshape(4, 33, 2)
-    # Focal length at which the innermost ray of each side lands on that side of the new photo.
-    needed = [
-        lens.cx / left[:, 0].min() / lens.fx,
-        (lens.width - lens.cx) / right[:, 0].min() / lens.fx,
-        lens.cy / top[:, 1].min() / lens.fy,
-        (lens.height - lens.cy) / bottom[:, 1].min() / lens.fy,
-    ]
-    return float(np.clip(max(needed), _MIN_ZOOM, 1.0))
+    # A side stays inside if its innermost ray, seen with the new focal length, lands on or beyond that side.
+    reach = np.array([left[:, 0].min(), right[:, 0].min(), top[:, 1].min(), bottom[:, 1].min()])
+    focal = np.array([lens.fx, lens.fx, lens.fy, lens.fy])
+    to_side = np.array([lens.cx, lens.width - lens.cx, lens.cy, lens.height - lens.cy])
+    return float(np.clip((to_side / np.maximum(focal * reach, 1e-9)).max(), _MIN_ZOOM, 1.0))
 
 
 def _undistorted_rays(lens: Lens, pixels: np.ndarray) -> np.ndarray:

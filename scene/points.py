@@ -132,6 +132,8 @@ def _ply_vertices(data: bytes) -> np.ndarray:
     dtype, body = np.dtype(fields), data[header.end() :]
     if layout == "ascii":
         rows = body.decode("ascii").split("\n", num_vertices)[:num_vertices]
+        if len(rows) != num_vertices:
+            raise ValueError(f"{num_vertices} vertices announced, {len(rows)} lines there")
         return np.array([tuple(row.split()) for row in rows], dtype=dtype)
     if not 0 <= num_vertices <= len(body) // dtype.itemsize:
         raise ValueError(f"{num_vertices} vertices of {dtype.itemsize} bytes announced, {len(body)} bytes there")

@@ -100,9 +100,12 @@ def _lens(path: Path, entry: dict[str, Any], photo: Path) -> Lens:
 
     def number(key: str, default: float | None = None) -> float | None:
         value = entry.get(key, default)
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+        if value is None:
+            return None
+        # The bound keeps out infinities, NaN and integers that no float can hold, all of which Python's JSON reads.
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e30:
             raise InputError(path, f"a number for '{key}'", repr(value)[:80], _FIX)
-        return value
+        return float(value)
 
     width, height = number("w"), number("h")
     if width is None or height is None:
@@ -119,7 +122,8 @@ def _lens(path: Path, entry: dict[str, Any], photo: Path) -> Lens:
 
 
 def _focal_length(angle: float | None, size: float) -> float | None:
-    return None if angle is None else 0.5 * size / math.tan(0.5 * angle)
+    """px, from a field of view in radians; 0, which no lens has, where the angle is out of range."""
+    return None if angle is None else 0.5 * size / math.tan(0.5 * angle) if 0 < angle < math.pi else 0.0
 
 
 def _distortion(path: Path, entry: dict[str, Any], number: Any) -> tuple[bool, tuple[float, ...]]:

@@ -1,0 +1,280 @@
+"""Photos: undistortion against formulas written down anew, masks, alpha, resizing, orientation tags, threads."""
+
+import threading
+import time
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scene_writers import write_colmap, write_photo, write_transforms
+
+from scene import load_scene
+from scene.lens import Lens
+from scene.photos import Photo
+from utils.errors import InputError
+
+WIDTH, HEIGHT = 200, 150
+# Model: parameters as in COLMAP. Off-centre principal points; barrel and pincushion; tangential terms.
+DISTORTED = {
+    "SIMPLE_RADIAL": [(160, 104, 71, -0.12), (160, 97, 77, 0.1)],
+    "RADIAL": [(160, 104, 71, -0.2, 0.05)],
+    "OPENCV": [(160, 150, 104, 71, -0.15, 0.03, 0.01, -0.008), (160, 150, 97, 77, 0.06, 0.02, -0.005, 0.006)],
+    "FULL_OPENCV": [(160, 150, 104, 71, 0.3, 0.05, 0.004, -0.003, 0.01, 0.5, 0.1, 0.02)],
+    "OPENCV_FISHEYE": [(90, 92, 104, 71, 0.02, -0.01, 0.003, -0.0005), (90, 92, 97, 77, 0, 0, 0, 0)],
+}
+CASES = [(model, params) for model, cases in DISTORTED.items() for params in cases]
+
+
+def distort(model: str, params: tuple, x: float, y: float) -> tuple[float, float]:
+    """Pixel of the ray (x, y, 1), as COLMAP's documentation defines the models."""
+    if model in ("SIMPLE_RADIAL", "RADIAL"):
+        params = (params[0], *params)
+    fx, fy, cx, cy, *k = params
+    r2 = x * x + y * y
+    if model == "OPENCV_FISHEYE":
+        r = np.sqrt(r2)
+        theta = np.arctan(r)
+        scale = theta * (1 + k[0] * theta**2 + k[1] * theta**4 + k[2] * theta**6 + k[3] * theta**8) / r if r else 1
+        return fx * x * scale + cx, fy * y * scale + cy
+    if model in ("SIMPLE_RADIAL", "RADIAL"):
+        k = [*k, 0, 0, 0][:2] + [0, 0]
+    k1, k2, p1, p2, k3, k4, k5, k6 = [*k, 0, 0, 0, 0][:8]
+    radial = (1 + k1 * r2 + k2 * r2**2 + k3 * r2**3) / (1 + k4 * r2 + k5 * r2**2 + k6 * r2**3)
+    u = x * radial + 2 * p1 * x * y + p2 * (r2 + 2 * x * x)
+    v = y * radial + 2 * p2 * x * y + p1 * (r2 + 2 * y * y)
+    return fx * u + cx, fy * v + cy
+
+
+def spot(x: float, y: float, width=WIDTH, height=HEIGHT) -> np.ndarray:
+    """A soft white spot centred at (x, y), where (0.5, 0.5) is the middle of the first pixel."""
+    columns, rows = np.arange(width) + 0.5, np.arange(height) + 0.5
+    return 250 * np.exp(-((columns[None] - x) ** 2 + (rows[:, None] - y) ** 2) / (2 * 2.0**2))
+
+
+def centroid(pixels: np.ndarray) -> np.ndarray:
+    weights = pixels.astype(float)
+    rows, columns = np.indices(weights.shape)
+    return np.array([(columns * weights).sum(), (rows * weights).sum()]) / weights.sum() + 0.5
+
+
+@pytest.mark.parametrize("model, params", CASES)
+def test_a_distorted_point_lands_where_the_pinhole_projects_it(model, params, tmp_path):
+    """A ray's spot, drawn where the lens puts it, is after undistortion where the new intrinsics put the ray."""
+    rays = [(x, y) for x in (-0.35, 0, 0.3) for y in (-0.25, 0, 0.3)]
+    write_colmap(tmp_path, cameras=[(1, model, WIDTH, HEIGHT, params)], num_images=len(rays))
+    for i, ray in enumerate(rays):
+        picture = spot(*distort(model, params, *ray))
+        Image.fromarray(np.repeat(picture[..., None], 3, 2).astype(np.uint8)).save(tmp_path / f"images/{i:03}.png")
+    cameras = load_scene(tmp_path, eval=False).train
+    for camera, (x, y) in zip(cameras, rays, strict=True):
+        found = centroid(camera.photo.pixels()[0].numpy())
+        expected = camera.fx * x + camera.cx, camera.fy * y + camera.cy
+        # Worst measured: 0.072 px, the fisheye at its rim, where the spot is no longer round. A wrong convention for
+        # the centre of a pixel moves it by 0.5 px times 1 - zoom or more.
+        np.testing.assert_allclose(found, expected, rtol=0, atol=0.1)
+
+
+@pytest.mark.parametrize("model, params", CASES)
+def test_our_distortion_models_are_colmaps(model, params):
+    """The formulas that the test above relies on agree with COLMAP's code."""
+    pycolmap = pytest.importorskip("pycolmap")
+    camera = pycolmap.Camera(model=model, width=WIDTH, height=HEIGHT, params=list(params))
+    for x, y in [(-0.35, 0.2), (0.1, 0.3), (0.3, -0.25)]:
+        theirs = camera.img_from_cam(np.array([x, y, 1.0]))
+        np.testing.assert_allclose(distort(model, params, x, y), theirs, rtol=0, atol=1e-9)  # worst measured: 6e-14
+
+
+@pytest.mark.parametrize("model, params", CASES)
+@pytest.mark.parametrize("reduce", [1, 2])
+def test_mask_is_exactly_what_the_lens_saw(model, params, reduce, tmp_path):
+    """A pixel counts if and only if its ray falls into the original photo, apart from a rim of one pixel."""
+    write_colmap(tmp_path, cameras=[(1, model, WIDTH, HEIGHT, params)], num_images=2)
+    camera = load_scene(tmp_path, resolution=reduce).train[0]
+    mask = camera.photo.mask()
+    counts = np.ones((camera.height, camera.width), bool) if mask is None else mask.numpy()
+    for row in range(0, camera.height, 7):
+        for column in range(0, camera.width, 7):
+            ray = (column + 0.5 - camera.cx) / camera.fx, (row + 0.5 - camera.cy) / camera.fy
+            x, y = distort(model, params, *ray)
+            outside = max(-x, x - WIDTH, -y, y - HEIGHT)
+            if abs(outside) > reduce:
+                assert counts[row, column] == (outside < 0), (row, column, outside)
+
+
+def test_barrel_distortion_keeps_the_sides_of_the_photo():
+    """The pinhole zooms out until its sides touch the photographed area, and never zooms in."""
+    barrel = Lens(WIDTH, HEIGHT, 160, 160, 100, 75, distortion=(-0.12, 0.0, 0.0, 0.0))
+    pincushion = Lens(WIDTH, HEIGHT, 160, 160, 100, 75, distortion=(0.12, 0.0, 0.0, 0.0))
+    assert 0.8 < barrel.pinhole().fx / barrel.fx < 0.99
+    assert pincushion.pinhole().fx == pincushion.fx
+    left_edge = -100 / barrel.pinhole().fx
+    x, _ = distort("SIMPLE_RADIAL", (160, 100, 75, -0.12), left_edge, 0)
+    assert abs(x) < 3 or abs(distort("SIMPLE_RADIAL", (160, 100, 75, -0.12), 0, -75 / barrel.pinhole().fy)[1]) < 3
+
+
+def test_a_lens_that_folds_shows_nothing_twice(tmp_path):
+    """Beyond the radius where the polynomial turns back, pixels are masked instead of showing the photo again."""
+    params = (60, 100, 75, -0.3)  # turns back at a tangent of 1.05, 63 px from the middle
+    write_colmap(tmp_path, cameras=[(1, "SIMPLE_RADIAL", WIDTH, HEIGHT, params)], num_images=2)
+    camera = load_scene(tmp_path).train[0]
+    x = (np.arange(camera.width) + 0.5 - camera.cx) / camera.fx
+    y = (np.arange(camera.height) + 0.5 - camera.cy) / camera.fy
+    radius = np.hypot(x[None], y[:, None])
+    counts = camera.photo.mask().numpy()
+    assert not counts[radius > 1.06].any() and counts[radius < 1.04].all()
+    assert (radius > 1.06).any()
+
+
+def test_zero_distortion_changes_no_pixel(tmp_path):
+    """A model with coefficients of zero is a pinhole: pixels are untouched and nothing is masked."""
+    write_colmap(tmp_path, cameras=[(1, "OPENCV", 40, 30, (35, 36, 20, 15, 0, 0, 0, 0))], num_images=2)
+    camera = load_scene(tmp_path).train[0]
+    expected = np.asarray(Image.open(tmp_path / "images" / camera.name)).transpose(2, 0, 1)
+    assert np.array_equal(camera.photo.pixels(), expected) and camera.photo.mask() is None
+    assert camera.fx == 35 and camera.cx == 20
+
+
+def test_pixels_are_rgb_uint8_and_decoded_once(tmp_path):
+    """Values are those on disk, in the order RGB, and stay when the file is gone."""
+    write_colmap(tmp_path, num_images=2)
+    photo = load_scene(tmp_path).train[0].photo
+    expected = np.asarray(Image.open(photo.path)).transpose(2, 0, 1).copy()
+    first = photo.pixels()
+    photo.path.unlink()
+    assert first.dtype == torch.uint8 and first.is_contiguous() and np.array_equal(first, expected)
+    assert photo.pixels() is first and photo.mask() is None
+
+
+def test_resizing_averages_areas(tmp_path):
+    """Halving gives the mean of each 2x2 block, which keeps brightness and does not alias."""
+    write_colmap(tmp_path, num_images=2)
+    photo = load_scene(tmp_path, resolution=2).train[0].photo
+    full = np.asarray(Image.open(photo.path)).astype(float)
+    blocks = full.reshape(15, 2, 20, 2, 3).mean(axis=(1, 3)).transpose(2, 0, 1)
+    assert np.abs(photo.pixels().numpy() - blocks).max() <= 0.75  # worst measured: 0.5, the rounding to integers
+
+
+@pytest.mark.parametrize("name", ["{0}.png.png", "{0}.png"])
+@pytest.mark.parametrize("reduced", [False, True])
+def test_masks_folder(tmp_path, name, reduced):
+    """masks/NAME.png or masks/STEM.png: what is not zero counts; also for reduced photos under whole masks."""
+    write_colmap(tmp_path, num_images=2)
+    mask = np.zeros((30, 40), np.uint8)
+    mask[:, :20] = 1
+    (tmp_path / "masks").mkdir()
+    Image.fromarray(mask).save(tmp_path / "masks" / name.format("001"))
+    if reduced:
+        for i in range(2):
+            write_photo(tmp_path / "images_2" / f"{i:03}.png", 20, 15)
+    scene = load_scene(tmp_path, images="images_2" if reduced else "images")
+    counts = scene.train[0].photo.mask()
+    assert counts.dtype == torch.bool and counts.shape == scene.train[0].photo.pixels().shape[1:]
+    middle = counts.shape[1] // 2
+    assert counts[:, :middle].all() and not counts[:, middle:].any()
+    assert scene.test[0].photo.mask() is None  # 000 has no mask
+
+
+def test_alpha_is_a_mask(tmp_path):
+    """In photos with an alpha channel more than half opacity counts, and the colours stay as they are."""
+    write_colmap(tmp_path, num_images=2)
+    rgba = write_photo(tmp_path / "images/001.png", mode="RGBA", seed=5)
+    photo = load_scene(tmp_path).train[0].photo
+    assert np.array_equal(photo.mask(), rgba[..., 3] > 127)
+    assert np.array_equal(photo.pixels(), rgba[..., :3].transpose(2, 0, 1))
+
+
+def test_alpha_and_masks_folder_both_count(tmp_path):
+    """A pixel counts where both the alpha channel and the mask say so."""
+    write_colmap(tmp_path, num_images=2)
+    rgba = write_photo(tmp_path / "images/001.png", mode="RGBA")
+    mask = write_photo(tmp_path / "masks/001.png", mode="L", seed=3) // 128
+    Image.fromarray(mask).save(tmp_path / "masks/001.png")
+    assert np.array_equal(load_scene(tmp_path).train[0].photo.mask(), (rgba[..., 3] > 127) & (mask > 0))
+
+
+def test_blender_photos_are_composited(tmp_path):
+    """Blender's transparent pixels take the background's colour, white or black, and all pixels count."""
+    write_transforms(tmp_path, "transforms_train.json", num_frames=1)
+    rgba = write_photo(tmp_path / "images/000.png", mode="RGBA").astype(float)
+    alpha = rgba[..., 3:] / 255
+    for white in (True, False):
+        photo = load_scene(tmp_path, white_background=white).train[0].photo
+        expected = (rgba[..., :3] * alpha + 255 * white * (1 - alpha)).transpose(2, 0, 1)
+        assert np.abs(photo.pixels().numpy() - expected).max() <= 0.501  # worst measured: 0.5, the rounding
+        assert photo.mask() is None
+
+
+def test_grey_palette_and_16_bit_photos(tmp_path):
+    """Other kinds of pictures become RGB with the brightness they mean."""
+    grey = np.arange(40 * 30, dtype=np.uint16).reshape(30, 40) * 50
+    write_colmap(tmp_path, num_images=4)
+    Image.fromarray(grey).save(tmp_path / "images/001.png")
+    Image.fromarray((grey >> 8).astype(np.uint8), "L").save(tmp_path / "images/002.png")
+    palette = Image.fromarray((grey >> 8).astype(np.uint8), "P")
+    palette.putpalette([255 - i // 3 for i in range(768)])
+    palette.save(tmp_path / "images/003.png")
+    photos = [camera.photo.pixels().numpy() for camera in load_scene(tmp_path).train]
+    for pixels, expected in zip(photos, (grey >> 8, grey >> 8, 255 - (grey >> 8)), strict=True):
+        assert np.array_equal(pixels, np.repeat(expected[None], 3, 0))
+
+
+def test_the_orientation_tag_is_ignored(tmp_path):
+    """Poses refer to the pixels as they are stored, whichever way up a viewer would show them."""
+    write_colmap(tmp_path, num_images=2)
+    pixels = np.asarray(Image.open(tmp_path / "images/001.png")).copy()
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees
+    Image.fromarray(pixels).save(tmp_path / "images/001.png", exif=exif)
+    camera = load_scene(tmp_path).train[0]
+    assert (camera.width, camera.height) == (40, 30)
+    assert np.array_equal(camera.photo.pixels(), pixels.transpose(2, 0, 1))
+
+
+def test_threads_decode_each_photo_once(tmp_path, monkeypatch):
+    """However many threads ask, a photo is decoded once."""
+    write_colmap(tmp_path, num_images=9)
+    scene = load_scene(tmp_path)
+    decoded = _watch_decoding(monkeypatch)
+    scene.prefetch(3)
+    askers = [threading.Thread(target=camera.photo.pixels) for camera in scene.train for _ in range(4)]
+    for thread in askers:
+        thread.start()
+    for thread in askers:
+        thread.join()
+    assert sorted(decoded) == [camera.name for camera in scene.train]
+
+
+def test_prefetch_decodes_the_training_photos_unasked(tmp_path, monkeypatch):
+    """Prefetching alone decodes all training photos and no test photo."""
+    write_colmap(tmp_path, num_images=9)
+    scene = load_scene(tmp_path)
+    decoded = _watch_decoding(monkeypatch)
+    scene.prefetch(2)
+    deadline = time.monotonic() + 20
+    while len(decoded) < len(scene.train) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert sorted(decoded) == [camera.name for camera in scene.train]
+
+
+def test_a_broken_photo_stops_prefetching_and_shows_when_it_is_asked_for(tmp_path):
+    """The error of a background thread is neither lost nor fatal to the others' photos."""
+    write_colmap(tmp_path, num_images=9)
+    scene = load_scene(tmp_path)
+    broken = scene.train[2].photo
+    broken.path.write_bytes(broken.path.read_bytes()[:500])
+    scene.prefetch(2)
+    with pytest.raises(InputError, match="002.png|003.png"):
+        broken.pixels()
+    assert scene.train[-1].photo.pixels().shape == (3, 30, 40)
+
+
+def _watch_decoding(monkeypatch) -> list[str]:
+    decoded, original = [], Photo._decode
+
+    def decode(self):
+        decoded.append(self.path.name)
+        return original(self)
+
+    monkeypatch.setattr(Photo, "_decode", decode)
+    return decoded

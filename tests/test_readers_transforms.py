@@ -1,0 +1,167 @@
+"""The JSON readers: Blender, nerfstudio and instant-ngp conventions; point clouds in PLY."""
+
+import json
+import math
+import struct
+
+import numpy as np
+import pytest
+from scene_writers import write_photo, write_transforms
+
+from scene import load_scene
+from scene.points import read_points_ply
+
+# A camera at (1, 2, 3) in Blender's axes that looks along world +x with world +z up: its columns are right = -y,
+# up = +z, backward = -x.
+LOOKS_ALONG_X = [[0, 0, -1, 1], [-1, 0, 0, 2], [0, 1, 0, 3], [0, 0, 0, 1]]
+
+
+def test_opengl_axes_become_opencv_axes(tmp_path):
+    """What is ahead gets positive depth, what is above a smaller row, what is right a larger column."""
+    write_transforms(tmp_path, num_frames=2, frame=lambda i: {"transform_matrix": LOOKS_ALONG_X})
+    camera = load_scene(tmp_path).train[0]
+    assert camera.centre.tolist() == pytest.approx([1, 2, 3])
+
+    def local(x, y, z):
+        motion = camera.world_to_camera.numpy()
+        return (motion[:3, :3] @ np.array([x, y, z]) + motion[:3, 3]).tolist()
+
+    assert local(6, 2, 3) == pytest.approx([0, 0, 5])
+    assert local(6, 2, 4) == pytest.approx([0, -1, 5])
+    assert local(6, 1, 3) == pytest.approx([1, 0, 5])
+
+
+def test_blender_layout(tmp_path):
+    """Files name the split; paths come without suffix; the focal length comes from the field of view."""
+    frames = {"train": ["./train/r_1", "./train/r_0"], "test": ["./test/r_0"]}
+    for split, names in frames.items():
+        for name in names:
+            write_photo(tmp_path / f"{name}.png", 40, 30, "RGBA")
+        entries = [{"file_path": name, "rotation": 0.1, "transform_matrix": LOOKS_ALONG_X} for name in names]
+        table = {"camera_angle_x": 0.7, "frames": entries}
+        (tmp_path / f"transforms_{split}.json").write_text(json.dumps(table))
+    scene = load_scene(tmp_path)
+    assert [c.name for c in scene.train] == ["train/r_0.png", "train/r_1.png"]
+    assert [c.name for c in scene.test] == ["test/r_0.png"]
+    camera = scene.train[0]
+    assert camera.fx == camera.fy == pytest.approx(20 / math.tan(0.35))
+    assert (camera.cx, camera.cy) == (20, 15)
+    assert scene.points.xyz.shape == (100_000, 3)
+    assert scene.points.xyz.abs().max() <= 1.3 and scene.points.xyz.abs().max() > 1.29
+    everything = load_scene(tmp_path, eval=False)
+    assert len(everything.train) == 3 and everything.test == ()
+
+
+def test_global_and_per_frame_intrinsics(tmp_path):
+    """A frame's own numbers go before those of the file."""
+    write_transforms(
+        tmp_path, num_frames=3, frame=lambda i: {"fl_x": 50.0, "cx": 18.0} if i == 1 else {}, fl_y=36.0, cy=14.0
+    )
+    scene = load_scene(tmp_path, eval=False)
+    intrinsics = [(c.fx, c.fy, c.cx, c.cy) for c in scene.train]
+    assert intrinsics == [(35, 36, 20, 14), (50, 36, 18, 14), (35, 36, 20, 14)]
+
+
+@pytest.mark.parametrize(
+    "table, distortion",
+    [
+        ({}, None),
+        ({"camera_model": "PINHOLE", "k1": 0.1}, None),
+        ({"camera_model": "OPENCV", "k1": 0, "k2": 0.0, "p1": 0, "p2": 0}, None),
+        ({"camera_model": "OPENCV", "k1": 0.1, "k2": 0.2, "p1": 0.01, "p2": 0.02}, (0.1, 0.2, 0.01, 0.02, 0, 0, 0, 0)),
+        ({"k1": 0.1, "k3": 0.3}, (0.1, 0, 0, 0, 0.3, 0, 0, 0)),
+        ({"camera_model": "OPENCV_FISHEYE", "k1": 0.1, "k4": 0.4}, (0.1, 0, 0, 0.4)),
+        ({"is_fisheye": True}, (0, 0, 0, 0)),
+    ],
+)
+def test_distortion_of_every_kind(tmp_path, table, distortion):
+    """Coefficients arrive in OpenCV's order, missing ones as zero, and all zero is no distortion but for a fisheye."""
+    write_transforms(tmp_path, num_frames=2, **table)
+    lens = load_scene(tmp_path).train[0].photo.lens
+    assert lens.is_pinhole == (distortion is None)
+    assert distortion is None or lens.distortion == distortion
+    assert lens.fisheye == (table.get("camera_model") == "OPENCV_FISHEYE" or "is_fisheye" in table)
+
+
+def test_reduced_photos(tmp_path):
+    """``-i images_2`` takes the place of images/ in the paths, and the intrinsics given for w x h are scaled."""
+    write_transforms(tmp_path, num_frames=2, w=40, h=30, fl_y=36.0, cx=21.0, cy=14.0)
+    for i in range(2):
+        write_photo(tmp_path / f"images_2/{i:03}.png", 20, 15)
+    camera = load_scene(tmp_path, images="images_2").train[0]
+    assert (camera.name, camera.width, camera.height) == ("001.png", 20, 15)
+    assert (camera.fx, camera.fy, camera.cx, camera.cy) == (17.5, 18, 10.5, 7)
+
+
+def test_mask_path(tmp_path):
+    """The mask that a nerfstudio frame names is used; a photo outside images/ keeps its folder in its name."""
+    write_photo(tmp_path / "m/mask.png", mode="L")
+    write_photo(tmp_path / "elsewhere/a.png")
+    write_transforms(
+        tmp_path, num_frames=2, frame=lambda i: {"mask_path": "m/mask.png", "file_path": "./elsewhere/a.png"}
+    )
+    camera = load_scene(tmp_path).train[0]
+    assert camera.name == "elsewhere/a.png"
+    assert 0 < (~camera.photo.mask()).sum() < 30  # of 1200 random bytes 1 in 256 is zero
+
+
+def test_missing_photos_need_no_size(tmp_path, capsys):
+    """A photo that is missing is left out even where its size would have been read from it."""
+    write_transforms(tmp_path, num_frames=4)
+    (tmp_path / "images/002.png").unlink()
+    scene = load_scene(tmp_path)
+    assert scene.missing == ("002.png",) and len(scene.train) == 2
+    assert "002.png" in capsys.readouterr().err
+
+
+def write_ply(path, layout, fields, rows, extra=b""):
+    """A PLY file of ``rows`` with the properties ``fields``: name -> (PLY type, struct letter)."""
+    header = f"ply\nformat {layout} 1.0\ncomment made by hand\nelement vertex {len(rows)}\n"
+    header += "".join(f"property {kind} {name}\n" for name, (kind, _) in fields.items())
+    header += "element face 0\nproperty list uchar int vertex_indices\nend_header\n"
+    if layout == "ascii":
+        body = "".join(" ".join(map(str, row)) + "\n" for row in rows).encode()
+    else:
+        order = "<" if layout == "binary_little_endian" else ">"
+        body = b"".join(struct.pack(order + "".join(letter for _, letter in fields.values()), *row) for row in rows)
+    path.write_bytes(header.encode() + body + extra)
+
+
+COLOURS = {"red": ("uchar", "B"), "green": ("uchar", "B"), "blue": ("uchar", "B")}
+FLOATS = dict.fromkeys("xyz", ("float", "f"))
+NORMALS = {f"n{axis}": ("float32", "f") for axis in "xyz"}
+DOUBLES = dict.fromkeys("xyz", ("double", "d"))
+
+
+@pytest.mark.parametrize("layout", ["ascii", "binary_little_endian", "binary_big_endian"])
+def test_point_clouds(tmp_path, layout):
+    """Float and double coordinates, with and without normals and colours, in every byte order."""
+    path = tmp_path / "points.ply"
+    write_ply(
+        path, layout, {**FLOATS, **NORMALS, **COLOURS}, [(1, 2, 3, 0, 0, 1, 9, 8, 7), (4, 5, 6, 0, 0, 1, 1, 2, 3)]
+    )
+    points = read_points_ply(path)
+    assert points.xyz.tolist() == [[1, 2, 3], [4, 5, 6]] and points.rgb.tolist() == [[9, 8, 7], [1, 2, 3]]
+    write_ply(path, layout, DOUBLES, [(1.5, 2, 3)])
+    points = read_points_ply(path)
+    assert points.xyz.tolist() == [[1.5, 2, 3]] and points.rgb.tolist() == [[128, 128, 128]]
+
+
+def test_point_cloud_agrees_with_plyfile(tmp_path):
+    """A cloud written by plyfile comes back as it was."""
+    plyfile = pytest.importorskip("plyfile")
+    rng = np.random.default_rng(0)
+    dtype = [(name, "f4") for name in "xyz"] + [(name, "u1") for name in COLOURS]
+    rows = np.array([(*rng.normal(size=3), *rng.integers(0, 256, 3)) for _ in range(50)], dtype)
+    plyfile.PlyData([plyfile.PlyElement.describe(rows, "vertex")]).write(tmp_path / "points.ply")
+    points = read_points_ply(tmp_path / "points.ply")
+    assert np.array_equal(points.xyz, np.stack([rows[name] for name in "xyz"], 1))
+    assert np.array_equal(points.rgb, np.stack([rows[name] for name in COLOURS], 1))
+
+
+@pytest.mark.parametrize("how", ["ply_file_path", "points3d.ply"])
+def test_point_cloud_of_a_scene(tmp_path, how):
+    """Points come from the file that is named, or from points3d.ply."""
+    write_transforms(tmp_path, num_frames=2, **({"ply_file_path": "a.ply"} if how == "ply_file_path" else {}))
+    write_ply(tmp_path / ("a.ply" if how == "ply_file_path" else how), "ascii", FLOATS, [(1, 2, 3)])
+    assert load_scene(tmp_path).points.xyz.tolist() == [[1, 2, 3]]
