@@ -7,6 +7,7 @@ A schedule is data, so that one loop serves them all. What growth and selection 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 # Below this spacing a growth event would judge gradients of too few views, and its importance renders would cost more
@@ -133,6 +134,14 @@ class Selection:
         """Whether ``step`` presses and prunes."""
         return self.window.start <= step < self.window.end and self.window.is_due(step)
 
+    def follows_prior(self, step: int) -> bool:
+        """Whether the pressure of ``step`` is still that of the finite prior."""
+        return step < self.window.start + self.first_formula_steps
+
+    def prunes(self, step: int) -> bool:
+        """Whether ``step`` removes what has become transparent."""
+        return step >= self.prune_from and (self.is_due(step) or step == self.window.end)
+
     def adapts(self, step: int) -> bool:
         """Whether the pressure adapts at ``step``: never before its first application, at the start."""
         past_start = step - self.window.start
@@ -195,8 +204,8 @@ class Schedule:
         """The same run in ``factor`` times the steps, for demos and tests.
 
         Step numbers scale, and so do intervals, which keeps the number of events: the pressure of natural selection and
-        the growth come in as many portions as in the full run. Growth events stay ``MIN_GROWTH_INTERVAL`` apart at
-        least. The intervals of the optimizer stay: they say over how many views gradients are averaged.
+        the growth come in as many portions as in the full run. Growth events stay ``MIN_GROWTH_INTERVAL`` apart where
+        the round is long enough. The intervals of the optimizer stay: they say over how many views gradients add up.
         """
         if factor == 1:
             return self
@@ -215,10 +224,12 @@ class Schedule:
         )
 
 
-def _scaled_growth(growth, at) -> Growth:
+def _scaled_growth(growth: Growth, at: Callable[[int], int]) -> Growth:
     window = growth.window
-    every = max(at(window.every), min(window.every, MIN_GROWTH_INTERVAL))
-    window = Window(at(window.start), at(window.end), every)
+    start, end = at(window.start), at(window.end)
+    few = max(1, (end - start) // 5)  # even the shortest round grows a few times
+    every = max(at(window.every), min(window.every, MIN_GROWTH_INTERVAL, few))
+    window = Window(start, end, every)
 
     def at_event(step: int) -> int:  # the nearest step at which growth is due
         return window.start + max(1, round((at(step) - window.start) / every)) * every
@@ -239,7 +250,7 @@ def _scaled_growth(growth, at) -> Growth:
     )
 
 
-def _scaled_selection(selection, at) -> Selection:
+def _scaled_selection(selection: Selection, at: Callable[[int], int]) -> Selection:
     window = selection.window
     every = at(window.every)
     return replace(

@@ -27,7 +27,7 @@ class GaussianModel:
 
     Attributes:
         rows: float32 parameters; ``means`` (N,3) world units, ``log_scales`` (N,3), ``quats`` (N,4) real part first,
-            any length, ``opacity_logits`` (N,1), ``sh_dc`` (N,1,3), ``sh_rest`` (N,K,3) with K + 1 = (max degree + 1)^2.
+            any length, ``opacity_logits`` (N,1), ``sh_dc`` (N,1,3), ``sh_rest`` (N,K,3), K = (max degree + 1)^2 - 1.
             Every ``remap`` makes new ones: do not keep them across steps.
         optimizer: Adam, one group per row; None until ``start_training``.
         sh_degree: degree that is rendered now.

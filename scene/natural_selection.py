@@ -114,7 +114,7 @@ class NaturalSelection:
         if running is None or self._is_cutoff(running[0]) or not running[0].is_due(step):
             return opacity_logits.new_zeros(())
         selection, state = running
-        if step < selection.window.start + selection.first_formula_steps:
+        if selection.follows_prior(step):
             return state.pressure * finite_prior(opacity_logits)
         return 3 * state.pressure * (opacity_logits.mean() - DEATH_LOGIT) ** 2
 
@@ -140,7 +140,7 @@ class NaturalSelection:
             state.ended_at = step
         elif is_last_step or selection.is_due(step):
             survives = torch.ones_like(opacities, dtype=torch.bool)
-            if step >= selection.prune_from:
+            if selection.prunes(step):
                 survives = opacities >= selection.min_opacity
                 if survives.sum() < self.budget:  # the threshold would take more than the budget allows
                     survives = self._highest(opacities)

@@ -34,7 +34,8 @@ def write(path: str | Path, rows: dict[str, np.ndarray]) -> None:
         InputError: the file cannot be written.
     """
     num = len(rows["means"])
-    rest = rows["sh_rest"].transpose(0, 2, 1).reshape(num, -1)  # channel-major: all of red, then green, then blue
+    rest = rows["sh_rest"].transpose(0, 2, 1)  # channel-major: all of red, then green, then blue
+    rest = rest.reshape(num, 3 * rows["sh_rest"].shape[1])
     columns = {
         ("x", "y", "z"): rows["means"],
         ("nx", "ny", "nz"): np.zeros((num, 3), np.float32),
@@ -87,14 +88,14 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
 
 def _vertices(path: Path) -> np.ndarray:
     try:
-        # Reading into memory: a map would keep the file open, and break where it is replaced.
-        elements = PlyData.read(str(path), mmap=False)
+        elements = PlyData.read(str(path))
         if "vertex" not in elements:
             raise InputError(path, "a vertex element", "none", "give a trained model")
         return elements["vertex"].data
     except OSError as error:
         raise InputError(path, "a PLY file that can be read", f"'{error}'", "check the path") from error
-    except (PlyParseError, ValueError) as error:  # ValueError: bytes in the header that are not text
+    # ValueError: bytes in the header that are not text; MemoryError: a count that no file of this size can hold
+    except (PlyParseError, ValueError, MemoryError) as error:
         raise InputError(path, "a PLY file", f"'{error}'", "save or download the model again") from error
 
 

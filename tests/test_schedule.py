@@ -1,0 +1,193 @@
+"""The schedules say exactly what the papers say, and short runs tell the same story."""
+
+import math
+
+import pytest
+
+from arguments.schedule import FAST, FULL, Schedule
+
+ROWS = ("means", "log_scales", "quats", "opacity_logits", "sh_dc", "sh_rest")
+
+
+def events(schedule: Schedule) -> list[tuple[int, str]]:
+    """All edits and pressures of a run, in order, if selection lasts as long as it may."""
+    found = []
+    for step in range(1, schedule.iterations + 1):
+        if schedule.raises_sh_degree(step) and step // schedule.sh_degree_every <= 3:
+            found.append((step, "sh"))
+        for selection in schedule.selections:
+            if selection.adapts(step):
+                found.append((step, "adapt"))
+            if selection.is_due(step):
+                found.append((step, "prior" if selection.follows_prior(step) else "press"))
+        for growth in schedule.growths:
+            if step == growth.faint_at:
+                found.append((step, "faint"))
+            if step in growth.thin_at:
+                found.append((step, "thin"))
+            if growth.is_due(step):
+                kind = "late" if growth.is_late(step) else "all" if step in growth.all_views_at else "grow"
+                found.append((step, kind))
+            if step in growth.cap_at:
+                found.append((step, "cap"))
+        for selection in schedule.selections:
+            if selection.prunes(step):
+                found.append((step, "prune"))
+            if step == selection.window.end:
+                found.append((step, "keep budget"))
+    return found
+
+
+def merged(*kinds: list[tuple[int, str]]) -> list[tuple[int, str]]:
+    """The order within a step: rate and loss, then growth, then selection."""
+    order = ["sh", "adapt", "prior", "press", "faint", "thin", "grow", "all", "late", "cap", "prune", "keep budget"]
+    return sorted((event for kind in kinds for event in kind), key=lambda event: (event[0], order.index(event[1])))
+
+
+def at(name: str, *steps: int) -> list[tuple[int, str]]:
+    return [(step, name) for step in steps]
+
+
+FULL_EVENTS = merged(
+    at("sh", 1000, 2000, 3000),
+    at("faint", 300),
+    at("grow", *(step for step in range(600, 14501, 100) if step not in (3400, 6400))),
+    at("all", 3400, 6400),
+    at("late", 14600, 14700, 14800, 14900),
+    at("cap", 3000, 6000, 9000, 12000),
+    at("thin", 3300, 6300),
+    at("prior", *range(15000, 16000, 50)),
+    at("press", *range(16000, 23000, 50)),
+    at("adapt", *range(15100, 23000, 100)),
+    at("prune", *range(16000, 23001, 50)),
+    at("keep budget", 23000),
+)
+FAST_EVENTS = merged(
+    at("sh", 500, 1000, 1500),
+    at("faint", 300),
+    at("grow", *(step for step in range(600, 3000, 100) if step not in (1400, 2400))),
+    at("all", 1400, 2400),
+    at("cap", 1000, 2000),
+    at("thin", 1300, 2300),
+    at("prior", *range(3000, 3500, 50), *range(7000, 7500, 50)),
+    at("press", *range(3500, 6000, 50), *range(7500, 10000, 50)),
+    at("adapt", *range(3100, 6000, 100), *range(7100, 10000, 100)),
+    at("prune", *range(3500, 6001, 50), *range(7500, 10001, 50)),
+    at("keep budget", 6000, 10000),
+    at("grow", *range(6100, 7000, 100)),
+)
+
+
+@pytest.mark.parametrize("schedule, expected", [(FULL, FULL_EVENTS), (FAST, FAST_EVENTS)], ids=["full", "fast"])
+def test_events_are_those_of_the_papers(schedule, expected):
+    assert events(schedule) == expected
+
+
+@pytest.mark.parametrize("schedule, expected", [(FULL, FULL_EVENTS), (FAST, FAST_EVENTS)], ids=["full", "fast"])
+def test_a_tenth_of_the_run_has_every_event_at_a_tenth_of_its_step(schedule, expected):
+    assert events(schedule.scaled(0.1)) == [(step // 10, kind) for step, kind in expected]
+
+
+@pytest.mark.parametrize("factor", [0.5, 0.0731, 0.05, 0.033, 0.01])
+@pytest.mark.parametrize("schedule", [FULL, FAST], ids=["full", "fast"])
+def test_scaling_keeps_the_order_of_events(schedule, factor):
+    """Kinds begin and end in the order of the whole run (or together), and none is lost."""
+    whole, short = events(schedule), events(schedule.scaled(factor))
+    kinds = list(dict.fromkeys(kind for _, kind in whole))
+    if factor == 0.01:  # its last rules hold for less than the interval between two growths
+        kinds = [kind for kind in kinds if kind != "late"]
+    for pick in (min, max):
+        milestones = {kind: pick(step for step, k in whole if k == kind) for kind in kinds}
+        scaled = {kind: pick(step for step, k in short if k == kind) for kind in kinds}
+        order = sorted(kinds, key=lambda kind: milestones[kind])
+        # The first and the last of a periodic kind move by an interval at most, which is where neighbours may swap.
+        slack = max(growth.window.every for growth in schedule.scaled(factor).growths)
+        for earlier, later in zip(order, order[1:], strict=False):
+            assert scaled[earlier] <= scaled[later] + slack, (earlier, later)
+    caps = [(step, kind) for step, kind in short if kind in ("cap", "thin", "all")]
+    assert [kind for _, kind in caps] == [kind for _, kind in whole if kind in ("cap", "thin", "all")]
+
+
+@pytest.mark.parametrize("factor", [1 / 100, 1 / 30, 1 / 7])
+def test_scaling_keeps_the_portions_of_the_pressure(factor):
+    """The number of pressures stays, as far as whole steps allow."""
+    count = {f: sum(kind in ("prior", "press") for _, kind in events(FULL.scaled(f))) for f in (1, factor)}
+    assert 0.45 < count[factor] / count[1] < 1.8  # extremes: 80 of 160 at 1/100, where every step already presses
+
+
+@pytest.mark.parametrize("iterations", [10, 150, 300, 7000, 12345, 30000, 45000])
+def test_a_run_has_the_iterations_asked_for_and_they_all_are_optimizer_steps_of_some_phase(iterations):
+    schedule = FULL.scaled(iterations / FULL.iterations)
+    assert schedule.iterations == iterations
+    assert all(schedule.rows_due(step) in ((), ROWS) for step in range(1, iterations + 1))
+    for growth, selection in zip(schedule.growths, schedule.selections, strict=True):
+        assert growth.window.end <= selection.window.start <= selection.window.end < iterations
+        assert growth.window.every >= 1 and selection.window.every >= 1
+
+
+@pytest.mark.parametrize("schedule", [FULL, FAST], ids=["full", "fast"])
+def test_short_runs_judge_gradients_of_several_views_and_still_grow_in_every_round(schedule):
+    for iterations, least in ((3_000, 10), (300, 2)):
+        for growth in schedule.scaled(iterations / schedule.iterations).growths:
+            assert growth.window.every >= least
+            assert sum(growth.is_due(step) for step in range(iterations)) >= 4
+
+
+def test_optimizer_steps_of_the_full_schedule():
+    steps = [step for step in range(1, 30001) if FULL.rows_due(step)]
+    assert steps == [*range(1, 20001), *range(20005, 24001, 5), *range(24020, 30001, 20)]
+    assert {FULL.rows_due(step) for step in steps} == {ROWS}
+
+
+def test_optimizer_steps_of_the_fast_schedule():
+    rest = [step for step in range(1, 15001) if "sh_rest" in FAST.rows_due(step)]
+    others = [step for step in range(1, 15001) if "means" in FAST.rows_due(step)]
+    assert others == [*range(1, 6001), *range(6010, 10001, 10), *range(10020, 15001, 20)]
+    assert rest == [*range(1, 3001), *range(3005, 6001, 5), *range(6010, 10001, 10), *range(10020, 15001, 20)]
+    assert all(FAST.rows_due(step) in ((), ROWS[:-1], ROWS) for step in range(1, 15001))
+
+
+def test_optimizer_intervals_do_not_scale():
+    steps = [step for step in range(1, 3001) if FULL.scaled(0.1).rows_due(step)]
+    assert steps == [*range(1, 2001), *range(2005, 2401, 5), *range(2420, 3001, 20)]
+
+
+def test_gradients_add_up_strictly_inside_the_growth_windows():
+    def steps(schedule):
+        return [s for s in range(1, schedule.iterations + 1) if any(g.accumulates(s) for g in schedule.growths)]
+
+    assert steps(FULL) == list(range(501, 15000))
+    assert steps(FAST) == [*range(501, 3000), *range(6001, 7000)]
+
+
+def test_allowance_is_the_published_formula():
+    (growth,) = FULL.growths
+    first, second = FAST.growths
+    for step in range(600, 15000, 100):
+        assert growth.allowance(step, 600_000) == math.floor(math.sqrt(min(1, (step - 500) / 14_000)) * 1_800_000)
+    assert growth.allowance(500, 600_000) == 0
+    assert growth.allowance(14_500, 600_000) == growth.allowance(14_900, 600_000) == 1_800_000
+    assert first.allowance(2_800, 300_000) == first.allowance(2_900, 300_000) == 600_000
+    assert first.allowance(925, 300_000) == 300_000  # a quarter of the span: half of the allowance
+    assert second.allowance(6_100, 300_000) == math.floor(math.sqrt(0.4) * 600_000)
+    assert second.allowance(6_900, 300_000) == 600_000
+
+
+@pytest.mark.parametrize("schedule", [FULL, FAST], ids=["full", "fast"])
+def test_rate_of_the_means_is_log_linear_over_30000_iterations(schedule):
+    rates = [schedule.learning_rates(step, extent=2.0)["means"] for step in (0, 7_500, 15_000, 30_000, 40_000)]
+    expected = [8e-5, 2 * 4e-5 * 20**-0.25, 2 * (4e-5 * 2e-6) ** 0.5, 4e-6, 4e-6]
+    # Worst measured: 5e-16 relative.
+    assert rates == pytest.approx(expected, rel=1e-12)
+    short = schedule.scaled(0.1)
+    assert short.learning_rates(1_500, 2.0)["means"] == pytest.approx(expected[2], rel=1e-12)
+
+
+def test_the_other_rates():
+    rates = FULL.learning_rates(17, extent=3.0, opacity_factor=4.0)
+    assert set(rates) == set(ROWS)
+    assert {name: rates[name] for name in ROWS[1:]} == pytest.approx(
+        {"log_scales": 5e-3, "quats": 1e-3, "opacity_logits": 0.1, "sh_dc": 2.5e-3, "sh_rest": 2.5e-4}
+    )
+    assert FAST.with_sh_rest_rate(0.02).learning_rates(17, 3.0)["sh_rest"] == pytest.approx(1e-3)
+    assert FAST.learning_rates(17, 3.0)["sh_rest"] == pytest.approx(2.5e-4)  # and the schedule itself is unchanged
