@@ -47,7 +47,7 @@ def test_penalty_and_its_gradient_against_numpy(step):
     h = 1e-5
     for i, unit in enumerate(np.eye(len(v))):
         numeric = (numpy_penalty(step, v + h * unit) - numpy_penalty(step, v - h * unit)) / (2 * h)
-        # Worst measured: 2e-9 relative.
+        # Worst measured: 1.1e-8 relative.
         assert float(logits.grad[i]) == pytest.approx(numeric, rel=1e-6), i
 
 
@@ -147,8 +147,8 @@ def test_the_last_draw_favours_opacity():
     for seed in range(200):
         victims = NaturalSelection(FULL.selections, 8, seeded(seed)).victims(23_000, opacities)
         kept += int((~victims[:8]).sum())
-    # Measured 6.5 of 8 on average at these seeds; 4 would be blind, 8 would be a cut-off.
-    assert 6.0 < kept / 200 < 7.2
+    # Measured 6.7 of 8 on average at these seeds; 4 would be blind, 8 would be a cut-off.
+    assert 6.2 < kept / 200 < 7.2
 
 
 def run(
@@ -218,7 +218,7 @@ def test_cutoff_keeps_the_highest_opacities_at_once_and_presses_nothing():
         selection.edit(step, model)
     assert model.num_gaussians == 100 and selection.has_ended(15_000)
     expected = opacities.sort().values[-100:]
-    # Worst measured: 1e-7, the way through the logits.
+    # Worst measured: 6e-8, the way through the logits.
     np.testing.assert_allclose(model.opacities.detach().flatten().sort().values, expected, atol=1e-6)
     assert [selection.opacity_rate_factor(step) for step in (14_999, 15_000, 15_999, 16_000)] == [1, 4, 4, 1]
 
