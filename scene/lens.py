@@ -130,8 +130,8 @@ def _zoom_without_blank_sides(lens: Lens) -> float:
     xs, ys = np.linspace(0, lens.width, 33), np.linspace(0, lens.height, 33)
     left, right = (np.stack([np.full_like(ys, x), ys], -1) for x in (0, lens.width))
     top, bottom = (np.stack([xs, np.full_like(xs, y)], -1) for y in (0, lens.height))
-    rays = np.nan_to_num(_undistorted_rays(lens, np.concatenate([left, right, top, bottom])), nan=np.inf)
-    left, right, top, bottom = np.abs(rays).reshape(4, 33, 2)
+    rays = np.abs(_undistorted_rays(lens, np.concatenate([left, right, top, bottom])))
+    left, right, top, bottom = np.nan_to_num(rays, nan=np.inf).clip(max=1e6).reshape(4, 33, 2)
     # A side stays inside if its innermost ray, seen with the new focal length, lands on or beyond that side.
     reach = np.array([left[:, 0].min(), right[:, 0].min(), top[:, 1].min(), bottom[:, 1].min()])
     focal = np.array([lens.fx, lens.fx, lens.fy, lens.fy])

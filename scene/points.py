@@ -5,12 +5,12 @@ The PLY files of trained models are another matter, see ``scene.ply``.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from plyfile import PlyData, PlyParseError
 from torch import Tensor
 
 from scene.cameras import Camera
@@ -88,53 +88,18 @@ def _closest_to_axes(centres: Tensor, axes: Tensor) -> Tensor:
     return torch.linalg.pinv(across.sum(dim=0), rtol=1e-6) @ torch.einsum("nij,nj->i", across, centres)
 
 
-_PLY_TYPES = {
-    "char": "i1", "int8": "i1", "uchar": "u1", "uint8": "u1", "short": "i2", "int16": "i2", "ushort": "u2",
-    "uint16": "u2", "int": "i4", "int32": "i4", "uint": "u4", "uint32": "u4", "float": "f4", "float32": "f4",
-    "double": "f8", "float64": "f8",
-}  # fmt: skip
-_PLY_BYTE_ORDER = {"binary_little_endian": "<", "binary_big_endian": ">", "ascii": "<"}
-
-
 def read_points_ply(path: Path) -> Points:
-    """Read a point cloud: the first element must be ``vertex`` with scalar x y z and, if coloured, red green blue.
+    """Read a point cloud: an element ``vertex`` with x y z and, unless it is to be grey, red green blue.
 
     Raises:
         InputError: the file is missing, broken, or laid out otherwise.
     """
     try:
-        data = path.read_bytes()
-        vertices = _ply_vertices(data)
+        vertices = PlyData.read(str(path))["vertex"].data
         xyz = np.stack([vertices[name] for name in "xyz"], axis=1)
         coloured = {"red", "green", "blue"} <= set(vertices.dtype.names)
         rgb = np.stack([vertices[c] if coloured else np.full(len(xyz), 128) for c in ("red", "green", "blue")], axis=1)
-    except (OSError, ValueError, KeyError) as error:
+        return checked_points(path, xyz, rgb)
+    # ValueError: among others bytes that are not text; TypeError: lists for numbers; MemoryError: a count beyond reason
+    except (OSError, PlyParseError, ValueError, KeyError, TypeError, MemoryError) as error:
         raise InputError(path, "a PLY point cloud", f"'{error}'", "export it again or remove it") from error
-    return checked_points(path, xyz, rgb)
-
-
-def _ply_vertices(data: bytes) -> np.ndarray:
-    """(P,) structured array of the first element."""
-    header = re.match(rb"ply\r?\n(.*?)end_header\r?\n", data[: 1 << 16], re.DOTALL)
-    if not header:
-        raise ValueError("no PLY header")
-    lines = [line.split() for line in header[1].decode("ascii").splitlines() if line.strip()]
-    lines = [words for words in lines if words[0] not in ("comment", "obj_info")]
-    if len(lines) < 2 or lines[0][0] != "format" or lines[1][:2] != ["element", "vertex"] or len(lines[1]) != 3:
-        raise ValueError("the header does not begin with format and element vertex")
-    layout, num_vertices, fields = lines[0][1], int(lines[1][2]), []
-    for words in lines[2:]:
-        if words[0] == "element":
-            break
-        if len(words) != 3 or words[0] != "property":
-            raise ValueError(f"the line '{' '.join(words)}'")
-        fields.append((words[2], _PLY_BYTE_ORDER[layout] + _PLY_TYPES[words[1]]))
-    dtype, body = np.dtype(fields), data[header.end() :]
-    if layout == "ascii":
-        rows = body.decode("ascii").split("\n", num_vertices)[:num_vertices]
-        if len(rows) != num_vertices:
-            raise ValueError(f"{num_vertices} vertices announced, {len(rows)} lines there")
-        return np.array([tuple(row.split()) for row in rows], dtype=dtype)
-    if not 0 <= num_vertices <= len(body) // dtype.itemsize:
-        raise ValueError(f"{num_vertices} vertices of {dtype.itemsize} bytes announced, {len(body)} bytes there")
-    return np.frombuffer(body, dtype, num_vertices)
