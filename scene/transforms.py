@@ -55,14 +55,13 @@ def _frame(path: Path, entry: dict[str, Any], images: str) -> Frame:
     name = _name(path, entry.get("file_path"))
     parts = PurePosixPath(name).parts
     in_images = parts[0] == "images" and len(parts) > 1
-    photo = path.parent / PurePosixPath(images if in_images else parts[0], *parts[1:])
-    photo = _with_suffix(photo)
+    photo = _with_suffix(path.parent / PurePosixPath(images if in_images else parts[0], *parts[1:]))
     name = str(PurePosixPath(*parts[in_images:-1], photo.name))
     mask = entry.get("mask_path")
     return Frame(
         name=name,
         path=photo,
-        lens=_lens(path, entry, photo),
+        lens=_lens(path, entry, _with_suffix(path.parent / PurePosixPath(*parts)), photo),
         world_to_camera=_world_to_camera(path, name, entry.get("transform_matrix")),
         mask_path=None if mask is None else path.parent / _name(path, mask),
     )
@@ -95,8 +94,11 @@ def _world_to_camera(path: Path, name: str, matrix: Any) -> np.ndarray:
     return world_to_camera
 
 
-def _lens(path: Path, entry: dict[str, Any], photo: Path) -> Lens:
-    """The lens of one frame, whose entry has the file's global values filled in."""
+def _lens(path: Path, entry: dict[str, Any], original: Path, photo: Path) -> Lens:
+    """The lens of one frame, whose entry has the file's global values filled in.
+
+    Without w and h its size is that of the ``original`` photo, which the file names, not of the reduced ``photo``.
+    """
 
     def number(key: str, default: float | None = None) -> float | None:
         value = entry.get(key, default)
@@ -109,8 +111,10 @@ def _lens(path: Path, entry: dict[str, Any], photo: Path) -> Lens:
 
     width, height = number("w"), number("h")
     if width is None or height is None:
-        # A missing photo is dropped later, so that its lens does not matter.
-        width, height = photo_size(photo) if photo.is_file() else (1, 1)
+        if photo.is_file() and not original.is_file():
+            raise InputError(path, f"w and h, or the photo {original}", "neither", "add the size in pixels as w and h")
+        # Where both are missing the photo is left out later, so that its lens does not matter.
+        width, height = photo_size(original) if original.is_file() else (1, 1)
     fx = number("fl_x", _focal_length(number("camera_angle_x"), width))
     fy = number("fl_y", _focal_length(number("camera_angle_y"), height))
     if fx is None and fy is None:

@@ -10,6 +10,7 @@ from scene_writers import write_photo, write_transforms
 
 from scene import load_scene
 from scene.points import read_points_ply
+from utils.errors import InputError
 
 # A camera at (1, 2, 3) in Blender's axes that looks along world +x with world +z up: its columns are right = -y,
 # up = +z, backward = -x.
@@ -91,6 +92,18 @@ def test_reduced_photos(tmp_path):
     camera = load_scene(tmp_path, images="images_2").train[0]
     assert (camera.name, camera.width, camera.height) == ("001.png", 20, 15)
     assert (camera.fx, camera.fy, camera.cx, camera.cy) == (17.5, 18, 10.5, 7)
+
+
+def test_reduced_photos_without_a_size_in_the_file(tmp_path):
+    """Without w and h the intrinsics belong to the size of the whole photos; without these, that is an error."""
+    write_transforms(tmp_path, num_frames=2)
+    for i in range(2):
+        write_photo(tmp_path / f"images_2/{i:03}.png", 20, 15)
+    assert load_scene(tmp_path, images="images_2").train[0].fx == 17.5
+    for i in range(2):
+        (tmp_path / f"images/{i:03}.png").unlink()
+    with pytest.raises(InputError, match="expected w and h"):
+        load_scene(tmp_path, images="images_2")
 
 
 def test_mask_path(tmp_path):
