@@ -1,10 +1,14 @@
 """Render the test and training views of a trained model to PNGs beside their photos, or measure frames per second."""
 
+import os
 import statistics
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+
+# Before torch is imported: its idle OpenMP threads would otherwise spin on the cores that the rasterizer needs.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
 from torch import Tensor

@@ -13,9 +13,13 @@ photos + poses            config (frozen) + Schedule (frozen)
             point_cloud.ply --> render.py -> metrics.py
 """
 
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any
+
+# Before torch is imported: its idle OpenMP threads would otherwise spin on the cores that the rasterizer needs.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
 from diff_gaussian_rasterization import photometric_loss
@@ -65,10 +69,13 @@ def train(config: TrainConfig) -> dict[str, Any]:
         torch.set_num_threads(config.threads)
     name = f"{config.source_path.absolute().name}-{config.schedule}-{config.final_budget}"
     run = Run(config.model_path or free_folder(name), tensorboard=config.tensorboard, quiet=config.quiet)
+    if (run.folder / "config.json").exists():
+        run.say(f"{run.folder} holds an earlier run; its files are replaced as new ones are ready")
     scene = load(config, run)
     schedule = config.make_schedule()
 
     write_inputs(run, config, scene, device)
+    torch.optim.Adam([torch.zeros(1)])  # makes torch load the code behind it, which is no cost of this training
     memory = MemoryMeter(device)
     model = GaussianModel.from_points(scene.points, config.sh_degree, device)
     clock = Stopwatch(device)
@@ -133,7 +140,7 @@ def fit(
         progress.update(step, loss, image, photo, mask, model.num_gaussians)
         is_last = step == schedule.iterations
         if is_last or step % LOG_EVERY == 0:
-            run.log("train", step, {**progress.means, "gaussians": model.num_gaussians, "seconds": clock.seconds})
+            run.log("step", step, {**progress.means, "gaussians": model.num_gaussians, "seconds": clock.seconds})
         if is_last or step in config.save_iterations:
             with clock.paused():
                 model.save_ply(run.ply_path(step))
@@ -179,6 +186,8 @@ def write_inputs(run: Run, config: TrainConfig, scene: Scene, device: torch.devi
     run.write_text("cfg_args", cfg_args(values, device.type))
     run.write_json("cameras.json", camera_entries(scene.test + scene.train))
     write_points(run.folder / "input.ply", scene.points.xyz, scene.points.rgb)
+    counts = {"train_views": len(scene.train), "test_views": len(scene.test), "points": len(scene.points.xyz)}
+    run.log("start", 0, counts)
 
 
 def measure(scene: Scene, model: GaussianModel, background: Tensor, options: dict[str, Any]) -> Scores:
