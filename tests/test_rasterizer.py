@@ -1,0 +1,185 @@
+"""The rasterizer against the torch reference: outputs, gradients, importance and screen-space sums, all options."""
+
+import pytest
+import torch
+from rasterizer_cases import BAND, DEVICES, Case, Engine, away_from_decisions, make_case, relative_error, run_reference
+
+pytest.importorskip("diff_gaussian_rasterization")
+
+OUTPUTS = ("image", "transmittance", "inverse_depth")
+CASES = {
+    "sh0": {"color": "sh0"},
+    "sh1": {"color": "sh1"},
+    "sh2": {"color": "sh2"},
+    "sh3": {"color": "sh3"},
+    "precomputed colors": {"color": "colors"},
+    "covariances": {"shape": "covariances"},
+    "covariances, colors, antialiased": {"shape": "covariances", "color": "colors", "antialiased": True},
+    "antialiased": {"antialiased": True},
+    "centred": {"centred": True},
+    "identity camera": {"identity": True},
+    "1x1": {"width": 1, "height": 1, "num": 9},
+    "1x40": {"width": 1, "height": 40},
+    "40x1": {"width": 40, "height": 1},
+    "16x16": {"width": 16, "height": 16},
+    "17x33": {"width": 17, "height": 33},
+    "48x32": {"width": 48, "height": 32},
+    "67x50": {"width": 67, "height": 50, "num": 150},
+    "dense, stops early": {"num": 200, "size": 4.0, "in_front": True},
+    "one": {"num": 1, "in_front": True},
+    "tiny": {"size": 0.02, "num": 100},
+    "tiny, antialiased": {"size": 0.02, "num": 100, "antialiased": True},
+}
+
+
+@pytest.fixture(params=DEVICES)
+def engine(request) -> Engine:
+    return Engine(request.param)
+
+
+@pytest.fixture
+def cpu() -> Engine:
+    return Engine("cpu")
+
+
+def case_of(name: str, seed: int = 0) -> Case:
+    return make_case(seed, **CASES[name])
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_double_equals_the_reference(cpu, name):
+    """In double, outputs and all gradients equal autograd through the plain O(N H W) renderer."""
+    for seed in range(3):
+        case, clear = away_from_decisions(case_of(name, seed), 1e-9)
+        expected, actual = run_reference(case), cpu.run(case)
+        for output in OUTPUTS:
+            # Worst measured: 3e-14
+            assert relative_error(actual[output] * clear, expected[output] * clear) < 1e-10, output
+        for gradient in (key for key in expected if key.startswith("d_")):
+            # Worst measured: 3e-13 (rotations)
+            assert relative_error(actual[gradient], expected[gradient]) < 1e-8, gradient
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_float_equals_the_reference_away_from_decisions(engine, name):
+    """In float, pixels away from a decision agree to rounding, the few in the band to one splat's contribution."""
+    for seed in range(3):
+        case, clear = away_from_decisions(case_of(name, seed))
+        assert clear.float().mean() > 0.95, "the band must stay small"
+        expected, actual = run_reference(case), engine.run(case, torch.float32)
+        for output in OUTPUTS:
+            # Worst measured: 1e-5.
+            assert relative_error(actual[output] * clear, expected[output] * clear) < 1e-4, output
+        # A decision that falls otherwise adds or drops one splat of alpha 1/255 or transmittance 1e-4.
+        assert (actual["image"] - expected["image"]).abs().max() < 5 / 255
+        for gradient in (key for key in expected if key.startswith("d_")):
+            # Worst measured: 9e-5 (rotations)
+            assert relative_error(actual[gradient], expected[gradient]) < 1e-3, gradient
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_radii_are_positive_exactly_for_what_can_be_seen(engine, name):
+    """A Gaussian has a radius if it is seen in a pixel, none if it can't be, and never less than its ellipse."""
+    for dtype in (torch.float64, torch.float32) if engine.device == "cpu" else (torch.float32,):
+        case = case_of(name)
+        expected, radii = run_reference(case), engine.run(case, dtype)["radii"]
+        assert radii.dtype == torch.int32
+        assert (radii[expected["num_pixels"] > 0] > 0).all()
+        assert (radii[expected["radii"] == 0] == 0).all()
+        shown = radii > 0
+        assert (radii[shown] >= expected["radii"][shown] * (1 - 1e-5)).all()
+        assert (radii[shown] <= expected["radii"][shown] * (1 + 1e-5) + 1).all()
+
+
+@pytest.mark.parametrize("name", ["sh3", "covariances", "antialiased", "67x50", "dense, stops early", "1x1"])
+def test_importance_equals_the_reference(engine, name):
+    """Weighted sums, plain sums and pixel counts equal the reference's."""
+    case = case_of(name)
+    weights = torch.rand(case.camera.height, case.camera.width, dtype=torch.float64).float().double()
+    expected = run_reference(case, weights)
+    if engine.device == "cpu":
+        actual = engine.importance(case, weights)
+        # Worst measured: 7e-15
+        assert relative_error(actual.weighted, expected["weighted"]) < 1e-10
+        assert relative_error(actual.total, expected["total"]) < 1e-10
+        assert torch.equal(actual.num_pixels.long(), expected["num_pixels"])
+    actual = engine.importance(case, weights, torch.float32)
+    assert actual.num_pixels.dtype == torch.int32
+    # Rounding may move a decision in the few pixels of the band. Worst measured: 3e-6, no count moved.
+    in_band = (expected["margin"] < BAND).sum().item()
+    slack = 2e-5 * expected["total"].max() + in_band / 255
+    assert (actual.weighted.cpu() - expected["weighted"]).abs().max() <= slack
+    assert (actual.total.cpu() - expected["total"]).abs().max() <= slack
+    assert (actual.num_pixels.cpu() - expected["num_pixels"]).abs().max() <= in_band
+
+
+def test_importance_ignores_what_the_image_ignores(engine):
+    """With weight one, the sums over all Gaussians equal what the image's transmittance lost."""
+    case = case_of("67x50")
+    out = engine.importance(case, torch.ones(50, 67, dtype=torch.float64), torch.float32)
+    lost = (1 - engine.run(case, torch.float32)["transmittance"]).sum()
+    assert torch.equal(out.weighted, out.total)
+    assert abs(out.total.double().sum().item() / lost.item() - 1) < 1e-5  # measured: 3e-8
+
+
+def test_stats_accumulate_the_norm_of_the_absolute_pair(engine):
+    """Each backward pass adds |(sum |x|, sum |y|)| and one view to every visible Gaussian, and nothing to others."""
+    views = [case_of("sh3", 1), case_of("sh3", 2)]
+    num = views[0].num_gaussians
+    stats = (torch.zeros(num, device=engine.device), torch.zeros(num, dtype=torch.int32, device=engine.device))
+    expected_sum, expected_views = torch.zeros(num, dtype=torch.float64), torch.zeros(num, dtype=torch.int64)
+    for case in views:
+        out = engine.run(case, torch.float32, stats=stats)
+        visible = out["radii"] > 0
+        expected_sum += torch.where(visible, out["d_screen_means"][:, 2:].norm(dim=1), 0)
+        expected_views += visible
+    assert torch.equal(stats[1].cpu().long(), expected_views)
+    assert 0 < (expected_views > 0).sum() < num
+    torch.testing.assert_close(stats[0].cpu().double(), expected_sum, rtol=1e-6, atol=0)
+
+
+def test_gradients_of_a_whole_render_equal_central_differences(cpu):
+    """The chain from loss to each input number is the derivative of the forward pass, in double."""
+    for options in ({"antialiased": True}, {"shape": "covariances", "color": "colors"}):
+        case, _ = away_from_decisions(make_case(5, 4, 20, 18, in_front=True, **options), 1e-2)
+        analytic = cpu.run(case)
+
+        def loss(inputs, case=case):
+            out = cpu.rasterize(case, inputs, inverse_depth=True)
+            return sum((getattr(out, name) * weight).sum() for name, weight in case.weights.items()).item()
+
+        for name, value in case.inputs.items():
+            step = 1e-5 * value.abs().max().item()
+            numeric = torch.empty_like(value)
+            for i in range(value.numel()):
+                ends = []
+                for sign in (1, -1):
+                    moved = value.clone()
+                    moved.view(-1)[i] += sign * step
+                    ends.append(loss({**case.inputs, name: moved}))
+                numeric.view(-1)[i] = (ends[0] - ends[1]) / (2 * step)
+            # Worst measured: 9e-8 (a step of 1e-5)
+            assert relative_error(analytic[f"d_{name}"], numeric) < 1e-6, name
+            assert numeric.abs().max() > 0, name
+
+
+def test_outputs_that_nobody_asked_for_cost_nothing_and_change_nothing(engine):
+    """Without inverse depth and screen means the image and the other gradients are the same bits."""
+    case = case_of("sh3").but(weights={"image": case_of("sh3").weights["image"]})
+    full = engine.run(case, torch.float32)
+    leaves = {name: value.to(engine.device, torch.float32).requires_grad_() for name, value in case.inputs.items()}
+    out = engine.rasterize(case, leaves, torch.float32)
+    assert out.inverse_depth is None
+    (out.image * case.weights["image"].to(out.image)).sum().backward()
+    assert torch.equal(out.image.detach().cpu().double(), full["image"])
+    for name, leaf in leaves.items():
+        assert torch.equal(leaf.grad.cpu().double(), full[f"d_{name}"]), name
+
+
+def test_opacities_may_be_a_column_or_a_vector(engine):
+    """(N, 1) and (N,) opacities give the same image and gradients of their own shape."""
+    column = case_of("sh3")
+    vector = column.but({"opacities": column.inputs["opacities"][:, 0]})
+    a, b = engine.run(column, torch.float32), engine.run(vector, torch.float32)
+    assert torch.equal(a["image"], b["image"])
+    assert torch.equal(a["d_opacities"][:, 0], b["d_opacities"])

@@ -1,0 +1,108 @@
+"""What must not change the result at all: reruns, threads, the order of Gaussians, the frame of the world."""
+
+import pytest
+import torch
+import torch_reference as reference
+from rasterizer_cases import DEVICES, Case, Engine, make_case, random_rotation, relative_error
+
+pytest.importorskip("diff_gaussian_rasterization")
+
+
+@pytest.fixture(params=DEVICES)
+def engine(request) -> Engine:
+    return Engine(request.param)
+
+
+@pytest.fixture(scope="module")
+def crowd() -> Case:
+    """Enough Gaussians and tiles to keep eight threads busy."""
+    return make_case(3, 3000, 150, 99, size=0.5)
+
+
+def assert_same_bits(a: dict, b: dict) -> None:
+    assert a.keys() == b.keys()
+    for name in a:
+        assert torch.equal(a[name], b[name]), f"{name}: {(a[name] != b[name]).sum().item()} of {a[name].numel()} differ"
+
+
+def test_reruns_give_the_same_bits(engine, crowd):
+    """Outputs and all gradients of two runs on the same input are equal bit for bit."""
+    first = engine.run(crowd, torch.float32)
+    for _ in range(3):
+        assert_same_bits(engine.run(crowd, torch.float32), first)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float", "double"])
+def test_threads_do_not_change_a_bit(crowd, dtype):
+    """Outputs, gradients and importance are the same bits on 1, 2, 3 and 8 threads."""
+    engine = Engine("cpu")
+    weights = torch.rand(99, 150, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+    def everything(threads: int) -> dict:
+        stats = (torch.zeros(crowd.num_gaussians), torch.zeros(crowd.num_gaussians, dtype=torch.int32))
+        out = engine.run(crowd, dtype, threads=threads, stats=stats)
+        scores = engine.importance(crowd, weights, dtype, threads=threads)
+        return out | {"abs_grad_sum": stats[0], "views": stats[1]} | dict(vars(scores) if hasattr(scores, "__dict__")
+                                                                        else scores._asdict())  # fmt: skip
+
+    alone = everything(1)
+    for threads in (2, 3, 8, 0):
+        assert_same_bits(everything(threads), alone)
+
+
+def test_permuting_the_gaussians_permutes_the_result(engine):
+    """With distinct depths the image does not depend on the order of the input; gradients follow their Gaussian."""
+    case = make_case(4, 300, 70, 50)
+    order = torch.randperm(300, generator=torch.Generator().manual_seed(1))
+    a = engine.run(case, torch.float32)
+    b = engine.run(case.but({name: value[order] for name, value in case.inputs.items()}), torch.float32)
+    for name in ("image", "transmittance", "inverse_depth"):
+        assert torch.equal(a[name], b[name]), name
+    assert torch.equal(a["radii"][order], b["radii"])
+    for name in (key for key in a if key.startswith("d_")):
+        assert torch.equal(a[name][order], b[name]), name
+
+
+def test_moving_world_and_camera_together_changes_nothing():
+    """A rigid motion of everything leaves the image alone and rotates the gradients of the means."""
+    engine, g = Engine("cpu"), torch.Generator().manual_seed(2)
+    case = make_case(6, 60, 40, 30, color="colors")
+    motion = torch.eye(4, dtype=torch.float64)
+    motion[:3, :3], motion[:3, 3] = random_rotation(g), torch.randn(3, generator=g, dtype=torch.float64)
+    cov = reference.covariances_of(case.inputs["quats"], case.inputs["scales"])
+    turned = motion[:3, :3] @ cov @ motion[:3, :3].T
+    six = turned[:, [0, 0, 0, 1, 1, 2], [0, 1, 2, 1, 2, 2]]
+    inputs = {name: case.inputs[name] for name in ("opacities", "colors")}
+    inputs |= {"means": case.inputs["means"] @ motion[:3, :3].T + motion[:3, 3], "covariances": six}
+    pose = case.camera.world_to_camera @ torch.linalg.inv(motion)
+    camera = reference.Pinhole(*[*vars(case.camera).values()][:6], pose, case.camera.background)
+    a, b = engine.run(case), engine.run(Case(camera, inputs, weights=case.weights))
+    for name in ("image", "transmittance", "inverse_depth", "d_opacities", "d_colors", "d_screen_means"):
+        assert relative_error(b[name], a[name]) < 1e-10, name  # worst measured: 2e-14
+    assert relative_error(b["d_means"] @ motion[:3, :3], a["d_means"]) < 1e-10
+
+
+def test_scaling_world_and_camera_together_changes_nothing():
+    """Twice the world is the same image: half the inverse depth and half the gradients of means and scales."""
+    engine = Engine("cpu")
+    case = make_case(7, 60, 40, 30, in_front=True)
+    pose = case.camera.world_to_camera.clone()
+    pose[:3, 3] *= 2
+    camera = reference.Pinhole(*[*vars(case.camera).values()][:6], pose, case.camera.background)
+    inputs = {"means": 2 * case.inputs["means"], "scales": 2 * case.inputs["scales"]}
+    weights = {"image": case.weights["image"]}
+    a, b = engine.run(case.but(weights=weights)), engine.run(case.but(inputs, camera=camera, weights=weights))
+    for name, factor in (("image", 1), ("transmittance", 1), ("inverse_depth", 2), ("d_means", 2), ("d_scales", 2),
+                         ("d_quats", 1), ("d_opacities", 1), ("d_sh_rest", 1), ("d_screen_means", 1)):  # fmt: skip
+        assert relative_error(factor * b[name], a[name]) < 1e-12, name  # worst measured: 0, a power of two
+
+
+def test_the_size_of_a_quaternion_does_not_matter(engine):
+    """Quaternions are normalised: k times as long gives the same image, and 1/k of the gradient."""
+    case = make_case(8, 60, 40, 30)
+    a = engine.run(case, torch.float32)
+    b = engine.run(case.but({"quats": 4 * case.inputs["quats"]}), torch.float32)
+    assert relative_error(b["image"], a["image"]) < 1e-6
+    assert relative_error(4 * b["d_quats"], a["d_quats"]) < 1e-5
+    along = (a["d_quats"] * case.inputs["quats"]).sum(1)
+    assert along.abs().max() < 1e-5 * a["d_quats"].abs().max()
