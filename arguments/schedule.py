@@ -13,6 +13,8 @@ from dataclasses import dataclass, field, replace
 # Below this spacing a growth event would judge gradients of too few views, and its importance renders would cost more
 # than the training between two events.
 MIN_GROWTH_INTERVAL = 10
+# Below this share of the steps opacities have no time to recover from being capped or from being thinned by them.
+MIN_FACTOR_WITH_CAPS = 0.1
 
 
 @dataclass(frozen=True)
@@ -203,9 +205,10 @@ class Schedule:
     def scaled(self, factor: float) -> Schedule:
         """The same run in ``factor`` times the steps, for demos and tests.
 
-        Step numbers scale, and so do intervals, which keeps the number of events: the pressure of natural selection and
-        the growth come in as many portions as in the full run. Growth events stay ``MIN_GROWTH_INTERVAL`` apart where
-        the round is long enough. The intervals of the optimizer stay: they say over how many views gradients add up.
+        Step numbers scale, and so do intervals, which keeps the number of events as far as whole steps allow: the
+        pressure of natural selection comes in as many portions as in the full run, and the last draw is followed by as
+        many optimizer steps. Growth events stay ``MIN_GROWTH_INTERVAL`` apart where the round is long enough. Runs
+        shorter than a tenth do without opacity caps and thinning.
         """
         if factor == 1:
             return self
@@ -217,14 +220,17 @@ class Schedule:
             self,
             iterations=at(self.iterations),
             sh_degree_every=at(self.sh_degree_every),
-            growths=tuple(_scaled_growth(growth, at) for growth in self.growths),
+            growths=tuple(_scaled_growth(growth, at, factor >= MIN_FACTOR_WITH_CAPS) for growth in self.growths),
             selections=tuple(_scaled_selection(selection, at) for selection in self.selections),
-            optimizer_phases=tuple(replace(phase, until=at(phase.until)) for phase in self.optimizer_phases),
+            optimizer_phases=tuple(
+                OptimizerPhase(at(phase.until), at(phase.every), at(phase.sh_rest_every))
+                for phase in self.optimizer_phases
+            ),
             rates=replace(self.rates, horizon=at(self.rates.horizon)),
         )
 
 
-def _scaled_growth(growth: Growth, at: Callable[[int], int]) -> Growth:
+def _scaled_growth(growth: Growth, at: Callable[[int], int], with_caps: bool) -> Growth:
     window = growth.window
     start, end = at(window.start), at(window.end)
     few = max(1, (end - start) // 5)  # even the shortest round grows a few times
@@ -245,8 +251,8 @@ def _scaled_growth(growth: Growth, at: Callable[[int], int]) -> Growth:
         all_views_at=tuple(at_event(step) for step in growth.all_views_at),
         late_after=optional(growth.late_after),
         faint_at=optional(growth.faint_at),
-        cap_at=tuple(at(step) for step in growth.cap_at),
-        thin_at=tuple(at(step) for step in growth.thin_at),
+        cap_at=tuple(at(step) for step in growth.cap_at if with_caps),
+        thin_at=tuple(at(step) for step in growth.thin_at if with_caps),
     )
 
 
