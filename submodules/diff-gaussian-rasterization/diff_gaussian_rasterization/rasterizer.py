@@ -1,4 +1,4 @@
-"""The rasterizer as a torch function: checks nothing itself (the engine does), allocates what the engine fills."""
+"""The rasterizer as a torch function: allocates what the engine fills. The engine checks the shapes of what it reads."""
 
 from __future__ import annotations
 
@@ -69,6 +69,29 @@ class Importance(NamedTuple):
 
 
 _ROWS = ("means", "quats", "scales", "covariances", "opacities", "sh_dc", "sh_rest", "colors")
+
+
+def _check(view: View, rows: dict[str, Tensor | None], extra: dict[str, tuple[Tensor, torch.dtype, tuple]]) -> None:
+    """What the engine cannot see or would see too late: types, devices, and what only backward uses."""
+    if view.width < 1 or view.height < 1:
+        raise ValueError(f"view: expected a size of 1 x 1 or more, got {view.width} x {view.height}")
+    means = rows["means"]
+    if means.dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"means: expected dtype float32 or float64, got {str(means.dtype).removeprefix('torch.')}")
+    expected = {name: (t, means.dtype, None) for name, t in rows.items() if t is not None} | extra
+    for name, (tensor, dtype, shape) in expected.items():
+        if tensor.device != means.device:
+            raise ValueError(f"{name}: expected device {means.device}, got {tensor.device}")
+        if tensor.dtype != dtype:
+            want, got = (str(d).removeprefix("torch.") for d in (dtype, tensor.dtype))
+            raise ValueError(f"{name}: expected dtype {want}, got {got}")
+        if shape is not None and tuple(tensor.shape) != shape:
+            raise ValueError(f"{name}: expected shape {shape}, got {tuple(tensor.shape)}")
+
+
+def _column(opacities: Tensor) -> Tensor:
+    """(N,) from (N,) or (N, 1)."""
+    return opacities.squeeze(1) if opacities.ndim == 2 and opacities.shape[1] == 1 else opacities
 
 
 def _rows(tensors: dict[str, Tensor | None]) -> Any:
@@ -167,8 +190,12 @@ def rasterize(
     """
     settings = dict(view=view, sh_degree=sh_degree, antialiased=antialiased, inverse_depth=inverse_depth, stats=stats,
                     threads=threads)  # fmt: skip
-    opacities = opacities.squeeze(1) if opacities.ndim == 2 and opacities.shape[1] == 1 else opacities
-    rows = (means, quats, scales, covariances, opacities, sh_dc, sh_rest, colors)
+    rows = (means, quats, scales, covariances, _column(opacities), sh_dc, sh_rest, colors)
+    extra = {} if screen_means is None else {"screen_means": (screen_means, means.dtype, (means.shape[0], 4))}
+    if stats is not None:
+        extra["abs_grad_sum"] = (stats[0], torch.float32, (means.shape[0],))
+        extra["views"] = (stats[1], torch.int32, (means.shape[0],))
+    _check(view, dict(zip(_ROWS, rows, strict=True)), extra)
     return Rasterized(*_Rasterize.apply(settings, screen_means, *rows))
 
 
@@ -193,12 +220,12 @@ def importance(
     Raises:
         ValueError: A shape, dtype or device is not as above.
     """
-    opacities = opacities.squeeze(1) if opacities.ndim == 2 and opacities.shape[1] == 1 else opacities
+    rows = dict(means=means, quats=quats, scales=scales, covariances=covariances, opacities=_column(opacities))
+    _check(view, rows, {"pixel_weights": (pixel_weights, means.dtype, (view.height, view.width))})
     count = means.shape[0]
     result = Importance(means.new_empty(count), means.new_empty(count), means.new_empty(count, dtype=torch.int32))
     _C.importance(
-        _rows(dict(means=means, quats=quats, scales=scales, covariances=covariances, opacities=opacities)),
-        view._for_engine(means.dtype), antialiased=antialiased, threads=threads,
+        _rows(rows), view._for_engine(means.dtype), antialiased=antialiased, threads=threads,
         pixel_weights=pixel_weights.contiguous(), weighted=result.weighted, total=result.total,
         num_pixels=result.num_pixels,
     )  # fmt: skip

@@ -10,11 +10,12 @@ namespace {
 
 constexpr int kTile = Limits::tile;
 constexpr int kTilePixels = kTile * kTile;
+constexpr int kCheckLive = 32;  // splats between two looks whether a tile is done
+constexpr int kPrefetch = 8;  // instances ahead: splats lie in memory by index, tiles want them by depth
 
 /// Pixels of one tile, row by row; those beyond the image's edge never take part.
 template <class T> struct TilePixels {
     int x, y, width, height;  // px: the corner in the image and the size inside it
-    int num_live;             // pixels that still let light through
     alignas(kVectorBytes) T transmittance[kTilePixels];
     alignas(kVectorBytes) T alpha_floor[kTilePixels];  // alpha_min, or 2 for a pixel that takes no more
 
@@ -23,11 +24,16 @@ template <class T> struct TilePixels {
         y = static_cast<int>(tile / view.tiles_x()) * kTile;
         width = std::min(kTile, view.width - x);
         height = std::min(kTile, view.height - y);
-        num_live = width * height;
         for (int i = 0; i < kTilePixels; ++i) {
             transmittance[i] = T(1);
             alpha_floor[i] = i % kTile < width && i / kTile < height ? T(Limits::alpha_min) : T(2);
         }
+    }
+    /// Whether any pixel still lets light through.
+    bool is_live() const {
+        Batch<T> lowest(2);
+        for (int i = 0; i < kTilePixels; i += kLanes<T>) lowest = min(lowest, Batch<T>::load(alpha_floor + i));
+        return any(lowest < Batch<T>(2));
     }
     /// Calls copy(index in the tile, index in the image) for each pixel.
     template <class Copy> void for_each_pixel(const View<T>& view, const Copy& copy) const {
@@ -37,24 +43,20 @@ template <class T> struct TilePixels {
     }
 };
 
-/// Left and right end of the ellipse's chord in each row of the tile, in px from the tile's corner; T may be narrower
-/// than a row of lanes, hence whole batches of rows.
+/// Left and right end of the ellipse's chord in each row of the tile that it crosses, in px from the tile's corner.
 template <class T> struct Chords {
     int row_begin, row_end;
-    alignas(kVectorBytes) T left[kTile], right[kTile];
+    T left[kTile + kLanes<T>], right[kTile + kLanes<T>];  // whole batches are written, from row_begin on
 
-    Chords(const Splat<T>& s, const TilePixels<T>& tile) {
+    Chords(const Splat<T>& s, const TilePixels<T>& tile, Batch<T> lane) {
         using B = Batch<T>;
         const T mean_x = s.mean.x - T(tile.x), mean_y = s.mean.y - T(tile.y);
         row_begin = static_cast<int>(std::ceil(std::max(mean_y - s.half_extent.y, T(0))));
         row_end = static_cast<int>(std::floor(std::min(mean_y + s.half_extent.y, T(tile.height - 1)))) + 1;
-        const T chord = half_chord(s), slope = -s.conic.xy / s.conic.xx, inv_extent = T(1) / s.half_extent.y;
-        for (int row = 0; row < kTile; row += kLanes<T>) {
-            B dy;
-            for (int i = 0; i < kLanes<T>; ++i) dy.set(i, T(row + i));
-            dy -= B(mean_y);
-            const B t = dy * B(inv_extent);
-            const B half = B(chord) * sqrt(max(B(1) - t * t, B(0))), middle = B(mean_x) + B(slope) * dy;
+        const B inv_extent(T(1) / s.half_extent.y);
+        for (int row = row_begin; row < row_end; row += kLanes<T>) {
+            const B dy = lane + B(T(row) - mean_y), t = dy * inv_extent;
+            const B half = B(s.half_chord) * sqrt(max(B(1) - t * t, B(0))), middle = B(mean_x) + B(s.slope) * dy;
             (middle - half).store(left + row);
             (middle + half).store(right + row);
         }
@@ -64,7 +66,7 @@ template <class T> struct Chords {
 /// Walks the splats of a tile front to back. For each: on_splat(instance, splat, for_each_group), which calls
 /// for_each_group(visit) once; visit(at, d, alpha, transmittance, contributes) sees each group of lanes in which a pixel
 /// takes the splat: the group's place in the tile, d = pixel - mean in px, alpha *before* the cap, the transmittance in
-/// front. Instances left over when no pixel is live go to on_rest(instance).
+/// front. Instances left over when no pixel is live any more go to on_rest(instance).
 template <class T, class OnSplat, class OnRest>
 void walk_tile(const Frame<T>& frame, int64_t tile_index, TilePixels<T>& tile, const OnSplat& on_splat,
                const OnRest& on_rest) {
@@ -73,29 +75,30 @@ void walk_tile(const Frame<T>& frame, int64_t tile_index, TilePixels<T>& tile, c
     for (int i = 0; i < kLanes<T>; ++i) lane.set(i, T(i));
     const int64_t end = frame.tile_begin[tile_index + 1];
     int64_t k = frame.tile_begin[tile_index];
-    for (; k < end && tile.num_live > 0; ++k) {
+    for (; k < end; ++k) {
+        if ((k - frame.tile_begin[tile_index]) % kCheckLive == kCheckLive - 1 && !tile.is_live()) break;
+        if (k + kPrefetch < end) __builtin_prefetch(&frame.splats[frame.instances[k + kPrefetch].gaussian]);
         const Splat<T> s = frame.splats[frame.instances[k].gaussian];
         const Sym2<B> conic{B(s.conic.xx), B(s.conic.xy), B(s.conic.yy)};
+        const B log2_opacity(s.log2_opacity), first_x = lane + B(T(tile.x) - s.mean.x);
         const auto for_each_group = [&](const auto& visit) __attribute__((always_inline)) {
-            const Chords<T> chords(s, tile);
+            const Chords<T> chords(s, tile, lane);
             for (int row = chords.row_begin; row < chords.row_end; ++row) {
+                const B d_y(T(tile.y + row) - s.mean.y);
                 for (int column = 0; column < kTile; column += kLanes<T>) {
                     if (chords.left[row] > T(column + kLanes<T> - 1) || chords.right[row] < T(column)) continue;
                     const int at = row * kTile + column;
-                    const Vec2<B> d{lane + B(T(tile.x + column) - s.mean.x), B(T(tile.y + row) - s.mean.y)};
-                    const B alpha = exp2(log2_alpha(B(s.log2_opacity), conic, d));
-                    const Mask<T> reaches = alpha >= B::load(tile.alpha_floor + at);
+                    const Vec2<B> d{first_x + B(column), d_y};
+                    const B alpha = exp2(log2_alpha(log2_opacity, conic, d));
+                    const B floor = B::load(tile.alpha_floor + at);
+                    const Mask<T> reaches = alpha >= floor;
                     if (!any(reaches)) continue;
                     const B before = B::load(tile.transmittance + at);
                     const B after = before * (B(1) - min(alpha, B(Limits::alpha_max)));
                     const Mask<T> contributes = reaches & (after >= B(Limits::transmittance_min));
-                    const Mask<T> stops = reaches & ~contributes;
                     visit(at, d, alpha, before, contributes);
                     select(contributes, after, before).store(tile.transmittance + at);
-                    if (any(stops)) {
-                        select(stops, B(2), B::load(tile.alpha_floor + at)).store(tile.alpha_floor + at);
-                        tile.num_live -= count(stops);
-                    }
+                    select(reaches & ~contributes, B(2), floor).store(tile.alpha_floor + at);
                 }
             }
         };
@@ -112,11 +115,11 @@ template <class T, bool kDepth> void blend_tile(const Frame<T>& frame, int64_t t
     walk_tile(
         frame, tile_index, tile,
         [&](const Instance&, const Splat<T>& s, const auto& for_each_group) {
-            const T values[4] = {s.color.x, s.color.y, s.color.z, s.inverse_depth};
+            const B values[4] = {B(s.color.x), B(s.color.y), B(s.color.z), B(s.inverse_depth)};
             for_each_group([&](int at, Vec2<B>, B alpha, B transmittance, Mask<T> contributes)
                                __attribute__((always_inline)) {
                 const B weight = select(contributes, min(alpha, B(Limits::alpha_max)) * transmittance, B(0));
-                for (int c = 0; c < kSums; ++c) (B::load(sums[c] + at) + weight * B(values[c])).store(sums[c] + at);
+                for (int c = 0; c < kSums; ++c) (B::load(sums[c] + at) + weight * values[c]).store(sums[c] + at);
             });
         },
         [](const Instance&) {});
@@ -164,15 +167,16 @@ void blend_tile_backward(const Frame<T>& frame, int64_t tile_index, const Images
         [&](const Instance& instance, const Splat<T>& s, const auto& for_each_group) {
             B u(0), mean_x(0), mean_y(0), abs_x(0), abs_y(0), xx(0), xy(0), yy(0), r(0), g(0), b(0), depth(0);
             const B qxx(s.conic.xx), qxy(s.conic.xy), qyy(s.conic.yy);
+            const B red(s.color.x), green(s.color.y), blue(s.color.z), inverse_depth(s.inverse_depth);
             for_each_group([&](int at, Vec2<B> d, B alpha, B transmittance, Mask<T> contributes)
                                __attribute__((always_inline)) {
                 const B capped = min(alpha, B(Limits::alpha_max));
                 const B weight = select(contributes, capped * transmittance, B(0));
                 const B v_r = B::load(v.color[0] + at), v_g = B::load(v.color[1] + at), v_b = B::load(v.color[2] + at);
-                B value = B(s.color.x) * v_r + B(s.color.y) * v_g + B(s.color.z) * v_b;
+                B value = red * v_r + green * v_g + blue * v_b;
                 if constexpr (kDepth) {
                     const B v_depth = B::load(v.inverse_depth + at);
-                    value += B(s.inverse_depth) * v_depth;
+                    value += inverse_depth * v_depth;
                     depth += weight * v_depth;
                 }
                 const B behind = B::load(v.behind + at) - weight * value;
@@ -183,18 +187,21 @@ void blend_tile_backward(const Frame<T>& frame, int64_t tile_index, const Images
                 // alpha_raw * dL/dalpha; the cap stops the gradient.
                 const B v_log_alpha = select(contributes & (alpha < B(Limits::alpha_max)),
                                              capped * blend_vjp(transmittance, capped, value, behind), B(0));
-                const auto gradient = log_alpha_vjp(Sym2<B>{qxx, qxy, qyy}, d, v_log_alpha);
+                // log_alpha_vjp of math.h, its constant factors left for after the sums.
+                const B u_x = v_log_alpha * d.x, u_y = v_log_alpha * d.y;
+                const B v_x = qxx * u_x + qxy * u_y, v_y = qxy * u_x + qyy * u_y;
                 u += v_log_alpha;
-                xx += gradient.conic.xx;
-                xy += gradient.conic.xy;
-                yy += gradient.conic.yy;
-                mean_x -= gradient.d.x;
-                mean_y -= gradient.d.y;
-                abs_x += abs(gradient.d.x);
-                abs_y += abs(gradient.d.y);
+                xx += u_x * d.x;
+                xy += u_x * d.y;
+                yy += u_y * d.y;
+                mean_x += v_x;
+                mean_y += v_y;
+                abs_x += abs(v_x);
+                abs_y += abs(v_y);
             });
-            slot_of(instance) = {{sum(mean_x), sum(mean_y)}, {sum(abs_x), sum(abs_y)}, {sum(xx), sum(xy), sum(yy)},
-                                 sum(u), {sum(r), sum(g), sum(b)}, kDepth ? sum(depth) : T(0)};
+            slot_of(instance) = {{sum(mean_x), sum(mean_y)}, {sum(abs_x), sum(abs_y)},
+                                 {T(-0.5) * sum(xx), -sum(xy), T(-0.5) * sum(yy)}, sum(u), {sum(r), sum(g), sum(b)},
+                                 kDepth ? sum(depth) : T(0)};
         },
         [&](const Instance& instance) { slot_of(instance) = SplatGradient<T>{}; });
 }

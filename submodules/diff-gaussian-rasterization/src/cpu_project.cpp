@@ -1,5 +1,6 @@
 // Projection and its derivative on the CPU, one Gaussian a lane: the formulas of math.h instantiated with Batch.
 // Leaves out the order of blending (cpu_tiles.cpp) and the pixels (cpu_blend.cpp).
+#include <algorithm>
 #include <cstring>
 
 #include "cpu_tiles.h"
@@ -10,24 +11,32 @@ namespace {
 
 constexpr int64_t kChunk = 256;  // Gaussians a work item; a multiple of every lane count
 
-/// Lane i of the result is p[i * stride]; lanes beyond `lanes` repeat the last one.
-template <class T> Batch<T> gather(const T* p, int64_t stride, int lanes) {
+/// The Gaussians of one batch; lanes beyond `count` repeat the last one.
+template <class T> struct BatchRows {
+    int count;
+    int64_t row[kLanes<T>];
+
+    /// The first rows of a list that has at least one.
+    BatchRows(const int64_t* list, int64_t size) : count(static_cast<int>(std::min<int64_t>(kLanes<T>, size))) {
+        for (int i = 0; i < kLanes<T>; ++i) row[i] = list[std::min(i, count - 1)];
+    }
+};
+
+template <class T> Batch<T> gather(const T* p, int64_t stride, const BatchRows<T>& rows) {
     Batch<T> b;
-    for (int i = 0; i < kLanes<T>; ++i) b.set(i, p[(i < lanes ? i : lanes - 1) * stride]);
+    for (int i = 0; i < kLanes<T>; ++i) b.set(i, p[rows.row[i] * stride]);
     return b;
 }
-template <class T> Vec3<Batch<T>> gather3(const T* p, int lanes, int64_t stride = 3) {
-    return {gather(p, stride, lanes), gather(p + 1, stride, lanes), gather(p + 2, stride, lanes)};
+template <class T> Vec3<Batch<T>> gather3(const T* p, const BatchRows<T>& rows, int64_t stride = 3) {
+    return {gather(p, stride, rows), gather(p + 1, stride, rows), gather(p + 2, stride, rows)};
 }
-/// Writes lanes of `visible`; the others stay as they are.
-template <class T> void scatter(T* p, int64_t stride, Mask<T> visible, Batch<T> b) {
-    for (int i = 0; i < kLanes<T>; ++i)
-        if (visible[i]) p[i * stride] = b[i];
+template <class T> void scatter(T* p, int64_t stride, const BatchRows<T>& rows, Batch<T> b) {
+    for (int i = 0; i < rows.count; ++i) p[rows.row[i] * stride] = b[i];
 }
-template <class T> void scatter3(T* p, Mask<T> visible, Vec3<Batch<T>> b, int64_t stride = 3) {
-    scatter(p, stride, visible, b.x);
-    scatter(p + 1, stride, visible, b.y);
-    scatter(p + 2, stride, visible, b.z);
+template <class T> void scatter3(T* p, const BatchRows<T>& rows, Vec3<Batch<T>> b, int64_t stride = 3) {
+    scatter(p, stride, rows, b.x);
+    scatter(p + 1, stride, rows, b.y);
+    scatter(p + 2, stride, rows, b.z);
 }
 
 template <class T> Pinhole<Batch<T>> broadcast(const Pinhole<T>& c) {
@@ -52,48 +61,36 @@ template <class T> struct Projection {
 };
 
 template <class T>
-Projection<T> project_batch(const Gaussians<T>& g, const Pinhole<Batch<T>>& camera, const Options& options, int64_t begin,
-                            int lanes) {
+Projection<T> project_batch(const Gaussians<T>& g, const Pinhole<Batch<T>>& camera, const Options& options,
+                            const BatchRows<T>& rows) {
     using B = Batch<T>;
     Projection<T> p;
-    p.world = gather3(g.means + 3 * begin, lanes);
+    p.world = gather3(g.means, rows);
     p.point = to_camera(camera, p.world);
     if (g.covariances) {
-        const T* c = g.covariances + 6 * begin;
-        p.covariance = {gather(c, 6, lanes), gather(c + 1, 6, lanes), gather(c + 2, 6, lanes),
-                        gather(c + 3, 6, lanes), gather(c + 4, 6, lanes), gather(c + 5, 6, lanes)};
+        const auto at = [&](int k) { return gather(g.covariances + k, 6, rows); };
+        p.covariance = {at(0), at(1), at(2), at(3), at(4), at(5)};
     } else {
-        const T* q = g.quats + 4 * begin;
-        p.quat = {gather(q, 4, lanes), gather(q + 1, 4, lanes), gather(q + 2, 4, lanes), gather(q + 3, 4, lanes)};
-        p.scale = gather3(g.scales + 3 * begin, lanes);
+        const auto at = [&](int k) { return gather(g.quats + k, 4, rows); };
+        p.quat = {at(0), at(1), at(2), at(3)};
+        p.scale = gather3(g.scales, rows);
         p.rotation = rotation_from_quat(p.quat);
         p.covariance = covariance_from_scale_rotation(p.scale, p.rotation);
     }
     p.jacobian = projection_jacobian(camera, p.point);
     p.sharp = project_covariance(p.jacobian, p.covariance);
     p.conic = conic_from_cov(blurred(p.sharp, B(Limits::blur)));
-    p.opacity = gather(g.opacities + begin, 1, lanes);
+    p.opacity = gather(g.opacities, 1, rows);
     p.factor = options.antialiased ? antialias_factor(p.sharp, B(Limits::blur)) : B(1);
     return p;
 }
 
-/// Spherical harmonics before the clamp, for the active degree; basis is kept for the gradient.
+/// All of a splat but its colour; decides what is visible. NaN fails every comparison, so it culls.
 template <class T>
-Vec3<Batch<T>> sh_color(const Gaussians<T>& g, int degree, const Batch<T> basis[16], int64_t begin, int lanes) {
-    using B = Batch<T>;
-    Vec3<B> rgb = basis[0] * gather3(g.sh_dc + 3 * begin, lanes) + Vec3<B>{B(0.5), B(0.5), B(0.5)};
-    const int64_t stride = 3 * g.num_rest;
-    for (int k = 1; k < (degree + 1) * (degree + 1); ++k)
-        rgb = rgb + basis[k] * gather3(g.sh_rest + stride * begin + 3 * (k - 1), lanes, stride);
-    return rgb;
-}
-
-/// One batch of forward; also decides what is visible. NaN fails every comparison, so it culls.
-template <class T>
-void project_lanes(const Gaussians<T>& g, const Pinhole<Batch<T>>& camera, int64_t begin, int lanes, Frame<T>& frame,
+void project_shape(const Gaussians<T>& g, const Pinhole<Batch<T>>& camera, const BatchRows<T>& rows, Frame<T>& frame,
                    T* depth) {
     using B = Batch<T>;
-    const Projection<T> p = project_batch(g, camera, frame.options, begin, lanes);
+    const Projection<T> p = project_batch(g, camera, frame.options, rows);
     const Sym2<B> cov = blurred(p.sharp, B(Limits::blur));
     const Vec2<B> mean = project_mean(camera, p.point);
     const B opacity = p.opacity * p.factor;
@@ -107,166 +104,195 @@ void project_lanes(const Gaussians<T>& g, const Pinhole<Batch<T>>& camera, int64
     const B extent_x = sqrt(level * cov.xx), extent_y = sqrt(level * cov.yy);
     visible = visible & (mean.x + extent_x >= B(0)) & (mean.x - extent_x <= B(frame.view.width - 1)) &
               (mean.y + extent_y >= B(0)) & (mean.y - extent_y <= B(frame.view.height - 1));
-    if (!any(visible)) return;
-
-    Vec3<B> rgb;
-    if (g.colors) {
-        rgb = gather3(g.colors + 3 * begin, lanes);
-    } else if (g.sh_dc) {
-        B basis[16];
-        sh_basis(frame.options.sh_degree, normalized(p.world - camera.centre), basis);
-        rgb = sh_color(g, frame.options.sh_degree, basis, begin, lanes);
-    } else {
-        rgb = {B(0), B(0), B(0)};  // importance asks for no colour
-    }
-    visible = visible & is_finite(rgb.x) & is_finite(rgb.y) & is_finite(rgb.z);
-    if (!g.colors) rgb = {max(rgb.x, B(0)), max(rgb.y, B(0)), max(rgb.z, B(0))};
-
     const B inverse_depth = B(1) / p.point.z;
-    for (int i = 0; i < lanes; ++i) {
+    const B half_chord = sqrt(level / p.conic.xx), slope = -p.conic.xy / p.conic.xx;
+    for (int i = 0; i < rows.count; ++i) {
+        const int64_t n = rows.row[i];
+        frame.radius_px[n] = 0;
         if (!visible[i]) continue;
-        const int64_t n = begin + i;
         frame.splats[n] = {{mean.x[i], mean.y[i]}, {p.conic.xx[i], p.conic.xy[i], p.conic.yy[i]}, log2_opacity[i],
-                           {rgb.x[i], rgb.y[i], rgb.z[i]}, inverse_depth[i], {extent_x[i], extent_y[i]}};
+                           {0, 0, 0}, inverse_depth[i], {extent_x[i], extent_y[i]}, half_chord[i], slope[i]};
         const T radius = std::ceil(std::max(extent_x[i], extent_y[i]));
         frame.radius_px[n] = static_cast<int32_t>(std::min(std::max(radius, T(1)), T(1 << 30)));
         depth[n] = p.point.z[i];
     }
 }
 
-/// Sum over a Gaussian's slots, in their order, written to lane i of the sums.
-template <class T> struct SlotSums {
-    using B = Batch<T>;
-    Vec2<B> mean, abs_mean;
-    Sym2<B> conic;
-    B u;
-    Vec3<B> color;
-    B inverse_depth;
-};
+/// Spherical harmonics before the clamp, for the active degree.
 template <class T>
-SlotSums<T> sum_slots(const Frame<T>& frame, const Buffer<SplatGradient<T>>& slots, int64_t begin, int lanes) {
+Vec3<Batch<T>> sh_color(const Gaussians<T>& g, int degree, const Batch<T> basis[16], const BatchRows<T>& rows) {
+    using B = Batch<T>;
+    Vec3<B> rgb = basis[0] * gather3(g.sh_dc, rows) + Vec3<B>{B(0.5), B(0.5), B(0.5)};
+    const int64_t stride = 3 * g.num_rest;
+    for (int k = 1; k < (degree + 1) * (degree + 1); ++k)
+        rgb = rgb + basis[k] * gather3(g.sh_rest + 3 * (k - 1), rows, stride);
+    return rgb;
+}
+
+/// Colours of visible splats; culls those whose colour is not finite.
+template <class T>
+void project_color(const Gaussians<T>& g, const Pinhole<Batch<T>>& camera, const BatchRows<T>& rows, Frame<T>& frame) {
+    using B = Batch<T>;
+    Vec3<B> rgb;
+    if (g.colors) {
+        rgb = gather3(g.colors, rows);
+    } else {
+        B basis[16];
+        sh_basis(frame.options.sh_degree, normalized(gather3(g.means, rows) - camera.centre), basis);
+        rgb = sh_color(g, frame.options.sh_degree, basis, rows);
+    }
+    const Mask<T> finite = is_finite(rgb.x) & is_finite(rgb.y) & is_finite(rgb.z);
+    if (!g.colors) rgb = {max(rgb.x, B(0)), max(rgb.y, B(0)), max(rgb.z, B(0))};
+    for (int i = 0; i < rows.count; ++i) {
+        if (!finite[i]) frame.radius_px[rows.row[i]] = 0;
+        frame.splats[rows.row[i]].color = {rgb.x[i], rgb.y[i], rgb.z[i]};
+    }
+}
+
+/// SplatGradient summed over the slots of each Gaussian of a batch, in the order of the slots.
+template <class T>
+SplatGradient<Batch<T>> sum_slots(const Frame<T>& frame, const Buffer<SplatGradient<T>>& slots, const BatchRows<T>& rows) {
     constexpr int kFields = sizeof(SplatGradient<T>) / sizeof(T);
-    static_assert(sizeof(SlotSums<T>) == kFields * sizeof(Batch<T>), "the same fields in the same order");
     T sums[kFields][kLanes<T>] = {};
-    for (int i = 0; i < lanes; ++i) {
-        if (frame.radius_px[begin + i] == 0) continue;
-        for (int64_t s = frame.slot_begin[begin + i]; s < frame.slot_begin[begin + i + 1]; ++s) {
+    for (int i = 0; i < rows.count; ++i) {
+        T of_row[kFields] = {};
+        for (int64_t s = frame.slot_begin[rows.row[i]]; s < frame.slot_begin[rows.row[i] + 1]; ++s) {
             T fields[kFields];
             std::memcpy(fields, &slots[s], sizeof(fields));
-            for (int f = 0; f < kFields; ++f) sums[f][i] += fields[f];
+            for (int f = 0; f < kFields; ++f) of_row[f] += fields[f];
         }
+        for (int f = 0; f < kFields; ++f) sums[f][i] = of_row[f];
     }
-    SlotSums<T> result;
+    SplatGradient<Batch<T>> result;
+    static_assert(sizeof(result) == sizeof(sums), "the same fields in the same order");
     std::memcpy(static_cast<void*>(&result), sums, sizeof(sums));
     return result;
 }
 
+/// Screen-space gradients and the statistics of densification.
 template <class T>
-void project_backward_lanes(const Frame<T>& frame, const Gaussians<T>& g, const Pinhole<Batch<T>>& camera,
-                            const Buffer<SplatGradient<T>>& slots, int64_t begin, int lanes, const Gradients<T>& out) {
+void write_screen_gradients(const View<T>& view, const SplatGradient<Batch<T>>& v, const BatchRows<T>& rows,
+                            const Gradients<T>& out) {
     using B = Batch<T>;
-    Mask<T> visible{};
-    for (int i = 0; i < lanes; ++i) visible.bits[i] = frame.radius_px[begin + i] > 0 ? -1 : 0;
-    if (!any(visible)) return;
-    const Projection<T> p = project_batch(g, camera, frame.options, begin, lanes);
-    const SlotSums<T> v = sum_slots(frame, slots, begin, lanes);
-
-    const Vec2<B> to_ndc{B(0.5 * frame.view.width), B(0.5 * frame.view.height)};
-    const Vec2<B> abs_ndc{v.abs_mean.x * to_ndc.x, v.abs_mean.y * to_ndc.y};
+    const B to_ndc_x(0.5 * view.width), to_ndc_y(0.5 * view.height);
+    const B abs_x = v.abs_mean.x * to_ndc_x, abs_y = v.abs_mean.y * to_ndc_y;
     if (out.screen_means) {
-        T* screen = out.screen_means + 4 * begin;
-        scatter(screen, 4, visible, v.mean.x * to_ndc.x);
-        scatter(screen + 1, 4, visible, v.mean.y * to_ndc.y);
-        scatter(screen + 2, 4, visible, abs_ndc.x);
-        scatter(screen + 3, 4, visible, abs_ndc.y);
+        const B parts[4] = {v.mean.x * to_ndc_x, v.mean.y * to_ndc_y, abs_x, abs_y};
+        for (int k = 0; k < 4; ++k) scatter(out.screen_means + k, 4, rows, parts[k]);
     }
-    if (out.abs_grad_sum) {
-        const B norm = sqrt(abs_ndc.x * abs_ndc.x + abs_ndc.y * abs_ndc.y);
-        for (int i = 0; i < lanes; ++i) {
-            if (!visible[i]) continue;
-            out.abs_grad_sum[begin + i] += static_cast<float>(norm[i]);
-            out.views[begin + i] += 1;
-        }
+    if (!out.abs_grad_sum) return;
+    const B norm = sqrt(abs_x * abs_x + abs_y * abs_y);
+    for (int i = 0; i < rows.count; ++i) {
+        out.abs_grad_sum[rows.row[i]] += static_cast<float>(norm[i]);
+        out.views[rows.row[i]] += 1;
     }
+}
 
-    // Opacity: u = dL/d ln(alpha) = dL/dopacity_eff * opacity_eff, and opacity_eff = opacity * factor.
-    if (out.opacities) scatter(out.opacities + begin, 1, visible, v.u / p.opacity);
+/// Writes the gradients of the colour and returns what reaches the mean through the viewing direction.
+template <class T>
+Vec3<Batch<T>> color_backward(const Frame<T>& frame, const Gaussians<T>& g, Vec3<Batch<T>> toward, Vec3<Batch<T>> v_color,
+                              const BatchRows<T>& rows, const Gradients<T>& out) {
+    using B = Batch<T>;
+    const int degree = frame.options.sh_degree;
+    if (g.colors) {
+        if (out.colors) scatter3(out.colors, rows, v_color);
+        return {B(0), B(0), B(0)};
+    }
+    const int64_t stride = 3 * g.num_rest;
+    B basis[16], v_basis[16];
+    sh_basis(degree, normalized(toward), basis);
+    const T* color = &frame.splats[0].color.x;  // after the clamp: zero where it stopped the colour
+    const Vec3<B> rgb = gather3(color, rows, sizeof(Splat<T>) / sizeof(T));
+    const Vec3<B> v_rgb{select(rgb.x > B(0), v_color.x, B(0)), select(rgb.y > B(0), v_color.y, B(0)),
+                        select(rgb.z > B(0), v_color.z, B(0))};
+    if (out.sh_dc) scatter3(out.sh_dc, rows, basis[0] * v_rgb);
+    for (int k = 1; k < (degree + 1) * (degree + 1); ++k) {
+        v_basis[k] = dot(gather3(g.sh_rest + 3 * (k - 1), rows, stride), v_rgb);
+        if (out.sh_rest) scatter3(out.sh_rest + 3 * (k - 1), rows, basis[k] * v_rgb, stride);
+    }
+    return normalized_vjp(toward, sh_basis_vjp(degree, normalized(toward), v_basis));
+}
+
+/// Writes the gradients of scales, quats or covariances.
+template <class T>
+void write_shape_gradients(const Projection<T>& p, const Sym3<Batch<T>>& v, const BatchRows<T>& rows, const Gradients<T>& out) {
+    using B = Batch<T>;
+    if (out.covariances) {
+        const B parts[6] = {v.xx, v.xy, v.xz, v.yy, v.yz, v.zz};
+        for (int k = 0; k < 6; ++k) scatter(out.covariances + k, 6, rows, parts[k]);
+    }
+    if (!out.quats && !out.scales) return;
+    const auto v_shape = covariance_from_scale_rotation_vjp(p.scale, p.rotation, v);
+    if (out.scales) scatter3(out.scales, rows, v_shape.scale);
+    if (!out.quats) return;
+    const Quat<B> q = rotation_from_quat_vjp(p.quat, v_shape.rotation);
+    const B parts[4] = {q.w, q.x, q.y, q.z};
+    for (int k = 0; k < 4; ++k) scatter(out.quats + k, 4, rows, parts[k]);
+}
+
+/// One batch of visible Gaussians.
+template <class T>
+void project_backward_batch(const Frame<T>& frame, const Gaussians<T>& g, const Pinhole<Batch<T>>& camera,
+                            const Buffer<SplatGradient<T>>& slots, const BatchRows<T>& rows, const Gradients<T>& out) {
+    using B = Batch<T>;
+    const SplatGradient<B> v = sum_slots(frame, slots, rows);
+    write_screen_gradients(frame.view, v, rows, out);
+    const Projection<T> p = project_batch(g, camera, frame.options, rows);
+    // u = dL/d ln(alpha), and alpha goes with opacity * factor.
+    if (out.opacities) scatter(out.opacities, 1, rows, v.u / p.opacity);
     Sym2<B> v_cov = conic_from_cov_vjp(p.conic, v.conic);
     if (frame.options.antialiased) {
         const Sym2<B> more = antialias_factor_vjp(p.sharp, B(Limits::blur), v.u / p.factor);
         v_cov = {v_cov.xx + more.xx, v_cov.xy + more.xy, v_cov.yy + more.yy};
     }
     const JacobianCovariance<B> v_projection = project_covariance_vjp(p.jacobian, p.covariance, v_cov);
-    if (out.covariances) {
-        T* c = out.covariances + 6 * begin;
-        const Sym3<B>& s = v_projection.covariance;
-        const B parts[6] = {s.xx, s.xy, s.xz, s.yy, s.yz, s.zz};
-        for (int k = 0; k < 6; ++k) scatter(c + k, 6, visible, parts[k]);
-    }
-    if (out.quats || out.scales) {
-        const auto v_shape = covariance_from_scale_rotation_vjp(p.scale, p.rotation, v_projection.covariance);
-        if (out.scales) scatter3(out.scales + 3 * begin, visible, v_shape.scale);
-        if (out.quats) {
-            const Quat<B> q = rotation_from_quat_vjp(p.quat, v_shape.rotation);
-            const B parts[4] = {q.w, q.x, q.y, q.z};
-            for (int k = 0; k < 4; ++k) scatter(out.quats + 4 * begin + k, 4, visible, parts[k]);
-        }
-    }
-
+    write_shape_gradients(p, v_projection.covariance, rows, out);
+    const Vec3<B> v_mean = color_backward(frame, g, p.world - camera.centre, v.color, rows, out);
+    if (!out.means) return;
     Vec3<B> v_point = projection_jacobian_vjp(camera, p.point, v_projection.jacobian) +
                       project_mean_vjp(camera, p.point, v.mean);
     v_point.z -= v.inverse_depth / (p.point.z * p.point.z);
-    Vec3<B> v_mean = to_camera_vjp(camera, v_point);
-    if (g.colors) {
-        if (out.colors) scatter3(out.colors + 3 * begin, visible, v.color);
-    } else {
-        const int degree = frame.options.sh_degree;
-        const int64_t stride = 3 * g.num_rest;
-        const Vec3<B> toward = p.world - camera.centre;
-        B basis[16], v_basis[16];
-        sh_basis(degree, normalized(toward), basis);
-        const Vec3<B> rgb = sh_color(g, degree, basis, begin, lanes);
-        const Vec3<B> v_rgb{select(rgb.x > B(0), v.color.x, B(0)), select(rgb.y > B(0), v.color.y, B(0)),
-                            select(rgb.z > B(0), v.color.z, B(0))};
-        if (out.sh_dc) scatter3(out.sh_dc + 3 * begin, visible, basis[0] * v_rgb);
-        for (int k = 1; k < (degree + 1) * (degree + 1); ++k) {
-            const int64_t at = stride * begin + 3 * (k - 1);
-            v_basis[k] = dot(gather3(g.sh_rest + at, lanes, stride), v_rgb);
-            if (out.sh_rest) scatter3(out.sh_rest + at, visible, basis[k] * v_rgb, stride);
-        }
-        v_mean = v_mean + normalized_vjp(toward, sh_basis_vjp(degree, normalized(toward), v_basis));
-    }
-    if (out.means) scatter3(out.means + 3 * begin, visible, v_mean);
+    scatter3(out.means, rows, to_camera_vjp(camera, v_point) + v_mean);
 }
 
 template <class T> void zero_rows(T* p, int64_t width, int64_t begin, int64_t end) {
     if (p) std::memset(p + width * begin, 0, sizeof(T) * width * (end - begin));
 }
 
-/// Calls work(begin, lanes) for the batches of each chunk; before it, open(begin, end) once for the chunk.
-template <class T, class Open, class Work>
-void for_each_batch(Team& team, int64_t count, const Open& open, const Work& work) {
-    team.for_each((count + kChunk - 1) / kChunk, [&](int64_t chunk) {
-        const int64_t begin = chunk * kChunk, end = std::min(count, begin + kChunk);
-        open(begin, end);
-        for (int64_t i = begin; i < end; i += kLanes<T>) work(i, static_cast<int>(std::min<int64_t>(kLanes<T>, end - i)));
-    });
+/// Calls work(rows) for the Gaussians of [begin, end) that `wanted` accepts, in batches.
+template <class T, class Wanted, class Work>
+void for_each_batch(int64_t begin, int64_t end, const Wanted& wanted, const Work& work) {
+    int64_t list[kChunk], size = 0;
+    for (int64_t i = begin; i < end; ++i)
+        if (wanted(i)) list[size++] = i;
+    for (int64_t i = 0; i < size; i += kLanes<T>) work(BatchRows<T>(list + i, size - i));
+}
+
+/// Calls work(begin, end) for each chunk of [0, count).
+template <class Work> void for_each_chunk(Team& team, int64_t count, const Work& work) {
+    team.for_each((count + kChunk - 1) / kChunk,
+                  [&](int64_t chunk) { work(chunk * kChunk, std::min(count, (chunk + 1) * kChunk)); });
 }
 
 }  // namespace
 
 template <class T> void project(Team& team, const Gaussians<T>& gaussians, Frame<T>& frame, T* depth) {
     const Pinhole<Batch<T>> camera = broadcast(frame.view.camera);
-    for_each_batch<T>(
-        team, gaussians.count, [&](int64_t begin, int64_t end) { zero_rows(frame.radius_px.data(), 1, begin, end); },
-        [&](int64_t begin, int lanes) { project_lanes(gaussians, camera, begin, lanes, frame, depth); });
+    const bool has_color = gaussians.colors || gaussians.sh_dc;  // importance asks for none
+    for_each_chunk(team, gaussians.count, [&](int64_t begin, int64_t end) {
+        for_each_batch<T>(begin, end, [](int64_t) { return true; },
+                          [&](const BatchRows<T>& rows) { project_shape(gaussians, camera, rows, frame, depth); });
+        if (!has_color) return;
+        for_each_batch<T>(begin, end, [&](int64_t i) { return frame.radius_px[i] > 0; },
+                          [&](const BatchRows<T>& rows) { project_color(gaussians, camera, rows, frame); });
+    });
 }
 
 template <class T>
 void project_backward(Team& team, const Frame<T>& frame, const Gaussians<T>& gaussians,
                       const Buffer<SplatGradient<T>>& slots, const Gradients<T>& out) {
     const Pinhole<Batch<T>> camera = broadcast(frame.view.camera);
-    const auto zero = [&](int64_t begin, int64_t end) {
+    for_each_chunk(team, gaussians.count, [&](int64_t begin, int64_t end) {
         zero_rows(out.means, 3, begin, end);
         zero_rows(out.quats, 4, begin, end);
         zero_rows(out.scales, 3, begin, end);
@@ -276,9 +302,9 @@ void project_backward(Team& team, const Frame<T>& frame, const Gaussians<T>& gau
         zero_rows(out.sh_rest, 3 * gaussians.num_rest, begin, end);
         zero_rows(out.colors, 3, begin, end);
         zero_rows(out.screen_means, 4, begin, end);
-    };
-    for_each_batch<T>(team, gaussians.count, zero, [&](int64_t begin, int lanes) {
-        project_backward_lanes(frame, gaussians, camera, slots, begin, lanes, out);
+        for_each_batch<T>(begin, end, [&](int64_t i) { return frame.radius_px[i] > 0; }, [&](const BatchRows<T>& rows) {
+            project_backward_batch(frame, gaussians, camera, slots, rows, out);
+        });
     });
 }
 

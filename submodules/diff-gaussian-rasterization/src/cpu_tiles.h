@@ -23,10 +23,6 @@ template <class T> inline TileBox tile_box(const View<T>& view, const Splat<T>& 
     return {x0 / Limits::tile, x1 / Limits::tile + 1, y0 / Limits::tile, y1 / Limits::tile + 1};
 }
 
-/// Half width of the ellipse's chord at d.y = 0, in px; at another height the chord is this times
-/// sqrt(1 - (d.y / half_extent.y)^2) and its middle lies at d.x = -conic.xy / conic.xx * d.y.  [docs/math.md eq. 13]
-template <class T> inline T half_chord(const Splat<T>& s) { return std::sqrt(ellipse_level(s.log2_opacity) / s.conic.xx); }
-
 /// Tile columns that the ellipse touches in one row of tiles of its box: the exact extent of the part of the ellipse
 /// between the row's first and last line of pixels [Speedy-Splat, arXiv:2412.00578].
 template <class T> inline TileSpan tile_span(const View<T>& view, const Splat<T>& s, const TileBox& box, int tile_y) {
@@ -35,14 +31,13 @@ template <class T> inline TileSpan tile_span(const View<T>& view, const Splat<T>
     const T bottom = T(std::min((tile_y + 1) * Limits::tile, view.height) - 1) - s.mean.y;
     // The rightmost point of the ellipse lies at height turn, the leftmost at -turn; the nearest height inside counts.
     const T turn = -s.conic.xy / s.conic.yy * s.half_extent.x;
-    const T slope = -s.conic.xy / s.conic.xx, chord = half_chord(s);
     const auto half_width = [&](T dy) {
         const T t = dy / s.half_extent.y;
-        return chord * std::sqrt(std::max(T(0), T(1) - t * t));
+        return s.half_chord * std::sqrt(std::max(T(0), T(1) - t * t));
     };
     const T dy_right = std::clamp(turn, top, bottom), dy_left = std::clamp(-turn, top, bottom);
-    const T right = s.mean.x + slope * dy_right + half_width(dy_right);
-    const T left = s.mean.x + slope * dy_left - half_width(dy_left);
+    const T right = s.mean.x + s.slope * dy_right + half_width(dy_right);
+    const T left = s.mean.x + s.slope * dy_left - half_width(dy_left);
     const int first = static_cast<int>(std::floor(std::max(left, T(0)))) / Limits::tile;
     const int last = static_cast<int>(std::ceil(std::clamp(right, T(0), T(view.width - 1)))) / Limits::tile;
     return {std::max(first, box.x_begin), std::max(first, std::min(last + 1, box.x_end))};

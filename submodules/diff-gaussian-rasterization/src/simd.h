@@ -56,7 +56,9 @@ template <class T> struct Batch {
     Batch() = default;
     Batch(Lanes l) : lanes(l) {}
     template <class S, class = std::enable_if_t<std::is_arithmetic_v<S>>>
-    Batch(S s) : lanes(Lanes{} + static_cast<T>(s)) {}  // broadcast; -0 becomes +0, which no formula here minds
+    Batch(S s) {  // broadcast
+        for (int i = 0; i < size; ++i) lanes[i] = static_cast<T>(s);
+    }
 
     static Batch load(const T* p) {
         Batch b;

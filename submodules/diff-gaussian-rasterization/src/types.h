@@ -64,14 +64,17 @@ template <class T> struct Images {
     T* inverse_depth;  // (H,W)
 };
 
-/// A projected Gaussian. 48 bytes in float: it is read once for each tile it touches.
-template <class T> struct Splat {
+/// A projected Gaussian: one cache line in float, read once for each tile it touches.
+template <class T> struct alignas(16 * sizeof(T)) Splat {
     Vec2<T> mean;         // px
     Sym2<T> conic;        // px^-2
     T log2_opacity;
     Vec3<T> color;
     T inverse_depth;
     Vec2<T> half_extent;  // px, of the ellipse alpha >= alpha_min, a little widened against rounding
+    // The ellipse's chord at height d.y: its middle at d.x = slope * d.y, half its width half_chord * sqrt(1 - t^2) with
+    // t = d.y / half_extent.y.  [docs/math.md eq. 13]
+    T half_chord, slope;
 };
 
 /// A splat in a tile. Its gradient goes to a slot of its own, so that no two threads ever add to one place.
