@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+# Before any test imports torch, whose idle OpenMP threads would otherwise spin on the cores that the rasterizer needs.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 
 @pytest.fixture(scope="session")
 def test_data() -> Path:
