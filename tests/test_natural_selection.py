@@ -151,9 +151,7 @@ def test_the_last_draw_favours_opacity():
     assert 6.2 < kept / 200 < 7.2
 
 
-def run(
-    schedule, budget: int, num: int, mode: str = "natural", regrow: bool = True
-) -> tuple[list[int], dict[int, float]]:
+def run(schedule, budget: int, num: int, mode: str = "natural") -> tuple[list[int], dict[int, float]]:
     """A training without photos: only selection edits; between two rounds the set doubles. Gives counts and rates."""
     selection = NaturalSelection(schedule.selections, budget, seeded(), mode)
     model = make_model(torch.rand(num, generator=seeded(1)) * 0.8 + 0.1)
@@ -167,7 +165,7 @@ def run(
             penalty.backward()
             model.step(("opacity_logits",))
         selection.edit(step, model)
-        if regrow and step == schedule.selections[0].window.end and len(schedule.selections) == 2:
+        if step == schedule.selections[0].window.end and len(schedule.selections) == 2:
             twice = torch.arange(model.num_gaussians).repeat(2)
             model.remap(twice, torch.arange(len(twice)) >= model.num_gaussians)
             with torch.no_grad():
