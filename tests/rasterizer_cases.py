@@ -147,7 +147,8 @@ def run_reference(case: Case, pixel_weights: Tensor | None = None) -> dict[str, 
     )
     values = {name: getattr(out, name) for name in out.__dataclass_fields__ if name != "splats"}
     _weighted(case, values, out.image).backward()
-    gradients = {f"d_{name}": leaf.grad for name, leaf in leaves.items()} | {"d_screen_means": screen_means.grad}
+    leaves["screen_means"] = screen_means
+    gradients = {f"d_{k}": torch.zeros_like(v) if v.grad is None else v.grad for k, v in leaves.items()}
     return {name: value.detach() for name, value in values.items()} | gradients
 
 

@@ -183,3 +183,48 @@ def test_opacities_may_be_a_column_or_a_vector(engine):
     a, b = engine.run(column, torch.float32), engine.run(vector, torch.float32)
     assert torch.equal(a["image"], b["image"])
     assert torch.equal(a["d_opacities"][:, 0], b["d_opacities"])
+
+
+@pytest.mark.parametrize("output", OUTPUTS)
+def test_one_output_alone_has_its_own_gradient(cpu, output):
+    """A loss of a single output gives that output's gradients; those it does not depend on are zero."""
+    case, _ = away_from_decisions(case_of("sh3"), 1e-9)
+    case = case.but(weights={output: case.weights[output]})
+    expected, actual = run_reference(case), cpu.run(case)
+    for gradient in (key for key in expected if key.startswith("d_")):
+        assert relative_error(actual[gradient], expected[gradient]) < 1e-8, gradient
+    assert actual["d_sh_dc"].any() == (output == "image")
+
+
+@pytest.mark.parametrize("only", ["means", "quats", "scales", "opacities", "sh_dc", "sh_rest"])
+def test_one_input_alone_gets_the_same_gradient(engine, only):
+    """Asking for one gradient gives the same bits as asking for all, and none to the others."""
+    case = case_of("sh3").but(weights={"image": case_of("sh3").weights["image"]})
+    inputs = {name: value.to(engine.device, torch.float32) for name, value in case.inputs.items()}
+    inputs[only].requires_grad_()
+    out = engine.rasterize(case, inputs, torch.float32)
+    (out.image * case.weights["image"].to(out.image)).sum().backward()
+    assert torch.equal(inputs[only].grad.cpu().double(), engine.run(case, torch.float32)[f"d_{only}"])
+    assert all(value.grad is None for name, value in inputs.items() if name != only)
+
+
+def test_renders_do_not_share_state(engine):
+    """Several renders may be open at once: the gradient of their sum is the sum of their gradients."""
+    first, second = case_of("sh3", 1), case_of("67x50", 2)
+    leaves = {name: value.to(engine.device, torch.float32).requires_grad_() for name, value in first.inputs.items()}
+    second = second.but(first.inputs)
+    outs = [engine.rasterize(case, leaves, torch.float32) for case in (first, second)]
+    pairs = zip((first, second), outs, strict=True)
+    sum((out.image * case.weights["image"].to(out.image)).sum() for case, out in pairs).backward()
+    alone = [engine.run(c.but(weights={"image": c.weights["image"]}), torch.float32) for c in (first, second)]
+    for name, leaf in leaves.items():
+        expected = alone[0][f"d_{name}"] + alone[1][f"d_{name}"]
+        assert relative_error(leaf.grad.cpu().double(), expected) < 1e-6, name
+
+
+def test_rendering_without_gradient_gives_the_same_image(engine):
+    case = case_of("sh3")
+    inputs = {name: value.to(engine.device, torch.float32) for name, value in case.inputs.items()}
+    image = engine.rasterize(case, inputs, torch.float32).image
+    assert not image.requires_grad
+    assert torch.equal(image.cpu().double(), engine.run(case, torch.float32)["image"])

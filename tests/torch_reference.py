@@ -189,13 +189,13 @@ def blend(splats: Splats, probe: Tensor, background: Tensor, pixels: Tensor, hal
     power = (yy[:, None] * dx * dx - 2 * xy[:, None] * dx * dy + xx[:, None] * dy * dy) / (xx * yy - xy * xy)[:, None]
     raw = splats.opacities[:, None] * torch.exp(-0.5 * power)
     alpha = raw.clamp_max(ALPHA_MAX)
+    one = alpha.new_ones(1, len(pixels))
     with torch.no_grad():
         seen = alpha >= ALPHA_MIN
         after = torch.cumprod(1 - torch.where(seen, alpha, 0), 0)
         alive = after >= TRANSMITTANCE_MIN
-        before = torch.cat([torch.ones_like(after[:1]), after[:-1]], 0)
+        before = torch.cat([one, after], 0)[:-1]
         looked_at = before >= TRANSMITTANCE_MIN
-        one = alpha.new_ones(1, len(pixels))
 
         def closest(distance: Tensor, decided: Tensor) -> Tensor:
             return torch.cat([one, torch.where(decided, distance.abs(), 1)]).amin(0)
@@ -205,7 +205,7 @@ def blend(splats: Splats, probe: Tensor, background: Tensor, pixels: Tensor, hal
         )
         clamp_margin = closest(raw / ALPHA_MAX - 1, looked_at)
     alpha = torch.where(seen & alive, alpha, 0)
-    through = torch.cumprod(torch.cat([torch.ones_like(alpha[:1]), 1 - alpha], 0), 0)
+    through = torch.cumprod(torch.cat([one, 1 - alpha], 0), 0)
     share = through[:-1] * alpha
     image = share.T @ splats.colors + through[-1][:, None] * background
     inverse_depth = share.T @ (1 / splats.depths)
