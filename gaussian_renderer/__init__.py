@@ -62,7 +62,7 @@ def render(
         model.scales,
         model.opacities,
         sh_dc=model.sh_dc,
-        sh_rest=model.sh_rest,
+        sh_rest=model.sh_rest if model.max_sh_degree else None,
         sh_degree=model.sh_degree,
         antialiased=antialiased,
         inverse_depth=inverse_depth,

@@ -162,7 +162,9 @@ def test_entries_that_nobody_knows_are_passed_over():
     assert from_json(TrainConfig, {"seed": 3, "later": 1}, Path("config.json")) == {"seed": 3}
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{", '{"final_budget": "many"}', '{"eval": 1}', '{"iterations": [3]}', "{}"])
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{", '{"final_budget": "many"}', '{"eval": 1}', '{"iterations": [3]}', "{}"]
+)
 def test_a_broken_config_file_is_one_line(text, tmp_path):
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(InputError) as error:
