@@ -135,7 +135,7 @@ def test_points_project_onto_pixels_of_their_colour(tiny_scene_dir):
     blurred = cv2.blur(photo, (3, 3))[row[inside].astype(int), column[inside].astype(int)]
     errors = np.abs(blurred - first[inside, 3:6]).mean(1)
     shuffled = np.abs(blurred - rng.permutation(first[inside, 3:6])).mean(1)
-    # Measured: 9.7 against 26.8; the noise of the points and the fine textures leave some error.
+    # Measured: 11.4 against 27.4; the noise of the points and the fine textures leave some error.
     assert np.median(errors) < 0.5 * np.median(shuffled)
 
 

@@ -106,9 +106,9 @@ def _room(seed: int) -> list[Shape]:
     poster = np.array([-0.9, y - 0.01, 0.75], np.float32)
     paper = Material(wallpaper((0.75, 0.78, 0.62), (0.16, 0.33, 0.3)))
     return [
-        Quad(corner, along_x, along_y, Material(planks(seed))),
+        Quad(corner, along_x, along_y, Material(planks(seed, width=0.22, length=1.4))),
         Quad(corner + up, along_y, along_x, Material(plain((0.8, 0.79, 0.75)))),
-        Quad(corner, along_y, up, Material(bricks(seed))),
+        Quad(corner, along_y, up, Material(bricks(seed, 0.36, 0.13, 0.02))),
         Quad(corner + along_x, up, along_y, Material(wallpaper((0.8, 0.7, 0.5), (0.5, 0.16, 0.13)))),
         Quad(corner, up, along_x, paper),
         Quad(corner + along_y, along_x, up, paper),
@@ -120,9 +120,9 @@ def _objects(seed: int) -> list[Shape]:
     def at(x: float, y: float, z: float) -> Array:
         return np.array([x, y, z], np.float32)
 
-    cloth = Material(checks(0.07, (0.85, 0.83, 0.78), (0.12, 0.2, 0.42)))
-    code = Material(mosaic(seed, 0.035, (0.9, 0.88, 0.8), (0.07, 0.07, 0.09)))
-    crate = Material(planks(seed + 5, width=0.08, length=0.9))
+    cloth = Material(checks(0.1, (0.85, 0.83, 0.78), (0.12, 0.2, 0.42)))
+    code = Material(mosaic(seed, 0.05, (0.9, 0.88, 0.8), (0.07, 0.07, 0.09)))
+    crate = Material(planks(seed + 5, width=0.11, length=0.9))
     marbled = Material(marble(seed, (0.85, 0.84, 0.8), (0.1, 0.28, 0.2)), gloss=0.9, shininess=90)
     ball = Material(checks(0.06, (0.85, 0.3, 0.08), (0.95, 0.85, 0.6)), gloss=0.35, shininess=25)
     shiny = Material(plain((0.35, 0.06, 0.08)), gloss=1.6, shininess=50)
@@ -130,7 +130,7 @@ def _objects(seed: int) -> list[Shape]:
         Box(at(0, 0, 0.25), at(0.66, 0.46, 0.25), 0.3, cloth),
         Box(at(-0.3, 0.1, 0.68), at(0.17, 0.17, 0.18), 0.9, code),
         Box(at(1.15, 0.75, 0.22), at(0.25, 0.2, 0.22), -0.5, crate),
-        Box(at(1.12, 0.78, 0.53), at(0.14, 0.14, 0.09), 0.2, Material(bricks(seed + 1, 0.08, 0.03, 0.006))),
+        Box(at(1.12, 0.78, 0.53), at(0.14, 0.14, 0.09), 0.2, Material(bricks(seed + 1, 0.1, 0.045, 0.009))),
         Sphere(at(0.25, -0.12, 0.74), 0.24, marbled),
         Sphere(at(-0.9, -0.75, 0.2), 0.2, ball),
         Sphere(at(-0.02, -0.42, 0.58), 0.08, shiny),

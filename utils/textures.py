@@ -45,7 +45,7 @@ def plain(colour: Rgb) -> Texture:
     return lambda u, v: mix(colour, colour, np.zeros_like(u))
 
 
-def bricks(seed: int, length: float = 0.24, height: float = 0.085, joint: float = 0.012) -> Texture:
+def bricks(seed: int, length: float, height: float, joint: float) -> Texture:
     """Rows of bricks in running bond, each of its own shade, with grain."""
 
     def texture(u: Array, v: Array) -> Array:
@@ -59,15 +59,15 @@ def bricks(seed: int, length: float = 0.24, height: float = 0.085, joint: float 
     return texture
 
 
-def planks(seed: int, width: float = 0.14, length: float = 1.1) -> Texture:
+def planks(seed: int, width: float, length: float) -> Texture:
     """Floor boards with grain along their length and dark gaps."""
 
     def texture(u: Array, v: Array) -> Array:
         board = np.floor(v / width)
         along = u / length + lattice(board, board, seed)
         shade = lattice(np.floor(along), board, seed + 1)
-        grain = noise(u * 6 + 31 * shade, v * 90, seed, 3)
-        gap = ((v / width % 1) * width < 0.008) | ((along % 1) * length < 0.008)
+        grain = noise(u * 4 + 31 * shade, v * 60, seed, 3)
+        gap = ((v / width % 1) * width < 0.012) | ((along % 1) * length < 0.012)
         return mix(mix((0.3, 0.17, 0.08), (0.74, 0.5, 0.28), 0.35 * shade + 0.65 * grain), (0.06, 0.03, 0.02), gap)
 
     return texture
@@ -89,11 +89,11 @@ def marble(seed: int, a: Rgb, b: Rgb) -> Texture:
 
 
 def wallpaper(a: Rgb, b: Rgb) -> Texture:
-    """Fine stripes with a row of dots in every third one."""
+    """Stripes with a column of dots in every third one."""
 
     def texture(u: Array, v: Array) -> Array:
-        stripe = np.floor(u / 0.06)
-        x, y = (u / 0.06 % 1) - 0.5, (v / 0.06 % 1) - 0.5
+        stripe = np.floor(u / 0.11)
+        x, y = (u / 0.11 % 1) - 0.5, (v / 0.11 % 1) - 0.5
         dots = (x * x + y * y < 0.09) & (stripe % 3 == 0)
         return mix(mix(a, b, 0.35 * (stripe % 2)), b, dots)
 
