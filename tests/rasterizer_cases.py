@@ -7,10 +7,13 @@ from dataclasses import dataclass, field, replace
 
 import torch
 import torch_reference as reference
+from diff_gaussian_rasterization import View, importance, rasterize
 from torch import Tensor
 
+import gaussian_renderer
+
 BAND = 1e-3  # relative distance to a discrete decision under which a pixel is not compared tightly
-DEVICES = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
+DEVICES = [name for name in gaussian_renderer.DEVICES if getattr(torch, name).is_available()]
 
 
 @dataclass(frozen=True)
@@ -73,11 +76,13 @@ def make_case(
     identity: bool = False,
     in_front: bool = False,
     size: float = 1.0,
+    needles: bool = False,
 ) -> Case:
     """Random Gaussians of all sizes: inside the image, at its border, outside, and behind the camera.
 
     ``color`` is "sh0" to "sh3", or "colors" for precomputed ones; ``shape`` is "scales" (and rotations) or
-    "covariances"; ``in_front`` keeps all Gaussians well beyond the near plane; ``size`` multiplies all scales.
+    "covariances"; ``in_front`` keeps all Gaussians well beyond the near plane; ``size`` multiplies all scales;
+    ``needles`` makes one axis 5 times as long and another 50 times as short.
     """
     g = torch.Generator().manual_seed(seed)
 
@@ -92,6 +97,8 @@ def make_case(
     rotation, translation = camera.world_to_camera[:3, :3], camera.world_to_camera[:3, 3]
     inputs = {"means": (in_camera - translation) @ rotation}
     scales = z.abs().clamp_min(0.3)[:, None] * uniform(num, 3, low=-5.5, high=-1.0).exp() * size
+    if needles:
+        scales = scales * torch.tensor([5, 0.02, 1])
     quats = torch.randn(num, 4, generator=g, dtype=torch.float64)
     if shape == "scales":
         inputs |= {"scales": scales, "quats": quats}
@@ -160,8 +167,6 @@ class Engine:
 
     def view(self, case: Case, dtype: torch.dtype):
         """The engine's View of a case's camera."""
-        from diff_gaussian_rasterization import View
-
         camera, to = case.camera, {"device": self.device, "dtype": dtype}
         return View(
             camera.width, camera.height, camera.fx, camera.fy, camera.cx, camera.cy,
@@ -170,8 +175,6 @@ class Engine:
 
     def rasterize(self, case: Case, inputs: Mapping[str, Tensor], dtype: torch.dtype = torch.float64, **options):
         """Call the engine with a case's options and these inputs."""
-        from diff_gaussian_rasterization import rasterize
-
         named = {name: value for name, value in inputs.items() if name not in ("means", "quats", "scales", "opacities")}
         return rasterize(
             self.view(case, dtype), inputs["means"], inputs.get("quats"), inputs.get("scales"), inputs["opacities"],
@@ -196,8 +199,6 @@ class Engine:
 
     def importance(self, case: Case, pixel_weights: Tensor, dtype: torch.dtype = torch.float64, threads: int = 0):
         """The engine's importance of a case's Gaussians."""
-        from diff_gaussian_rasterization import importance
-
         inputs = {name: value.to(self.device, dtype) for name, value in case.inputs.items()}
         return importance(
             self.view(case, dtype), inputs["means"], inputs.get("quats"), inputs.get("scales"), inputs["opacities"],

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch_reference as reference
-
-_C = pytest.importorskip("diff_gaussian_rasterization._C")
+from diff_gaussian_rasterization import _C
 
 Sample = Callable[[np.random.Generator], tuple[list[float], tuple]]
 

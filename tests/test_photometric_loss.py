@@ -3,9 +3,10 @@
 import pytest
 import torch
 import torch_reference as reference
+from diff_gaussian_rasterization import photometric_loss
 from rasterizer_cases import DEVICES, relative_error
 
-pytest.importorskip("diff_gaussian_rasterization")
+from utils import losses
 
 SIZES = [(1, 1), (1, 13), (3, 5), (10, 10), (11, 11), (17, 33), (64, 48), (75, 130)]
 
@@ -32,8 +33,6 @@ def reference_result(image, photo, mask, weight):
 
 
 def engine_result(image, photo, mask, weight, *, dtype, device, threads=0):
-    from diff_gaussian_rasterization import photometric_loss
-
     leaf = image.detach().to(device, dtype).clone().requires_grad_()
     photo = photo.to(device) if photo.dtype == torch.uint8 else photo.to(device, dtype)
     mask = None if mask is None else mask.to(device)
@@ -77,7 +76,6 @@ def test_any_ssim_weight_gives_the_right_mixture(device, weight):
 
 def test_ssim_agrees_with_the_metric(device):
     """The SSIM of the loss is the SSIM that metrics.py reports."""
-    losses = pytest.importorskip("utils.losses")
     image, photo = random_pair(37, 52)
     actual = engine_result(image, photo, None, 0.2, dtype=torch.float32, device=device)
     assert abs(actual[2] - losses.ssim(image, photo.double() / 255)) < 1e-5
@@ -141,8 +139,6 @@ WRONG = [
 
 @pytest.mark.parametrize(("change", "words"), WRONG, ids=[f"{next(iter(w[0]))}-{i}" for i, w in enumerate(WRONG)])
 def test_a_wrong_argument_is_named_with_what_was_expected_and_found(device, change, words):
-    from diff_gaussian_rasterization import photometric_loss
-
     arguments = {"image": torch.rand(3, 8, 9), "photo": torch.zeros(3, 8, 9, dtype=torch.uint8), "mask": None} | change
     arguments = {name: None if value is None else value.to(device) for name, value in arguments.items()}
     with pytest.raises(ValueError) as error:

@@ -4,9 +4,8 @@ import math
 
 import pytest
 import torch
+from diff_gaussian_rasterization import View, rasterize
 from rasterizer_cases import DEVICES, Case, Engine, make_case
-
-pytest.importorskip("diff_gaussian_rasterization")
 
 BOTH = [torch.float32, torch.float64]
 
@@ -189,8 +188,6 @@ WRONG = [
 @pytest.mark.parametrize(("name", "change", "words"), WRONG, ids=[f"{w[0]}-{i}" for i, w in enumerate(WRONG)])
 def test_a_wrong_argument_is_named_with_what_was_expected_and_found(engine, name, change, words):
     """The ValueError's one line holds the argument's name, the expected and the actual shape or dtype."""
-    from diff_gaussian_rasterization import View, rasterize
-
     case = make_case(17, 20, 19, 21)
     to = {"device": engine.device, "dtype": torch.float32}
     arguments = {key: value.to(**to) for key, value in case.inputs.items()} | {"sh_degree": 3}

@@ -5,8 +5,6 @@ import torch
 import torch_reference as reference
 from rasterizer_cases import DEVICES, Case, Engine, make_case, random_rotation, relative_error
 
-pytest.importorskip("diff_gaussian_rasterization")
-
 
 @pytest.fixture(params=DEVICES)
 def engine(request) -> Engine:

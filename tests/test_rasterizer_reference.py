@@ -47,7 +47,6 @@ def test_torch_reference_equals_the_independent_render(garden, garden_case):
 @pytest.mark.parametrize("device", DEVICES)
 def test_rasterizer_equals_the_independent_render(garden, garden_case, device, dtype):
     """Image, alpha and every gradient agree: in double to its precision, in float to the noise of float."""
-    pytest.importorskip("diff_gaussian_rasterization")
     if device != "cpu" and dtype == torch.float64:
         pytest.skip("double is for the CPU")
     actual = Engine(device).run(garden_case, dtype)
