@@ -13,8 +13,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 OUTPUT ?= output/demo
-DEMO_BUDGET ?= 15000
-DEMO_ITERATIONS ?= 1500
+DEMO_BUDGET ?= 20000
+DEMO_ITERATIONS ?= 2500
 
 BIN := $(VENV)/bin
 ifeq ($(TORCH),system)
