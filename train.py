@@ -138,6 +138,7 @@ def fit(
         selection.edit(step, model)
 
         progress.update(step, loss, image, photo, mask, model.num_gaussians)
+        del image, loss  # with them goes what the engine kept for the backward pass, before the next view needs as much
         is_last = step == schedule.iterations
         if is_last or step % LOG_EVERY == 0:
             run.log("step", step, {**progress.means, "gaussians": model.num_gaussians, "seconds": clock.seconds})

@@ -17,7 +17,7 @@ SELECTIONS = ("natural", "cutoff")
 class SceneConfig:
     """How photos are read and rendered: what renders of a model must share with its training."""
 
-    source_path: Path = option(type=Path, short="-s", help="folder of the scene: photos and poses")
+    source_path: Path = option(type=Path, short="-s", help="folder of the scene: photos and poses (required)")
     images: str = option("images", short="-i", help="subfolder of the photos, such as images_4")
     resolution: int = option(
         -1, type=int, short="-r", help="divide the size of the photos by 1, 2, 4 or 8, or scale them to this width; "
@@ -37,7 +37,7 @@ class MachineConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig(SceneConfig, MachineConfig):
+class TrainConfig(MachineConfig, SceneConfig):
     """All of a training. A config that exists is valid as far as that can be said without the scene.
 
     Raises:
@@ -47,7 +47,7 @@ class TrainConfig(SceneConfig, MachineConfig):
     model_path: Path | None = option(
         None, type=Path, short="-m", help="folder of the results (default: a new one, output/SCENE-SCHEDULE-BUDGET)"
     )
-    final_budget: int = option(type=int, help="number of Gaussians at the end")
+    final_budget: int = option(type=int, help="number of Gaussians at the end (required)")
     schedule: str = option(
         "full", choices=tuple(SCHEDULES), help="full: best quality; fast: half the steps, many cheaper"
     )
@@ -123,14 +123,15 @@ class TrainConfig(SceneConfig, MachineConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RenderConfig(SceneConfig, MachineConfig):
+class RenderConfig(MachineConfig, SceneConfig):
     """All of a rendering of a scene's views.
 
     Raises:
         InputError: a value is of the wrong type or out of its range.
     """
 
-    model_path: Path = option(type=Path, short="-m", help="folder that train.py wrote, and where the renders go")
+    source_path: Path = option(type=Path, short="-s", help="folder of the scene (default: that of the run)")
+    model_path: Path = option(type=Path, short="-m", help="folder that train.py wrote; renders go there (required)")
     model: Path | None = option(None, type=Path, help="render this PLY file instead of the folder's")
     iteration: int = option(-1, type=int, help="the saved step to render; -1: the last")
     skip_train: bool = option(False, type=bool, help="leave the training views out")

@@ -123,8 +123,8 @@ def test_renders_are_the_last_model_and_photos_are_the_photos(folder, run, scene
     pairs = find_pairs(folder / "test" / "ours_20")
     scores = measure(pairs, None, torch.device("cpu"), "")
     for metric in ("PSNR", "SSIM"):
-        # Equal but for the order of the sum over views.
-        assert np.mean(list(scores[metric].values())) == pytest.approx(run[1]["test"][metric.lower()], rel=1e-6)
+        # Worst measured: 5e-6 relative. The two forms of SSIM round differently where a window has little variance.
+        assert np.mean(list(scores[metric].values())) == pytest.approx(run[1]["test"][metric.lower()], rel=5e-5)
     photo = cv2.imread(str(pairs[1].photo))[:, :, ::-1].transpose(2, 0, 1)
     assert np.array_equal(photo, scene.test[1].photo.pixels().numpy())
 
