@@ -52,7 +52,7 @@ template <class T> T* checked(const Array& array, const char* name, std::initial
     for (size_t i = 0; same && i < array.ndim(); ++i) same = static_cast<int64_t>(array.shape(i)) == shape.begin()[i];
     if (!same) refuse(name, "shape " + shape_text(shape), shape_text(array));
     int64_t stride = 1;
-    for (size_t i = array.ndim(); i-- > 0; stride *= static_cast<int64_t>(array.shape(i)))
+    for (size_t i = array.size() == 0 ? 0 : array.ndim(); i-- > 0; stride *= static_cast<int64_t>(array.shape(i)))
         if (array.shape(i) > 1 && array.stride(i) != stride) refuse(name, "a contiguous array", "strides that are not");
     return static_cast<T*>(array.data());
 }
