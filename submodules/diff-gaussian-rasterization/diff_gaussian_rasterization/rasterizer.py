@@ -1,4 +1,4 @@
-"""The rasterizer as a torch function: allocates what the engine fills. The engine checks the shapes of what it reads."""
+"""The rasterizer as a torch function: allocates what the engine fills; the engine checks the shapes it reads."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ def rasterize(
 ) -> Rasterized:
     """Draws N Gaussians [3DGS, arXiv:2308.04079; docs/math.md].
 
-    Differentiable in every tensor but those of the view. All floating-point tensors share one dtype, float32 or float64.
+    Differentiable in every tensor but those of the view. The tensors share one dtype, float32 or float64.
     A Gaussian with an input that is not finite, or a quaternion of length zero, is not drawn and gets zero gradient.
 
     Args:

@@ -64,9 +64,9 @@ template <class T> struct Chords {
 };
 
 /// Walks the splats of a tile front to back. For each: on_splat(instance, splat, for_each_group), which calls
-/// for_each_group(visit) once; visit(at, d, alpha, transmittance, contributes) sees each group of lanes in which a pixel
-/// takes the splat: the group's place in the tile, d = pixel - mean in px, alpha *before* the cap, the transmittance in
-/// front. Instances left over when no pixel is live any more go to on_rest(instance).
+/// for_each_group(visit) once; visit(at, d, alpha, transmittance, contributes) sees each group of lanes in which a
+/// pixel takes the splat: the group's place in the tile, d = pixel - mean in px, alpha *before* the cap, the
+/// transmittance in front. Instances left over when no pixel is live any more go to on_rest(instance).
 template <class T, class OnSplat, class OnRest>
 void walk_tile(const Frame<T>& frame, int64_t tile_index, TilePixels<T>& tile, const OnSplat& on_splat,
                const OnRest& on_rest) {
@@ -116,11 +116,11 @@ template <class T, bool kDepth> void blend_tile(const Frame<T>& frame, int64_t t
         frame, tile_index, tile,
         [&](const Instance&, const Splat<T>& s, const auto& for_each_group) {
             const B values[4] = {B(s.color.x), B(s.color.y), B(s.color.z), B(s.inverse_depth)};
-            for_each_group([&](int at, Vec2<B>, B alpha, B transmittance, Mask<T> contributes)
-                               __attribute__((always_inline)) {
-                const B weight = select(contributes, min(alpha, B(Limits::alpha_max)) * transmittance, B(0));
-                for (int c = 0; c < kSums; ++c) (B::load(sums[c] + at) + weight * values[c]).store(sums[c] + at);
-            });
+            for_each_group(
+                [&](int at, Vec2<B>, B alpha, B transmittance, Mask<T> contributes) __attribute__((always_inline)) {
+                    const B weight = select(contributes, min(alpha, B(Limits::alpha_max)) * transmittance, B(0));
+                    for (int c = 0; c < kSums; ++c) (B::load(sums[c] + at) + weight * values[c]).store(sums[c] + at);
+                });
         },
         [](const Instance&) {});
 
@@ -139,7 +139,8 @@ template <class T> struct PixelGradients {
     alignas(kVectorBytes) T inverse_depth[kTilePixels] = {};
     alignas(kVectorBytes) T behind[kTilePixels] = {};  // eq. 14's "behind" of the splat last visited; at first, of none
 
-    PixelGradients(const View<T>& view, const TilePixels<T>& tile, const Images<const T>& images, const Images<const T>& v) {
+    PixelGradients(const View<T>& view, const TilePixels<T>& tile, const Images<const T>& images,
+                   const Images<const T>& v) {
         const int64_t plane = int64_t(view.width) * view.height;
         tile.for_each_pixel(view, [&](int i, int64_t pixel) {
             for (int c = 0; c < 3 && v.image; ++c) {
@@ -161,15 +162,17 @@ void blend_tile_backward(const Frame<T>& frame, int64_t tile_index, const Images
     using B = Batch<T>;
     TilePixels<T> tile(frame.view, tile_index);
     PixelGradients<T> v(frame.view, tile, images, v_images);
-    const auto slot_of = [&](const Instance& i) -> SplatGradient<T>& { return slots[frame.slot_begin[i.gaussian] + i.local]; };
+    const auto slot_of = [&](const Instance& i) -> SplatGradient<T>& {
+        return slots[frame.slot_begin[i.gaussian] + i.local];
+    };
     walk_tile(
         frame, tile_index, tile,
         [&](const Instance& instance, const Splat<T>& s, const auto& for_each_group) {
             B u(0), mean_x(0), mean_y(0), abs_x(0), abs_y(0), xx(0), xy(0), yy(0), r(0), g(0), b(0), depth(0);
             const B qxx(s.conic.xx), qxy(s.conic.xy), qyy(s.conic.yy);
             const B red(s.color.x), green(s.color.y), blue(s.color.z), inverse_depth(s.inverse_depth);
-            for_each_group([&](int at, Vec2<B> d, B alpha, B transmittance, Mask<T> contributes)
-                               __attribute__((always_inline)) {
+            for_each_group([&](int at, Vec2<B> d, B alpha, B transmittance,
+                               Mask<T> contributes) __attribute__((always_inline)) {
                 const B capped = min(alpha, B(Limits::alpha_max));
                 const B weight = select(contributes, capped * transmittance, B(0));
                 const B v_r = B::load(v.color[0] + at), v_g = B::load(v.color[1] + at), v_b = B::load(v.color[2] + at);
@@ -199,8 +202,11 @@ void blend_tile_backward(const Frame<T>& frame, int64_t tile_index, const Images
                 abs_x += abs(v_x);
                 abs_y += abs(v_y);
             });
-            slot_of(instance) = {{sum(mean_x), sum(mean_y)}, {sum(abs_x), sum(abs_y)},
-                                 {T(-0.5) * sum(xx), -sum(xy), T(-0.5) * sum(yy)}, sum(u), {sum(r), sum(g), sum(b)},
+            slot_of(instance) = {{sum(mean_x), sum(mean_y)},
+                                 {sum(abs_x), sum(abs_y)},
+                                 {T(-0.5) * sum(xx), -sum(xy), T(-0.5) * sum(yy)},
+                                 sum(u),
+                                 {sum(r), sum(g), sum(b)},
                                  kDepth ? sum(depth) : T(0)};
         },
         [&](const Instance& instance) { slot_of(instance) = SplatGradient<T>{}; });
@@ -212,12 +218,15 @@ template <class T> struct ImportanceSlot {
 };
 
 template <class T>
-void importance_tile(const Frame<T>& frame, int64_t tile_index, const T* pixel_weights, Buffer<ImportanceSlot<T>>& slots) {
+void importance_tile(const Frame<T>& frame, int64_t tile_index, const T* pixel_weights,
+                     Buffer<ImportanceSlot<T>>& slots) {
     using B = Batch<T>;
     TilePixels<T> tile(frame.view, tile_index);
     alignas(kVectorBytes) T pixel_weight[kTilePixels] = {};
     tile.for_each_pixel(frame.view, [&](int i, int64_t pixel) { pixel_weight[i] = pixel_weights[pixel]; });
-    const auto slot_of = [&](const Instance& i) -> ImportanceSlot<T>& { return slots[frame.slot_begin[i.gaussian] + i.local]; };
+    const auto slot_of = [&](const Instance& i) -> ImportanceSlot<T>& {
+        return slots[frame.slot_begin[i.gaussian] + i.local];
+    };
     walk_tile(
         frame, tile_index, tile,
         [&](const Instance& instance, const Splat<T>&, const auto& for_each_group) {
@@ -277,10 +286,10 @@ void importance(const Gaussians<T>& gaussians, const View<T>& view, const Option
     }
 }
 
-#define DGR_INSTANTIATE(T)                                                                                        \
-    template Frame<T> forward(const Gaussians<T>&, const View<T>&, const Options&, const Images<T>&);             \
-    template void backward(const Frame<T>&, const Gaussians<T>&, const Images<const T>&, const Images<const T>&,  \
-                           const Gradients<T>&);                                                                  \
+#define DGR_INSTANTIATE(T)                                                                                       \
+    template Frame<T> forward(const Gaussians<T>&, const View<T>&, const Options&, const Images<T>&);            \
+    template void backward(const Frame<T>&, const Gaussians<T>&, const Images<const T>&, const Images<const T>&, \
+                           const Gradients<T>&);                                                                 \
     template void importance(const Gaussians<T>&, const View<T>&, const Options&, const T*, const Importance<T>&);
 DGR_INSTANTIATE(float)
 DGR_INSTANTIATE(double)

@@ -1,5 +1,5 @@
-// L1 and SSIM with their gradient on the CPU, in two passes over bands of rows: window means and SSIM, then the windows'
-// gradients back to the pixels. The window is separable and symmetric, so its VJP is the window itself.
+// L1 and SSIM with their gradient on the CPU, in two passes over bands of rows: window means and SSIM, then the
+// windows' gradients back to the pixels. The window is separable and symmetric, so its VJP is the window itself.
 #include <algorithm>
 #include <cmath>
 #include <vector>
@@ -22,6 +22,14 @@ template <class T> struct Window {
         for (int i = 0; i < kTaps; ++i) sum += std::exp(-(i - kRadius) * (i - kRadius) / 4.5);
         for (int i = 0; i < kTaps; ++i) weight[i] = T(std::exp(-(i - kRadius) * (i - kRadius) / 4.5) / sum);
     }
+    /// Weighted sum of the batches at p, p + step, ...; in two sums, since a single one waits for every addition.
+    Batch<T> apply(const T* p, int64_t step) const {
+        using B = Batch<T>;
+        B even = B(weight[0]) * B::load(p), odd = B(weight[1]) * B::load(p + step);
+        for (int k = 2; k < kTaps; k += 2) even += B(weight[k]) * B::load(p + k * step);
+        for (int k = 3; k < kTaps; k += 2) odd += B(weight[k]) * B::load(p + k * step);
+        return even + odd;
+    }
 };
 
 constexpr int round_up(int n, int step) { return (n + step - 1) / step * step; }
@@ -31,7 +39,9 @@ constexpr int round_up(int n, int step) { return (n + step - 1) / step * step; }
 template <class T> class BlurredRows {
   public:
     BlurredRows(int maps, int width)
-        : stride_(round_up(width, kLanes<T>)), map_size_(int64_t(kBandRows + 2 * kRadius) * stride_), rows_(maps * map_size_),
+        : stride_(round_up(width, kLanes<T>)),
+          map_size_(int64_t(kBandRows + 2 * kRadius) * stride_),
+          rows_(maps * map_size_),
           padded_(stride_ + 2 * kRadius + kLanes<T>) {
         std::fill_n(padded_.data(), padded_.size(), T(0));
     }
@@ -39,19 +49,15 @@ template <class T> class BlurredRows {
     T* input() { return padded_.data() + kRadius; }
     void blur_row(const Window<T>& window, int map, int row) {
         T* out = rows_.data() + map * map_size_ + int64_t(row) * stride_;
-        for (int x = 0; x < stride_; x += kLanes<T>) {
-            Batch<T> sum(0);
-            for (int k = 0; k < kTaps; ++k) sum += Batch<T>(window.weight[k]) * Batch<T>::load(padded_.data() + x + k);
-            sum.store(out + x);
-        }
+        for (int x = 0; x < stride_; x += kLanes<T>) { window.apply(padded_.data() + x, 1).store(out + x); }
     }
-    void zero_row(int map, int row) { std::fill_n(rows_.data() + map * map_size_ + int64_t(row) * stride_, stride_, T(0)); }
+    void zero_row(int map, int row) {
+        std::fill_n(rows_.data() + map * map_size_ + int64_t(row) * stride_, stride_, T(0));
+    }
     /// Blurred along y too: the batch at column x of the band's row.
     Batch<T> blur_column(const Window<T>& window, int map, int row, int x) const {
         const T* p = rows_.data() + map * map_size_ + int64_t(row) * stride_ + x;
-        Batch<T> sum(0);
-        for (int k = 0; k < kTaps; ++k) sum += Batch<T>(window.weight[k]) * Batch<T>::load(p + k * stride_);
-        return sum;
+        return window.apply(p, stride_);
     }
 
   private:
@@ -67,8 +73,10 @@ template <class T> struct RowPair {
     void read(const LossInput<T>& in, int channel, int row) {
         const int64_t at = (int64_t(channel) * in.height + row) * in.width;
         std::copy_n(in.image + at, in.width, x.begin());
-        if (in.photo) std::copy_n(in.photo + at, in.width, y.begin());
-        else for (int i = 0; i < in.width; ++i) y[i] = T(in.photo_bytes[at + i]) * T(1.0 / 255.0);
+        if (in.photo)
+            std::copy_n(in.photo + at, in.width, y.begin());
+        else
+            for (int i = 0; i < in.width; ++i) y[i] = T(in.photo_bytes[at + i]) * T(1.0 / 255.0);
         if (!in.mask) return;
         const bool* mask = in.mask + int64_t(row) * in.width;
         for (int i = 0; i < in.width; ++i) {
@@ -162,7 +170,8 @@ void pull_back_band(const LossInput<T>& in, const Window<T>& window, int channel
             const B x = B::load(pair.x.data() + i), y = B::load(pair.y.data() + i);
             const B sign = select(x > y, B(v_l1), select(x < y, B(-v_l1), B(0)));
             (sign + blurred.blur_column(window, 0, local, i) + B(2) * x * blurred.blur_column(window, 1, local, i) +
-             y * blurred.blur_column(window, 2, local, i)).store(v_row.data() + i);
+             y * blurred.blur_column(window, 2, local, i))
+                .store(v_row.data() + i);
         }
         const bool* mask = in.mask ? in.mask + int64_t(row) * in.width : nullptr;
         T* out = v_image + (int64_t(channel) * in.height + row) * in.width;
@@ -180,7 +189,9 @@ template <class T> LossOutput<T> photometric_loss(const LossInput<T>& in, T* v_i
     const double num_values = 3.0 * in.width * in.height;
     const T v_l1 = T((1 - in.ssim_weight) / num_values), v_ssim = T(-in.ssim_weight / num_values);
     Buffer<T> gradients(v_image ? 9 * map_size : 0);
-    const auto gradients_of = [&](int channel) { return v_image ? gradients.data() + 3 * map_size * channel : nullptr; };
+    const auto gradients_of = [&](int channel) {
+        return v_image ? gradients.data() + 3 * map_size * channel : nullptr;
+    };
     std::vector<BandSums> sums(3 * num_bands);
     Team team(in.num_threads);
     team.for_each(3 * num_bands, [&](int64_t i) {

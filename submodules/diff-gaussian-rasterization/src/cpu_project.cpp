@@ -22,42 +22,60 @@ template <class T> struct BatchRows {
     }
 };
 
-template <class T> Batch<T> gather(const T* p, int64_t stride, const BatchRows<T>& rows) {
-    Batch<T> b;
-    for (int i = 0; i < kLanes<T>; ++i) b.set(i, p[rows.row[i] * stride]);
-    return b;
+constexpr int kMaxColumns = 45;  // numbers of one Gaussian that are read or written together: the SH of degrees 1 to 3
+
+/// columns[k] lane i = p[rows.row[i] * stride + k]. Copies rows one after the other: gather instructions are slower.
+template <class T> void gather(const T* p, int64_t stride, const BatchRows<T>& rows, int width, Batch<T>* columns) {
+    T turned[kMaxColumns][kLanes<T>];
+    for (int i = 0; i < kLanes<T>; ++i) {
+        const T* row = p + rows.row[i] * stride;
+        for (int k = 0; k < width; ++k) turned[k][i] = row[k];
+    }
+    for (int k = 0; k < width; ++k) columns[k] = Batch<T>::load(turned[k]);
 }
 template <class T> Vec3<Batch<T>> gather3(const T* p, const BatchRows<T>& rows, int64_t stride = 3) {
-    return {gather(p, stride, rows), gather(p + 1, stride, rows), gather(p + 2, stride, rows)};
+    Batch<T> c[3];
+    gather(p, stride, rows, 3, c);
+    return {c[0], c[1], c[2]};
 }
-template <class T> void scatter(T* p, int64_t stride, const BatchRows<T>& rows, Batch<T> b) {
-    for (int i = 0; i < rows.count; ++i) p[rows.row[i] * stride] = b[i];
+template <class T> void scatter(T* p, int64_t stride, const BatchRows<T>& rows, int width, const Batch<T>* columns) {
+    T turned[kMaxColumns][kLanes<T>];
+    for (int k = 0; k < width; ++k) columns[k].store(turned[k]);
+    for (int i = 0; i < rows.count; ++i) {
+        T* row = p + rows.row[i] * stride;
+        for (int k = 0; k < width; ++k) row[k] = turned[k][i];
+    }
 }
-template <class T> void scatter3(T* p, const BatchRows<T>& rows, Vec3<Batch<T>> b, int64_t stride = 3) {
-    scatter(p, stride, rows, b.x);
-    scatter(p + 1, stride, rows, b.y);
-    scatter(p + 2, stride, rows, b.z);
+template <class T> void scatter3(T* p, const BatchRows<T>& rows, Vec3<Batch<T>> b) {
+    const Batch<T> c[3] = {b.x, b.y, b.z};
+    scatter(p, 3, rows, 3, c);
 }
 
 template <class T> Pinhole<Batch<T>> broadcast(const Pinhole<T>& c) {
     using B = Batch<T>;
     const auto b3 = [](Vec3<T> v) { return Vec3<B>{B(v.x), B(v.y), B(v.z)}; };
-    return {B(c.fx), B(c.fy), B(c.cx), B(c.cy), {b3(c.rotation.r0), b3(c.rotation.r1), b3(c.rotation.r2)},
-            b3(c.translation), b3(c.centre), {B(c.ratio_min.x), B(c.ratio_min.y)},
+    return {B(c.fx),
+            B(c.fy),
+            B(c.cx),
+            B(c.cy),
+            {b3(c.rotation.r0), b3(c.rotation.r1), b3(c.rotation.r2)},
+            b3(c.translation),
+            b3(c.centre),
+            {B(c.ratio_min.x), B(c.ratio_min.y)},
             {B(c.ratio_max.x), B(c.ratio_max.y)}};
 }
 
 /// What forward and backward both compute of a batch of Gaussians.
 template <class T> struct Projection {
     using B = Batch<T>;
-    Vec3<B> world, point;   // mean in world and camera space
+    Vec3<B> world, point;  // mean in world and camera space
     Quat<B> quat;
     Vec3<B> scale;
     Mat3<B> rotation;
     Sym3<B> covariance;
     JacobianRows<B> jacobian;
-    Sym2<B> sharp, conic;   // 2D covariance before the blur; conic of the blurred one
-    B opacity, factor;      // factor: of the anti-aliased mode, else 1
+    Sym2<B> sharp, conic;  // 2D covariance before the blur; conic of the blurred one
+    B opacity, factor;  // factor: of the anti-aliased mode, else 1
 };
 
 template <class T>
@@ -68,11 +86,13 @@ Projection<T> project_batch(const Gaussians<T>& g, const Pinhole<Batch<T>>& came
     p.world = gather3(g.means, rows);
     p.point = to_camera(camera, p.world);
     if (g.covariances) {
-        const auto at = [&](int k) { return gather(g.covariances + k, 6, rows); };
-        p.covariance = {at(0), at(1), at(2), at(3), at(4), at(5)};
+        B c[6];
+        gather(g.covariances, 6, rows, 6, c);
+        p.covariance = {c[0], c[1], c[2], c[3], c[4], c[5]};
     } else {
-        const auto at = [&](int k) { return gather(g.quats + k, 4, rows); };
-        p.quat = {at(0), at(1), at(2), at(3)};
+        B q[4];
+        gather(g.quats, 4, rows, 4, q);
+        p.quat = {q[0], q[1], q[2], q[3]};
         p.scale = gather3(g.scales, rows);
         p.rotation = rotation_from_quat(p.quat);
         p.covariance = covariance_from_scale_rotation(p.scale, p.rotation);
@@ -80,7 +100,7 @@ Projection<T> project_batch(const Gaussians<T>& g, const Pinhole<Batch<T>>& came
     p.jacobian = projection_jacobian(camera, p.point);
     p.sharp = project_covariance(p.jacobian, p.covariance);
     p.conic = conic_from_cov(blurred(p.sharp, B(Limits::blur)));
-    p.opacity = gather(g.opacities, 1, rows);
+    gather(g.opacities, 1, rows, 1, &p.opacity);
     p.factor = options.antialiased ? antialias_factor(p.sharp, B(Limits::blur)) : B(1);
     return p;
 }
@@ -110,8 +130,10 @@ void project_shape(const Gaussians<T>& g, const Pinhole<Batch<T>>& camera, const
         const int64_t n = rows.row[i];
         frame.radius_px[n] = 0;
         if (!visible[i]) continue;
-        frame.splats[n] = {{mean.x[i], mean.y[i]}, {p.conic.xx[i], p.conic.xy[i], p.conic.yy[i]}, log2_opacity[i],
-                           {0, 0, 0}, inverse_depth[i], {extent_x[i], extent_y[i]}, half_chord[i], slope[i]};
+        frame.splats[n] = {{mean.x[i], mean.y[i]}, {p.conic.xx[i], p.conic.xy[i], p.conic.yy[i]},
+                           log2_opacity[i],        {0, 0, 0},
+                           inverse_depth[i],       {extent_x[i], extent_y[i]},
+                           half_chord[i],          slope[i]};
         const T radius = std::ceil(std::max(extent_x[i], extent_y[i]));
         frame.radius_px[n] = static_cast<int32_t>(std::min(std::max(radius, T(1)), T(1 << 30)));
         depth[n] = p.point.z[i];
@@ -123,9 +145,11 @@ template <class T>
 Vec3<Batch<T>> sh_color(const Gaussians<T>& g, int degree, const Batch<T> basis[16], const BatchRows<T>& rows) {
     using B = Batch<T>;
     Vec3<B> rgb = basis[0] * gather3(g.sh_dc, rows) + Vec3<B>{B(0.5), B(0.5), B(0.5)};
-    const int64_t stride = 3 * g.num_rest;
-    for (int k = 1; k < (degree + 1) * (degree + 1); ++k)
-        rgb = rgb + basis[k] * gather3(g.sh_rest + 3 * (k - 1), rows, stride);
+    const int num_rest = (degree + 1) * (degree + 1) - 1;
+    B rest[kMaxColumns];
+    gather(g.sh_rest, 3 * g.num_rest, rows, 3 * num_rest, rest);
+    for (int k = 0; k < num_rest; ++k)
+        rgb = rgb + basis[k + 1] * Vec3<B>{rest[3 * k], rest[3 * k + 1], rest[3 * k + 2]};
     return rgb;
 }
 
@@ -151,7 +175,8 @@ void project_color(const Gaussians<T>& g, const Pinhole<Batch<T>>& camera, const
 
 /// SplatGradient summed over the slots of each Gaussian of a batch, in the order of the slots.
 template <class T>
-SplatGradient<Batch<T>> sum_slots(const Frame<T>& frame, const Buffer<SplatGradient<T>>& slots, const BatchRows<T>& rows) {
+SplatGradient<Batch<T>> sum_slots(const Frame<T>& frame, const Buffer<SplatGradient<T>>& slots,
+                                  const BatchRows<T>& rows) {
     constexpr int kFields = sizeof(SplatGradient<T>) / sizeof(T);
     T sums[kFields][kLanes<T>] = {};
     for (int i = 0; i < rows.count; ++i) {
@@ -178,7 +203,7 @@ void write_screen_gradients(const View<T>& view, const SplatGradient<Batch<T>>& 
     const B abs_x = v.abs_mean.x * to_ndc_x, abs_y = v.abs_mean.y * to_ndc_y;
     if (out.screen_means) {
         const B parts[4] = {v.mean.x * to_ndc_x, v.mean.y * to_ndc_y, abs_x, abs_y};
-        for (int k = 0; k < 4; ++k) scatter(out.screen_means + k, 4, rows, parts[k]);
+        scatter(out.screen_means, 4, rows, 4, parts);
     }
     if (!out.abs_grad_sum) return;
     const B norm = sqrt(abs_x * abs_x + abs_y * abs_y);
@@ -190,36 +215,40 @@ void write_screen_gradients(const View<T>& view, const SplatGradient<Batch<T>>& 
 
 /// Writes the gradients of the colour and returns what reaches the mean through the viewing direction.
 template <class T>
-Vec3<Batch<T>> color_backward(const Frame<T>& frame, const Gaussians<T>& g, Vec3<Batch<T>> toward, Vec3<Batch<T>> v_color,
-                              const BatchRows<T>& rows, const Gradients<T>& out) {
+Vec3<Batch<T>> color_backward(const Frame<T>& frame, const Gaussians<T>& g, Vec3<Batch<T>> toward,
+                              Vec3<Batch<T>> v_color, const BatchRows<T>& rows, const Gradients<T>& out) {
     using B = Batch<T>;
     const int degree = frame.options.sh_degree;
     if (g.colors) {
         if (out.colors) scatter3(out.colors, rows, v_color);
         return {B(0), B(0), B(0)};
     }
-    const int64_t stride = 3 * g.num_rest;
-    B basis[16], v_basis[16];
+    const int num_rest = (degree + 1) * (degree + 1) - 1;
+    B basis[16], v_basis[16], rest[kMaxColumns];
     sh_basis(degree, normalized(toward), basis);
     const T* color = &frame.splats[0].color.x;  // after the clamp: zero where it stopped the colour
     const Vec3<B> rgb = gather3(color, rows, sizeof(Splat<T>) / sizeof(T));
     const Vec3<B> v_rgb{select(rgb.x > B(0), v_color.x, B(0)), select(rgb.y > B(0), v_color.y, B(0)),
                         select(rgb.z > B(0), v_color.z, B(0))};
     if (out.sh_dc) scatter3(out.sh_dc, rows, basis[0] * v_rgb);
-    for (int k = 1; k < (degree + 1) * (degree + 1); ++k) {
-        v_basis[k] = dot(gather3(g.sh_rest + 3 * (k - 1), rows, stride), v_rgb);
-        if (out.sh_rest) scatter3(out.sh_rest + 3 * (k - 1), rows, basis[k] * v_rgb, stride);
+    gather(g.sh_rest, 3 * g.num_rest, rows, 3 * num_rest, rest);
+    for (int k = 0; k < num_rest; ++k) {
+        B* c = rest + 3 * k;
+        v_basis[k + 1] = dot(Vec3<B>{c[0], c[1], c[2]}, v_rgb);
+        c[0] = basis[k + 1] * v_rgb.x, c[1] = basis[k + 1] * v_rgb.y, c[2] = basis[k + 1] * v_rgb.z;
     }
+    if (out.sh_rest) scatter(out.sh_rest, 3 * g.num_rest, rows, 3 * num_rest, rest);
     return normalized_vjp(toward, sh_basis_vjp(degree, normalized(toward), v_basis));
 }
 
 /// Writes the gradients of scales, quats or covariances.
 template <class T>
-void write_shape_gradients(const Projection<T>& p, const Sym3<Batch<T>>& v, const BatchRows<T>& rows, const Gradients<T>& out) {
+void write_shape_gradients(const Projection<T>& p, const Sym3<Batch<T>>& v, const BatchRows<T>& rows,
+                           const Gradients<T>& out) {
     using B = Batch<T>;
     if (out.covariances) {
         const B parts[6] = {v.xx, v.xy, v.xz, v.yy, v.yz, v.zz};
-        for (int k = 0; k < 6; ++k) scatter(out.covariances + k, 6, rows, parts[k]);
+        scatter(out.covariances, 6, rows, 6, parts);
     }
     if (!out.quats && !out.scales) return;
     const auto v_shape = covariance_from_scale_rotation_vjp(p.scale, p.rotation, v);
@@ -227,7 +256,7 @@ void write_shape_gradients(const Projection<T>& p, const Sym3<Batch<T>>& v, cons
     if (!out.quats) return;
     const Quat<B> q = rotation_from_quat_vjp(p.quat, v_shape.rotation);
     const B parts[4] = {q.w, q.x, q.y, q.z};
-    for (int k = 0; k < 4; ++k) scatter(out.quats + k, 4, rows, parts[k]);
+    scatter(out.quats, 4, rows, 4, parts);
 }
 
 /// One batch of visible Gaussians.
@@ -239,7 +268,10 @@ void project_backward_batch(const Frame<T>& frame, const Gaussians<T>& g, const 
     write_screen_gradients(frame.view, v, rows, out);
     const Projection<T> p = project_batch(g, camera, frame.options, rows);
     // u = dL/d ln(alpha), and alpha goes with opacity * factor.
-    if (out.opacities) scatter(out.opacities, 1, rows, v.u / p.opacity);
+    if (out.opacities) {
+        const B v_opacity = v.u / p.opacity;
+        scatter(out.opacities, 1, rows, 1, &v_opacity);
+    }
     Sym2<B> v_cov = conic_from_cov_vjp(p.conic, v.conic);
     if (frame.options.antialiased) {
         const Sym2<B> more = antialias_factor_vjp(p.sharp, B(Limits::blur), v.u / p.factor);
@@ -249,8 +281,8 @@ void project_backward_batch(const Frame<T>& frame, const Gaussians<T>& g, const 
     write_shape_gradients(p, v_projection.covariance, rows, out);
     const Vec3<B> v_mean = color_backward(frame, g, p.world - camera.centre, v.color, rows, out);
     if (!out.means) return;
-    Vec3<B> v_point = projection_jacobian_vjp(camera, p.point, v_projection.jacobian) +
-                      project_mean_vjp(camera, p.point, v.mean);
+    Vec3<B> v_point =
+        projection_jacobian_vjp(camera, p.point, v_projection.jacobian) + project_mean_vjp(camera, p.point, v.mean);
     v_point.z -= v.inverse_depth / (p.point.z * p.point.z);
     scatter3(out.means, rows, to_camera_vjp(camera, v_point) + v_mean);
 }
@@ -280,11 +312,13 @@ template <class T> void project(Team& team, const Gaussians<T>& gaussians, Frame
     const Pinhole<Batch<T>> camera = broadcast(frame.view.camera);
     const bool has_color = gaussians.colors || gaussians.sh_dc;  // importance asks for none
     for_each_chunk(team, gaussians.count, [&](int64_t begin, int64_t end) {
-        for_each_batch<T>(begin, end, [](int64_t) { return true; },
-                          [&](const BatchRows<T>& rows) { project_shape(gaussians, camera, rows, frame, depth); });
+        for_each_batch<T>(
+            begin, end, [](int64_t) { return true; },
+            [&](const BatchRows<T>& rows) { project_shape(gaussians, camera, rows, frame, depth); });
         if (!has_color) return;
-        for_each_batch<T>(begin, end, [&](int64_t i) { return frame.radius_px[i] > 0; },
-                          [&](const BatchRows<T>& rows) { project_color(gaussians, camera, rows, frame); });
+        for_each_batch<T>(
+            begin, end, [&](int64_t i) { return frame.radius_px[i] > 0; },
+            [&](const BatchRows<T>& rows) { project_color(gaussians, camera, rows, frame); });
     });
 }
 
@@ -302,9 +336,9 @@ void project_backward(Team& team, const Frame<T>& frame, const Gaussians<T>& gau
         zero_rows(out.sh_rest, 3 * gaussians.num_rest, begin, end);
         zero_rows(out.colors, 3, begin, end);
         zero_rows(out.screen_means, 4, begin, end);
-        for_each_batch<T>(begin, end, [&](int64_t i) { return frame.radius_px[i] > 0; }, [&](const BatchRows<T>& rows) {
-            project_backward_batch(frame, gaussians, camera, slots, rows, out);
-        });
+        for_each_batch<T>(
+            begin, end, [&](int64_t i) { return frame.radius_px[i] > 0; },
+            [&](const BatchRows<T>& rows) { project_backward_batch(frame, gaussians, camera, slots, rows, out); });
     });
 }
 

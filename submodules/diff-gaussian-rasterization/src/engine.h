@@ -9,11 +9,11 @@ namespace dgr {
 template <class T> struct Frame {
     View<T> view;
     Options options;
-    Buffer<Splat<T>> splats;         // (N), undefined where radius_px is 0
-    Buffer<int32_t> radius_px;       // (N), 0 = culled
-    Buffer<int64_t> slot_begin;      // (N + 1), each Gaussian's slots: one for each tile it touches
-    Buffer<int64_t> tile_begin;      // (tiles + 1), each tile's instances ...
-    Buffer<Instance> instances;      // (I), ... in order of depth, then index
+    Buffer<Splat<T>> splats;  // (N), undefined where radius_px is 0
+    Buffer<int32_t> radius_px;  // (N), 0 = culled
+    Buffer<int64_t> slot_begin;  // (N + 1), each Gaussian's slots: one for each tile it touches
+    Buffer<int64_t> tile_begin;  // (tiles + 1), each tile's instances ...
+    Buffer<Instance> instances;  // (I), ... in order of depth, then index
 };
 
 /// Projects, culls, orders and blends. Throws std::bad_alloc.
@@ -28,8 +28,8 @@ void backward(const Frame<T>& frame, const Gaussians<T>& gaussians, const Images
 
 /// Per Gaussian, over pixels: sum of pixel_weight * T * alpha, sum of T * alpha, number of pixels it contributed to.
 template <class T> struct Importance {
-    T *weighted, *total;   // (N)
-    int32_t* num_pixels;   // (N)
+    T *weighted, *total;  // (N)
+    int32_t* num_pixels;  // (N)
 };
 template <class T>
 void importance(const Gaussians<T>& gaussians, const View<T>& view, const Options& options, const T* pixel_weights,
@@ -38,10 +38,10 @@ void importance(const Gaussians<T>& gaussians, const View<T>& view, const Option
 /// (1 - ssim_weight) * L1 + ssim_weight * (1 - SSIM), SSIM with an 11x11 Gaussian window and zero padding.
 template <class T> struct LossInput {
     int width, height;
-    const T* image;              // (3,H,W)
-    const T* photo;              // (3,H,W), or null and then
+    const T* image;  // (3,H,W)
+    const T* photo;  // (3,H,W), or null and then
     const uint8_t* photo_bytes;  // (3,H,W), 255 = 1
-    const bool* mask;            // (H,W) or null; image and photo count as zero where it is false
+    const bool* mask;  // (H,W) or null; image and photo count as zero where it is false
     double ssim_weight;
     int num_threads;
 };

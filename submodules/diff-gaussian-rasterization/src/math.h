@@ -75,12 +75,12 @@ template <class T> DGR_FN Quat<T> rotation_from_quat_vjp(Quat<T> quat, const Mat
     const T inv_norm = T(1) / sqrt(quat.w * quat.w + quat.x * quat.x + quat.y * quat.y + quat.z * quat.z);
     const T w = quat.w * inv_norm, x = quat.x * inv_norm, y = quat.y * inv_norm, z = quat.z * inv_norm;
     const T v_w = T(2) * (x * (v.r2.y - v.r1.z) + y * (v.r0.z - v.r2.x) + z * (v.r1.x - v.r0.y));
-    const T v_x = T(2) * (w * (v.r2.y - v.r1.z) + y * (v.r0.y + v.r1.x) + z * (v.r0.z + v.r2.x)) -
-                  T(4) * x * (v.r1.y + v.r2.z);
-    const T v_y = T(2) * (w * (v.r0.z - v.r2.x) + x * (v.r0.y + v.r1.x) + z * (v.r1.z + v.r2.y)) -
-                  T(4) * y * (v.r0.x + v.r2.z);
-    const T v_z = T(2) * (w * (v.r1.x - v.r0.y) + x * (v.r0.z + v.r2.x) + y * (v.r1.z + v.r2.y)) -
-                  T(4) * z * (v.r0.x + v.r1.y);
+    const T v_x =
+        T(2) * (w * (v.r2.y - v.r1.z) + y * (v.r0.y + v.r1.x) + z * (v.r0.z + v.r2.x)) - T(4) * x * (v.r1.y + v.r2.z);
+    const T v_y =
+        T(2) * (w * (v.r0.z - v.r2.x) + x * (v.r0.y + v.r1.x) + z * (v.r1.z + v.r2.y)) - T(4) * y * (v.r0.x + v.r2.z);
+    const T v_z =
+        T(2) * (w * (v.r1.x - v.r0.y) + x * (v.r0.z + v.r2.x) + y * (v.r1.z + v.r2.y)) - T(4) * z * (v.r0.x + v.r1.y);
     const T radial = v_w * w + v_x * x + v_y * y + v_z * z;  // the part that normalisation takes away
     return {inv_norm * (v_w - radial * w), inv_norm * (v_x - radial * x), inv_norm * (v_y - radial * y),
             inv_norm * (v_z - radial * z)};
@@ -93,7 +93,10 @@ template <class T> DGR_FN Sym3<T> covariance_from_scale_rotation(Vec3<T> scale, 
         c{r.r2.x * s2.x, r.r2.y * s2.y, r.r2.z * s2.z};
     return {dot(a, r.r0), dot(a, r.r1), dot(a, r.r2), dot(b, r.r1), dot(b, r.r2), dot(c, r.r2)};
 }
-template <class T> struct ScaleRotation { Vec3<T> scale; Mat3<T> rotation; };
+template <class T> struct ScaleRotation {
+    Vec3<T> scale;
+    Mat3<T> rotation;
+};
 template <class T>
 DGR_FN ScaleRotation<T> covariance_from_scale_rotation_vjp(Vec3<T> scale, const Mat3<T>& r, const Sym3<T>& v) {
     // With G the full symmetric gradient, dL/dR = 2 G R diag(scale)^2 and dL/dscale_k = 2 scale_k (R^T G R)_kk.
@@ -158,7 +161,10 @@ template <class T> DGR_FN Sym2<T> project_covariance(const JacobianRows<T>& j, c
     const Vec3<T> a = cov * j.x, b = cov * j.y;
     return {dot(j.x, a), dot(j.x, b), dot(j.y, b)};
 }
-template <class T> struct JacobianCovariance { JacobianRows<T> jacobian; Sym3<T> covariance; };
+template <class T> struct JacobianCovariance {
+    JacobianRows<T> jacobian;
+    Sym3<T> covariance;
+};
 template <class T>
 DGR_FN JacobianCovariance<T> project_covariance_vjp(const JacobianRows<T>& j, const Sym3<T>& cov, Sym2<T> v) {
     const Vec3<T> a = cov * j.x, b = cov * j.y;
@@ -249,13 +255,14 @@ template <class T> DGR_FN Vec3<T> sh_basis_vjp(int degree, Vec3<T> n, const T v[
     if (degree < 3) return v_n;
     const T xx = n.x * n.x, yy = n.y * n.y, zz = n.z * n.z;
     const T xy = n.x * n.y, xz = n.x * n.z, yz = n.y * n.z;
-    const T c9 = T(-0.5900435899266435) * v[9], c10 = T(2.890611442640554) * v[10], c11 = T(-0.4570457994644658) * v[11],
-            c12 = T(0.3731763325901154) * v[12], c13 = T(-0.4570457994644658) * v[13],
-            c14 = T(1.445305721320277) * v[14], c15 = T(-0.5900435899266435) * v[15];
+    const T c9 = T(-0.5900435899266435) * v[9], c10 = T(2.890611442640554) * v[10],
+            c11 = T(-0.4570457994644658) * v[11], c12 = T(0.3731763325901154) * v[12],
+            c13 = T(-0.4570457994644658) * v[13], c14 = T(1.445305721320277) * v[14],
+            c15 = T(-0.5900435899266435) * v[15];
     v_n.x += c9 * T(6) * xy + c10 * yz - c11 * T(2) * xy - c12 * T(6) * xz + c13 * (T(4) * zz - T(3) * xx - yy) +
              c14 * T(2) * xz + c15 * T(3) * (xx - yy);
-    v_n.y += c9 * T(3) * (xx - yy) + c10 * xz + c11 * (T(4) * zz - xx - T(3) * yy) - c12 * T(6) * yz -
-             c13 * T(2) * xy - c14 * T(2) * yz - c15 * T(6) * xy;
+    v_n.y += c9 * T(3) * (xx - yy) + c10 * xz + c11 * (T(4) * zz - xx - T(3) * yy) - c12 * T(6) * yz - c13 * T(2) * xy -
+             c14 * T(2) * yz - c15 * T(6) * xy;
     v_n.z += c10 * xy + c11 * T(8) * yz + c12 * (T(6) * zz - T(3) * (xx + yy)) + c13 * T(8) * xz + c14 * (xx - yy);
     return v_n;
 }
@@ -277,7 +284,10 @@ template <class T> DGR_FN T ellipse_level(T log2_opacity) {
 }
 
 /// Gradients of ln(alpha), the exponent in natural units, times v. d = pixel - mean, hence dL/dmean = -dL/dd.
-template <class T> struct ExponentGradient { Sym2<T> conic; Vec2<T> d; };
+template <class T> struct ExponentGradient {
+    Sym2<T> conic;
+    Vec2<T> d;
+};
 template <class T> DGR_FN ExponentGradient<T> log_alpha_vjp(Sym2<T> q, Vec2<T> d, T v) {
     return {{T(-0.5) * v * d.x * d.x, -v * d.x * d.y, T(-0.5) * v * d.y * d.y},
             {-v * (q.xx * d.x + q.xy * d.y), -v * (q.xy * d.x + q.yy * d.y)}};

@@ -1,6 +1,7 @@
 // Every function of math.h in double precision over flat lists of numbers, so that tests can hold each VJP against
 // central differences. A function f takes its differentiable inputs flattened to one list (and constants apart) and
-// returns its outputs as one list; f_vjp takes the same and the gradient of the outputs, and returns that of the inputs.
+// returns its outputs as one list; f_vjp takes the same and the gradient of the outputs, and returns that of the
+// inputs.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/vector.h>
 
@@ -50,22 +51,20 @@ Camera camera_of(const Numbers& numbers) { return as<Camera>(numbers); }
 
 void bind_math(nb::module_& m) {
     m.def("rotation_from_quat", [](const Numbers& x) { return flat(rotation_from_quat(as<Q4>(x))); });
-    m.def("rotation_from_quat_vjp", [](const Numbers& x, const Numbers& v) {
-        return flat(rotation_from_quat_vjp(as<Q4>(x), as<M3>(v)));
-    });
-    m.def("covariance_from_scale_rotation", [](const Numbers& x) {
-        return flat(covariance_from_scale_rotation(as<V3>(x), as<M3>(x, 3)));
-    });
+    m.def("rotation_from_quat_vjp",
+          [](const Numbers& x, const Numbers& v) { return flat(rotation_from_quat_vjp(as<Q4>(x), as<M3>(v))); });
+    m.def("covariance_from_scale_rotation",
+          [](const Numbers& x) { return flat(covariance_from_scale_rotation(as<V3>(x), as<M3>(x, 3))); });
     m.def("covariance_from_scale_rotation_vjp", [](const Numbers& x, const Numbers& v) {
         return flat(covariance_from_scale_rotation_vjp(as<V3>(x), as<M3>(x, 3), as<S3>(v)));
     });
-    m.def("to_camera", [](const Numbers& x, const Numbers& camera) { return flat(to_camera(camera_of(camera), as<V3>(x))); });
+    m.def("to_camera",
+          [](const Numbers& x, const Numbers& camera) { return flat(to_camera(camera_of(camera), as<V3>(x))); });
     m.def("to_camera_vjp", [](const Numbers&, const Numbers& v, const Numbers& camera) {
         return flat(to_camera_vjp(camera_of(camera), as<V3>(v)));
     });
-    m.def("project_mean", [](const Numbers& x, const Numbers& camera) {
-        return flat(project_mean(camera_of(camera), as<V3>(x)));
-    });
+    m.def("project_mean",
+          [](const Numbers& x, const Numbers& camera) { return flat(project_mean(camera_of(camera), as<V3>(x))); });
     m.def("project_mean_vjp", [](const Numbers& x, const Numbers& v, const Numbers& camera) {
         return flat(project_mean_vjp(camera_of(camera), as<V3>(x), as<V2>(v)));
     });
@@ -88,7 +87,8 @@ void bind_math(nb::module_& m) {
         return flat(conic_from_cov_vjp(conic_from_cov(as<S2>(x)), as<S2>(v)));
     });
     m.def("normalized", [](const Numbers& x) { return flat(normalized(as<V3>(x))); });
-    m.def("normalized_vjp", [](const Numbers& x, const Numbers& v) { return flat(normalized_vjp(as<V3>(x), as<V3>(v))); });
+    m.def("normalized_vjp",
+          [](const Numbers& x, const Numbers& v) { return flat(normalized_vjp(as<V3>(x), as<V3>(v))); });
     m.def("sh_basis", [](const Numbers& x, int degree) {
         Numbers y(16);
         sh_basis(degree, as<V3>(x), y.data());
@@ -114,7 +114,9 @@ void bind_math(nb::module_& m) {
         return flat(as<double>(v) * blend_vjp(transmittance, alpha, value, transmittance * (1 - alpha) * behind));
     });
     // Inputs: window means of x, x^2, xy; constants: those of y, y^2.
-    const auto means_of = [](const Numbers& x, double y, double yy) { return WindowMeans<double>{x[0], y, x[1], yy, x[2]}; };
+    const auto means_of = [](const Numbers& x, double y, double yy) {
+        return WindowMeans<double>{x[0], y, x[1], yy, x[2]};
+    };
     m.def("ssim", [=](const Numbers& x, double y, double yy) {
         as<V3>(x);
         return flat(ssim(means_of(x, y, yy)));

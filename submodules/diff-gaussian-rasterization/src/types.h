@@ -1,4 +1,5 @@
-// Plain structs that cross the engine's borders by value, and the constants of the rasterizer (the only place for them).
+// Plain structs that cross the engine's borders by value, and the constants of the rasterizer (the only place for
+// them).
 #pragma once
 
 #include <cstdint>
@@ -72,8 +73,8 @@ template <class T> struct alignas(16 * sizeof(T)) Splat {
     Vec3<T> color;
     T inverse_depth;
     Vec2<T> half_extent;  // px, of the ellipse alpha >= alpha_min, a little widened against rounding
-    // The ellipse's chord at height d.y: its middle at d.x = slope * d.y, half its width half_chord * sqrt(1 - t^2) with
-    // t = d.y / half_extent.y.  [docs/math.md eq. 13]
+    // The ellipse's chord at height d.y: its middle at d.x = slope * d.y, half its width half_chord * sqrt(1 - t^2)
+    // with t = d.y / half_extent.y.  [docs/math.md eq. 13]
     T half_chord, slope;
 };
 
@@ -87,7 +88,7 @@ struct Instance {
 template <class T> struct SplatGradient {
     Vec2<T> mean, abs_mean;  // dL/dmean in px^-1, and the sum over pixels of absolute values
     Sym2<T> conic;
-    T u;                     // sum of u
+    T u;  // sum of u
     Vec3<T> color;
     T inverse_depth;
 };
