@@ -16,6 +16,7 @@ constexpr int kPrefetch = 8;  // instances ahead: splats lie in memory by index,
 /// Pixels of one tile, row by row; those beyond the image's edge never take part.
 template <class T> struct TilePixels {
     int x, y, width, height;  // px: the corner in the image and the size inside it
+    bool has_dead = false;    // as of the last look
     alignas(kVectorBytes) T transmittance[kTilePixels];
     alignas(kVectorBytes) T alpha_floor[kTilePixels];  // alpha_min, or 2 for a pixel that takes no more
 
@@ -29,10 +30,15 @@ template <class T> struct TilePixels {
             alpha_floor[i] = i % kTile < width && i / kTile < height ? T(Limits::alpha_min) : T(2);
         }
     }
-    /// Whether any pixel still lets light through.
-    bool is_live() const {
-        Batch<T> lowest(2);
-        for (int i = 0; i < kTilePixels; i += kLanes<T>) lowest = min(lowest, Batch<T>::load(alpha_floor + i));
+    /// Looks which pixels still let light through: none (returns false), all, or some.
+    bool is_live() {
+        Batch<T> lowest(2), highest(0);
+        for (int i = 0; i < kTilePixels; i += kLanes<T>) {
+            const Batch<T> floor = Batch<T>::load(alpha_floor + i);
+            lowest = min(lowest, floor);
+            highest = max(highest, floor);
+        }
+        has_dead = any(highest == Batch<T>(2));
         return any(lowest < Batch<T>(2));
     }
     /// Calls copy(index in the tile, index in the image) for each pixel.
@@ -92,7 +98,7 @@ void walk_tile(const Frame<T>& frame, int64_t tile_index, TilePixels<T>& tile, c
                     const B alpha = exp2(log2_alpha(log2_opacity, conic, d));
                     const B floor = B::load(tile.alpha_floor + at);
                     const Mask<T> reaches = alpha >= floor;
-                    if (!any(reaches)) continue;
+                    if (tile.has_dead && !any(reaches)) continue;  // inside its chord a splat reaches all live pixels
                     const B before = B::load(tile.transmittance + at);
                     const B after = before * (B(1) - min(alpha, B(Limits::alpha_max)));
                     const Mask<T> contributes = reaches & (after >= B(Limits::transmittance_min));

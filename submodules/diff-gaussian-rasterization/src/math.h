@@ -296,8 +296,10 @@ template <class T> DGR_FN ExponentGradient<T> log_alpha_vjp(Sym2<T> q, Vec2<T> d
 /// dL/dalpha of one splat in a pixel.  [eq. 14]
 /// transmittance  in front of the splat;  value = colour . v_pixel (+ inverse depth likewise) of the splat
 /// behind = the same of everything behind it, background included, weighted as in the image.
-template <class T> DGR_FN T blend_vjp(T transmittance, T alpha, T value, T behind) {
-    return transmittance * value - behind / (T(1) - alpha);
+template <class T>
+DGR_FN T blend_vjp(T transmittance, T alpha, T value, T behind) {
+    const T inverse = T(1) / (T(1) - alpha);  // by itself, so that it does not wait for `behind`
+    return transmittance * value - behind * inverse;
 }
 
 // ---- Loss ----
