@@ -79,14 +79,17 @@ def edge_map(photo: Tensor, mask: Tensor | None = None) -> np.ndarray:
 
     Args:
         photo: (3,H,W) uint8.
-        mask: (H,W) bool, False where the pixel does not count.
+        mask: (H,W) bool, False where the pixel does not count; neither do the pixels beside it.
 
     Returns:
         (H,W) uint8, clamped to [0,255].
     """
     grey = cv2.cvtColor(np.ascontiguousarray(photo.permute(1, 2, 0).numpy()), cv2.COLOR_RGB2GRAY)
     edges = cv2.filter2D(grey, cv2.CV_8U, EDGE_KERNEL)  # saturates, which is the clamp
-    return edges if mask is None else edges * mask.numpy()
+    if mask is None:
+        return edges
+    # Eroded, since the kernel also sees the neighbours, and what is hidden must not count.
+    return edges * cv2.erode(mask.numpy().astype(np.uint8), np.ones((3, 3), np.uint8))
 
 
 def normalised(edges: Tensor) -> Tensor:

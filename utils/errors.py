@@ -18,6 +18,10 @@ class InputError(Exception):
 
     def __init__(self, where: str | Path, expected: str, found: str, fix: str) -> None:
         super().__init__(" ".join(f"{where}: expected {expected}, found {found}; {fix}".split()))
+        self._parts = (where, expected, found, fix)
+
+    def __reduce__(self) -> tuple:  # the default would rebuild it from the message alone, and fail in process pools
+        return InputError, self._parts
 
 
 def run_script(main: Callable[[], None]) -> NoReturn:

@@ -1,0 +1,1 @@
+"""What all other packages may use: errors, files, pictures, losses, and the run folder. Imports none of them."""
