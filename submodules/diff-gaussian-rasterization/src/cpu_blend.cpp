@@ -13,33 +13,36 @@ constexpr int kTilePixels = kTile * kTile;
 constexpr int kCheckLive = 32;  // splats between two looks whether a tile is done
 constexpr int kPrefetch = 8;  // instances ahead: splats lie in memory by index, tiles want them by depth
 
+constexpr float kClosed = 1000;  // more than log2 of any alpha
+
 /// Pixels of one tile, row by row; those beyond the image's edge never take part.
 template <class T> struct TilePixels {
     int x, y, width, height;  // px: the corner in the image and the size inside it
     bool has_dead = false;    // as of the last look
     alignas(kVectorBytes) T transmittance[kTilePixels];
-    alignas(kVectorBytes) T alpha_floor[kTilePixels];  // alpha_min, or 2 for a pixel that takes no more
+    alignas(kVectorBytes) T log2_floor[kTilePixels];  // of alpha; kClosed for a pixel that takes no more
 
     TilePixels(const View<T>& view, int64_t tile) {
         x = static_cast<int>(tile % view.tiles_x()) * kTile;
         y = static_cast<int>(tile / view.tiles_x()) * kTile;
         width = std::min(kTile, view.width - x);
         height = std::min(kTile, view.height - y);
+        const T floor = log2(T(Limits::alpha_min));
         for (int i = 0; i < kTilePixels; ++i) {
             transmittance[i] = T(1);
-            alpha_floor[i] = i % kTile < width && i / kTile < height ? T(Limits::alpha_min) : T(2);
+            log2_floor[i] = i % kTile < width && i / kTile < height ? floor : kClosed;
         }
     }
     /// Looks which pixels still let light through: none (returns false), all, or some.
     bool is_live() {
-        Batch<T> lowest(2), highest(0);
+        Batch<T> lowest(kClosed), highest(-kClosed);
         for (int i = 0; i < kTilePixels; i += kLanes<T>) {
-            const Batch<T> floor = Batch<T>::load(alpha_floor + i);
+            const Batch<T> floor = Batch<T>::load(log2_floor + i);
             lowest = min(lowest, floor);
             highest = max(highest, floor);
         }
-        has_dead = any(highest == Batch<T>(2));
-        return any(lowest < Batch<T>(2));
+        has_dead = any(highest == Batch<T>(kClosed));
+        return any(lowest < Batch<T>(kClosed));
     }
     /// Calls copy(index in the tile, index in the image) for each pixel.
     template <class Copy> void for_each_pixel(const View<T>& view, const Copy& copy) const {
@@ -72,7 +75,8 @@ template <class T> struct Chords {
 /// Walks the splats of a tile front to back. For each: on_splat(instance, splat, for_each_group), which calls
 /// for_each_group(visit) once; visit(at, d, alpha, transmittance, contributes) sees each group of lanes in which a
 /// pixel takes the splat: the group's place in the tile, d = pixel - mean in px, alpha *before* the cap, the
-/// transmittance in front. Instances left over when no pixel is live any more go to on_rest(instance).
+/// transmittance in front; lanes that take nothing may hold no number at all. Instances left over when no pixel is live
+/// any more go to on_rest(instance).
 template <class T, class OnSplat, class OnRest>
 void walk_tile(const Frame<T>& frame, int64_t tile_index, TilePixels<T>& tile, const OnSplat& on_splat,
                const OnRest& on_rest) {
@@ -86,7 +90,9 @@ void walk_tile(const Frame<T>& frame, int64_t tile_index, TilePixels<T>& tile, c
         if (k + kPrefetch < end) __builtin_prefetch(&frame.splats[frame.instances[k + kPrefetch].gaussian]);
         const Splat<T> s = frame.splats[frame.instances[k].gaussian];
         const Sym2<B> conic{B(s.conic.xx), B(s.conic.xy), B(s.conic.yy)};
-        const B log2_opacity(s.log2_opacity), first_x = lane + B(T(tile.x) - s.mean.x);
+        const B log2_opacity(s.log2_opacity);
+        B d_x[kTile / kLanes<T>];
+        for (int i = 0; i < kTile / kLanes<T>; ++i) d_x[i] = lane + B(T(tile.x + i * kLanes<T>) - s.mean.x);
         const auto for_each_group = [&](const auto& visit) __attribute__((always_inline)) {
             const Chords<T> chords(s, tile, lane);
             for (int row = chords.row_begin; row < chords.row_end; ++row) {
@@ -94,17 +100,17 @@ void walk_tile(const Frame<T>& frame, int64_t tile_index, TilePixels<T>& tile, c
                 for (int column = 0; column < kTile; column += kLanes<T>) {
                     if (chords.left[row] > T(column + kLanes<T> - 1) || chords.right[row] < T(column)) continue;
                     const int at = row * kTile + column;
-                    const Vec2<B> d{first_x + B(column), d_y};
-                    const B alpha = exp2(log2_alpha(log2_opacity, conic, d));
-                    const B floor = B::load(tile.alpha_floor + at);
-                    const Mask<T> reaches = alpha >= floor;
+                    const Vec2<B> d{d_x[column / kLanes<T>], d_y};
+                    const B exponent = log2_alpha(log2_opacity, conic, d), floor = B::load(tile.log2_floor + at);
+                    const Mask<T> reaches = exponent >= floor;
                     if (tile.has_dead && !any(reaches)) continue;  // inside its chord a splat reaches all live pixels
+                    const B alpha = exp2(exponent);
                     const B before = B::load(tile.transmittance + at);
-                    const B after = before * (B(1) - min(alpha, B(Limits::alpha_max)));
+                    const B after = before - before * min(alpha, B(Limits::alpha_max));
                     const Mask<T> contributes = reaches & (after >= B(Limits::transmittance_min));
                     visit(at, d, alpha, before, contributes);
                     select(contributes, after, before).store(tile.transmittance + at);
-                    select(reaches & ~contributes, B(2), floor).store(tile.alpha_floor + at);
+                    select(reaches & ~contributes, B(kClosed), floor).store(tile.log2_floor + at);
                 }
             }
         };
@@ -188,14 +194,14 @@ void blend_tile_backward(const Frame<T>& frame, int64_t tile_index, const Images
                     value += inverse_depth * v_depth;
                     depth += weight * v_depth;
                 }
-                const B behind = B::load(v.behind + at) - weight * value;
+                const B contribution = weight * value, behind = B::load(v.behind + at) - contribution;
                 behind.store(v.behind + at);
                 r += weight * v_r;
                 g += weight * v_g;
                 b += weight * v_b;
-                // alpha_raw * dL/dalpha; the cap stops the gradient.
-                const B v_log_alpha = select(contributes & (alpha < B(Limits::alpha_max)),
-                                             capped * blend_vjp(transmittance, capped, value, behind), B(0));
+                const B v_log_alpha =
+                    select(contributes & (alpha < B(Limits::alpha_max)),  // the cap stops the gradient
+                           blend_log_vjp(contribution, capped, behind), B(0));
                 // log_alpha_vjp of math.h, its constant factors left for after the sums.
                 const B u_x = v_log_alpha * d.x, u_y = v_log_alpha * d.y;
                 const B v_x = qxx * u_x + qxy * u_y, v_y = qxy * u_x + qyy * u_y;

@@ -293,13 +293,11 @@ template <class T> DGR_FN ExponentGradient<T> log_alpha_vjp(Sym2<T> q, Vec2<T> d
             {-v * (q.xx * d.x + q.xy * d.y), -v * (q.xy * d.x + q.yy * d.y)}};
 }
 
-/// dL/dalpha of one splat in a pixel.  [eq. 14]
-/// transmittance  in front of the splat;  value = colour . v_pixel (+ inverse depth likewise) of the splat
+/// alpha * dL/dalpha of one splat in a pixel, i.e. dL/d ln(alpha).  [eq. 14]
+/// contribution = transmittance * alpha * (colour . v_pixel), inverse depth likewise: what the splat adds to the pixel;
 /// behind = the same of everything behind it, background included, weighted as in the image.
-template <class T>
-DGR_FN T blend_vjp(T transmittance, T alpha, T value, T behind) {
-    const T inverse = T(1) / (T(1) - alpha);  // by itself, so that it does not wait for `behind`
-    return transmittance * value - behind * inverse;
+template <class T> DGR_FN T blend_log_vjp(T contribution, T alpha, T behind) {
+    return contribution - behind * (alpha / (T(1) - alpha));
 }
 
 // ---- Loss ----

@@ -110,8 +110,8 @@ void bind_math(nb::module_& m) {
         return flat(transmittance * (alpha * value + (1 - alpha) * behind));
     });
     m.def("blend_vjp", [](const Numbers& x, const Numbers& v, double transmittance, double value, double behind) {
-        const double alpha = as<double>(x);
-        return flat(as<double>(v) * blend_vjp(transmittance, alpha, value, transmittance * (1 - alpha) * behind));
+        const double alpha = as<double>(x), rest = transmittance * (1 - alpha) * behind;
+        return flat(as<double>(v) * blend_log_vjp(transmittance * alpha * value, alpha, rest) / alpha);
     });
     // Inputs: window means of x, x^2, xy; constants: those of y, y^2.
     const auto means_of = [](const Numbers& x, double y, double yy) {
