@@ -7,6 +7,7 @@
 #include <exception>
 #include <functional>
 #include <mutex>
+#include <system_error>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -17,7 +18,11 @@ class Team {
   public:
     /// num_threads counts the calling thread, which works too.
     explicit Team(int num_threads) {
-        for (int i = 1; i < num_threads; ++i) threads_.emplace_back([this] { serve(); });
+        try {
+            for (int i = 1; i < num_threads; ++i) threads_.emplace_back([this] { serve(); });
+        } catch (const std::system_error&) {
+            // The system gives no more threads: those there are do the work.
+        }
     }
     ~Team() {
         stop_.store(true);
