@@ -5,7 +5,6 @@ Reads ``MODEL/test/ours_N/{renders,gt}/*.png`` and nothing else, so that what is
 """
 
 import argparse
-import json
 import math
 import sys
 from collections.abc import Callable
@@ -18,7 +17,7 @@ from tqdm import tqdm
 from arguments.device import DEVICES, pick_device
 from arguments.options import Parser
 from utils.errors import InputError, run_script
-from utils.files import atomic_write
+from utils.files import write_json
 from utils.losses import psnr, ssim
 from utils.lpips import MIN_SIZE, Lpips
 from utils.pairs import Pair, find_methods, find_pairs
@@ -100,12 +99,6 @@ def mean(views: Scores) -> float | None:
     """Mean of the views that have a value; None where none has."""
     values = [value for value in views.values() if value is not None]
     return sum(values) / len(values) if values else None
-
-
-def write_json(path: Path, content: dict) -> None:
-    """Write a JSON file that is either the whole new one or the old one."""
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2) + "\n")
 
 
 def table(rows: list[tuple[str, str, int, Scores]]) -> str:

@@ -1,10 +1,12 @@
 """Writing files so that nothing half-written is ever seen under its final name."""
 
+import json
 import os
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from utils.errors import InputError
 
@@ -38,6 +40,16 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         ) from error
     finally:
         _remove_if_there(temporary)
+
+
+def write_json(path: str | Path, content: Any) -> None:
+    """Write a JSON file that is either the whole new one or the old one.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def _remove_if_there(path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from utils.errors import InputError
-from utils.files import atomic_write
+from utils.files import atomic_write, write_json
 from utils.images import write_png
 
 
@@ -51,7 +51,7 @@ class Run:
 
     def write_json(self, name: str, content: Any) -> None:
         """Write a JSON file into the folder."""
-        self.write_text(name, json.dumps(content, indent=2) + "\n")
+        write_json(self.folder / name, content)
 
     def write_view(self, split: str, iteration: int, index: int, image: Tensor, photo: Tensor) -> None:
         """Write a rendered view and its photo, both (3,H,W) uint8, as ``SPLIT/ours_N/{renders,gt}/INDEX.png``."""

@@ -174,9 +174,6 @@ void blend_tile_backward(const Frame<T>& frame, int64_t tile_index, const Images
     using B = Batch<T>;
     TilePixels<T> tile(frame.view, tile_index);
     PixelGradients<T> v(frame.view, tile, images, v_images);
-    const auto slot_of = [&](const Instance& i) -> SplatGradient<T>& {
-        return slots[frame.slot_begin[i.gaussian] + i.local];
-    };
     walk_tile(
         frame, tile_index, tile,
         [&](const Instance& instance, const Splat<T>& s, const auto& for_each_group) {
@@ -214,14 +211,14 @@ void blend_tile_backward(const Frame<T>& frame, int64_t tile_index, const Images
                 abs_x += abs(v_x);
                 abs_y += abs(v_y);
             });
-            slot_of(instance) = {{sum(mean_x), sum(mean_y)},
-                                 {sum(abs_x), sum(abs_y)},
-                                 {T(-0.5) * sum(xx), -sum(xy), T(-0.5) * sum(yy)},
-                                 sum(u),
-                                 {sum(r), sum(g), sum(b)},
-                                 kDepth ? sum(depth) : T(0)};
+            slots[frame.slot_of(instance)] = {{sum(mean_x), sum(mean_y)},
+                                              {sum(abs_x), sum(abs_y)},
+                                              {T(-0.5) * sum(xx), -sum(xy), T(-0.5) * sum(yy)},
+                                              sum(u),
+                                              {sum(r), sum(g), sum(b)},
+                                              kDepth ? sum(depth) : T(0)};
         },
-        [&](const Instance& instance) { slot_of(instance) = SplatGradient<T>{}; });
+        [&](const Instance& instance) { slots[frame.slot_of(instance)] = SplatGradient<T>{}; });
 }
 
 template <class T> struct ImportanceSlot {
@@ -236,9 +233,6 @@ void importance_tile(const Frame<T>& frame, int64_t tile_index, const T* pixel_w
     TilePixels<T> tile(frame.view, tile_index);
     alignas(kVectorBytes) T pixel_weight[kTilePixels] = {};
     tile.for_each_pixel(frame.view, [&](int i, int64_t pixel) { pixel_weight[i] = pixel_weights[pixel]; });
-    const auto slot_of = [&](const Instance& i) -> ImportanceSlot<T>& {
-        return slots[frame.slot_begin[i.gaussian] + i.local];
-    };
     walk_tile(
         frame, tile_index, tile,
         [&](const Instance& instance, const Splat<T>&, const auto& for_each_group) {
@@ -250,12 +244,10 @@ void importance_tile(const Frame<T>& frame, int64_t tile_index, const T* pixel_w
                 total += weight;
                 num_pixels += count(contributes);
             });
-            slot_of(instance) = {sum(weighted), sum(total), num_pixels};
+            slots[frame.slot_of(instance)] = {sum(weighted), sum(total), num_pixels};
         },
-        [&](const Instance& instance) { slot_of(instance) = {}; });
+        [&](const Instance& instance) { slots[frame.slot_of(instance)] = {}; });
 }
-
-template <class T> int64_t num_tiles(const View<T>& view) { return int64_t(view.tiles_x()) * view.tiles_y(); }
 
 }  // namespace
 
@@ -264,7 +256,7 @@ Frame<T> forward(const Gaussians<T>& gaussians, const View<T>& view, const Optio
     Team team(options.num_threads);
     Frame<T> frame = plan_frame(team, gaussians, view, options);
     const auto blend = out.inverse_depth ? blend_tile<T, true> : blend_tile<T, false>;
-    team.for_each(num_tiles(view), [&](int64_t tile) { blend(frame, tile, out); });
+    team.for_each(view.num_tiles(), [&](int64_t tile) { blend(frame, tile, out); });
     return frame;
 }
 
@@ -274,7 +266,7 @@ void backward(const Frame<T>& frame, const Gaussians<T>& gaussians, const Images
     Team team(frame.options.num_threads);
     Buffer<SplatGradient<T>> slots(frame.instances.size());
     const auto blend = v_images.inverse_depth ? blend_tile_backward<T, true> : blend_tile_backward<T, false>;
-    team.for_each(num_tiles(frame.view), [&](int64_t tile) { blend(frame, tile, images, v_images, slots); });
+    team.for_each(frame.view.num_tiles(), [&](int64_t tile) { blend(frame, tile, images, v_images, slots); });
     project_backward(team, frame, gaussians, slots, out);
 }
 
@@ -284,7 +276,7 @@ void importance(const Gaussians<T>& gaussians, const View<T>& view, const Option
     Team team(options.num_threads);
     const Frame<T> frame = plan_frame(team, gaussians, view, options);
     Buffer<ImportanceSlot<T>> slots(frame.instances.size());
-    team.for_each(num_tiles(view), [&](int64_t tile) { importance_tile(frame, tile, pixel_weights, slots); });
+    team.for_each(view.num_tiles(), [&](int64_t tile) { importance_tile(frame, tile, pixel_weights, slots); });
     for (int64_t n = 0; n < gaussians.count; ++n) {
         ImportanceSlot<T> all{};
         for (int64_t s = frame.slot_begin[n]; s < frame.slot_begin[n + 1]; ++s) {

@@ -44,7 +44,7 @@ template <class T> Buffer<uint32_t> depth_order(const T* depth, const int32_t* r
 template <class T> void order_instances(Team& team, const T* depth, int64_t count, Frame<T>& frame) {
     const View<T>& view = frame.view;
     const int tiles_x = view.tiles_x();
-    const int64_t num_tiles = int64_t(tiles_x) * view.tiles_y();
+    const int64_t num_tiles = view.num_tiles();
     const Buffer<uint32_t> order = depth_order(depth, frame.radius_px.data(), count);
     const int64_t num_chunks = order.size() == 0 ? 0 : team.size();
     const auto chunk_begin = [&](int64_t chunk) { return order.size() * chunk / num_chunks; };

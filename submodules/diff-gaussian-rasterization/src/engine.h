@@ -14,6 +14,9 @@ template <class T> struct Frame {
     Buffer<int64_t> slot_begin;  // (N + 1), each Gaussian's slots: one for each tile it touches
     Buffer<int64_t> tile_begin;  // (tiles + 1), each tile's instances ...
     Buffer<Instance> instances;  // (I), ... in order of depth, then index
+
+    /// Where the gradient of an instance goes.
+    int64_t slot_of(const Instance& instance) const { return slot_begin[instance.gaussian] + instance.local; }
 };
 
 /// Projects, culls, orders and blends. Throws std::bad_alloc.

@@ -29,7 +29,6 @@ template <class T> struct Mask {
     Lanes bits;
 
     friend Mask operator&(Mask a, Mask b) { return {a.bits & b.bits}; }
-    friend Mask operator|(Mask a, Mask b) { return {a.bits | b.bits}; }
     friend Mask operator~(Mask a) { return {~a.bits}; }
     bool operator[](int lane) const { return bits[lane] != 0; }
 };
@@ -80,10 +79,6 @@ template <class T> struct Batch {
     }
     Batch& operator-=(Batch b) {
         lanes -= b.lanes;
-        return *this;
-    }
-    Batch& operator*=(Batch b) {
-        lanes *= b.lanes;
         return *this;
     }
 

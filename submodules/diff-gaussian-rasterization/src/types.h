@@ -34,6 +34,7 @@ template <class T> struct View {
     Vec3<T> background;
     int tiles_x() const { return (width + Limits::tile - 1) / Limits::tile; }
     int tiles_y() const { return (height + Limits::tile - 1) / Limits::tile; }
+    int64_t num_tiles() const { return int64_t(tiles_x()) * tiles_y(); }
 };
 
 /// Rows of the set. Either covariances or quats and scales; either colors or sh_dc (and sh_rest); the rest null.
