@@ -19,7 +19,7 @@ from benchmarks.machine import machine_info
 from scene import load_scene
 from train import train
 from utils.errors import run_script
-from utils.files import atomic_write
+from utils.files import write_json
 
 BYTES_PER_GAUSSIAN = 3000
 BYTES_PER_PIXEL = 300
@@ -71,8 +71,7 @@ def main() -> None:
         f"{result['peak_bytes'] / 1e6:.0f} MB besides the photos, {share:.0%} of {result['allowed_bytes'] / 1e6:.0f} MB"
     )
     if options.out:
-        with atomic_write(options.out) as temporary:
-            temporary.write_text(json.dumps({"machine": machine_info(), "result": result}, indent=2) + "\n")
+        write_json(options.out, {"machine": machine_info(), "result": result})
     sys.exit(share > 1)
 
 

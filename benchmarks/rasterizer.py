@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import multiprocessing
 import os
 from concurrent.futures import ProcessPoolExecutor
@@ -34,7 +33,7 @@ from scene.cameras import Camera
 from scene.gaussian_model import GaussianModel
 from scene.points import Points
 from utils.errors import run_script
-from utils.files import atomic_write
+from utils.files import write_json
 from utils.usage import MemoryMeter
 
 # Splat-pixel pairs a second and core of a plain AVX2 loop, the yardstick for pairs per second.
@@ -215,8 +214,7 @@ def main() -> None:
     print(table(results))
     if options.out:
         report = {"machine": machine_info(), "options": {k: str(v) for k, v in vars(options).items()}}
-        with atomic_write(options.out) as temporary:
-            temporary.write_text(json.dumps(report | {"results": results}, indent=2) + "\n")
+        write_json(options.out, report | {"results": results})
 
 
 if __name__ == "__main__":
