@@ -1,70 +1,21 @@
-// Python's view of the engine: arrays come as DLPack, are checked here (shape, dtype, device, contiguity), and go on as
-// plain pointers. The functions fill arrays that Python has allocated. math_binding.cpp exposes math.h for the tests.
+// Python's view of the engine: arrays come as DLPack, are checked (checks.h), and go on as plain pointers. The functions
+// fill arrays that Python has allocated. math_binding.cpp exposes math.h for the tests.
 #include <nanobind/nanobind.h>
-#include <nanobind/ndarray.h>
-#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 
 #include <algorithm>
 #include <cmath>
 #include <string>
-#include <thread>
 #include <variant>
 
+#include "checks.h"
 #include "engine.h"
-
-namespace nb = nanobind;
-using Array = nb::ndarray<>;
-using OptionalArray = std::optional<Array>;
 
 void bind_math(nb::module_& module);
 
 namespace {
 
 using namespace dgr;
-
-std::string shape_text(const Array& array) {
-    std::string text = "(";
-    for (size_t i = 0; i < array.ndim(); ++i) text += (i ? ", " : "") + std::to_string(array.shape(i));
-    return text + (array.ndim() == 1 ? ",)" : ")");
-}
-std::string shape_text(const std::initializer_list<int64_t>& shape) {
-    std::string text = "(";
-    for (auto it = shape.begin(); it != shape.end(); ++it)
-        text += (it != shape.begin() ? ", " : "") + std::to_string(*it);
-    return text + (shape.size() == 1 ? ",)" : ")");
-}
-std::string dtype_text(nb::dlpack::dtype dtype) {
-    const char* kinds[] = {"int", "uint", "float", "opaque", "bfloat", "complex", "bool"};
-    if (dtype.code == static_cast<uint8_t>(nb::dlpack::dtype_code::Bool)) return "bool";
-    return (dtype.code < 7 ? kinds[dtype.code] : "dtype") + std::to_string(dtype.bits);
-}
-[[noreturn]] void refuse(const std::string& name, const std::string& expected, const std::string& actual) {
-    throw nb::value_error((name + ": expected " + expected + ", got " + actual).c_str());
-}
-
-/// The array's pointer, after checking all that can be wrong with it. A null optional gives a null pointer.
-template <class T> T* checked(const Array& array, const char* name, std::initializer_list<int64_t> shape) {
-    if (array.device_type() != nb::device::cpu::value)
-        refuse(name, "an array in main memory (this build has the CPU engine only)", "one on another device");
-    if (array.dtype() != nb::dtype<std::remove_const_t<T>>())
-        refuse(name, "dtype " + dtype_text(nb::dtype<std::remove_const_t<T>>()), dtype_text(array.dtype()));
-    bool same = array.ndim() == shape.size();
-    for (size_t i = 0; same && i < array.ndim(); ++i) same = static_cast<int64_t>(array.shape(i)) == shape.begin()[i];
-    if (!same) refuse(name, "shape " + shape_text(shape), shape_text(array));
-    int64_t stride = 1;
-    for (size_t i = array.size() == 0 ? 0 : array.ndim(); i-- > 0; stride *= static_cast<int64_t>(array.shape(i)))
-        if (array.shape(i) > 1 && array.stride(i) != stride) refuse(name, "a contiguous array", "strides that are not");
-    return static_cast<T*>(array.data());
-}
-template <class T> T* checked(const OptionalArray& array, const char* name, std::initializer_list<int64_t> shape) {
-    return array ? checked<T>(*array, name, shape) : nullptr;
-}
-
-int threads_or_all(int num_threads) {
-    if (num_threads < 0) refuse("threads", "0 (all cores) or more", std::to_string(num_threads));
-    return num_threads > 0 ? num_threads : std::max(1u, std::thread::hardware_concurrency());
-}
 
 /// The rows of the set, still unchecked; the same names serve inputs and gradients.
 struct Rows { OptionalArray means, quats, scales, covariances, opacities, sh_dc, sh_rest, colors; };

@@ -1,0 +1,94 @@
+// What the bindings check of an array before its pointer goes on to the engine: device, dtype, shape, contiguity. Each
+// refusal names the argument, what was expected and what came.
+#pragma once
+
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+
+#include <algorithm>
+#include <string>
+#include <thread>
+
+// What DLPack calls the devices of the CUDA engine. The build that runs the kernels on the CPU sets it to the CPU, and
+// then no array reaches the CPU engine.
+#ifndef DGR_CUDA_DEVICE_TYPE
+#define DGR_CUDA_DEVICE_TYPE nanobind::device::cuda::value
+#endif
+
+namespace nb = nanobind;
+
+namespace dgr {
+
+using Array = nb::ndarray<>;
+using OptionalArray = std::optional<Array>;
+
+inline constexpr int kCudaDeviceType = DGR_CUDA_DEVICE_TYPE;
+
+/// Where an array is, in DLPack's terms.
+struct Place {
+    int type, id;
+    bool operator==(const Place&) const = default;
+    /// Does the CUDA engine take what is there?
+    bool is_cuda() const { return type == kCudaDeviceType; }
+};
+inline constexpr Place kMainMemory{nb::device::cpu::value, 0};
+
+inline Place place_of(const Array& array) {
+    const int type = array.device_type();
+    if (type == nb::device::cuda_host::value) return kMainMemory;  // pinned
+    return {type, array.device_id()};
+}
+
+inline std::string shape_text(const Array& array) {
+    std::string text = "(";
+    for (size_t i = 0; i < array.ndim(); ++i) text += (i ? ", " : "") + std::to_string(array.shape(i));
+    return text + (array.ndim() == 1 ? ",)" : ")");
+}
+inline std::string shape_text(const std::initializer_list<int64_t>& shape) {
+    std::string text = "(";
+    for (auto it = shape.begin(); it != shape.end(); ++it)
+        text += (it != shape.begin() ? ", " : "") + std::to_string(*it);
+    return text + (shape.size() == 1 ? ",)" : ")");
+}
+inline std::string dtype_text(nb::dlpack::dtype dtype) {
+    const char* kinds[] = {"int", "uint", "float", "opaque", "bfloat", "complex", "bool"};
+    if (dtype.code == static_cast<uint8_t>(nb::dlpack::dtype_code::Bool)) return "bool";
+    return (dtype.code < 7 ? kinds[dtype.code] : "dtype") + std::to_string(dtype.bits);
+}
+/// As torch writes it.
+inline std::string place_text(Place place) {
+    if (place == kMainMemory) return "cpu";
+    const bool is_cuda = place.type == nb::device::cuda::value;
+    return (is_cuda ? "cuda" : "device type " + std::to_string(place.type)) + ":" + std::to_string(place.id);
+}
+[[noreturn]] inline void refuse(const std::string& name, const std::string& expected, const std::string& actual) {
+    throw nb::value_error((name + ": expected " + expected + ", got " + actual).c_str());
+}
+
+/// The array's pointer, after checking all that can be wrong with it. A null optional gives a null pointer.
+template <class T>
+T* checked(const Array& array, const char* name, std::initializer_list<int64_t> shape, Place place = kMainMemory) {
+    if (place_of(array) != place) refuse(name, "device " + place_text(place), place_text(place_of(array)));
+    if (array.dtype() != nb::dtype<std::remove_const_t<T>>())
+        refuse(name, "dtype " + dtype_text(nb::dtype<std::remove_const_t<T>>()), dtype_text(array.dtype()));
+    bool same = array.ndim() == shape.size();
+    for (size_t i = 0; same && i < array.ndim(); ++i) same = static_cast<int64_t>(array.shape(i)) == shape.begin()[i];
+    if (!same) refuse(name, "shape " + shape_text(shape), shape_text(array));
+    int64_t stride = 1;
+    for (size_t i = array.size() == 0 ? 0 : array.ndim(); i-- > 0; stride *= static_cast<int64_t>(array.shape(i)))
+        if (array.shape(i) > 1 && array.stride(i) != stride) refuse(name, "a contiguous array", "strides that are not");
+    return static_cast<T*>(array.data());
+}
+template <class T>
+T* checked(const OptionalArray& array, const char* name, std::initializer_list<int64_t> shape,
+           Place place = kMainMemory) {
+    return array ? checked<T>(*array, name, shape, place) : nullptr;
+}
+
+inline int threads_or_all(int num_threads) {
+    if (num_threads < 0) refuse("threads", "0 (all cores) or more", std::to_string(num_threads));
+    return num_threads > 0 ? num_threads : std::max(1u, std::thread::hardware_concurrency());
+}
+
+}  // namespace dgr
