@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "cpu_tiles.h"
+#include "projection.h"
 #include "simd.h"
 
 namespace dgr {
@@ -22,7 +23,7 @@ template <class T> struct BatchRows {
     }
 };
 
-constexpr int kMaxColumns = 45;  // numbers of one Gaussian that are read or written together: the SH of degrees 1 to 3
+constexpr int kMaxColumns = 3 * kMaxRest;  // numbers of one Gaussian that are read or written together
 
 /// columns[k] lane i = p[rows.row[i] * stride + k]. Copies rows one after the other: gather instructions are slower.
 template <class T> void gather(const T* p, int64_t stride, const BatchRows<T>& rows, int width, Batch<T>* columns) {
@@ -65,105 +66,63 @@ template <class T> Pinhole<Batch<T>> broadcast(const Pinhole<T>& c) {
             {B(c.ratio_max.x), B(c.ratio_max.y)}};
 }
 
-/// What forward and backward both compute of a batch of Gaussians.
-template <class T> struct Projection {
-    using B = Batch<T>;
-    Vec3<B> world, point;  // mean in world and camera space
-    Quat<B> quat;
-    Vec3<B> scale;
-    Mat3<B> rotation;
-    Sym3<B> covariance;
-    JacobianRows<B> jacobian;
-    Sym2<B> sharp, conic;  // 2D covariance before the blur; conic of the blurred one
-    B opacity, factor;  // factor: of the anti-aliased mode, else 1
-};
-
 template <class T>
-Projection<T> project_batch(const Gaussians<T>& g, const Pinhole<Batch<T>>& camera, const Options& options,
-                            const BatchRows<T>& rows) {
+Projection<Batch<T>> project_batch(const Gaussians<T>& g, const Pinhole<Batch<T>>& camera, const Options& options,
+                                   const BatchRows<T>& rows) {
     using B = Batch<T>;
-    Projection<T> p;
-    p.world = gather3(g.means, rows);
-    p.point = to_camera(camera, p.world);
+    Shape<B> shape;
+    shape.has_covariance = g.covariances != nullptr;
     if (g.covariances) {
         B c[6];
         gather(g.covariances, 6, rows, 6, c);
-        p.covariance = {c[0], c[1], c[2], c[3], c[4], c[5]};
+        shape.covariance = {c[0], c[1], c[2], c[3], c[4], c[5]};
     } else {
         B q[4];
         gather(g.quats, 4, rows, 4, q);
-        p.quat = {q[0], q[1], q[2], q[3]};
-        p.scale = gather3(g.scales, rows);
-        p.rotation = rotation_from_quat(p.quat);
-        p.covariance = covariance_from_scale_rotation(p.scale, p.rotation);
+        shape.quat = {q[0], q[1], q[2], q[3]};
+        shape.scale = gather3(g.scales, rows);
     }
-    p.jacobian = projection_jacobian(camera, p.point);
-    p.sharp = project_covariance(p.jacobian, p.covariance);
-    p.conic = conic_from_cov(blurred(p.sharp, B(Limits::blur)));
-    gather(g.opacities, 1, rows, 1, &p.opacity);
-    p.factor = options.antialiased ? antialias_factor(p.sharp, B(Limits::blur)) : B(1);
-    return p;
+    B opacity;
+    gather(g.opacities, 1, rows, 1, &opacity);
+    return project_gaussian(camera, options.antialiased, gather3(g.means, rows), shape, opacity);
 }
 
-/// All of a splat but its colour; decides what is visible. NaN fails every comparison, so it culls.
+/// All of a splat but its colour.
 template <class T>
 void project_shape(const Gaussians<T>& g, const Pinhole<Batch<T>>& camera, const BatchRows<T>& rows, Frame<T>& frame,
                    T* depth) {
-    using B = Batch<T>;
-    const Projection<T> p = project_batch(g, camera, frame.options, rows);
-    const Sym2<B> cov = blurred(p.sharp, B(Limits::blur));
-    const Vec2<B> mean = project_mean(camera, p.point);
-    const B opacity = p.opacity * p.factor;
-    Mask<T> visible = (p.point.z > B(Limits::near)) & (determinant(cov) > B(0)) & is_finite(p.conic.xx) &
-                      is_finite(p.conic.xy) & is_finite(p.conic.yy) & (p.conic.xx > B(0)) & (p.conic.yy > B(0)) &
-                      is_finite(mean.x) & is_finite(mean.y) & is_finite(p.point.z) & (opacity >= B(Limits::alpha_min)) &
-                      is_finite(opacity);
-    if (!g.covariances) visible = visible & is_finite(p.scale.x + p.scale.y + p.scale.z);
-    const B log2_opacity = log2(select(visible, opacity, B(1)));
-    const B level = ellipse_level(log2_opacity);
-    const B extent_x = sqrt(level * cov.xx), extent_y = sqrt(level * cov.yy);
-    visible = visible & (mean.x + extent_x >= B(0)) & (mean.x - extent_x <= B(frame.view.width - 1)) &
-              (mean.y + extent_y >= B(0)) & (mean.y - extent_y <= B(frame.view.height - 1));
-    const B inverse_depth = B(1) / p.point.z;
-    const B half_chord = sqrt(level / p.conic.xx), slope = -p.conic.xy / p.conic.xx;
+    const View<T>& view = frame.view;
+    const auto made = make_splat(camera, view.width, view.height, project_batch(g, camera, frame.options, rows));
+    const Splat<Batch<T>>& s = made.splat;
     for (int i = 0; i < rows.count; ++i) {
         const int64_t n = rows.row[i];
         frame.radius_px[n] = 0;
-        if (!visible[i]) continue;
-        frame.splats[n] = {{mean.x[i], mean.y[i]}, {p.conic.xx[i], p.conic.xy[i], p.conic.yy[i]},
-                           log2_opacity[i],        {0, 0, 0},
-                           inverse_depth[i],       {extent_x[i], extent_y[i]},
-                           half_chord[i],          slope[i]};
-        const T radius = std::ceil(std::max(extent_x[i], extent_y[i]));
-        frame.radius_px[n] = static_cast<int32_t>(std::min(std::max(radius, T(1)), T(1 << 30)));
-        depth[n] = p.point.z[i];
+        if (!made.visible[i]) continue;
+        frame.splats[n] = {
+            {s.mean.x[i], s.mean.y[i]}, {s.conic.xx[i], s.conic.xy[i], s.conic.yy[i]}, s.log2_opacity[i], {0, 0, 0},
+            s.inverse_depth[i],         {s.half_extent.x[i], s.half_extent.y[i]},      s.half_chord[i],   s.slope[i]};
+        frame.radius_px[n] = radius_of(frame.splats[n].half_extent);
+        depth[n] = made.depth[i];
     }
 }
 
-/// Spherical harmonics before the clamp, for the active degree.
-template <class T>
-Vec3<Batch<T>> sh_color(const Gaussians<T>& g, int degree, const Batch<T> basis[16], const BatchRows<T>& rows) {
-    using B = Batch<T>;
-    Vec3<B> rgb = basis[0] * gather3(g.sh_dc, rows) + Vec3<B>{B(0.5), B(0.5), B(0.5)};
-    const int num_rest = (degree + 1) * (degree + 1) - 1;
-    B rest[kMaxColumns];
-    gather(g.sh_rest, 3 * g.num_rest, rows, 3 * num_rest, rest);
-    for (int k = 0; k < num_rest; ++k)
-        rgb = rgb + basis[k + 1] * Vec3<B>{rest[3 * k], rest[3 * k + 1], rest[3 * k + 2]};
-    return rgb;
+/// The SH coefficients of the active degree beyond the first.
+template <class T> void gather_rest(const Gaussians<T>& g, int degree, const BatchRows<T>& rows, Batch<T>* rest) {
+    gather(g.sh_rest, 3 * g.num_rest, rows, 3 * ((degree + 1) * (degree + 1) - 1), rest);
 }
 
 /// Colours of visible splats; culls those whose colour is not finite.
 template <class T>
 void project_color(const Gaussians<T>& g, const Pinhole<Batch<T>>& camera, const BatchRows<T>& rows, Frame<T>& frame) {
     using B = Batch<T>;
+    const int degree = frame.options.sh_degree;
     Vec3<B> rgb;
     if (g.colors) {
         rgb = gather3(g.colors, rows);
     } else {
-        B basis[16];
-        sh_basis(frame.options.sh_degree, normalized(gather3(g.means, rows) - camera.centre), basis);
-        rgb = sh_color(g, frame.options.sh_degree, basis, rows);
+        B rest[kMaxColumns];
+        gather_rest(g, degree, rows, rest);
+        rgb = sh_color(degree, gather3(g.means, rows) - camera.centre, gather3(g.sh_dc, rows), rest);
     }
     const Mask<T> finite = is_finite(rgb.x) & is_finite(rgb.y) & is_finite(rgb.z);
     if (!g.colors) rgb = {max(rgb.x, B(0)), max(rgb.y, B(0)), max(rgb.z, B(0))};
@@ -198,17 +157,14 @@ SplatGradient<Batch<T>> sum_slots(const Frame<T>& frame, const Buffer<SplatGradi
 template <class T>
 void write_screen_gradients(const View<T>& view, const SplatGradient<Batch<T>>& v, const BatchRows<T>& rows,
                             const Gradients<T>& out) {
-    using B = Batch<T>;
-    const B to_ndc_x(0.5 * view.width), to_ndc_y(0.5 * view.height);
-    const B abs_x = v.abs_mean.x * to_ndc_x, abs_y = v.abs_mean.y * to_ndc_y;
+    const ScreenGradient<Batch<T>> screen = screen_gradient(view.width, view.height, v);
     if (out.screen_means) {
-        const B parts[4] = {v.mean.x * to_ndc_x, v.mean.y * to_ndc_y, abs_x, abs_y};
+        const Batch<T> parts[4] = {screen.x, screen.y, screen.abs_x, screen.abs_y};
         scatter(out.screen_means, 4, rows, 4, parts);
     }
     if (!out.abs_grad_sum) return;
-    const B norm = sqrt(abs_x * abs_x + abs_y * abs_y);
     for (int i = 0; i < rows.count; ++i) {
-        out.abs_grad_sum[rows.row[i]] += static_cast<float>(norm[i]);
+        out.abs_grad_sum[rows.row[i]] += static_cast<float>(screen.norm[i]);
         out.views[rows.row[i]] += 1;
     }
 }
@@ -223,40 +179,14 @@ Vec3<Batch<T>> color_backward(const Frame<T>& frame, const Gaussians<T>& g, Vec3
         if (out.colors) scatter3(out.colors, rows, v_color);
         return {B(0), B(0), B(0)};
     }
-    const int num_rest = (degree + 1) * (degree + 1) - 1;
-    B basis[16], v_basis[16], rest[kMaxColumns];
-    sh_basis(degree, normalized(toward), basis);
-    const T* color = &frame.splats[0].color.x;  // after the clamp: zero where it stopped the colour
-    const Vec3<B> rgb = gather3(color, rows, sizeof(Splat<T>) / sizeof(T));
-    const Vec3<B> v_rgb{select(rgb.x > B(0), v_color.x, B(0)), select(rgb.y > B(0), v_color.y, B(0)),
-                        select(rgb.z > B(0), v_color.z, B(0))};
-    if (out.sh_dc) scatter3(out.sh_dc, rows, basis[0] * v_rgb);
-    gather(g.sh_rest, 3 * g.num_rest, rows, 3 * num_rest, rest);
-    for (int k = 0; k < num_rest; ++k) {
-        B* c = rest + 3 * k;
-        v_basis[k + 1] = dot(Vec3<B>{c[0], c[1], c[2]}, v_rgb);
-        c[0] = basis[k + 1] * v_rgb.x, c[1] = basis[k + 1] * v_rgb.y, c[2] = basis[k + 1] * v_rgb.z;
-    }
-    if (out.sh_rest) scatter(out.sh_rest, 3 * g.num_rest, rows, 3 * num_rest, rest);
-    return normalized_vjp(toward, sh_basis_vjp(degree, normalized(toward), v_basis));
-}
-
-/// Writes the gradients of scales, quats or covariances.
-template <class T>
-void write_shape_gradients(const Projection<T>& p, const Sym3<Batch<T>>& v, const BatchRows<T>& rows,
-                           const Gradients<T>& out) {
-    using B = Batch<T>;
-    if (out.covariances) {
-        const B parts[6] = {v.xx, v.xy, v.xz, v.yy, v.yz, v.zz};
-        scatter(out.covariances, 6, rows, 6, parts);
-    }
-    if (!out.quats && !out.scales) return;
-    const auto v_shape = covariance_from_scale_rotation_vjp(p.scale, p.rotation, v);
-    if (out.scales) scatter3(out.scales, rows, v_shape.scale);
-    if (!out.quats) return;
-    const Quat<B> q = rotation_from_quat_vjp(p.quat, v_shape.rotation);
-    const B parts[4] = {q.w, q.x, q.y, q.z};
-    scatter(out.quats, 4, rows, 4, parts);
+    const T* color = &frame.splats[0].color.x;  // after the clamp
+    const Vec3<B> v_rgb = clamp_color_vjp(gather3(color, rows, sizeof(Splat<T>) / sizeof(T)), v_color);
+    B rest[kMaxColumns];
+    gather_rest(g, degree, rows, rest);
+    const ShGradient<B> v = sh_color_vjp(degree, toward, rest, v_rgb);
+    if (out.sh_dc) scatter3(out.sh_dc, rows, v.dc);
+    if (out.sh_rest) scatter(out.sh_rest, 3 * g.num_rest, rows, 3 * ((degree + 1) * (degree + 1) - 1), rest);
+    return v.toward;
 }
 
 /// One batch of visible Gaussians.
@@ -266,25 +196,21 @@ void project_backward_batch(const Frame<T>& frame, const Gaussians<T>& g, const 
     using B = Batch<T>;
     const SplatGradient<B> v = sum_slots(frame, slots, rows);
     write_screen_gradients(frame.view, v, rows, out);
-    const Projection<T> p = project_batch(g, camera, frame.options, rows);
-    // u = dL/d ln(alpha), and alpha goes with opacity * factor.
-    if (out.opacities) {
-        const B v_opacity = v.u / p.opacity;
-        scatter(out.opacities, 1, rows, 1, &v_opacity);
+    const Projection<B> p = project_batch(g, camera, frame.options, rows);
+    const Vec3<B> v_toward = color_backward(frame, g, p.world - camera.centre, v.color, rows, out);
+    const GaussianGradient<B> to = project_gaussian_vjp(camera, frame.options.antialiased, p, v, v_toward);
+    if (out.opacities) scatter(out.opacities, 1, rows, 1, &to.opacity);
+    if (out.means) scatter3(out.means, rows, to.mean);
+    if (out.scales) scatter3(out.scales, rows, to.scale);
+    if (out.quats) {
+        const B parts[4] = {to.quat.w, to.quat.x, to.quat.y, to.quat.z};
+        scatter(out.quats, 4, rows, 4, parts);
     }
-    Sym2<B> v_cov = conic_from_cov_vjp(p.conic, v.conic);
-    if (frame.options.antialiased) {
-        const Sym2<B> more = antialias_factor_vjp(p.sharp, B(Limits::blur), v.u / p.factor);
-        v_cov = {v_cov.xx + more.xx, v_cov.xy + more.xy, v_cov.yy + more.yy};
+    if (out.covariances) {
+        const Sym3<B>& c = to.covariance;
+        const B parts[6] = {c.xx, c.xy, c.xz, c.yy, c.yz, c.zz};
+        scatter(out.covariances, 6, rows, 6, parts);
     }
-    const JacobianCovariance<B> v_projection = project_covariance_vjp(p.jacobian, p.covariance, v_cov);
-    write_shape_gradients(p, v_projection.covariance, rows, out);
-    const Vec3<B> v_mean = color_backward(frame, g, p.world - camera.centre, v.color, rows, out);
-    if (!out.means) return;
-    Vec3<B> v_point =
-        projection_jacobian_vjp(camera, p.point, v_projection.jacobian) + project_mean_vjp(camera, p.point, v.mean);
-    v_point.z -= v.inverse_depth / (p.point.z * p.point.z);
-    scatter3(out.means, rows, to_camera_vjp(camera, v_point) + v_mean);
 }
 
 template <class T> void zero_rows(T* p, int64_t width, int64_t begin, int64_t end) {

@@ -52,4 +52,17 @@ template <class T> struct LossOutput { T loss, l1, ssim; };
 /// v_image: (3,H,W), the gradient of the loss; null = not wanted.
 template <class T> LossOutput<T> photometric_loss(const LossInput<T>& input, T* v_image);
 
+/// One tensor's share of a step of Adam [Kingma and Ba, arXiv:1412.6980]; all arrays (count, width).
+struct AdamStep {
+    float* values;
+    const float* gradient;
+    float *exp_avg, *exp_avg_sq;
+    int64_t count;
+    int width;
+    float rate, beta1, beta2, epsilon;
+    int64_t step;  // from 1, for the correction of the bias
+};
+/// Updates values and moments. With radius_px (count of every tensor), rows where it is 0 stay as they are.
+void adam(const AdamStep* rows, int num_rows, const int32_t* radius_px, int num_threads);
+
 }  // namespace dgr

@@ -9,8 +9,10 @@
 
 #if defined(__CUDACC__)
 #define DGR_FN __host__ __device__ __forceinline__
+#define DGR_UNROLL _Pragma("unroll")  // arrays that are indexed in a loop then live in registers
 #else
 #define DGR_FN inline __attribute__((always_inline))
+#define DGR_UNROLL
 #endif
 
 namespace dgr {
@@ -29,6 +31,12 @@ DGR_FN float max(float a, float b) { return a > b ? a : b; }
 DGR_FN double max(double a, double b) { return a > b ? a : b; }
 DGR_FN float abs(float a) { return ::fabsf(a); }
 DGR_FN double abs(double a) { return ::fabs(a); }
+DGR_FN float floor(float a) { return ::floorf(a); }
+DGR_FN double floor(double a) { return ::floor(a); }
+DGR_FN float ceil(float a) { return ::ceilf(a); }
+DGR_FN double ceil(double a) { return ::ceil(a); }
+/// What a comparison of two T gives.
+template <class T> using MaskOf = decltype(T(0) < T(0));
 /// True where x is neither infinite nor NaN.
 template <class T> DGR_FN auto is_finite(T x) { return x - x == T(0); }
 

@@ -24,7 +24,9 @@ struct Limits {
 struct Options {
     bool antialiased = false;
     int sh_degree = 0;
-    int num_threads = 1;
+    int num_threads = 1;            // of the CPU engine
+    bool is_differentiable = true;  // will backward follow? The CUDA engine then keeps what it needs
+    bool is_deterministic = false;  // same bits from every run of the CUDA engine; the CPU engine always gives that
 };
 
 /// Where the picture is taken from, and what lies behind everything.
@@ -32,9 +34,9 @@ template <class T> struct View {
     int width, height;  // px
     Pinhole<T> camera;
     Vec3<T> background;
-    int tiles_x() const { return (width + Limits::tile - 1) / Limits::tile; }
-    int tiles_y() const { return (height + Limits::tile - 1) / Limits::tile; }
-    int64_t num_tiles() const { return int64_t(tiles_x()) * tiles_y(); }
+    DGR_FN int tiles_x() const { return (width + Limits::tile - 1) / Limits::tile; }
+    DGR_FN int tiles_y() const { return (height + Limits::tile - 1) / Limits::tile; }
+    DGR_FN int64_t num_tiles() const { return int64_t(tiles_x()) * tiles_y(); }
 };
 
 /// Rows of the set. Either covariances or quats and scales; either colors or sh_dc (and sh_rest); the rest null.

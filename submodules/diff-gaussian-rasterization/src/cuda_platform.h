@@ -1,0 +1,66 @@
+// What the kernels use of CUDA's host side: checked launches, shared memory. tests/cuda_emulation has a cuda_runtime.h
+// that runs the same sources on the CPU, hence no <<< >>> and no static __shared__ here.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include "cuda_engine.h"
+
+namespace dgr::cuda {
+
+constexpr unsigned kAllLanes = 0xffffffffu;
+constexpr int kWarp = 32;
+
+/// Throws Error with the operation's name and what CUDA says about it.
+[[noreturn]] void fail(cudaError_t error, const char* operation);
+inline void check(cudaError_t error, const char* operation) {
+    if (error != cudaSuccess) fail(error, operation);
+}
+
+/// Is DGR_SYNC=1 set? Then every launch waits for its kernel, and an error names the kernel that made it.
+bool is_synchronous();
+
+struct Grid {
+    int64_t blocks;
+    int threads;  // of a block
+    int64_t shared_bytes = 0;  // what block_shared<T>() needs, at most 48 kB
+};
+inline Grid one_thread_each(int64_t count, int threads) { return {(count + threads - 1) / threads, threads}; }
+
+/// Queues a kernel; a grid without blocks is no launch.
+template <class... Params, class... Args>
+void launch(const char* name, const Context& context, const Grid& grid, void (*kernel)(Params...), Args... args) {
+    if (grid.blocks == 0) return;
+    cudaLaunchConfig_t config{};
+    config.gridDim = dim3(static_cast<unsigned>(grid.blocks));
+    config.blockDim = dim3(static_cast<unsigned>(grid.threads));
+    config.dynamicSmemBytes = static_cast<size_t>(grid.shared_bytes);
+    config.stream = context.stream;
+    check(cudaLaunchKernelEx(&config, kernel, static_cast<Params>(args)...), name);
+    if (is_synchronous()) check(cudaStreamSynchronize(context.stream), name);
+}
+
+extern __shared__ __align__(16) unsigned char block_memory[];
+/// The block's shared memory as a T; what it holds at first is not defined.
+template <class T> __device__ __forceinline__ T& block_shared() { return *reinterpret_cast<T*>(block_memory); }
+
+/// Makes a device the current one, for as long as it lives.
+class DeviceGuard {
+  public:
+    explicit DeviceGuard(int device) {
+        check(cudaGetDevice(&before_), "cudaGetDevice");
+        if (device != before_) check(cudaSetDevice(device), "cudaSetDevice");
+        changed_ = device != before_;
+    }
+    ~DeviceGuard() {
+        if (changed_) cudaSetDevice(before_);
+    }
+    DeviceGuard(const DeviceGuard&) = delete;
+    DeviceGuard& operator=(const DeviceGuard&) = delete;
+
+  private:
+    int before_ = 0;
+    bool changed_ = false;
+};
+
+}  // namespace dgr::cuda

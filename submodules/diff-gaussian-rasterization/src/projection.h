@@ -1,0 +1,162 @@
+// From a Gaussian to its splat, and the gradient back: the steps that both engines take once the numbers are loaded.
+// T = float or double for one Gaussian, Batch<...> for several. Leaves out memory and the order of work.
+#pragma once
+
+#include "types.h"
+
+namespace dgr {
+
+/// The shape of a Gaussian: a covariance, or quat and scale; the rest is not looked at.
+template <class T> struct Shape {
+    bool has_covariance;
+    Quat<T> quat;
+    Vec3<T> scale;
+    Sym3<T> covariance;
+};
+
+/// What forward and backward both compute of a Gaussian.
+template <class T> struct Projection {
+    Vec3<T> world, point;  // mean in world and camera space
+    Shape<T> shape;        // covariance filled in
+    Mat3<T> rotation;
+    JacobianRows<T> jacobian;
+    Sym2<T> sharp, conic;  // 2D covariance before the blur; conic of the blurred one
+    T opacity, factor;     // factor: of the anti-aliased mode, else 1
+};
+
+template <class T>
+DGR_FN Projection<T> project_gaussian(const Pinhole<T>& camera, bool antialiased, Vec3<T> mean, const Shape<T>& shape,
+                                      T opacity) {
+    Projection<T> p;
+    p.world = mean;
+    p.point = to_camera(camera, mean);
+    p.shape = shape;
+    if (!shape.has_covariance) {
+        p.rotation = rotation_from_quat(shape.quat);
+        p.shape.covariance = covariance_from_scale_rotation(shape.scale, p.rotation);
+    }
+    p.jacobian = projection_jacobian(camera, p.point);
+    p.sharp = project_covariance(p.jacobian, p.shape.covariance);
+    p.conic = conic_from_cov(blurred(p.sharp, T(Limits::blur)));
+    p.opacity = opacity;
+    p.factor = antialiased ? antialias_factor(p.sharp, T(Limits::blur)) : T(1);
+    return p;
+}
+
+/// A splat without its colour; where it is not visible, its numbers mean nothing.
+template <class T> struct MaybeSplat {
+    Splat<T> splat;
+    T depth;
+    MaskOf<T> visible;
+};
+
+/// Decides what is visible in an image of that size, in px. NaN fails every comparison, so it culls.
+template <class T>
+DGR_FN MaybeSplat<T> make_splat(const Pinhole<T>& camera, int width, int height, const Projection<T>& p) {
+    const Sym2<T> cov = blurred(p.sharp, T(Limits::blur));
+    const Vec2<T> mean = project_mean(camera, p.point);
+    const T opacity = p.opacity * p.factor;
+    MaskOf<T> visible = (p.point.z > T(Limits::near)) & (determinant(cov) > T(0)) & is_finite(p.conic.xx) &
+                        is_finite(p.conic.xy) & is_finite(p.conic.yy) & (p.conic.xx > T(0)) & (p.conic.yy > T(0)) &
+                        is_finite(mean.x) & is_finite(mean.y) & is_finite(p.point.z) &
+                        (opacity >= T(Limits::alpha_min)) & is_finite(opacity);
+    if (!p.shape.has_covariance) visible = visible & is_finite(p.shape.scale.x + p.shape.scale.y + p.shape.scale.z);
+    const T log2_opacity = log2(select(visible, opacity, T(1)));
+    const T level = ellipse_level(log2_opacity);
+    const Vec2<T> extent{sqrt(level * cov.xx), sqrt(level * cov.yy)};
+    visible = visible & (mean.x + extent.x >= T(0)) & (mean.x - extent.x <= T(width - 1)) &
+              (mean.y + extent.y >= T(0)) & (mean.y - extent.y <= T(height - 1));
+    Splat<T> s;
+    s.mean = mean;
+    s.conic = p.conic;
+    s.log2_opacity = log2_opacity;
+    s.color = {T(0), T(0), T(0)};
+    s.inverse_depth = T(1) / p.point.z;
+    s.half_extent = extent;
+    s.half_chord = sqrt(level / p.conic.xx);
+    s.slope = -p.conic.xy / p.conic.xx;
+    return {s, p.point.z, visible};
+}
+
+/// Radius that is reported, in px: half the longer side of the bounding box, at least 1.
+template <class T> DGR_FN int32_t radius_of(Vec2<T> half_extent) {
+    return static_cast<int32_t>(min(max(ceil(max(half_extent.x, half_extent.y)), T(1)), T(1 << 30)));
+}
+
+constexpr int kMaxRest = 15;  // SH coefficients of degrees 1 to 3
+
+/// Spherical harmonics before the clamp. `rest`: three numbers a coefficient of the active degree.
+template <class T> DGR_FN Vec3<T> sh_color(int degree, Vec3<T> toward, Vec3<T> dc, const T* rest) {
+    T basis[kMaxRest + 1];
+    sh_basis(degree, normalized(toward), basis);
+    Vec3<T> rgb = basis[0] * dc + Vec3<T>{T(0.5), T(0.5), T(0.5)};
+    const int num_rest = (degree + 1) * (degree + 1) - 1;
+    DGR_UNROLL
+    for (int k = 0; k < kMaxRest; ++k)
+        if (k < num_rest) rgb = rgb + basis[k + 1] * Vec3<T>{rest[3 * k], rest[3 * k + 1], rest[3 * k + 2]};
+    return rgb;
+}
+template <class T> struct ShGradient { Vec3<T> toward, dc; };
+/// Turns `rest` into its own gradient. v: with respect to the colour before the clamp.
+template <class T> DGR_FN ShGradient<T> sh_color_vjp(int degree, Vec3<T> toward, T* rest, Vec3<T> v) {
+    T basis[kMaxRest + 1], v_basis[kMaxRest + 1];
+    const Vec3<T> direction = normalized(toward);
+    sh_basis(degree, direction, basis);
+    const int num_rest = (degree + 1) * (degree + 1) - 1;
+    DGR_UNROLL
+    for (int k = 0; k < kMaxRest; ++k) {
+        if (k >= num_rest) continue;
+        T* c = rest + 3 * k;
+        v_basis[k + 1] = dot(Vec3<T>{c[0], c[1], c[2]}, v);
+        c[0] = basis[k + 1] * v.x, c[1] = basis[k + 1] * v.y, c[2] = basis[k + 1] * v.z;
+    }
+    return {normalized_vjp(toward, sh_basis_vjp(degree, direction, v_basis)), basis[0] * v};
+}
+
+/// The clamp of the colour at zero, from the clamped one.
+template <class T> DGR_FN Vec3<T> clamp_color_vjp(Vec3<T> clamped, Vec3<T> v) {
+    return {select(clamped.x > T(0), v.x, T(0)), select(clamped.y > T(0), v.y, T(0)),
+            select(clamped.z > T(0), v.z, T(0))};
+}
+
+/// dL/d of a Gaussian's numbers.
+template <class T> struct GaussianGradient {
+    Vec3<T> mean, scale;
+    Quat<T> quat;
+    Sym3<T> covariance;
+    T opacity;
+};
+/// Backward of project_gaussian and make_splat. v_toward: what reaches the mean through the viewing direction.
+template <class T>
+DGR_FN GaussianGradient<T> project_gaussian_vjp(const Pinhole<T>& camera, bool antialiased, const Projection<T>& p,
+                                                const SplatGradient<T>& v, Vec3<T> v_toward) {
+    GaussianGradient<T> out;
+    out.opacity = v.u / p.opacity;  // u = dL/d ln(alpha), and alpha goes with opacity * factor
+    Sym2<T> v_cov = conic_from_cov_vjp(p.conic, v.conic);
+    if (antialiased) {
+        const Sym2<T> more = antialias_factor_vjp(p.sharp, T(Limits::blur), v.u / p.factor);
+        v_cov = {v_cov.xx + more.xx, v_cov.xy + more.xy, v_cov.yy + more.yy};
+    }
+    const JacobianCovariance<T> v_projection = project_covariance_vjp(p.jacobian, p.shape.covariance, v_cov);
+    out.covariance = v_projection.covariance;
+    if (!p.shape.has_covariance) {
+        const auto v_shape = covariance_from_scale_rotation_vjp(p.shape.scale, p.rotation, out.covariance);
+        out.scale = v_shape.scale;
+        out.quat = rotation_from_quat_vjp(p.shape.quat, v_shape.rotation);
+    }
+    Vec3<T> v_point =
+        projection_jacobian_vjp(camera, p.point, v_projection.jacobian) + project_mean_vjp(camera, p.point, v.mean);
+    v_point.z -= v.inverse_depth / (p.point.z * p.point.z);
+    out.mean = to_camera_vjp(camera, v_point) + v_toward;
+    return out;
+}
+
+/// Gradient of a mean in NDC units: the signed pair, the absolute pair, and the latter's norm.
+template <class T> struct ScreenGradient { T x, y, abs_x, abs_y, norm; };
+template <class T> DGR_FN ScreenGradient<T> screen_gradient(int width, int height, const SplatGradient<T>& v) {
+    const T to_ndc_x(0.5 * width), to_ndc_y(0.5 * height);
+    const T abs_x = v.abs_mean.x * to_ndc_x, abs_y = v.abs_mean.y * to_ndc_y;
+    return {v.mean.x * to_ndc_x, v.mean.y * to_ndc_y, abs_x, abs_y, sqrt(abs_x * abs_x + abs_y * abs_y)};
+}
+
+}  // namespace dgr

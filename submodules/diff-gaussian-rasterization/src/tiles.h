@@ -1,0 +1,50 @@
+// Which tiles a splat touches: the same answer in both engines.
+#pragma once
+
+#include "types.h"
+
+namespace dgr {
+
+/// Tile columns [begin, end) of one row of tiles.
+struct TileSpan { int begin, end; };
+/// Tile rows and columns of a box, ends excluded.
+struct TileBox { int x_begin, x_end, y_begin, y_end; };
+
+/// First and last pixel of an interval of the image's pixels, in px; first > last where it holds none.
+template <class T> DGR_FN int first_pixel(T x) { return static_cast<int>(ceil(max(x, T(0)))); }
+template <class T> DGR_FN int last_pixel(T x, int size) { return static_cast<int>(floor(min(x, T(size - 1)))); }
+
+/// The tiles that hold pixels of the ellipse's bounding box; empty where no pixel lies in it.
+template <class T> DGR_FN TileBox tile_box(const View<T>& view, const Splat<T>& s) {
+    const int x0 = first_pixel(s.mean.x - s.half_extent.x), x1 = last_pixel(s.mean.x + s.half_extent.x, view.width);
+    const int y0 = first_pixel(s.mean.y - s.half_extent.y), y1 = last_pixel(s.mean.y + s.half_extent.y, view.height);
+    if (x0 > x1 || y0 > y1) return {0, 0, 0, 0};
+    return {x0 / Limits::tile, x1 / Limits::tile + 1, y0 / Limits::tile, y1 / Limits::tile + 1};
+}
+
+/// Leftmost and rightmost x, in px, of the part of the ellipse between two heights that it reaches.  [docs/math.md eq.
+/// 13]
+template <class T> DGR_FN Vec2<T> chord_between(const Splat<T>& s, T y_top, T y_bottom) {
+    const T top = y_top - s.mean.y, bottom = y_bottom - s.mean.y;
+    // The rightmost point of the ellipse lies at height turn, the leftmost at -turn; the nearest height inside counts.
+    const T turn = -s.conic.xy / s.conic.yy * s.half_extent.x;
+    const T right_y = min(max(turn, top), bottom), left_y = min(max(-turn, top), bottom);
+    const T right_t = right_y / s.half_extent.y, left_t = left_y / s.half_extent.y;
+    return {s.mean.x + s.slope * left_y - s.half_chord * sqrt(max(T(0), T(1) - left_t * left_t)),
+            s.mean.x + s.slope * right_y + s.half_chord * sqrt(max(T(0), T(1) - right_t * right_t))};
+}
+
+/// Tile columns that the ellipse touches in one row of tiles of its box: the exact extent of the part of the ellipse
+/// between the row's first and last line of pixels [Speedy-Splat, arXiv:2412.00578].
+template <class T> DGR_FN TileSpan tile_span(const View<T>& view, const Splat<T>& s, const TileBox& box, int tile_y) {
+    if (box.y_end - box.y_begin == 1 || box.x_end - box.x_begin == 1) return {box.x_begin, box.x_end};
+    const int y_end = (tile_y + 1) * Limits::tile;
+    const Vec2<T> chord =
+        chord_between(s, T(tile_y * Limits::tile), T((y_end < view.height ? y_end : view.height) - 1));
+    const int first = static_cast<int>(floor(max(chord.x, T(0)))) / Limits::tile;
+    const int last = static_cast<int>(ceil(min(max(chord.y, T(0)), T(view.width - 1)))) / Limits::tile;
+    const int end = last + 1 < box.x_end ? last + 1 : box.x_end;
+    return {first > box.x_begin ? first : box.x_begin, first > end ? first : end};
+}
+
+}  // namespace dgr
