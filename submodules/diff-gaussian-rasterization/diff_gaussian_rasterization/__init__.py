@@ -4,7 +4,19 @@ Leaves out everything a trainer decides: activations, schedules, densification.
 """
 
 from ._C import LIMITS
+from .compat import GaussianRasterizationSettings, GaussianRasterizer
 from .loss import Loss, photometric_loss
 from .rasterizer import Importance, Rasterized, View, importance, rasterize
 
-__all__ = ["LIMITS", "Importance", "Loss", "Rasterized", "View", "importance", "photometric_loss", "rasterize"]
+__all__ = [
+    "LIMITS",
+    "GaussianRasterizationSettings",
+    "GaussianRasterizer",
+    "Importance",
+    "Loss",
+    "Rasterized",
+    "View",
+    "importance",
+    "photometric_loss",
+    "rasterize",
+]
