@@ -9,6 +9,9 @@
 #include <algorithm>
 #include <string>
 #include <thread>
+#include <vector>
+
+#include "cuda_engine.h"
 
 // What DLPack calls the devices of the CUDA engine. The build that runs the kernels on the CPU sets it to the CPU, and
 // then no array reaches the CPU engine.
@@ -40,17 +43,14 @@ inline Place place_of(const Array& array) {
     return {type, array.device_id()};
 }
 
-inline std::string shape_text(const Array& array) {
+using Shape = std::vector<int64_t>;
+inline Shape shape_of(const Array& array) { return {array.shape_ptr(), array.shape_ptr() + array.ndim()}; }
+inline std::string shape_text(const Shape& shape) {
     std::string text = "(";
-    for (size_t i = 0; i < array.ndim(); ++i) text += (i ? ", " : "") + std::to_string(array.shape(i));
-    return text + (array.ndim() == 1 ? ",)" : ")");
-}
-inline std::string shape_text(const std::initializer_list<int64_t>& shape) {
-    std::string text = "(";
-    for (auto it = shape.begin(); it != shape.end(); ++it)
-        text += (it != shape.begin() ? ", " : "") + std::to_string(*it);
+    for (size_t i = 0; i < shape.size(); ++i) text += (i ? ", " : "") + std::to_string(shape[i]);
     return text + (shape.size() == 1 ? ",)" : ")");
 }
+inline std::string shape_text(const Array& array) { return shape_text(shape_of(array)); }
 inline std::string dtype_text(nb::dlpack::dtype dtype) {
     const char* kinds[] = {"int", "uint", "float", "opaque", "bfloat", "complex", "bool"};
     if (dtype.code == static_cast<uint8_t>(nb::dlpack::dtype_code::Bool)) return "bool";
@@ -66,23 +66,31 @@ inline std::string place_text(Place place) {
     throw nb::value_error((name + ": expected " + expected + ", got " + actual).c_str());
 }
 
+/// Where an array is, which says which engine runs. Refuses where this build has none for it.
+inline Place engine_place(const Array& array, const char* name) {
+    const Place place = place_of(array);
+    if (place.is_cuda()) {
+        if (!cuda::is_built) refuse(name, "device cpu (this build has no CUDA engine)", place_text(place));
+    } else if (place != kMainMemory) {
+        refuse(name, "a device with an engine", place_text(place));
+    }
+    return place;
+}
+
 /// The array's pointer, after checking all that can be wrong with it. A null optional gives a null pointer.
 template <class T>
-T* checked(const Array& array, const char* name, std::initializer_list<int64_t> shape, Place place = kMainMemory) {
+T* checked(const Array& array, const char* name, const Shape& shape, Place place = kMainMemory) {
     if (place_of(array) != place) refuse(name, "device " + place_text(place), place_text(place_of(array)));
     if (array.dtype() != nb::dtype<std::remove_const_t<T>>())
         refuse(name, "dtype " + dtype_text(nb::dtype<std::remove_const_t<T>>()), dtype_text(array.dtype()));
-    bool same = array.ndim() == shape.size();
-    for (size_t i = 0; same && i < array.ndim(); ++i) same = static_cast<int64_t>(array.shape(i)) == shape.begin()[i];
-    if (!same) refuse(name, "shape " + shape_text(shape), shape_text(array));
+    if (shape_of(array) != shape) refuse(name, "shape " + shape_text(shape), shape_text(array));
     int64_t stride = 1;
     for (size_t i = array.size() == 0 ? 0 : array.ndim(); i-- > 0; stride *= static_cast<int64_t>(array.shape(i)))
         if (array.shape(i) > 1 && array.stride(i) != stride) refuse(name, "a contiguous array", "strides that are not");
     return static_cast<T*>(array.data());
 }
 template <class T>
-T* checked(const OptionalArray& array, const char* name, std::initializer_list<int64_t> shape,
-           Place place = kMainMemory) {
+T* checked(const OptionalArray& array, const char* name, const Shape& shape, Place place = kMainMemory) {
     return array ? checked<T>(*array, name, shape, place) : nullptr;
 }
 

@@ -59,7 +59,7 @@ struct AdamStep {
     float *exp_avg, *exp_avg_sq;
     int64_t count;
     int width;
-    float rate, beta1, beta2, epsilon;
+    double rate, beta1, beta2, epsilon;
     int64_t step;  // from 1, for the correction of the bias
 };
 /// Updates values and moments. With radius_px (count of every tensor), rows where it is 0 stay as they are.

@@ -329,4 +329,27 @@ template <class T> DGR_FN WindowGradient<T> ssim_vjp(const WindowMeans<T>& m, T 
     return {T(2) * (m.y * (v_a1 - v_a2) + m.x * (v_b1 - v_b2)), v_b2, T(2) * v_a2};
 }
 
+// ---- Optimizer ----
+
+/// What a step of Adam has in common for all numbers of a tensor. The corrections of the bias are in rate and inv_root.
+template <class T> struct AdamFactors { T rate, inv_root, share1, beta2, share2, epsilon; };
+/// step counts from 1. The host computes them in double, whatever T: 1 - beta2 has few digits left in float.
+template <class T>
+inline AdamFactors<T> adam_factors(double rate, double beta1, double beta2, double epsilon, double step) {
+    return {T(rate / (1 - std::pow(beta1, step))),
+            T(1 / std::sqrt(1 - std::pow(beta2, step))),
+            T(1 - beta1),
+            T(beta2),
+            T(1 - beta2),
+            T(epsilon)};
+}
+/// One number and its two moments.
+template <class T> struct AdamState { T value, exp_avg, exp_avg_sq; };
+/// What they are after a step.  [eq. 16]
+template <class T> DGR_FN AdamState<T> adam_update(const AdamState<T>& old, T gradient, const AdamFactors<T>& f) {
+    const T exp_avg = old.exp_avg + f.share1 * (gradient - old.exp_avg);
+    const T exp_avg_sq = f.beta2 * old.exp_avg_sq + f.share2 * (gradient * gradient);
+    return {old.value - f.rate * exp_avg / (sqrt(exp_avg_sq) * f.inv_root + f.epsilon), exp_avg, exp_avg_sq};
+}
+
 }  // namespace dgr

@@ -1,0 +1,109 @@
+"""Adam as a torch optimizer whose step is one call of the engine for all parameters, on the CPU as on a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import _C
+
+# Of torch.optim.Adam's settings those that change what a step computes and that this Adam does not have.
+_ABSENT = {"weight_decay": 0, "amsgrad": False, "maximize": False}
+
+
+class Adam(torch.optim.Optimizer):
+    """Adam [Kingma and Ba, arXiv:1412.6980]; its step and its ``state_dict`` are those of ``torch.optim.Adam``.
+
+    Parameters are contiguous, float32, and all on one device. Weight decay, AMSGrad and maximising are left out.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+    ) -> None:
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, **_ABSENT})
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add parameters with settings of their own.
+
+        Raises:
+            ValueError: A setting is out of its range, or is one that this Adam does not have.
+        """
+        super().add_param_group(param_group)
+        _check(self.param_groups[-1])
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue from the state of an Adam, this one or torch's.
+
+        Raises:
+            ValueError: The state does not fit the parameters, or has a setting that this Adam does not have.
+        """
+        for group in state_dict["param_groups"]:
+            _check(group)
+        super().load_state_dict(state_dict)
+        for state in self.state.values():  # torch's fused Adam counts on the GPU, where reading it would be a wait
+            state["step"] = torch.as_tensor(state["step"], dtype=torch.float32).cpu()
+
+    @torch.no_grad()
+    def step(self, visible: Tensor | None = None) -> None:
+        """Update every parameter that has a gradient.
+
+        Args:
+            visible: (N,) int32, e.g. the radii of ``rasterize``, or bool; N rows in every parameter. Rows where it is 0
+                stay as they are, moments included. None: all rows move.
+
+        Raises:
+            ValueError: A dtype, shape or device is not as above, or a parameter is not contiguous.
+        """
+        steps, states = [], []
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    state = self._state_of(parameter)
+                    states.append(state)
+                    steps.append(_engine_step(group, parameter, state))
+        if not steps:
+            return
+        device = states[0]["exp_avg"].device
+        _C.adam(
+            steps,
+            visible=None if visible is None else visible.to(torch.int32) if visible.dtype == torch.bool else visible,
+            threads=torch.get_num_threads(),
+            stream=torch.cuda.current_stream(device).cuda_stream if states[0]["exp_avg"].is_cuda else 0,
+        )
+        for state in states:
+            state["step"] += 1
+
+    def _state_of(self, parameter: Tensor) -> dict[str, Tensor]:
+        state = self.state[parameter]
+        if not state:
+            state["step"] = torch.tensor(0.0)
+            state["exp_avg"] = torch.zeros_like(parameter)
+            state["exp_avg_sq"] = torch.zeros_like(parameter)
+        return state
+
+
+def _check(group: dict[str, Any]) -> None:
+    for name, value in _ABSENT.items():
+        if group.get(name, value) != value:
+            raise ValueError(f"{name}: expected {value}, got {group[name]}")
+    lr, eps, (beta1, beta2) = group["lr"], group["eps"], group["betas"]
+    if not (lr >= 0 and eps >= 0):
+        raise ValueError(f"lr and eps: expected 0 or more, got {lr} and {eps}")
+    if not (0 <= beta1 < 1 and 0 <= beta2 < 1):
+        raise ValueError(f"betas: expected two numbers in [0, 1), got {group['betas']}")
+
+
+def _engine_step(group: dict[str, Any], parameter: Tensor, state: dict[str, Tensor]) -> Any:
+    beta1, beta2 = group["betas"]
+    return _C.AdamStep(
+        group.get("name", "parameter"), parameter.detach(), parameter.grad.contiguous(), state["exp_avg"],
+        state["exp_avg_sq"], rate=group["lr"], beta1=beta1, beta2=beta2, epsilon=group["eps"],
+        step=int(state["step"]) + 1,
+    )  # fmt: skip

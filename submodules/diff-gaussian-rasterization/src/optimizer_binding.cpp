@@ -1,0 +1,78 @@
+// Python's view of the optimizer. The functions change arrays of Python's in place.
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <string>
+#include <vector>
+
+#include "checks.h"
+#include "engine.h"
+#include "torch_memory.h"
+
+void bind_optimizer(nb::module_& module);
+
+namespace {
+
+using namespace dgr;
+
+/// An AdamStep whose arrays are still unchecked.
+struct AdamStepArgs {
+    std::string name;  // for messages
+    Array values, gradient, exp_avg, exp_avg_sq;
+    double rate, beta1, beta2, epsilon;
+    int64_t step;
+};
+
+AdamStep make_step(const AdamStepArgs& a, Place place) {
+    const Shape shape = shape_of(a.values);
+    if (shape.empty()) refuse(a.name, "at least one dimension", "none");
+    const int64_t count = shape[0], size = static_cast<int64_t>(a.values.size());
+    return {checked<float>(a.values, a.name.c_str(), shape, place),
+            checked<const float>(a.gradient, (a.name + ": gradient").c_str(), shape, place),
+            checked<float>(a.exp_avg, (a.name + ": exp_avg").c_str(), shape, place),
+            checked<float>(a.exp_avg_sq, (a.name + ": exp_avg_sq").c_str(), shape, place),
+            count,
+            count > 0 ? static_cast<int>(size / count) : 0,
+            a.rate,
+            a.beta1,
+            a.beta2,
+            a.epsilon,
+            a.step};
+}
+
+void adam_of(const std::vector<const AdamStepArgs*>& args, const OptionalArray& radii, int num_threads,
+             uintptr_t stream) {
+    if (args.empty()) return;
+    const Place place = engine_place(args[0]->values, args[0]->name.c_str());
+    std::vector<AdamStep> steps;
+    for (const AdamStepArgs* each : args) steps.push_back(make_step(*each, place));
+    const int32_t* radius_px = nullptr;
+    for (const AdamStep& step : steps) radius_px = checked<const int32_t>(radii, "visible", {step.count}, place);
+    const int num_steps = static_cast<int>(steps.size());
+    if (!place.is_cuda()) {
+        const int threads = threads_or_all(num_threads);
+        nb::gil_scoped_release released;
+        return adam(steps.data(), num_steps, radius_px, threads);
+    }
+    TorchMemory nothing{nb::none()};
+    const cuda::Context context{place.id, reinterpret_cast<CUstream_st*>(stream), nothing};
+    nb::gil_scoped_release released;
+    cuda::adam(context, steps.data(), num_steps, radius_px);
+}
+
+}  // namespace
+
+void bind_optimizer(nb::module_& m) {
+    nb::class_<AdamStepArgs>(m, "AdamStep")
+        .def(
+            "__init__",
+            [](AdamStepArgs* self, std::string name, Array values, Array gradient, Array exp_avg, Array exp_avg_sq,
+               double rate, double beta1, double beta2, double epsilon, int64_t step) {
+                new (self) AdamStepArgs{name, values, gradient, exp_avg, exp_avg_sq, rate, beta1, beta2, epsilon, step};
+            },
+            nb::arg("name"), nb::arg("values"), nb::arg("gradient"), nb::arg("exp_avg"), nb::arg("exp_avg_sq"),
+            nb::kw_only(), nb::arg("rate"), nb::arg("beta1"), nb::arg("beta2"), nb::arg("epsilon"), nb::arg("step"));
+    m.def("adam", &adam_of, nb::arg("steps"), nb::kw_only(), nb::arg("visible").none(), nb::arg("threads"),
+          nb::arg("stream"));
+}
