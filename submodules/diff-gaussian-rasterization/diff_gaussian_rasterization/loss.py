@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from . import _C
+from .queue import queue_for
 
 
 class Loss(NamedTuple):
@@ -22,12 +23,14 @@ class _PhotometricLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, image: Tensor, photo: Tensor, mask: Tensor | None, ssim_weight: float, threads: int):
         gradient = torch.empty_like(image, memory_format=torch.contiguous_format) if ctx.needs_input_grad[0] else None
-        values = _C.photometric_loss(
-            image.detach().contiguous(), photo.detach().contiguous(), mask=None if mask is None else mask.contiguous(),
-            ssim_weight=ssim_weight, threads=threads, v_image=gradient,
+        values = image.new_empty(3)
+        _C.photometric_loss(
+            image.detach().contiguous(), photo.detach().contiguous(), queue_for(image.device),
+            mask=None if mask is None else mask.contiguous(), ssim_weight=ssim_weight, threads=threads, values=values,
+            v_image=gradient,
         )  # fmt: skip
         ctx.gradient = gradient
-        loss, l1, ssim = (image.new_tensor(v) for v in values)
+        loss, l1, ssim = values.unbind()
         ctx.mark_non_differentiable(l1, ssim)
         return loss, l1, ssim
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from . import _C
+from .queue import queue_for
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,8 @@ class View:
         cx, cy: Principal point in px; the centre of the top-left pixel is (0.5, 0.5), as in COLMAP.
         world_to_camera: (4, 4), OpenCV axes (x right, y down, z forward).
         background: (3,) RGB, what the remaining transmittance lets through.
+
+    The engine reads both tensors in main memory: from a GPU they are copied, and the copy waits for the GPU.
     """
 
     width: int
@@ -33,8 +36,8 @@ class View:
     background: Tensor
 
     def _for_engine(self, dtype: torch.dtype) -> Any:
-        matrix = self.world_to_camera.detach().to(dtype).contiguous()
-        background = self.background.detach().to(dtype).contiguous()
+        matrix = self.world_to_camera.detach().to("cpu", dtype).contiguous()
+        background = self.background.detach().to("cpu", dtype).contiguous()
         return _C.View(self.width, self.height, self.fx, self.fy, self.cx, self.cy, matrix, background)
 
 
@@ -109,9 +112,9 @@ class _Rasterize(torch.autograd.Function):
         inverse_depth = torch.empty(view.height, view.width, **empty) if settings["inverse_depth"] else None
         radii = torch.empty(means.shape[0], dtype=torch.int32, device=means.device)
         ctx.frame = _C.forward(
-            _rows(inputs), view._for_engine(means.dtype), antialiased=settings["antialiased"],
-            sh_degree=settings["sh_degree"], threads=settings["threads"], image=image, transmittance=transmittance,
-            inverse_depth=inverse_depth, radii=radii,
+            _rows(inputs), view._for_engine(means.dtype), queue_for(means.device),
+            antialiased=settings["antialiased"], sh_degree=settings["sh_degree"], threads=settings["threads"],
+            differentiable=any(ctx.needs_input_grad), out=_C.Pictures(image, transmittance, inverse_depth), radii=radii,
         )  # fmt: skip
         ctx.stats = settings["stats"]
         ctx.has_screen_means = screen_means is not None
@@ -133,11 +136,11 @@ class _Rasterize(torch.autograd.Function):
             v_screen_means = torch.empty(rows[0].shape[0], 4, dtype=image.dtype, device=image.device)
         abs_grad_sum, views = ctx.stats if ctx.stats is not None else (None, None)
         _C.backward(
-            ctx.frame, _rows(inputs), _C.Rows(**v_rows), image=image.detach(), transmittance=transmittance.detach(),
-            inverse_depth=None if inverse_depth is None else inverse_depth.detach(),
-            v_image=None if v_image is None else v_image.contiguous(),
-            v_transmittance=None if v_transmittance is None else v_transmittance.contiguous(),
-            v_inverse_depth=None if v_inverse_depth is None else v_inverse_depth.contiguous(),
+            ctx.frame, _rows(inputs), _C.Rows(**v_rows), queue_for(image.device),
+            images=_C.Pictures(*(t if t is None else t.detach() for t in (image, transmittance, inverse_depth))),
+            v_images=_C.Pictures(
+                *(t if t is None else t.contiguous() for t in (v_image, v_transmittance, v_inverse_depth))
+            ),
             v_screen_means=v_screen_means, abs_grad_sum=abs_grad_sum, views=views,
         )  # fmt: skip
         return None, v_screen_means, *v_rows.values()
@@ -163,7 +166,9 @@ def rasterize(
 ) -> Rasterized:
     """Draws N Gaussians [3DGS, arXiv:2308.04079; docs/math.md].
 
-    Differentiable in every tensor but those of the view. The tensors share one dtype, float32 or float64.
+    Differentiable in every tensor but those of the view. The tensors share one device and one dtype: float32, or on the
+    CPU float64. On a GPU gradients are added up in any order, so that their last bits change from run to run, unless
+    torch.use_deterministic_algorithms(True) is set, which takes more time and memory.
     A Gaussian with an input that is not finite, or a quaternion of length zero, is not drawn and gets zero gradient.
 
     Args:
@@ -187,6 +192,8 @@ def rasterize(
 
     Raises:
         ValueError: A shape, dtype or device is not as above.
+        CudaError: CUDA reports an error.
+        torch.OutOfMemoryError: The GPU has too little memory left.
     """
     settings = dict(view=view, sh_degree=sh_degree, antialiased=antialiased, inverse_depth=inverse_depth, stats=stats,
                     threads=threads)  # fmt: skip
@@ -225,7 +232,7 @@ def importance(
     count = means.shape[0]
     result = Importance(means.new_empty(count), means.new_empty(count), means.new_empty(count, dtype=torch.int32))
     _C.importance(
-        _rows(rows), view._for_engine(means.dtype), antialiased=antialiased, threads=threads,
+        _rows(rows), view._for_engine(means.dtype), queue_for(means.device), antialiased=antialiased, threads=threads,
         pixel_weights=pixel_weights.contiguous(), weighted=result.weighted, total=result.total,
         num_pixels=result.num_pixels,
     )  # fmt: skip

@@ -1,24 +1,43 @@
-// Python's view of the engine: arrays come as DLPack, are checked (checks.h), and go on as plain pointers. The functions
-// fill arrays that Python has allocated. math_binding.cpp exposes math.h for the tests.
+// Python's view of the engine: arrays come as DLPack, are checked (checks.h), and go on as plain pointers. The
+// functions fill arrays that Python has allocated. math_binding.cpp exposes math.h for the tests.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/string.h>
 
 #include <algorithm>
 #include <cmath>
+#include <memory>
 #include <string>
 #include <variant>
 
 #include "checks.h"
+#include "cuda_engine.h"
 #include "engine.h"
+#include "torch_memory.h"
 
 void bind_math(nb::module_& module);
+void bind_optimizer(nb::module_& module);
 
 namespace {
 
 using namespace dgr;
 
 /// The rows of the set, still unchecked; the same names serve inputs and gradients.
-struct Rows { OptionalArray means, quats, scales, covariances, opacities, sh_dc, sh_rest, colors; };
+struct Rows {
+    OptionalArray means, quats, scales, covariances, opacities, sh_dc, sh_rest, colors;
+    Place place() const { return means ? place_of(*means) : kMainMemory; }
+    bool goes_to_cuda() const { return means && engine_place(*means, "means").is_cuda(); }
+};
+
+/// What a call of the CUDA engine needs beside its arrays; the CPU engine looks at none of it.
+struct Queue {
+    uintptr_t stream;
+    nb::object allocate;  // as TorchMemory wants it
+    bool is_deterministic;
+
+    cuda::Context context(Place place, TorchMemory& scratch) const {
+        return {place.id, reinterpret_cast<CUstream_st*>(stream), scratch};
+    }
+};
 
 struct ViewArgs {
     int width, height;
@@ -62,9 +81,10 @@ Options make_options(bool antialiased, int sh_degree, int num_threads) {
 template <class T> struct RowPointers {
     T *means, *quats, *scales, *covariances, *opacities, *sh_dc, *sh_rest, *colors;
 };
-template <class T> RowPointers<T> point_at(const Rows& r, const char* prefix, int64_t n, int64_t num_rest) {
+template <class T>
+RowPointers<T> point_at(const Rows& r, const char* prefix, int64_t n, int64_t num_rest, Place place) {
     const auto at = [&](const OptionalArray& array, const char* name, std::initializer_list<int64_t> shape) {
-        return checked<T>(array, (std::string(prefix) + name).c_str(), shape);
+        return checked<T>(array, (std::string(prefix) + name).c_str(), shape, place);
     };
     return {at(r.means, "means", {n, 3}),
             at(r.quats, "quats", {n, 4}),
@@ -81,7 +101,7 @@ template <class T> Gaussians<T> make_gaussians(const Rows& r, const Options& opt
     if (!r.means || r.means->ndim() != 2) refuse("means", "shape (N, 3)", r.means ? shape_text(*r.means) : "none");
     if (r.means->shape(0) >= (size_t(1) << 32)) refuse("means", "fewer than 2^32 rows", shape_text(*r.means));
     const int64_t n = static_cast<int64_t>(r.means->shape(0)), num_rest = num_rest_of(r);
-    const RowPointers<const T> p = point_at<const T>(r, "", n, num_rest);
+    const RowPointers<const T> p = point_at<const T>(r, "", n, num_rest, r.place());
     if (!p.opacities && n > 0) refuse("opacities", "shape (N,)", "none");
     if (static_cast<bool>(r.covariances) == (r.quats && r.scales) ||
         static_cast<bool>(r.quats) != static_cast<bool>(r.scales))
@@ -98,25 +118,35 @@ template <class T> Gaussians<T> make_gaussians(const Rows& r, const Options& opt
             p.opacities, p.sh_dc, p.sh_rest, p.colors, static_cast<int>(num_rest)};
 }
 
-template <class T, class A> Images<T> make_images(const View<std::remove_const_t<T>>& view, const char* prefix,
-                                                  const A& image, const A& transmittance, const A& inverse_depth) {
+/// The pictures of a view, or, with a prefix, their gradients; still unchecked.
+struct Pictures { OptionalArray image, transmittance, inverse_depth; };
+
+template <class T>
+Images<T> make_images(const View<std::remove_const_t<T>>& view, const char* prefix, const Pictures& pictures,
+                      Place place) {
     const int64_t h = view.height, w = view.width;
     const std::string p(prefix);
-    return {checked<T>(image, (p + "image").c_str(), {3, h, w}),
-            checked<T>(transmittance, (p + "transmittance").c_str(), {h, w}),
-            checked<T>(inverse_depth, (p + "inverse_depth").c_str(), {h, w})};
+    return {checked<T>(pictures.image, (p + "image").c_str(), {3, h, w}, place),
+            checked<T>(pictures.transmittance, (p + "transmittance").c_str(), {h, w}, place),
+            checked<T>(pictures.inverse_depth, (p + "inverse_depth").c_str(), {h, w}, place)};
 }
 
-using AnyFrame = std::variant<Frame<float>, Frame<double>>;
+/// A frame of the CUDA engine with the memory that it lies in.
+struct CudaFrame {
+    cuda::Frame frame;
+    std::unique_ptr<TorchMemory> memory;
+    Array radii;
+};
+using AnyFrame = std::variant<Frame<float>, Frame<double>, CudaFrame>;
 
 bool is_double(const Rows& r) { return r.means && r.means->dtype() == nb::dtype<double>(); }
 
 template <class T>
-AnyFrame forward_as(const Rows& rows, const ViewArgs& view_args, const Options& options, const OptionalArray& image,
-                    const OptionalArray& transmittance, const OptionalArray& inverse_depth, const Array& radii) {
+AnyFrame forward_on_cpu(const Rows& rows, const ViewArgs& view_args, const Options& options, const Pictures& pictures,
+                        const Array& radii) {
     const View<T> view = make_view<T>(view_args);
     const Gaussians<T> gaussians = make_gaussians<T>(rows, options, true);
-    const Images<T> out = make_images<T>(view, "", image, transmittance, inverse_depth);
+    const Images<T> out = make_images<T>(view, "", pictures, kMainMemory);
     int32_t* radii_out = checked<int32_t>(radii, "radii", {gaussians.count});
     nb::gil_scoped_release released;
     Frame<T> frame = forward(gaussians, view, options, out);
@@ -124,66 +154,129 @@ AnyFrame forward_as(const Rows& rows, const ViewArgs& view_args, const Options& 
     return frame;
 }
 
+AnyFrame forward_on_cuda(const Rows& rows, const ViewArgs& view_args, const Options& options, const Queue& queue,
+                         const Pictures& pictures, const Array& radii) {
+    const Place place = rows.place();
+    const View<float> view = make_view<float>(view_args);
+    const Gaussians<float> gaussians = make_gaussians<float>(rows, options, true);
+    const Images<float> out = make_images<float>(view, "", pictures, place);
+    int32_t* radii_out = checked<int32_t>(radii, "radii", {gaussians.count}, place);
+    CudaFrame made{{}, std::make_unique<TorchMemory>(queue.allocate), radii};
+    TorchMemory scratch(queue.allocate);
+    {
+        nb::gil_scoped_release released;
+        made.frame =
+            cuda::forward(queue.context(place, scratch), *made.memory, gaussians, view, options, out, radii_out);
+    }
+    return made;
+}
+
+/// What backward is given besides the rows.
+struct BackwardArgs {
+    Pictures images, v_images;
+    OptionalArray v_screen_means, abs_grad_sum, views;
+};
+
 template <class T>
-void backward_as(const Frame<T>& frame, const Rows& rows, const Rows& v_rows, const OptionalArray& image,
-                 const OptionalArray& transmittance, const OptionalArray& inverse_depth, const OptionalArray& v_image,
-                 const OptionalArray& v_transmittance, const OptionalArray& v_inverse_depth,
-                 const OptionalArray& v_screen_means, const OptionalArray& abs_grad_sum, const OptionalArray& views) {
+Gradients<T> make_gradients(const Rows& v_rows, const BackwardArgs& args, int64_t count, Place place) {
+    const RowPointers<T> p = point_at<T>(v_rows, "v_", count, num_rest_of(v_rows), place);
+    return {p.means,
+            p.quats,
+            p.scales,
+            p.covariances,
+            p.opacities,
+            p.sh_dc,
+            p.sh_rest,
+            p.colors,
+            checked<T>(args.v_screen_means, "v_screen_means", {count, 4}, place),
+            checked<float>(args.abs_grad_sum, "abs_grad_sum", {count}, place),
+            checked<int32_t>(args.views, "views", {count}, place)};
+}
+
+void check_rows(int64_t expected, int64_t actual) {
+    if (actual != expected) refuse("means", std::to_string(expected) + " rows, as in forward", std::to_string(actual));
+}
+
+template <class T>
+void run_backward(const Frame<T>& frame, const Rows& rows, const Rows& v_rows, const BackwardArgs& args, const Queue&) {
     const Gaussians<T> g = make_gaussians<T>(rows, frame.options, true);
-    if (g.count != frame.radius_px.size())
-        refuse("means", std::to_string(frame.radius_px.size()) + " rows, as in forward", std::to_string(g.count));
-    const auto images = make_images<const T>(frame.view, "", image, transmittance, inverse_depth);
-    const auto v_images = make_images<const T>(frame.view, "v_", v_image, v_transmittance, v_inverse_depth);
-    const RowPointers<T> p = point_at<T>(v_rows, "v_", g.count, num_rest_of(v_rows));
-    Gradients<T> out{p.means,
-                     p.quats,
-                     p.scales,
-                     p.covariances,
-                     p.opacities,
-                     p.sh_dc,
-                     p.sh_rest,
-                     p.colors,
-                     checked<T>(v_screen_means, "v_screen_means", {g.count, 4}),
-                     checked<float>(abs_grad_sum, "abs_grad_sum", {g.count}),
-                     checked<int32_t>(views, "views", {g.count})};
+    check_rows(frame.radius_px.size(), g.count);
+    const auto images = make_images<const T>(frame.view, "", args.images, kMainMemory);
+    const auto v_images = make_images<const T>(frame.view, "v_", args.v_images, kMainMemory);
+    const Gradients<T> out = make_gradients<T>(v_rows, args, g.count, kMainMemory);
     nb::gil_scoped_release released;
     backward(frame, g, images, v_images, out);
 }
 
-template <class T>
-void importance_as(const Rows& rows, const ViewArgs& view_args, const Options& options, const Array& pixel_weights,
-                   const Array& weighted, const Array& total, const Array& num_pixels) {
-    const View<T> view = make_view<T>(view_args);
-    const Gaussians<T> g = make_gaussians<T>(rows, options, false);
-    const T* weights = checked<const T>(pixel_weights, "pixel_weights", {view.height, view.width});
-    const Importance<T> out{checked<T>(weighted, "weighted", {g.count}), checked<T>(total, "total", {g.count}),
-                            checked<int32_t>(num_pixels, "num_pixels", {g.count})};
+void run_backward(const CudaFrame& made, const Rows& rows, const Rows& v_rows, const BackwardArgs& args,
+                  const Queue& queue) {
+    const cuda::Frame& frame = made.frame;
+    const Place place = place_of(made.radii);
+    const Gaussians<float> g = make_gaussians<float>(rows, frame.options, true);
+    check_rows(frame.num_gaussians, g.count);
+    const auto images = make_images<const float>(frame.view, "", args.images, place);
+    const auto v_images = make_images<const float>(frame.view, "v_", args.v_images, place);
+    const Gradients<float> out = make_gradients<float>(v_rows, args, g.count, place);
+    TorchMemory scratch(queue.allocate);
     nb::gil_scoped_release released;
-    importance(g, view, options, weights, out);
+    cuda::backward(queue.context(place, scratch), frame, g, images, v_images, out);
 }
 
-template <class T>
-nb::tuple loss_as(const Array& image, const Array& photo, const OptionalArray& mask, double ssim_weight,
-                  int num_threads, const OptionalArray& v_image) {
+/// What importance fills, still unchecked.
+struct ImportanceArgs { Array pixel_weights, weighted, total, num_pixels; };
+
+/// Checks the arguments of importance and calls run(gaussians, view, weights, out) with the GIL released.
+template <class T, class Run>
+void with_importance(const Rows& rows, const ViewArgs& view_args, const Options& options, const ImportanceArgs& args,
+                     const Run& run) {
+    const Place place = rows.place();
+    const View<T> view = make_view<T>(view_args);
+    const Gaussians<T> g = make_gaussians<T>(rows, options, false);
+    const T* weights = checked<const T>(args.pixel_weights, "pixel_weights", {view.height, view.width}, place);
+    const Importance<T> out{checked<T>(args.weighted, "weighted", {g.count}, place),
+                            checked<T>(args.total, "total", {g.count}, place),
+                            checked<int32_t>(args.num_pixels, "num_pixels", {g.count}, place)};
+    nb::gil_scoped_release released;
+    run(g, view, weights, out);
+}
+
+/// What photometric_loss is given, still unchecked; values (3) and v_image are outputs.
+struct LossArgs {
+    Array image, photo;
+    OptionalArray mask;
+    double ssim_weight;
+    int threads;
+    Array values;
+    OptionalArray v_image;
+};
+
+/// Checks the arguments of the loss and calls run(input, values, v_image) with the GIL released.
+template <class T, class Run> void with_loss(const LossArgs& args, const Run& run) {
+    const Array& image = args.image;
+    const Place place = place_of(image);
     if (image.ndim() != 3 || image.shape(0) != 3) refuse("image", "shape (3, H, W)", shape_text(image));
     const auto h = static_cast<int64_t>(image.shape(1)), w = static_cast<int64_t>(image.shape(2));
     if (h < 1 || w < 1 || h * w > Limits::pixels_max) refuse("image", "1 to 2^30 pixels", shape_text(image));
-    const bool bytes = photo.dtype() == nb::dtype<uint8_t>();
+    const bool bytes = args.photo.dtype() == nb::dtype<uint8_t>();
     const LossInput<T> input{static_cast<int>(w),
                              static_cast<int>(h),
-                             checked<const T>(image, "image", {3, h, w}),
-                             bytes ? nullptr : checked<const T>(photo, "photo", {3, h, w}),
-                             bytes ? checked<const uint8_t>(photo, "photo", {3, h, w}) : nullptr,
-                             checked<const bool>(mask, "mask", {h, w}),
-                             ssim_weight,
-                             threads_or_all(num_threads)};
-    T* v = checked<T>(v_image, "v_image", {3, h, w});
-    LossOutput<T> out;
-    {
-        nb::gil_scoped_release released;
-        out = photometric_loss(input, v);
-    }
-    return nb::make_tuple(double(out.loss), double(out.l1), double(out.ssim));
+                             checked<const T>(image, "image", {3, h, w}, place),
+                             bytes ? nullptr : checked<const T>(args.photo, "photo", {3, h, w}, place),
+                             bytes ? checked<const uint8_t>(args.photo, "photo", {3, h, w}, place) : nullptr,
+                             checked<const bool>(args.mask, "mask", {h, w}, place),
+                             args.ssim_weight,
+                             threads_or_all(args.threads)};
+    T* values = checked<T>(args.values, "values", {3}, place);
+    T* v = checked<T>(args.v_image, "v_image", {3, h, w}, place);
+    nb::gil_scoped_release released;
+    run(input, values, v);
+}
+
+template <class T> void loss_on_cpu(const LossArgs& args) {
+    with_loss<T>(args, [](const LossInput<T>& input, T* values, T* v_image) {
+        const LossOutput<T> out = photometric_loss(input, v_image);
+        values[0] = out.loss, values[1] = out.l1, values[2] = out.ssim;
+    });
 }
 
 }  // namespace
@@ -205,60 +298,95 @@ NB_MODULE(_C, m) {
                                                        double cx, double cy, Array world_to_camera, Array background) {
         new (self) ViewArgs{width, height, fx, fy, cx, cy, world_to_camera, background};
     });
+    nb::class_<Queue>(m, "Queue")
+        .def(
+            "__init__",
+            [](Queue* self, uintptr_t stream, nb::object allocate, bool deterministic) {
+                new (self) Queue{stream, std::move(allocate), deterministic};
+            },
+            nb::kw_only(), nb::arg("stream") = 0, nb::arg("allocate").none() = nb::none(),
+            nb::arg("deterministic") = false);
+    nb::class_<Pictures>(m, "Pictures")
+        .def(
+            "__init__",
+            [](Pictures* self, OptionalArray image, OptionalArray transmittance, OptionalArray inverse_depth) {
+                new (self) Pictures{image, transmittance, inverse_depth};
+            },
+            nb::arg("image").none(), nb::arg("transmittance").none(), nb::arg("inverse_depth").none());
     nb::class_<AnyFrame>(m, "Frame").def_prop_ro("num_instances", [](const AnyFrame& frame) {
-        return std::visit([](const auto& f) { return f.instances.size(); }, frame);
+        if (const auto* made = std::get_if<CudaFrame>(&frame)) return made->frame.num_instances;
+        if (const auto* made = std::get_if<Frame<double>>(&frame)) return made->instances.size();
+        return std::get<Frame<float>>(frame).instances.size();
     });
 
     m.def(
         "forward",
-        [](const Rows& rows, const ViewArgs& view, bool antialiased, int sh_degree, int threads, OptionalArray image,
-           OptionalArray transmittance, OptionalArray inverse_depth, Array radii) {
-            const Options options = make_options(antialiased, sh_degree, threads);
-            return is_double(rows) ? forward_as<double>(rows, view, options, image, transmittance, inverse_depth, radii)
-                                   : forward_as<float>(rows, view, options, image, transmittance, inverse_depth, radii);
+        [](const Rows& rows, const ViewArgs& view, const Queue& queue, bool antialiased, int sh_degree, int threads,
+           bool differentiable, const Pictures& out, Array radii) {
+            Options options = make_options(antialiased, sh_degree, threads);
+            options.is_differentiable = differentiable;
+            options.is_deterministic = queue.is_deterministic;
+            if (rows.goes_to_cuda()) return forward_on_cuda(rows, view, options, queue, out, radii);
+            return is_double(rows) ? forward_on_cpu<double>(rows, view, options, out, radii)
+                                   : forward_on_cpu<float>(rows, view, options, out, radii);
         },
-        nb::arg("rows"), nb::arg("view"), nb::kw_only(), nb::arg("antialiased"), nb::arg("sh_degree"),
-        nb::arg("threads"), nb::arg("image"), nb::arg("transmittance"), nb::arg("inverse_depth").none(),
-        nb::arg("radii"));
+        nb::arg("rows"), nb::arg("view"), nb::arg("queue"), nb::kw_only(), nb::arg("antialiased"), nb::arg("sh_degree"),
+        nb::arg("threads"), nb::arg("differentiable"), nb::arg("out"), nb::arg("radii"));
 
     m.def(
         "backward",
-        [](const AnyFrame& frame, const Rows& rows, const Rows& v_rows, OptionalArray image,
-           OptionalArray transmittance, OptionalArray inverse_depth, OptionalArray v_image,
-           OptionalArray v_transmittance, OptionalArray v_inverse_depth, OptionalArray v_screen_means,
-           OptionalArray abs_grad_sum, OptionalArray views) {
-            std::visit(
-                [&](const auto& f) {
-                    backward_as(f, rows, v_rows, image, transmittance, inverse_depth, v_image, v_transmittance,
-                                v_inverse_depth, v_screen_means, abs_grad_sum, views);
-                },
-                frame);
+        [](const AnyFrame& frame, const Rows& rows, const Rows& v_rows, const Queue& queue, const Pictures& images,
+           const Pictures& v_images, OptionalArray v_screen_means, OptionalArray abs_grad_sum, OptionalArray views) {
+            const BackwardArgs args{images, v_images, v_screen_means, abs_grad_sum, views};
+            std::visit([&](const auto& f) { run_backward(f, rows, v_rows, args, queue); }, frame);
         },
-        nb::arg("frame"), nb::arg("rows"), nb::arg("v_rows"), nb::kw_only(), nb::arg("image"), nb::arg("transmittance"),
-        nb::arg("inverse_depth").none(), nb::arg("v_image").none(), nb::arg("v_transmittance").none(),
-        nb::arg("v_inverse_depth").none(), nb::arg("v_screen_means").none(), nb::arg("abs_grad_sum").none(),
-        nb::arg("views").none());
+        nb::arg("frame"), nb::arg("rows"), nb::arg("v_rows"), nb::arg("queue"), nb::kw_only(), nb::arg("images"),
+        nb::arg("v_images"), nb::arg("v_screen_means").none(), nb::arg("abs_grad_sum").none(), nb::arg("views").none());
 
     m.def(
         "importance",
-        [](const Rows& rows, const ViewArgs& view, bool antialiased, int threads, Array pixel_weights, Array weighted,
-           Array total, Array num_pixels) {
+        [](const Rows& rows, const ViewArgs& view, const Queue& queue, bool antialiased, int threads,
+           Array pixel_weights, Array weighted, Array total, Array num_pixels) {
             const Options options = make_options(antialiased, 0, threads);
-            is_double(rows) ? importance_as<double>(rows, view, options, pixel_weights, weighted, total, num_pixels)
-                            : importance_as<float>(rows, view, options, pixel_weights, weighted, total, num_pixels);
+            const ImportanceArgs args{pixel_weights, weighted, total, num_pixels};
+            const auto on_cpu = [&](const auto& g, const auto& v, const auto* weights, const auto& out) {
+                importance(g, v, options, weights, out);
+            };
+            if (rows.goes_to_cuda()) {
+                TorchMemory scratch(queue.allocate);
+                const cuda::Context context = queue.context(rows.place(), scratch);
+                with_importance<float>(rows, view, options, args,
+                                       [&](const auto& g, const auto& v, const auto* weights, const auto& out) {
+                                           cuda::importance(context, g, v, options, weights, out);
+                                       });
+            } else if (is_double(rows)) {
+                with_importance<double>(rows, view, options, args, on_cpu);
+            } else {
+                with_importance<float>(rows, view, options, args, on_cpu);
+            }
         },
-        nb::arg("rows"), nb::arg("view"), nb::kw_only(), nb::arg("antialiased"), nb::arg("threads"),
+        nb::arg("rows"), nb::arg("view"), nb::arg("queue"), nb::kw_only(), nb::arg("antialiased"), nb::arg("threads"),
         nb::arg("pixel_weights"), nb::arg("weighted"), nb::arg("total"), nb::arg("num_pixels"));
 
     m.def(
         "photometric_loss",
-        [](Array image, Array photo, OptionalArray mask, double ssim_weight, int threads, OptionalArray v_image) {
-            return image.dtype() == nb::dtype<double>()
-                       ? loss_as<double>(image, photo, mask, ssim_weight, threads, v_image)
-                       : loss_as<float>(image, photo, mask, ssim_weight, threads, v_image);
+        [](Array image, Array photo, const Queue& queue, OptionalArray mask, double ssim_weight, int threads,
+           Array values, OptionalArray v_image) {
+            const LossArgs args{image, photo, mask, ssim_weight, threads, values, v_image};
+            if (engine_place(image, "image").is_cuda()) {
+                TorchMemory scratch(queue.allocate);
+                const cuda::Context context = queue.context(place_of(image), scratch);
+                with_loss<float>(args, [&](const LossInput<float>& input, float* sums, float* v) {
+                    cuda::photometric_loss(context, input, sums, v);
+                });
+            } else if (image.dtype() == nb::dtype<double>()) {
+                loss_on_cpu<double>(args);
+            } else {
+                loss_on_cpu<float>(args);
+            }
         },
-        nb::arg("image"), nb::arg("photo"), nb::kw_only(), nb::arg("mask").none(), nb::arg("ssim_weight"),
-        nb::arg("threads"), nb::arg("v_image").none());
+        nb::arg("image"), nb::arg("photo"), nb::arg("queue"), nb::kw_only(), nb::arg("mask").none(),
+        nb::arg("ssim_weight"), nb::arg("threads"), nb::arg("values"), nb::arg("v_image").none());
 
     nb::dict limits;
     limits["near"] = Limits::near;
@@ -270,6 +398,10 @@ NB_MODULE(_C, m) {
     limits["tile"] = Limits::tile;
     limits["sh_degree_max"] = Limits::sh_degree_max;
     m.attr("LIMITS") = limits;
+
+    nb::exception<cuda::Error>(m, "CudaError", PyExc_RuntimeError);
+    m.attr("DEVICES") = cuda::is_built ? nb::make_tuple("cpu", "cuda") : nb::make_tuple("cpu");
+    bind_optimizer(m);
 
     nb::module_ math = m.def_submodule("math", "math.h in double precision, for the tests.");
     bind_math(math);

@@ -27,7 +27,7 @@ template <class T> struct TilePixels {
         y = static_cast<int>(tile / view.tiles_x()) * kTile;
         width = std::min(kTile, view.width - x);
         height = std::min(kTile, view.height - y);
-        const T floor = log2(T(Limits::alpha_min));
+        const T floor(Limits::log2_alpha_min);
         for (int i = 0; i < kTilePixels; ++i) {
             transmittance[i] = T(1);
             log2_floor[i] = i % kTile < width && i / kTile < height ? floor : kClosed;

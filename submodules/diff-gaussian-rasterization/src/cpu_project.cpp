@@ -70,7 +70,7 @@ template <class T>
 Projection<Batch<T>> project_batch(const Gaussians<T>& g, const Pinhole<Batch<T>>& camera, const Options& options,
                                    const BatchRows<T>& rows) {
     using B = Batch<T>;
-    Shape<B> shape;
+    GaussianShape<B> shape;
     shape.has_covariance = g.covariances != nullptr;
     if (g.covariances) {
         B c[6];

@@ -38,17 +38,19 @@ extern const bool is_built;
 struct Frame {
     View<float> view;
     Options options;
-    int64_t num_gaussians, num_instances;
-    const Splat<float>* splats;    // (N)
-    const int32_t* radius_px;      // (N)
-    const int64_t* tile_begin;     // (tiles + 1)
-    const uint32_t* instances;     // (I) Gaussian of each, ordered by tile, depth, index
-    // For the passes over segments of a tile's instances, kept where Options::is_differentiable:
-    int64_t max_segments;
-    const int64_t* segment_begin;  // (tiles + 1)
-    const uint32_t* pixel_last;    // (H,W) instances of its tile that a pixel has seen when it is done
-    const uint32_t* tile_last;     // (tiles) the largest of its pixels
-    const float* states;           // (max_segments, 4 or 5, 256) transmittance and colour in front of each segment
+    int64_t num_gaussians = 0, num_instances = 0;
+    const Splat<float>* splats = nullptr;  // (N)
+    const int32_t* radius_px = nullptr;    // (N)
+    int64_t* tile_begin = nullptr;         // (tiles + 1)
+    uint32_t* instances = nullptr;         // (I) Gaussian of each, ordered by tile, depth, index
+    // Where options.is_differentiable. A tile's instances fall into segments, and every tile has at least one.
+    int64_t max_segments = 0;          // no less than there are
+    int64_t* segment_begin = nullptr;  // (tiles + 1)
+    uint32_t* segment_tile = nullptr;  // (segments)
+    uint32_t* pixel_last = nullptr;    // (tiles, 256) instances of its tile up to the last one that a pixel took
+    uint32_t* tile_last = nullptr;     // (tiles) the largest of its pixels
+    int num_channels = 0;              // blended: colour, colour and inverse depth, or none
+    float* states = nullptr;  // (segments - tiles, 1 + channels, 256) transmittance and channels in front of a segment
 };
 
 /// `radius_px` (N) is an output of the caller's, and part of the frame.

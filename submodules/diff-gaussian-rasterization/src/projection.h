@@ -7,7 +7,7 @@
 namespace dgr {
 
 /// The shape of a Gaussian: a covariance, or quat and scale; the rest is not looked at.
-template <class T> struct Shape {
+template <class T> struct GaussianShape {
     bool has_covariance;
     Quat<T> quat;
     Vec3<T> scale;
@@ -17,7 +17,7 @@ template <class T> struct Shape {
 /// What forward and backward both compute of a Gaussian.
 template <class T> struct Projection {
     Vec3<T> world, point;  // mean in world and camera space
-    Shape<T> shape;        // covariance filled in
+    GaussianShape<T> shape;        // covariance filled in
     Mat3<T> rotation;
     JacobianRows<T> jacobian;
     Sym2<T> sharp, conic;  // 2D covariance before the blur; conic of the blurred one
@@ -25,8 +25,8 @@ template <class T> struct Projection {
 };
 
 template <class T>
-DGR_FN Projection<T> project_gaussian(const Pinhole<T>& camera, bool antialiased, Vec3<T> mean, const Shape<T>& shape,
-                                      T opacity) {
+DGR_FN Projection<T> project_gaussian(const Pinhole<T>& camera, bool antialiased, Vec3<T> mean,
+                                      const GaussianShape<T>& shape, T opacity) {
     Projection<T> p;
     p.world = mean;
     p.point = to_camera(camera, mean);

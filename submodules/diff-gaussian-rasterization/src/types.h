@@ -14,6 +14,7 @@ struct Limits {
     static constexpr double blur = 0.3;                 // px^2, the low-pass filter of 3DGS
     static constexpr double border = 0.15;              // Jacobian clamp, as a share of the image beyond each edge
     static constexpr double alpha_min = 1.0 / 255.0;
+    static constexpr double log2_alpha_min = -7.994353436858858;
     static constexpr double alpha_max = 0.99;
     static constexpr double transmittance_min = 1e-4;
     static constexpr int tile = 16;                     // px

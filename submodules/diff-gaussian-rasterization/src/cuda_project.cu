@@ -1,0 +1,221 @@
+// Projection and its derivative on the GPU, one Gaussian a thread, with the formulas of projection.h.
+// Leaves out the order of blending (cuda_tiles.cu) and the pixels (cuda_blend.cu).
+#include "cuda_passes.h"
+
+namespace dgr::cuda {
+namespace {
+
+constexpr int kThreads = 128;
+constexpr int kRestWidth = 3 * kMaxRest;  // odd, so that the lanes' rows begin in different banks
+
+/// SH coefficients of the block's Gaussians. A warp moves its rows together, one after the other: a row is 180 bytes,
+/// and a lane that read its own would fetch 32 cache lines for every coefficient.
+struct RestRows { float row[kThreads][kRestWidth]; };
+
+/// Rows of the warp's lanes that `wanted` names, from global memory; `first` is lane 0's row.
+__device__ void load_rows(unsigned wanted, const float* first, int64_t stride, int width, float (*to)[kRestWidth]) {
+    const int lane = threadIdx.x % kWarp;
+#pragma unroll 8
+    for (int r = 0; r < kWarp; ++r) {
+        if ((wanted >> r & 1) == 0) continue;
+        for (int c = lane; c < width; c += kWarp) to[r][c] = first[r * stride + c];
+    }
+    __syncwarp();
+}
+/// Rows of the warp's lanes that `existing` names, to global memory: zero beyond `width` and where `wanted` is not set.
+__device__ void store_rows(unsigned existing, unsigned wanted, float* first, int64_t stride, int width,
+                           const float (*from)[kRestWidth]) {
+    __syncwarp();
+    const int lane = threadIdx.x % kWarp;
+#pragma unroll 4
+    for (int r = 0; r < kWarp; ++r) {
+        if ((existing >> r & 1) == 0) continue;
+        for (int64_t c = lane; c < stride; c += kWarp)
+            first[r * stride + c] = (wanted >> r & 1) && c < width ? from[r][c] : 0.0f;
+    }
+}
+
+__device__ Vec3<float> load3(const float* p, int64_t n) { return {p[3 * n], p[3 * n + 1], p[3 * n + 2]}; }
+__device__ void store3(float* p, int64_t n, Vec3<float> v) { p[3 * n] = v.x, p[3 * n + 1] = v.y, p[3 * n + 2] = v.z; }
+
+__device__ Projection<float> project_row(const Gaussians<float>& g, const Pinhole<float>& camera, bool antialiased,
+                                         int64_t n) {
+    GaussianShape<float> shape{};
+    shape.has_covariance = g.covariances != nullptr;
+    if (g.covariances) {
+        const float* c = g.covariances + 6 * n;
+        shape.covariance = {c[0], c[1], c[2], c[3], c[4], c[5]};
+    } else {
+        const float* q = g.quats + 4 * n;
+        shape.quat = {q[0], q[1], q[2], q[3]};
+        shape.scale = load3(g.scales, n);
+    }
+    return project_gaussian(camera, antialiased, load3(g.means, n), shape, g.opacities[n]);
+}
+
+__device__ int32_t count_tiles(const View<float>& view, const Splat<float>& splat) {
+    const TileBox box = tile_box(view, splat);
+    int32_t count = 0;
+    for (int y = box.y_begin; y < box.y_end; ++y) {
+        const TileSpan span = tile_span(view, splat, box, y);
+        count += span.end - span.begin;
+    }
+    return count;
+}
+
+struct ProjectParams {
+    Gaussians<float> gaussians;
+    View<float> view;
+    bool antialiased;
+    int sh_degree;
+    ProjectionOutput out;
+};
+
+__global__ void __launch_bounds__(kThreads) project_kernel(ProjectParams p) {
+    const Gaussians<float>& g = p.gaussians;
+    const int64_t n = int64_t(blockIdx.x) * kThreads + threadIdx.x;
+    MaybeSplat<float> made;
+    made.visible = false;
+    if (n < g.count) {
+        made = make_splat(p.view.camera, p.view.width, p.view.height, project_row(g, p.view.camera, p.antialiased, n));
+    }
+    Vec3<float>& rgb = made.splat.color;
+    if (g.colors) {
+        if (made.visible) rgb = load3(g.colors, n);
+    } else if (g.sh_dc) {
+        RestRows& rest = block_shared<RestRows>();
+        const int warp_row = threadIdx.x / kWarp * kWarp, width = 3 * ((p.sh_degree + 1) * (p.sh_degree + 1) - 1);
+        const int64_t stride = 3 * int64_t(g.num_rest);
+        load_rows(__ballot_sync(kAllLanes, made.visible), g.sh_rest + (n - threadIdx.x % kWarp) * stride, stride, width,
+                  rest.row + warp_row);
+        if (made.visible)
+            rgb = sh_color(p.sh_degree, load3(g.means, n) - p.view.camera.centre, load3(g.sh_dc, n),
+                           rest.row[threadIdx.x]);
+    }
+    if (n >= g.count) return;
+    bool visible = made.visible;
+    if (visible && (g.colors || g.sh_dc)) visible = is_finite(rgb.x) && is_finite(rgb.y) && is_finite(rgb.z);
+    if (visible && g.sh_dc) rgb = {max(rgb.x, 0.0f), max(rgb.y, 0.0f), max(rgb.z, 0.0f)};
+    p.out.radius_px[n] = visible ? radius_of(made.splat.half_extent) : 0;
+    p.out.depth_keys[n] = visible ? __float_as_uint(made.depth) : kCulledKey;
+    p.out.indices[n] = static_cast<uint32_t>(n);
+    p.out.num_tiles[n] = visible ? count_tiles(p.view, made.splat) : 0;
+    if (visible) p.out.splats[n] = made.splat;
+}
+
+struct BackwardParams {
+    Gaussians<float> gaussians;
+    View<float> view;
+    bool antialiased;
+    int sh_degree;
+    const Splat<float>* splats;
+    const int32_t* radius_px;
+    const SplatGradient<float>* gradients;
+    bool has_order;
+    SlotOrder order;
+    Gradients<float> out;
+};
+
+/// The gradient of a Gaussian's splat, summed over its slots in their order if they are apart.
+__device__ SplatGradient<float> splat_gradient(const BackwardParams& p, int64_t n) {
+    if (!p.has_order) return p.gradients[n];
+    SplatGradient<float> sum{};
+    for (int64_t i = p.order.begin[n]; i < p.order.begin[n + 1]; ++i) {
+        const SplatGradient<float> v = p.gradients[p.order.slots[i]];
+        sum.mean.x += v.mean.x, sum.mean.y += v.mean.y;
+        sum.abs_mean.x += v.abs_mean.x, sum.abs_mean.y += v.abs_mean.y;
+        sum.conic.xx += v.conic.xx, sum.conic.xy += v.conic.xy, sum.conic.yy += v.conic.yy;
+        sum.u += v.u;
+        sum.color = sum.color + v.color;
+        sum.inverse_depth += v.inverse_depth;
+    }
+    return sum;
+}
+
+__device__ void write_screen_gradients(const BackwardParams& p, int64_t n, bool visible,
+                                       const SplatGradient<float>& v) {
+    const ScreenGradient<float> screen = screen_gradient(p.view.width, p.view.height, v);
+    if (p.out.screen_means) {
+        float* to = p.out.screen_means + 4 * n;
+        to[0] = screen.x, to[1] = screen.y, to[2] = screen.abs_x, to[3] = screen.abs_y;
+    }
+    if (!p.out.abs_grad_sum || !visible) return;
+    p.out.abs_grad_sum[n] += screen.norm;
+    p.out.views[n] += 1;
+}
+
+/// Writes the gradients of the colour and returns what reaches the mean through the viewing direction. The whole warp
+/// calls it.
+__device__ Vec3<float> color_backward(const BackwardParams& p, int64_t n, bool visible, Vec3<float> v_color) {
+    const Gaussians<float>& g = p.gaussians;
+    const bool exists = n < g.count;
+    if (g.colors) {
+        if (p.out.colors && exists) store3(p.out.colors, n, v_color);
+        return {0, 0, 0};
+    }
+    RestRows& rest = block_shared<RestRows>();
+    const int warp_row = threadIdx.x / kWarp * kWarp, width = 3 * ((p.sh_degree + 1) * (p.sh_degree + 1) - 1);
+    const int64_t stride = 3 * int64_t(g.num_rest), warp_first = (n - threadIdx.x % kWarp) * stride;
+    const unsigned existing = __ballot_sync(kAllLanes, exists), wanted = __ballot_sync(kAllLanes, visible);
+    load_rows(wanted, g.sh_rest + warp_first, stride, width, rest.row + warp_row);
+    ShGradient<float> v{};
+    if (visible) {
+        const Vec3<float> toward = load3(g.means, n) - p.view.camera.centre;
+        v = sh_color_vjp(p.sh_degree, toward, rest.row[threadIdx.x], clamp_color_vjp(p.splats[n].color, v_color));
+    }
+    if (p.out.sh_rest) store_rows(existing, wanted, p.out.sh_rest + warp_first, stride, width, rest.row + warp_row);
+    if (p.out.sh_dc && exists) store3(p.out.sh_dc, n, v.dc);
+    return v.toward;
+}
+
+__global__ void __launch_bounds__(kThreads) project_backward_kernel(BackwardParams p) {
+    const Gaussians<float>& g = p.gaussians;
+    const int64_t n = int64_t(blockIdx.x) * kThreads + threadIdx.x;
+    const bool exists = n < g.count, visible = exists && p.radius_px[n] > 0;
+    const SplatGradient<float> v = visible ? splat_gradient(p, n) : SplatGradient<float>{};
+    if (exists) write_screen_gradients(p, n, visible, v);
+    const Vec3<float> v_toward = color_backward(p, n, visible, v.color);
+    if (!exists) return;
+    GaussianGradient<float> to{};
+    if (visible) {
+        const Projection<float> projection = project_row(g, p.view.camera, p.antialiased, n);
+        to = project_gaussian_vjp(p.view.camera, p.antialiased, projection, v, v_toward);
+    }
+    if (p.out.opacities) p.out.opacities[n] = to.opacity;
+    if (p.out.means) store3(p.out.means, n, to.mean);
+    if (p.out.scales) store3(p.out.scales, n, to.scale);
+    if (p.out.quats) {
+        float* q = p.out.quats + 4 * n;
+        q[0] = to.quat.w, q[1] = to.quat.x, q[2] = to.quat.y, q[3] = to.quat.z;
+    }
+    if (p.out.covariances) {
+        float* c = p.out.covariances + 6 * n;
+        c[0] = to.covariance.xx, c[1] = to.covariance.xy, c[2] = to.covariance.xz;
+        c[3] = to.covariance.yy, c[4] = to.covariance.yz, c[5] = to.covariance.zz;
+    }
+}
+
+/// One thread a Gaussian, with room for the SH rows where there are any.
+Grid grid_of(const Gaussians<float>& g) {
+    Grid grid = one_thread_each(g.count, kThreads);
+    grid.shared_bytes = g.sh_dc ? static_cast<int64_t>(sizeof(RestRows)) : 0;
+    return grid;
+}
+
+}  // namespace
+
+void project(const Context& context, const Gaussians<float>& gaussians, const View<float>& view, const Options& options,
+             const ProjectionOutput& out) {
+    const ProjectParams params{gaussians, view, options.antialiased, options.sh_degree, out};
+    launch("project", context, grid_of(gaussians), project_kernel, params);
+}
+
+void project_backward(const Context& context, const Frame& frame, const Gaussians<float>& gaussians,
+                      const SplatGradient<float>* gradients, const SlotOrder* order, const Gradients<float>& out) {
+    const BackwardParams params{
+        gaussians,       frame.view, frame.options.antialiased, frame.options.sh_degree,      frame.splats,
+        frame.radius_px, gradients,  order != nullptr,          order ? *order : SlotOrder{}, out};
+    launch("project_backward", context, grid_of(gaussians), project_backward_kernel, params);
+}
+
+}  // namespace dgr::cuda

@@ -1,0 +1,205 @@
+// The order of blending on the GPU: Gaussians by depth, their instances in that order, then a stable sort by tile.
+#include "cuda_passes.h"
+
+namespace dgr::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+constexpr int kLarge = 64;  // tiles of a Gaussian that a whole warp writes together
+
+__device__ int64_t thread_index() { return int64_t(blockIdx.x) * blockDim.x + threadIdx.x; }
+
+__global__ void gather_counts_kernel(const int32_t* counts, const uint32_t* order, int32_t* out, int64_t count) {
+    const int64_t i = thread_index();
+    if (i < count) out[i] = counts[order[i]];
+}
+
+struct EmitParams {
+    View<float> view;
+    const Splat<float>* splats;
+    const uint32_t* order;  // (N) Gaussians by depth
+    const int64_t* begin;   // (N + 1) where the instances of each go
+    int64_t num_gaussians;
+    uint32_t *tiles, *gaussians;  // (I)
+};
+
+/// Writes what is left of a Gaussian's instances as lying in no tile: one that was rounded differently when they were
+/// counted may have a tile less.
+__device__ void fill_rest(const EmitParams& p, uint32_t gaussian, int64_t begin, int64_t end, int step) {
+    for (int64_t at = begin; at < end; at += step) {
+        p.tiles[at] = static_cast<uint32_t>(p.view.num_tiles());
+        p.gaussians[at] = gaussian;
+    }
+}
+
+/// Writes instances [begin, end) of one Gaussian.
+__device__ void emit(const EmitParams& p, uint32_t gaussian, int64_t begin, int64_t end) {
+    const Splat<float> splat = p.splats[gaussian];
+    const TileBox box = tile_box(p.view, splat);
+    int64_t at = begin;
+    for (int y = box.y_begin; y < box.y_end; ++y) {
+        const TileSpan span = tile_span(p.view, splat, box, y);
+        for (int x = span.begin; x < span.end && at < end; ++x, ++at) {
+            p.tiles[at] = static_cast<uint32_t>(y * p.view.tiles_x() + x);
+            p.gaussians[at] = gaussian;
+        }
+    }
+    fill_rest(p, gaussian, at, end, 1);
+}
+
+/// The same by a whole warp, a row of tiles each lane.
+__device__ void emit_by_warp(const EmitParams& p, uint32_t gaussian, int64_t begin, int64_t end) {
+    const int lane = threadIdx.x % kWarp;
+    const Splat<float> splat = p.splats[gaussian];
+    const TileBox box = tile_box(p.view, splat);
+    int64_t row_begin = begin;
+    for (int first = box.y_begin; first < box.y_end; first += kWarp) {
+        const int y = first + lane;
+        const TileSpan span = y < box.y_end ? tile_span(p.view, splat, box, y) : TileSpan{0, 0};
+        int up_to = span.end - span.begin;  // instances of this lane's row and the rows before
+        for (int step = 1; step < kWarp; step *= 2) {
+            const int before = __shfl_up_sync(kAllLanes, up_to, step);
+            if (lane >= step) up_to += before;
+        }
+        int64_t at = row_begin + up_to - (span.end - span.begin);
+        for (int x = span.begin; x < span.end && at < end; ++x, ++at) {
+            p.tiles[at] = static_cast<uint32_t>(y * p.view.tiles_x() + x);
+            p.gaussians[at] = gaussian;
+        }
+        row_begin += __shfl_sync(kAllLanes, up_to, kWarp - 1);
+    }
+    fill_rest(p, gaussian, row_begin + lane, end, kWarp);
+}
+
+__global__ void __launch_bounds__(kThreads) emit_kernel(EmitParams p) {
+    const int64_t k = thread_index();
+    int64_t begin = 0, end = 0;
+    uint32_t gaussian = 0;
+    if (k < p.num_gaussians) {
+        begin = p.begin[k];
+        end = p.begin[k + 1];
+        gaussian = p.order[k];
+    }
+    const bool is_large = end - begin > kLarge;
+    if (end > begin && !is_large) emit(p, gaussian, begin, end);
+    for (unsigned large = __ballot_sync(kAllLanes, is_large); large != 0; large &= large - 1) {
+        const int64_t of_warp = k - threadIdx.x % kWarp + __ffs(static_cast<int>(large)) - 1;
+        emit_by_warp(p, p.order[of_warp], p.begin[of_warp], p.begin[of_warp + 1]);
+    }
+}
+
+/// begin[g] = number of keys below g, for g = 0 to num_groups, from sorted keys; the work of thread i lies between the
+/// keys i - 1 and i.
+__global__ void group_begin_kernel(const uint32_t* keys, int64_t count, int64_t num_groups, int64_t* begin) {
+    const int64_t i = thread_index();
+    if (i > count) return;
+    const int64_t before = i == 0 ? -1 : int64_t(keys[i - 1]), here = i == count ? num_groups : int64_t(keys[i]);
+    for (int64_t group = before + 1; group <= here && group <= num_groups; ++group) begin[group] = i;
+}
+
+__global__ void count_segments_kernel(const int64_t* tile_begin, int64_t num_tiles, int32_t* counts) {
+    const int64_t tile = thread_index();
+    if (tile >= num_tiles) return;
+    const int64_t segments = (tile_begin[tile + 1] - tile_begin[tile] + kSegment - 1) / kSegment;
+    counts[tile] = static_cast<int32_t>(segments > 1 ? segments : 1);
+}
+
+__global__ void segment_tile_kernel(const int64_t* segment_begin, int64_t num_tiles, uint32_t* segment_tile) {
+    const int64_t tile = thread_index();
+    if (tile >= num_tiles) return;
+    for (int64_t s = segment_begin[tile]; s < segment_begin[tile + 1]; ++s)
+        segment_tile[s] = static_cast<uint32_t>(tile);
+}
+
+__global__ void count_up_kernel(uint32_t* values, int64_t count) {
+    const int64_t i = thread_index();
+    if (i < count) values[i] = static_cast<uint32_t>(i);
+}
+
+/// Bits that numbers up to `largest` need.
+int bits_of(int64_t largest) {
+    int bits = 0;
+    while (largest >> bits != 0) ++bits;
+    return bits;
+}
+
+void find_groups(const Context& context, const uint32_t* keys, int64_t count, int64_t num_groups, int64_t* begin) {
+    launch("group_begin", context, one_thread_each(count + 1, kThreads), group_begin_kernel, keys, count, num_groups,
+           begin);
+}
+
+/// Gaussians by depth, with where the instances of each begin; returns the number of instances.
+int64_t order_by_depth(const Context& context, const ProjectionOutput& projected, int64_t count, EmitParams& emit) {
+    Memory& scratch = context.scratch;
+    Pairs by_depth{projected.depth_keys, projected.indices, scratch.array<uint32_t>(count),
+                   scratch.array<uint32_t>(count)};
+    sort_pairs(context, by_depth, count, 32);
+    int32_t* counts = scratch.array<int32_t>(count);
+    launch("gather_counts", context, one_thread_each(count, kThreads), gather_counts_kernel, projected.num_tiles,
+           by_depth.values, counts, count);
+    int64_t* begin = scratch.array<int64_t>(count + 1);
+    exclusive_sum(context, counts, begin, count);
+    emit.order = by_depth.values;
+    emit.begin = begin;
+    int64_t num_instances = 0;
+    check(cudaMemcpyAsync(&num_instances, begin + count, sizeof(num_instances), cudaMemcpyDeviceToHost, context.stream),
+          "reading the number of instances");
+    check(cudaStreamSynchronize(context.stream), "projection and sort by depth");
+    return num_instances;
+}
+
+void plan_segments(const Context& context, Memory& kept, Frame& frame) {
+    const int64_t num_tiles = frame.view.num_tiles();
+    const Grid grid = one_thread_each(num_tiles, kThreads);
+    frame.max_segments = frame.num_instances / kSegment + num_tiles;
+    frame.segment_begin = kept.array<int64_t>(num_tiles + 1);
+    frame.segment_tile = kept.array<uint32_t>(frame.max_segments);
+    int32_t* counts = context.scratch.array<int32_t>(num_tiles);
+    launch("count_segments", context, grid, count_segments_kernel, frame.tile_begin, num_tiles, counts);
+    exclusive_sum(context, counts, frame.segment_begin, num_tiles);
+    launch("segment_tile", context, grid, segment_tile_kernel, frame.segment_begin, num_tiles, frame.segment_tile);
+}
+
+}  // namespace
+
+void order_instances(const Context& context, Memory& kept, const ProjectionOutput& projected, Frame& frame) {
+    Memory& scratch = context.scratch;
+    const int64_t num_tiles = frame.view.num_tiles();
+    EmitParams params{frame.view, frame.splats, nullptr, nullptr, frame.num_gaussians, nullptr, nullptr};
+    const int64_t count = order_by_depth(context, projected, frame.num_gaussians, params);
+    frame.num_instances = count;
+    frame.instances = kept.array<uint32_t>(count);
+    frame.tile_begin = kept.array<int64_t>(num_tiles + 1);
+    Pairs by_tile{scratch.array<uint32_t>(count), frame.instances, scratch.array<uint32_t>(count),
+                  scratch.array<uint32_t>(count)};
+    params.tiles = by_tile.keys;
+    params.gaussians = by_tile.values;
+    launch("emit", context, one_thread_each(frame.num_gaussians, kThreads), emit_kernel, params);
+    sort_pairs(context, by_tile, count, bits_of(num_tiles));
+    if (by_tile.values != frame.instances)  // so that of the two buffers only one is kept
+        check(cudaMemcpyAsync(frame.instances, by_tile.values, count * sizeof(uint32_t), cudaMemcpyDeviceToDevice,
+                              context.stream),
+              "copying the instances");
+    find_groups(context, by_tile.keys, count, num_tiles, frame.tile_begin);
+    if (frame.options.is_differentiable) plan_segments(context, kept, frame);
+}
+
+SlotOrder order_slots(const Context& context, const Frame& frame) {
+    Memory& scratch = context.scratch;
+    const int64_t count = frame.num_instances;
+    if (count >> 32 != 0)
+        throw Error("deterministic gradients: expected fewer than 2^32 instances, got " + std::to_string(count) +
+                    "; use fewer pixels or Gaussians, or do without");
+    Pairs by_gaussian{scratch.array<uint32_t>(count), scratch.array<uint32_t>(count), scratch.array<uint32_t>(count),
+                      scratch.array<uint32_t>(count)};
+    check(cudaMemcpyAsync(by_gaussian.keys, frame.instances, count * sizeof(uint32_t), cudaMemcpyDeviceToDevice,
+                          context.stream),
+          "copying the instances");
+    launch("count_up", context, one_thread_each(count, kThreads), count_up_kernel, by_gaussian.values, count);
+    sort_pairs(context, by_gaussian, count, bits_of(frame.num_gaussians));
+    int64_t* begin = scratch.array<int64_t>(frame.num_gaussians + 1);
+    find_groups(context, by_gaussian.keys, count, frame.num_gaussians, begin);
+    return {by_gaussian.values, begin};
+}
+
+}  // namespace dgr::cuda
