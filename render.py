@@ -15,6 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from arguments import RenderConfig, TrainConfig, pick_device
+from arguments.options import flags_that_save_memory
 from gaussian_renderer import DEVICES, render
 from gaussian_renderer.evaluation import view_pair
 from scene import Camera, load_scene
@@ -119,4 +120,4 @@ def frame_seconds(camera: Camera, model: GaussianModel, background: Tensor, opti
 
 
 if __name__ == "__main__":
-    run_script(main)
+    run_script(main, less_memory=flags_that_save_memory(RenderConfig))

@@ -26,7 +26,7 @@ from diff_gaussian_rasterization import photometric_loss
 from torch import Tensor
 
 from arguments import TrainConfig, pick_device
-from arguments.options import to_json
+from arguments.options import flags_that_save_memory, to_json
 from arguments.schedule import Schedule
 from gaussian_renderer import DEVICES, importance, render
 from gaussian_renderer.evaluation import evaluate, ground_truth
@@ -225,4 +225,4 @@ def describe(summary: dict[str, Any], config: TrainConfig) -> str:
 
 
 if __name__ == "__main__":
-    run_script(main)
+    run_script(main, less_memory=flags_that_save_memory(TrainConfig))

@@ -20,7 +20,8 @@ class SceneConfig:
     source_path: Path = option(type=Path, short="-s", help="folder of the scene: photos and poses (required)")
     images: str = option("images", short="-i", help="subfolder of the photos, such as images_4")
     resolution: int = option(
-        -1, type=int, short="-r", help="divide the size of the photos by 1, 2, 4 or 8, or scale them to this width; "
+        -1, type=int, short="-r", saves_memory=True,
+        help="divide the size of the photos by 1, 2, 4 or 8, or scale them to this width; "
         "-1: as they are, but at most 1600 px wide"
     )  # fmt: skip
     white_background: bool = option(False, type=bool, short="-w", help="white instead of black background")
@@ -47,14 +48,14 @@ class TrainConfig(MachineConfig, SceneConfig):
     model_path: Path | None = option(
         None, type=Path, short="-m", help="folder of the results (default: a new one, output/SCENE-SCHEDULE-BUDGET)"
     )
-    final_budget: int = option(type=int, help="number of Gaussians at the end (required)")
+    final_budget: int = option(type=int, saves_memory=True, help="number of Gaussians at the end (required)")
     schedule: str = option(
         "full", choices=tuple(SCHEDULES), help="full: best quality; fast: half the steps, many cheaper"
     )
     iterations: int | None = option(None, type=int, help="stretch or shrink the schedule to this number of steps")
     test_iterations: tuple[int, ...] = option((), type=int, many=True, help="measure also after these steps")
     save_iterations: tuple[int, ...] = option((), type=int, many=True, help="save also after these steps")
-    sh_degree: int = option(3, type=int, help="highest degree of the spherical harmonics, 0 to 3")
+    sh_degree: int = option(3, type=int, saves_memory=True, help="highest degree of the spherical harmonics, 0 to 3")
     seed: int = option(0, type=int, help="start of all random draws")
     random_background: bool = option(False, type=bool, help="train on a new random background at every step")
     selection: str = option(

@@ -1,5 +1,6 @@
 """The choice of the device; all other code follows the tensors it is given."""
 
+import re
 from collections.abc import Collection
 
 import torch
@@ -19,8 +20,38 @@ def pick_device(name: str, usable: Collection[str] = ("cpu", "cuda")) -> torch.d
     Raises:
         InputError: a GPU is asked for by name and can't be used.
     """
-    has_gpu = "cuda" in usable and torch.cuda.is_available()
-    if name == "cuda" and not has_gpu:
-        lacks = "an engine built for the CPU only" if "cuda" not in usable else "none that torch can use"
-        raise InputError("--device cuda", "an NVIDIA GPU and a CUDA build", lacks, "use --device cpu or auto")
-    return torch.device("cuda" if has_gpu and name != "cpu" else "cpu")
+    sees_gpu = torch.cuda.is_available()
+    if name == "cuda" and not (sees_gpu and "cuda" in usable):
+        raise _no_engine() if sees_gpu else _no_gpu("cuda" in usable)
+    return torch.device("cuda" if name != "cpu" and sees_gpu and "cuda" in usable else "cpu")
+
+
+def _no_engine() -> InputError:
+    """The GPU is there, and only the engine was built without it."""
+    return InputError(
+        "--device cuda",
+        f"an engine built for the {torch.cuda.get_device_name()}",
+        "one built for the CPU only",
+        "with a CUDA toolkit installed, or DGR_CUDA=1 set, run pip install submodules/diff-gaussian-rasterization "
+        "again; or use --device cpu",
+    )
+
+
+def _no_gpu(has_engine: bool) -> InputError:
+    """Torch can't use a GPU; it says why when it is told to start CUDA."""
+    expected, found, fix = "an NVIDIA GPU", "none that torch can use", ""
+    try:
+        torch.cuda.init()
+    except (AssertionError, RuntimeError) as error:  # the first where torch was built without CUDA
+        found = " ".join(str(error).split(". ")[0].removeprefix("Found ").split())
+    too_old = re.search(r"driver .* too old \(found version (\d+)\)", found)
+    if torch.version.cuda is None:
+        expected, found = "torch with CUDA", f"torch {torch.__version__}"
+        fix = "install torch for CUDA (see pytorch.org), or "
+    elif too_old:
+        version = int(too_old[1])
+        expected = f"an NVIDIA driver for the CUDA {torch.version.cuda} that torch was built for"
+        found = f"a driver for CUDA {version // 1000}.{version % 1000 // 10}"
+        fix = "update the driver, or install torch for an older CUDA, or "
+    engine = "" if has_engine else ", and an engine built for the CPU only"
+    return InputError("--device cuda", expected, found + engine, fix + "use --device cpu or auto")

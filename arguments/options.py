@@ -21,6 +21,7 @@ def option(
     short: str | None = None,
     choices: Sequence[str] | None = None,
     many: bool = False,
+    saves_memory: bool = False,
 ) -> Any:
     """Field of a config dataclass that is also a flag and a JSON entry.
 
@@ -31,8 +32,11 @@ def option(
         short: second name of the flag, such as ``-s``.
         choices: the values allowed.
         many: the value is a tuple of any number of ``type``.
+        saves_memory: another value can make do with much less memory.
     """
-    metadata = {"help": help, "type": type, "short": short, "choices": choices, "many": many}
+    metadata = {
+        "help": help, "type": type, "short": short, "choices": choices, "many": many, "saves_memory": saves_memory,
+    }  # fmt: skip
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -138,6 +142,13 @@ def read_json(path: Path) -> dict[str, Any]:
 def flag(field: dataclasses.Field) -> str:
     """The name of a field's flag."""
     return "--" + field.name.replace("_", "-")
+
+
+def flags_that_save_memory(cls: type) -> str:
+    """The flags of a config by which a script can be told to need less memory, as words of a sentence."""
+    fields = [field for field in dataclasses.fields(cls) if field.metadata["saves_memory"]]
+    names = ["/".join(filter(None, (field.metadata["short"], flag(field)))) for field in fields]
+    return " or ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
 
 
 def _hyphens(word: str) -> str:

@@ -1,5 +1,6 @@
-"""The one exception for what a user can get wrong, and how a script ends on it."""
+"""The one exception for what a user can get wrong, and how a script ends on it, or where the machine is too small."""
 
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,18 +18,79 @@ class InputError(Exception):
     """
 
     def __init__(self, where: str | Path, expected: str, found: str, fix: str) -> None:
-        super().__init__(" ".join(f"{where}: expected {expected}, found {found}; {fix}".split()))
+        super().__init__(_one_line(f"{where}: expected {expected}, found {found}; {fix}"))
         self._parts = (where, expected, found, fix)
 
     def __reduce__(self) -> tuple:  # the default would rebuild it from the message alone, and fail in process pools
         return InputError, self._parts
 
 
-def run_script(main: Callable[[], None]) -> NoReturn:
-    """Run ``main`` and end the process: exit code 0, or on an ``InputError`` one line on stderr and exit code 2."""
+def run_script(main: Callable[[], None], *, less_memory: str = "") -> NoReturn:
+    """Run ``main`` and end the process.
+
+    Exit code 0; or one line on stderr and exit code 2 after an ``InputError``, where memory runs out, and where the
+    GPU fails. Anything else is a bug, and keeps its traceback.
+
+    Args:
+        main: the script.
+        less_memory: flags by which it can be told to need less memory.
+    """
     try:
         main()
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (InputError, MemoryError, RuntimeError) as error:
+        line = _line_for_user(error, less_memory)
+        if line is None:
+            raise
+        print(f"error: {line}", file=sys.stderr)
         sys.exit(2)
     sys.exit(0)
+
+
+def _line_for_user(error: Exception, less_memory: str) -> str | None:
+    """What to tell the user; None for a bug."""
+    if isinstance(error, InputError):
+        return str(error)
+    kinds = {kind.__name__ for kind in type(error).__mro__}  # by name: torch and the engine need not be loaded here
+    if kinds & {"MemoryError", "OutOfMemoryError"} or _OUT_OF_MEMORY.search(str(error)):
+        on_gpu = bool(kinds & {"OutOfMemoryError", "CudaError"}) or "CUDA" in str(error)
+        return str(_out_of_memory(str(error), on_gpu, less_memory))
+    return _one_line(str(error)) if "CudaError" in kinds else None
+
+
+# What torch's allocators say, the ordinary ones of GPU and CPU, the stream-ordered one, and numpy.
+_OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory|not enough memory")
+_WANTED = re.compile(r"(?:[Tt]ried to allocate|Requested +:|Unable to allocate) ([\d.]+ \w+)")
+_FREE = re.compile(r"of which ([\d.]+ \w+) is free|([\d.]+ \w+) free|Free \(according to CUDA\): ([\d.]+ \w+)")
+
+
+def _out_of_memory(text: str, on_gpu: bool, flags: str) -> InputError:
+    wanted, free = _WANTED.search(text), _FREE.search(text)
+    return InputError(
+        "GPU memory" if on_gpu else "memory",
+        f"{_size(wanted[1])} more" if wanted else "more",
+        f"{free[free.lastindex]} free" if free else "too little" if on_gpu else _free_on_host(),
+        f"ask for less by {flags}" if flags else "make room, or use a machine that has more",
+    )
+
+
+def _size(amount: str) -> str:
+    """Bytes in a unit that can be read; other amounts as they are."""
+    number, unit = amount.split()
+    return _gib(float(number)) if unit == "bytes" else amount
+
+
+def _gib(num_bytes: float) -> str:
+    return f"{num_bytes / 2**30:.2f} GiB"
+
+
+def _free_on_host() -> str:
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:  # no Linux
+        return "less"
+    free = next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
+    return "less" if free is None else f"{_gib(free)} free"
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

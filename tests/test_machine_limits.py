@@ -1,0 +1,180 @@
+"""Where memory runs out, the GPU fails or there is none to use, a script says so in one line and ends with code 2."""
+
+import numpy as np
+import pytest
+import torch
+
+from arguments import RenderConfig, TrainConfig, pick_device
+from arguments.options import flags_that_save_memory, given
+from utils.errors import InputError, run_script
+
+# Texts as torch 2.4 to 2.13 writes them.
+CACHING = (
+    "CUDA out of memory. Tried to allocate 22.78 GiB. GPU 0 has a total capacity of 31.47 GiB of which 12.73 GiB is "
+    "free. Including non-PyTorch memory, this process has 18.73 GiB memory in use. Of the allocated memory 9.08 GiB is "
+    "allocated by PyTorch, and 9.35 GiB is reserved by PyTorch but unallocated."
+)
+STREAM_ORDERED = (
+    "Allocation on device 0 would exceed allowed memory. (out of memory)\nCurrently allocated     : 9.08 GiB\n"
+    "Requested               : 22.78 GiB\nDevice limit            : 31.47 GiB\nFree (according to CUDA): 12.73 GiB\n"
+    "PyTorch limit (set by user-supplied memory fraction)\n                        : 17179869184.00 GiB"
+)
+OLD = "CUDA out of memory. Tried to allocate 22.78 GiB (GPU 0; 31.47 GiB total capacity; 9.08 GiB already allocated; 12.73 GiB free; 9.35 GiB reserved)"  # fmt: skip # noqa: E501
+ON_GPU = "error: GPU memory: expected 22.78 GiB more, found 12.73 GiB free; ask for less by --flag\n"
+HOST = (
+    "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate "
+    "4000000000000 bytes. Error code 12 (Cannot allocate memory)"
+)
+
+
+class CudaError(RuntimeError):
+    """Stands for the engine's exception, which goes by this name."""
+
+
+def ended(error: Exception, capsys, **options) -> str:
+    """What a script prints that meets an error and ends with code 2."""
+
+    def main() -> None:
+        raise error
+
+    with pytest.raises(SystemExit) as caught:
+        run_script(main, **options)
+    assert caught.value.code == 2
+    printed = capsys.readouterr()
+    assert printed.out == "" and printed.err.startswith("error: ") and printed.err.count("\n") == 1
+    return printed.err
+
+
+@pytest.mark.parametrize("text", [CACHING, STREAM_ORDERED, OLD], ids=["caching", "stream-ordered", "old"])
+def test_a_full_gpu_is_what_was_wanted_what_is_free_and_what_helps(text, capsys):
+    assert ended(torch.OutOfMemoryError(text), capsys, less_memory="--flag") == ON_GPU
+
+
+def test_a_full_gpu_that_says_no_more_is_one_line_too(capsys):
+    expected = "error: GPU memory: expected more, found too little; ask for less by -r\n"
+    said = "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported at some other API call."
+    for error in (RuntimeError(said), CudaError("allocate: cudaErrorMemoryAllocation (out of memory)")):
+        assert ended(error, capsys, less_memory="-r") == expected
+
+
+@pytest.mark.parametrize(
+    ("error", "wanted"),
+    [
+        (RuntimeError(HOST), "3725.29 GiB more"),
+        (
+            MemoryError("Unable to allocate 7.11 PiB for an array with shape (10,) and data type float64"),
+            "7.11 PiB more",
+        ),
+        (MemoryError(), "more"),
+        (MemoryError("std::bad_alloc"), "more"),
+    ],
+    ids=["torch", "numpy", "Python", "C++"],
+)
+def test_full_main_memory_is_one_line(error, wanted, capsys):
+    line = ended(error, capsys)
+    assert line.startswith(f"error: memory: expected {wanted}, found ")
+    assert line.endswith("; make room, or use a machine that has more\n")
+
+
+def test_what_the_allocators_really_raise_is_known_and_leaves_the_process_usable(capsys):
+    for allocate, wanted in (
+        (torch.empty, "3725290.30 GiB"),
+        (np.empty, "7.11 PiB"),
+        (lambda n: bytearray(1000 * n), ""),
+    ):
+        with pytest.raises((RuntimeError, MemoryError)) as caught:
+            allocate(10**15)
+        assert wanted in ended(caught.value, capsys)
+    assert torch.ones(3).sum() == 3
+
+
+def test_an_error_of_the_gpu_is_its_own_line(capsys):
+    text = "forward: cudaErrorInsufficientDriver: the driver is for CUDA 11.4,\nthis build needs 13.0"
+    assert ended(CudaError(text), capsys) == "error: " + text.replace("\n", " ") + "\n"
+
+
+def test_a_bug_keeps_its_traceback():
+    def main() -> None:
+        raise RuntimeError("expected a tensor")
+
+    with pytest.raises(RuntimeError, match="expected a tensor"):
+        run_script(main)
+
+
+def test_the_flags_that_save_memory_exist():
+    """What the line proposes can be typed."""
+    assert flags_that_save_memory(TrainConfig) == "-r/--resolution, --final-budget or --sh-degree"
+    assert flags_that_save_memory(RenderConfig) == "-r/--resolution"
+    words = ["-r", "2", "--final-budget", "5", "--sh-degree", "1"]
+    assert given(TrainConfig, words, "") == {"resolution": 2, "final_budget": 5, "sh_degree": 1}
+
+
+def pretend(
+    monkeypatch, *, sees_gpu: bool, built_for: str | None = "13.0", init_error: Exception | None = None
+) -> None:
+    """Make torch seem to be of a certain build, on a certain machine."""
+
+    def init() -> None:
+        if init_error is not None:
+            raise init_error
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: sees_gpu)
+    monkeypatch.setattr(torch.cuda, "init", init)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA Test 1")
+    monkeypatch.setattr(torch.version, "cuda", built_for)
+
+
+def refusal(usable: tuple[str, ...] = ("cpu", "cuda")) -> str:
+    with pytest.raises(InputError) as error:
+        pick_device("cuda", usable)
+    assert str(error.value).startswith("--device cuda: expected ") and "\n" not in str(error.value)
+    return str(error.value)
+
+
+TOO_OLD = (
+    "The NVIDIA driver on your system is too old (found version 11040). Please update your GPU driver by downloading "
+    "and installing a new version from the URL: http://www.nvidia.com/Download/index.aspx Alternatively, go to: "
+    "https://pytorch.org to install a PyTorch version that has been compiled with your version of the CUDA driver."
+)
+TORCH_FOR_CPU = AssertionError("Torch not compiled with CUDA enabled")
+
+
+def test_a_gpu_beside_an_engine_for_the_cpu_only(monkeypatch):
+    pretend(monkeypatch, sees_gpu=True)
+    message = refusal(usable=("cpu",))
+    for words in (
+        "built for the NVIDIA Test 1, found one built for the CPU only",
+        "CUDA toolkit",
+        "DGR_CUDA=1",
+        "--device cpu",
+    ):
+        assert words in message
+    assert pick_device("auto", ("cpu",)).type == "cpu"
+    assert pick_device("cuda", ("cpu", "cuda")).type == pick_device("auto", ("cpu", "cuda")).type == "cuda"
+    assert pick_device("cpu", ("cpu", "cuda")).type == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("built_for", "error", "words"),
+    [
+        (
+            "13.0",
+            RuntimeError(TOO_OLD),
+            "driver for the CUDA 13.0 that torch was built for, found a driver for CUDA 11.4;",
+        ),
+        (
+            "12.4",
+            RuntimeError("Found no NVIDIA driver on your system. Please"),
+            "found no NVIDIA driver on your system",
+        ),
+        ("12.4", RuntimeError("No CUDA GPUs are available"), "found No CUDA GPUs are available"),
+        ("12.4", None, "found none that torch can use"),
+        (None, TORCH_FOR_CPU, f"found torch {torch.__version__}"),
+    ],
+    ids=["driver too old", "no driver", "hidden", "unknown", "torch for the CPU"],
+)
+def test_a_gpu_that_torch_cannot_use(monkeypatch, built_for, error, words):
+    pretend(monkeypatch, sees_gpu=False, built_for=built_for, init_error=error)
+    assert words in refusal()
+    assert "and an engine built for the CPU only" in refusal(usable=("cpu",))
+    assert pick_device("auto", ("cpu", "cuda")).type == "cpu"
