@@ -1,5 +1,5 @@
 // L1 and SSIM with their gradient on the CPU, in two passes over bands of rows: window means and SSIM, then the
-// windows' gradients back to the pixels. The window is separable and symmetric, so its VJP is the window itself.
+// windows' gradients back to the pixels.
 #include <algorithm>
 #include <cmath>
 #include <vector>
@@ -11,20 +11,15 @@
 namespace dgr {
 namespace {
 
-constexpr int kRadius = 5, kTaps = 2 * kRadius + 1;
+constexpr int kRadius = kWindowRadius, kTaps = kWindowTaps;
 constexpr int kBandRows = 32;
 
-/// Normalised Gaussian weights, sigma 1.5.
 template <class T> struct Window {
-    T weight[kTaps];
-    Window() {
-        double sum = 0;
-        for (int i = 0; i < kTaps; ++i) sum += std::exp(-(i - kRadius) * (i - kRadius) / 4.5);
-        for (int i = 0; i < kTaps; ++i) weight[i] = T(std::exp(-(i - kRadius) * (i - kRadius) / 4.5) / sum);
-    }
+    WindowWeights<T> weights = window_weights<T>();
     /// Weighted sum of the batches at p, p + step, ...; in two sums, since a single one waits for every addition.
     Batch<T> apply(const T* p, int64_t step) const {
         using B = Batch<T>;
+        const T* weight = weights.at;
         B even = B(weight[0]) * B::load(p), odd = B(weight[1]) * B::load(p + step);
         for (int k = 2; k < kTaps; k += 2) even += B(weight[k]) * B::load(p + k * step);
         for (int k = 3; k < kTaps; k += 2) odd += B(weight[k]) * B::load(p + k * step);

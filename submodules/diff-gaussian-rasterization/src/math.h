@@ -310,6 +310,21 @@ template <class T> DGR_FN T blend_log_vjp(T contribution, T alpha, T behind) {
 
 // ---- Loss ----
 
+/// Weights of the window: a Gaussian of sigma 1.5 px that sums to 1. The window is these weights along x times along y,
+/// and symmetric, hence its own VJP.
+inline constexpr int kWindowRadius = 5, kWindowTaps = 2 * kWindowRadius + 1;
+template <class T> struct WindowWeights { T at[kWindowTaps]; };
+template <class T> inline WindowWeights<T> window_weights() {
+    double unscaled[kWindowTaps], sum = 0;
+    for (int i = 0; i < kWindowTaps; ++i) {
+        unscaled[i] = std::exp(-(i - kWindowRadius) * (i - kWindowRadius) / 4.5);
+        sum += unscaled[i];
+    }
+    WindowWeights<T> weights;
+    for (int i = 0; i < kWindowTaps; ++i) weights.at[i] = T(unscaled[i] / sum);
+    return weights;
+}
+
 /// Structural similarity from window means: mean of x, y, x^2, y^2, xy.  [eq. 15]
 template <class T> struct WindowMeans { T x, y, xx, yy, xy; };
 template <class T> DGR_FN T ssim(const WindowMeans<T>& m) {

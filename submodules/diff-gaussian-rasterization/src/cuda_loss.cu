@@ -1,0 +1,276 @@
+// L1 and SSIM with their gradient on CUDA, in two passes over tiles: window means and SSIM, then the windows' gradients
+// back to the pixels. A tile comes into shared memory with the window's reach around it, and is blurred along x, then
+// y.
+#include <cstdint>
+
+#include "cuda_platform.h"
+
+namespace dgr::cuda {
+namespace {
+
+constexpr int kTile = 32;  // px
+constexpr int kRows = kTile + 2 * kWindowRadius;  // with the window's reach
+constexpr int kColumns = 44;  // the same, in whole float4
+constexpr int kOutputs = 4;  // neighbours that one thread blurs at once: they share what it reads
+constexpr int kInputs = kOutputs + 2 * kWindowRadius;
+constexpr int kInputVectors = (kInputs + 3) / 4;
+constexpr int kThreads = kTile * kTile / kOutputs;
+static_assert(kTile - kOutputs + 4 * kInputVectors <= kColumns);
+
+struct alignas(16) Signal { float at[kRows][kColumns]; };
+struct alignas(16) BlurredRows { float at[kRows][kTile]; };
+
+/// What a block found; added up at the end in the order of the blocks.
+struct Sums { double l1, ssim; };
+
+struct LossParams {
+    LossInput<float> in;
+    WindowWeights<float> window;
+    int tiles_x, tiles;  // of a channel
+    int64_t pixels;  // of a channel
+    float v_l1, v_ssim;  // dL/d of one value's share
+    Sums* sums;  // (blocks)
+    float* gradients;  // (3,3,H,W): dL/d(window means of x, x^2, xy) of each channel, or null
+    float* v_image;  // (3,H,W)
+};
+
+/// The block's tile: left and top are those of the tile, and may be counted on from there.
+struct Tile {
+    int channel, left, top;
+    __device__ explicit Tile(const LossParams& p)
+        : channel(static_cast<int>(blockIdx.x) / p.tiles),
+          left(static_cast<int>(blockIdx.x) % p.tiles % p.tiles_x * kTile),
+          top(static_cast<int>(blockIdx.x) % p.tiles / p.tiles_x * kTile) {}
+};
+
+__device__ __forceinline__ bool is_inside(const LossParams& p, int x, int y) {
+    return x >= 0 && x < p.in.width && y >= 0 && y < p.in.height;
+}
+
+/// Image and photo of a pixel inside; zero where the mask is false.
+struct Pair {
+    float x, y;
+    bool counts;
+};
+__device__ __forceinline__ Pair read_pair(const LossParams& p, int channel, int64_t pixel) {
+    if (p.in.mask && !p.in.mask[pixel]) return {0, 0, false};
+    const int64_t at = channel * p.pixels + pixel;
+    return {p.in.image[at], p.in.photo ? p.in.photo[at] : float(p.in.photo_bytes[at]) * float(1.0 / 255.0), true};
+}
+
+/// Weighted sums of kOutputs neighbours from what lies around them.
+__device__ __forceinline__ void blur(const WindowWeights<float>& window, const float* in, float* out) {
+#pragma unroll
+    for (int i = 0; i < kOutputs; ++i) {
+        out[i] = 0;
+#pragma unroll
+        for (int k = 0; k < kWindowTaps; ++k) out[i] += window.at[k] * in[i + k];
+    }
+}
+__device__ __forceinline__ void load_inputs(const Signal& signal, int row, int column, float* in) {
+#pragma unroll
+    for (int i = 0; i < kInputVectors; ++i) {
+        const float4 four = *reinterpret_cast<const float4*>(&signal.at[row][column + 4 * i]);
+        in[4 * i] = four.x, in[4 * i + 1] = four.y, in[4 * i + 2] = four.z, in[4 * i + 3] = four.w;
+    }
+}
+__device__ __forceinline__ void blur_row(const WindowWeights<float>& window, const float* in, float* to) {
+    float out[kOutputs];
+    blur(window, in, out);
+    *reinterpret_cast<float4*>(to) = make_float4(out[0], out[1], out[2], out[3]);
+}
+__device__ __forceinline__ void blur_column(const WindowWeights<float>& window, const BlurredRows& rows, int row,
+                                            int column, float* out) {
+    float in[kInputs];
+#pragma unroll
+    for (int i = 0; i < kInputs; ++i) in[i] = rows.at[row + i][column];
+    blur(window, in, out);
+}
+
+/// In lane 0, the sum over the warp, in fixed order.
+__device__ __forceinline__ float warp_sum(float value) {
+#pragma unroll
+    for (int lanes = kWarp / 2; lanes > 0; lanes /= 2) value += __shfl_down_sync(kAllLanes, value, lanes);
+    return value;
+}
+
+// SSIM needs the means of x^2 + y^2 and of xy only. With u = x + y and d = x - y these are means of two squares, (u^2 +
+// d^2) / 2 and (u^2 - d^2) / 4: four signals to blur instead of five, and equal images still give equal means.
+struct SimilarityMemory {
+    Signal u, d;
+    BlurredRows mean_u, mean_d, mean_uu, mean_dd;
+    float warp_l1[kThreads / kWarp], warp_ssim[kThreads / kWarp];
+};
+
+__device__ __forceinline__ void blur_similarity_row(const LossParams& p, SimilarityMemory& memory, int row,
+                                                    int column) {
+    float in[4 * kInputVectors];
+    load_inputs(memory.u, row, column, in);
+    blur_row(p.window, in, &memory.mean_u.at[row][column]);
+#pragma unroll
+    for (int i = 0; i < kInputs; ++i) in[i] *= in[i];
+    blur_row(p.window, in, &memory.mean_uu.at[row][column]);
+    load_inputs(memory.d, row, column, in);
+    blur_row(p.window, in, &memory.mean_d.at[row][column]);
+#pragma unroll
+    for (int i = 0; i < kInputs; ++i) in[i] *= in[i];
+    blur_row(p.window, in, &memory.mean_dd.at[row][column]);
+}
+
+__global__ void __launch_bounds__(kThreads) similarity_kernel(LossParams p) {
+    SimilarityMemory& memory = block_shared<SimilarityMemory>();
+    const Tile tile(p);
+    for (int i = threadIdx.x; i < kRows * kColumns; i += kThreads) {
+        const int row = i / kColumns, column = i % kColumns;
+        const int x = tile.left + column - kWindowRadius, y = tile.top + row - kWindowRadius;
+        Pair pair{0, 0, false};
+        if (is_inside(p, x, y)) pair = read_pair(p, tile.channel, int64_t(y) * p.in.width + x);
+        memory.u.at[row][column] = pair.x + pair.y;
+        memory.d.at[row][column] = pair.x - pair.y;
+    }
+    __syncthreads();
+    for (int i = threadIdx.x; i < kRows * kTile / kOutputs; i += kThreads)
+        blur_similarity_row(p, memory, i / (kTile / kOutputs), i % (kTile / kOutputs) * kOutputs);
+    __syncthreads();
+
+    const int column = threadIdx.x % kTile, first_row = threadIdx.x / kTile * kOutputs;
+    float u[kOutputs], d[kOutputs], uu[kOutputs], dd[kOutputs], l1 = 0, similarity = 0;
+    blur_column(p.window, memory.mean_u, first_row, column, u);
+    blur_column(p.window, memory.mean_d, first_row, column, d);
+    blur_column(p.window, memory.mean_uu, first_row, column, uu);
+    blur_column(p.window, memory.mean_dd, first_row, column, dd);
+#pragma unroll
+    for (int i = 0; i < kOutputs; ++i) {
+        const int x = tile.left + column, y = tile.top + first_row + i;
+        if (!is_inside(p, x, y)) continue;
+        const float square = (uu[i] + dd[i]) / 4;
+        const WindowMeans<float> means{(u[i] + d[i]) / 2, (u[i] - d[i]) / 2, square, square, (uu[i] - dd[i]) / 4};
+        l1 += abs(memory.d.at[first_row + i + kWindowRadius][column + kWindowRadius]);
+        similarity += ssim(means);
+        if (!p.gradients) continue;
+        const WindowGradient<float> gradient = ssim_vjp(means, p.v_ssim);
+        float* out = p.gradients + tile.channel * p.pixels + int64_t(y) * p.in.width + x;
+        out[0] = gradient.x;
+        out[3 * p.pixels] = gradient.xx;
+        out[6 * p.pixels] = gradient.xy;
+    }
+
+    const float warp_l1 = warp_sum(l1), warp_ssim = warp_sum(similarity);
+    if (threadIdx.x % kWarp == 0) {
+        memory.warp_l1[threadIdx.x / kWarp] = warp_l1;
+        memory.warp_ssim[threadIdx.x / kWarp] = warp_ssim;
+    }
+    __syncthreads();
+    if (threadIdx.x != 0) return;
+    Sums sums{0, 0};
+    for (int i = 0; i < kThreads / kWarp; ++i) {
+        sums.l1 += memory.warp_l1[i];
+        sums.ssim += memory.warp_ssim[i];
+    }
+    p.sums[blockIdx.x] = sums;
+}
+
+struct GradientMemory {
+    Signal gradient[3];
+    BlurredRows blurred[3];
+};
+
+__global__ void __launch_bounds__(kThreads) gradient_kernel(LossParams p) {
+    GradientMemory& memory = block_shared<GradientMemory>();
+    const Tile tile(p);
+    const float* gradients = p.gradients + tile.channel * p.pixels;
+    for (int i = threadIdx.x; i < kRows * kColumns; i += kThreads) {
+        const int row = i / kColumns, column = i % kColumns;
+        const int x = tile.left + column - kWindowRadius, y = tile.top + row - kWindowRadius;
+        const bool inside = is_inside(p, x, y);
+        const int64_t pixel = int64_t(y) * p.in.width + x;
+#pragma unroll
+        for (int map = 0; map < 3; ++map)
+            memory.gradient[map].at[row][column] = inside ? gradients[3 * map * p.pixels + pixel] : 0.0f;
+    }
+    __syncthreads();
+    for (int i = threadIdx.x; i < kRows * kTile / kOutputs; i += kThreads) {
+        const int row = i / (kTile / kOutputs), column = i % (kTile / kOutputs) * kOutputs;
+#pragma unroll
+        for (int map = 0; map < 3; ++map) {
+            float in[4 * kInputVectors];
+            load_inputs(memory.gradient[map], row, column, in);
+            blur_row(p.window, in, &memory.blurred[map].at[row][column]);
+        }
+    }
+    __syncthreads();
+
+    const int column = threadIdx.x % kTile, first_row = threadIdx.x / kTile * kOutputs;
+    float v_x[kOutputs], v_xx[kOutputs], v_xy[kOutputs];
+    blur_column(p.window, memory.blurred[0], first_row, column, v_x);
+    blur_column(p.window, memory.blurred[1], first_row, column, v_xx);
+    blur_column(p.window, memory.blurred[2], first_row, column, v_xy);
+#pragma unroll
+    for (int i = 0; i < kOutputs; ++i) {
+        const int x = tile.left + column, y = tile.top + first_row + i;
+        if (!is_inside(p, x, y)) continue;
+        const int64_t pixel = int64_t(y) * p.in.width + x;
+        const Pair pair = read_pair(p, tile.channel, pixel);
+        const float sign = pair.x > pair.y ? p.v_l1 : pair.x < pair.y ? -p.v_l1 : 0.0f;
+        p.v_image[tile.channel * p.pixels + pixel] =
+            pair.counts ? sign + v_x[i] + 2 * pair.x * v_xx[i] + pair.y * v_xy[i] : 0.0f;
+    }
+}
+
+constexpr int kSumThreads = 512;
+
+struct SumParams {
+    const Sums* sums;
+    int64_t count;
+    double num_values, ssim_weight;
+    float* values;  // loss, L1, SSIM
+};
+
+/// One block: adds up what the blocks found, in an order that depends on their number only.
+__global__ void __launch_bounds__(kSumThreads) sum_kernel(SumParams p) {
+    Sums* partial = &block_shared<Sums>();
+    Sums mine{0, 0};
+    for (int64_t i = threadIdx.x; i < p.count; i += kSumThreads) {
+        mine.l1 += p.sums[i].l1;
+        mine.ssim += p.sums[i].ssim;
+    }
+    partial[threadIdx.x] = mine;
+    for (int half = kSumThreads / 2; half > 0; half /= 2) {
+        __syncthreads();
+        if (static_cast<int>(threadIdx.x) >= half) continue;
+        partial[threadIdx.x].l1 += partial[threadIdx.x + half].l1;
+        partial[threadIdx.x].ssim += partial[threadIdx.x + half].ssim;
+    }
+    if (threadIdx.x != 0) return;
+    const double l1 = partial[0].l1 / p.num_values, similarity = partial[0].ssim / p.num_values;
+    p.values[0] = static_cast<float>((1 - p.ssim_weight) * l1 + p.ssim_weight * (1 - similarity));
+    p.values[1] = static_cast<float>(l1);
+    p.values[2] = static_cast<float>(similarity);
+}
+
+}  // namespace
+
+void photometric_loss(const Context& context, const LossInput<float>& input, float* values, float* v_image) {
+    const DeviceGuard guard(context.device);
+    const int64_t pixels = int64_t(input.width) * input.height;
+    const int tiles_x = (input.width + kTile - 1) / kTile, tiles_y = (input.height + kTile - 1) / kTile;
+    const int64_t blocks = int64_t(3) * tiles_x * tiles_y;
+    const double num_values = 3.0 * static_cast<double>(pixels);
+    const LossParams params{input,
+                            window_weights<float>(),
+                            tiles_x,
+                            tiles_x * tiles_y,
+                            pixels,
+                            static_cast<float>((1 - input.ssim_weight) / num_values),
+                            static_cast<float>(-input.ssim_weight / num_values),
+                            context.scratch.array<Sums>(blocks),
+                            v_image ? context.scratch.array<float>(9 * pixels) : nullptr,
+                            v_image};
+    launch("similarity_kernel", context, {blocks, kThreads, sizeof(SimilarityMemory)}, similarity_kernel, params);
+    if (v_image)
+        launch("gradient_kernel", context, {blocks, kThreads, sizeof(GradientMemory)}, gradient_kernel, params);
+    const SumParams sum_params{params.sums, blocks, num_values, input.ssim_weight, values};
+    launch("sum_kernel", context, {1, kSumThreads, kSumThreads * sizeof(Sums)}, sum_kernel, sum_params);
+}
+
+}  // namespace dgr::cuda
