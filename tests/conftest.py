@@ -1,12 +1,55 @@
 """Fixtures that several test files share. Fixtures of one file stay in that file."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
-# Before any test imports torch, whose idle OpenMP threads would otherwise spin on the cores that the rasterizer needs.
+# Before anything imports torch, whose idle OpenMP threads would otherwise spin on the cores that the rasterizer needs.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import emulated_engine  # noqa: E402
+import torch  # noqa: E402
+from rasterizer_cases import CPU, HAS_GPU, Engine  # noqa: E402
+
+ENGINES = ["cpu", "emulated", "cuda"] if HAS_GPU else ["cpu", "emulated"]
+
+
+@pytest.fixture(scope="session")
+def emulated_module() -> ModuleType:
+    """The extension module whose CUDA engine runs on the CPU, built when its sources have changed.
+
+    The environment variable EMULATED_ENGINE names another file to load, a build with an error in it for example.
+    """
+    if path := os.environ.get("EMULATED_ENGINE"):
+        return emulated_engine.load(Path(path))
+    if reason := emulated_engine.why_not():
+        pytest.skip(reason)
+    return emulated_engine.load(emulated_engine.build_engine())
+
+
+@pytest.fixture(params=ENGINES)
+def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
+    """Each engine that can run here, in use by all of diff_gaussian_rasterization for the length of the test."""
+    if request.param == "emulated":
+        chosen = Engine("emulated", "cpu", False, request.getfixturevalue("emulated_module"))
+    elif request.param == "cuda":
+        chosen = Engine("cuda", "cuda", False, CPU.module)
+    else:
+        chosen = CPU
+    with chosen.active():
+        yield chosen
+
+
+@pytest.fixture
+def deterministic() -> Iterator[None]:
+    """Within the test, reruns give the same bits on a GPU, too; by default its gradients are added up in any order."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(before)
 
 
 @pytest.fixture(scope="session")

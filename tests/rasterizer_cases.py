@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from types import ModuleType
 
+import diff_gaussian_rasterization
 import torch
 import torch_reference as reference
 from diff_gaussian_rasterization import View, importance, rasterize
 from torch import Tensor
 
-import gaussian_renderer
-
 BAND = 1e-3  # relative distance to a discrete decision under which a pixel is not compared tightly
-DEVICES = [name for name in gaussian_renderer.DEVICES if getattr(torch, name).is_available()]
+OUTPUTS = ("image", "transmittance", "inverse_depth")
 
 
 @dataclass(frozen=True)
@@ -161,9 +163,38 @@ def run_reference(case: Case, pixel_weights: Tensor | None = None) -> dict[str, 
 
 @dataclass(frozen=True)
 class Engine:
-    """The rasterizer under test on one device."""
+    """The engine under test: the CPU's, CUDA's on a GPU, or CUDA's with its kernels on the CPU ("emulated").
 
+    Attributes:
+        name: "cpu", "cuda" or "emulated".
+        device: Where its tensors lie, for torch.
+        has_double: Does it take float64?
+        module: The extension module that has it.
+    """
+
+    name: str
     device: str
+    has_double: bool
+    module: ModuleType
+
+    @property
+    def dtypes(self) -> tuple[torch.dtype, ...]:
+        """What its tensors may be."""
+        return (torch.float32, torch.float64) if self.has_double else (torch.float32,)
+
+    @contextmanager
+    def active(self) -> Iterator[Engine]:
+        """Within it, all functions of the package run on this engine's extension module."""
+        package = diff_gaussian_rasterization.__name__
+        users = [m for name, m in sys.modules.items() if name.startswith(f"{package}.") and hasattr(m, "_C")]
+        before = [user._C for user in users]
+        for user in users:
+            user._C = self.module
+        try:
+            yield self
+        finally:
+            for user, module in zip(users, before, strict=True):
+                user._C = module
 
     def view(self, case: Case, dtype: torch.dtype):
         """The engine's View of a case's camera."""
@@ -176,10 +207,11 @@ class Engine:
     def rasterize(self, case: Case, inputs: Mapping[str, Tensor], dtype: torch.dtype = torch.float64, **options):
         """Call the engine with a case's options and these inputs."""
         named = {name: value for name, value in inputs.items() if name not in ("means", "quats", "scales", "opacities")}
-        return rasterize(
-            self.view(case, dtype), inputs["means"], inputs.get("quats"), inputs.get("scales"), inputs["opacities"],
-            sh_degree=case.sh_degree, antialiased=case.antialiased, **named, **options,
-        )  # fmt: skip
+        with self.active():
+            return rasterize(
+                self.view(case, dtype), inputs["means"], inputs.get("quats"), inputs.get("scales"),
+                inputs["opacities"], sh_degree=case.sh_degree, antialiased=case.antialiased, **named, **options,
+            )  # fmt: skip
 
     def run(self, case: Case, dtype: torch.dtype = torch.float64, threads: int = 0, stats=None) -> dict[str, Tensor]:
         """As ``run_reference``: outputs and gradients, brought back to float64 (integers stay) on the CPU."""
@@ -190,7 +222,8 @@ class Engine:
         )
         values = {name: getattr(out, name) for name in ("image", "transmittance", "radii", "inverse_depth")}
         assert out.image.dtype == dtype and out.image.device.type == self.device
-        _weighted(case, values, out.image).backward()
+        with self.active():
+            _weighted(case, values, out.image).backward()
         gradients = {f"d_{name}": leaf.grad for name, leaf in leaves.items()} | {"d_screen_means": screen_means.grad}
         return {
             name: value.detach().cpu() if name == "radii" else value.detach().cpu().double()
@@ -200,11 +233,16 @@ class Engine:
     def importance(self, case: Case, pixel_weights: Tensor, dtype: torch.dtype = torch.float64, threads: int = 0):
         """The engine's importance of a case's Gaussians."""
         inputs = {name: value.to(self.device, dtype) for name, value in case.inputs.items()}
-        return importance(
-            self.view(case, dtype), inputs["means"], inputs.get("quats"), inputs.get("scales"), inputs["opacities"],
-            covariances=inputs.get("covariances"), antialiased=case.antialiased,
-            pixel_weights=pixel_weights.to(self.device, dtype), threads=threads,
-        )  # fmt: skip
+        with self.active():
+            return importance(
+                self.view(case, dtype), inputs["means"], inputs.get("quats"), inputs.get("scales"),
+                inputs["opacities"], covariances=inputs.get("covariances"), antialiased=case.antialiased,
+                pixel_weights=pixel_weights.to(self.device, dtype), threads=threads,
+            )  # fmt: skip
+
+
+CPU = Engine("cpu", "cpu", True, diff_gaussian_rasterization._C)
+HAS_GPU = "cuda" in CPU.module.DEVICES and torch.cuda.is_available()
 
 
 def relative_error(actual: Tensor, expected: Tensor) -> float:

@@ -4,16 +4,11 @@ import pytest
 import torch
 import torch_reference as reference
 from diff_gaussian_rasterization import photometric_loss
-from rasterizer_cases import DEVICES, relative_error
+from rasterizer_cases import CPU, Engine, relative_error
 
 from utils import losses
 
 SIZES = [(1, 1), (1, 13), (3, 5), (10, 10), (11, 11), (17, 33), (64, 48), (75, 130)]
-
-
-@pytest.fixture(params=DEVICES)
-def device(request) -> str:
-    return request.param
 
 
 def random_pair(height: int, width: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -32,12 +27,13 @@ def reference_result(image, photo, mask, weight):
     return loss.detach(), l1.detach(), ssim.detach(), leaf.grad
 
 
-def engine_result(image, photo, mask, weight, *, dtype, device, threads=0):
-    leaf = image.detach().to(device, dtype).clone().requires_grad_()
-    photo = photo.to(device) if photo.dtype == torch.uint8 else photo.to(device, dtype)
-    mask = None if mask is None else mask.to(device)
-    out = photometric_loss(leaf, photo, mask=mask, ssim_weight=weight, threads=threads)
-    (2.5 * out.loss).backward()
+def engine_result(engine: Engine, image, photo, mask, weight, *, dtype=torch.float32, threads=0):
+    leaf = image.detach().to(engine.device, dtype).clone().requires_grad_()
+    photo = photo.to(engine.device) if photo.dtype == torch.uint8 else photo.to(engine.device, dtype)
+    mask = None if mask is None else mask.to(engine.device)
+    with engine.active():
+        out = photometric_loss(leaf, photo, mask=mask, ssim_weight=weight, threads=threads)
+        (2.5 * out.loss).backward()
     assert out.loss.shape == out.l1.shape == out.ssim.shape == ()
     return [value.detach().cpu() for value in (out.loss, out.l1, out.ssim, leaf.grad)]
 
@@ -45,7 +41,7 @@ def engine_result(image, photo, mask, weight, *, dtype, device, threads=0):
 @pytest.mark.parametrize("size", SIZES, ids=lambda s: f"{s[1]}x{s[0]}")
 @pytest.mark.parametrize("masked", [False, True], ids=["whole", "masked"])
 @pytest.mark.parametrize("as_bytes", [False, True], ids=["float photo", "uint8 photo"])
-def test_loss_and_gradient_equal_plain_torch(device, size, masked, as_bytes):
+def test_loss_and_gradient_equal_plain_torch(engine, size, masked, as_bytes):
     """Loss, L1, SSIM and the gradient agree, in float and in double (CPU), also on images under the window's size."""
     image, photo = random_pair(*size)
     if not as_bytes:
@@ -53,10 +49,9 @@ def test_loss_and_gradient_equal_plain_torch(device, size, masked, as_bytes):
     mask = torch.rand(*size, generator=torch.Generator().manual_seed(1)) > 0.3 if masked else None
     expected = reference_result(image, photo, mask, 0.2)
     # Worst measured, values and gradient: 7e-15 in double, 9e-7 in float.
-    for dtype, tolerance in ((torch.float64, 1e-11), (torch.float32, 2e-5)):
-        if dtype == torch.float64 and device != "cpu":
-            continue
-        actual = engine_result(image, photo, mask, 0.2, dtype=dtype, device=device)
+    for dtype in engine.dtypes:
+        tolerance = {torch.float64: 1e-11, torch.float32: 2e-5}[dtype]
+        actual = engine_result(engine, image, photo, mask, 0.2, dtype=dtype)
         for value, wanted in zip(actual[:3], expected[:3], strict=True):
             assert abs(value - wanted) < tolerance
         assert relative_error(actual[3], expected[3]) < 10 * tolerance
@@ -65,19 +60,19 @@ def test_loss_and_gradient_equal_plain_torch(device, size, masked, as_bytes):
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.5, 1.0])
-def test_any_ssim_weight_gives_the_right_mixture(device, weight):
+def test_any_ssim_weight_gives_the_right_mixture(engine, weight):
     """The weight moves between L1 alone and 1 - SSIM alone."""
     image, photo = random_pair(30, 21)
     expected = reference_result(image, photo, None, weight)
-    actual = engine_result(image, photo, None, weight, dtype=torch.float32, device=device)
+    actual = engine_result(engine, image, photo, None, weight)
     assert abs(actual[0] - expected[0]) < 1e-5
     assert relative_error(actual[3], expected[3]) < 2e-4
 
 
-def test_ssim_agrees_with_the_metric(device):
+def test_ssim_agrees_with_the_metric(engine):
     """The SSIM of the loss is the SSIM that metrics.py reports."""
     image, photo = random_pair(37, 52)
-    actual = engine_result(image, photo, None, 0.2, dtype=torch.float32, device=device)
+    actual = engine_result(engine, image, photo, None, 0.2)
     assert abs(actual[2] - losses.ssim(image, photo.double() / 255)) < 1e-5
 
 
@@ -86,14 +81,14 @@ def test_gradient_equals_central_differences():
     image, photo = random_pair(7, 9)
     mask = torch.ones(7, 9, dtype=torch.bool)
     mask[2:4, 3:6] = False
-    analytic = engine_result(image, photo, mask, 0.2, dtype=torch.float64, device="cpu")[3]
+    analytic = engine_result(CPU, image, photo, mask, 0.2, dtype=torch.float64)[3]
     numeric, step = torch.zeros_like(image), 1e-6
     for i in range(image.numel()):
         ends = []
         for sign in (1, -1):
             moved = image.clone()
             moved.view(-1)[i] += sign * step
-            ends.append(engine_result(moved, photo, mask, 0.2, dtype=torch.float64, device="cpu")[0])
+            ends.append(engine_result(CPU, moved, photo, mask, 0.2, dtype=torch.float64)[0])
         numeric.view(-1)[i] = 2.5 * (ends[0] - ends[1]) / (2 * step)
     assert relative_error(analytic, numeric) < 1e-6  # worst measured: 4e-9
 
@@ -103,25 +98,25 @@ def test_threads_do_not_change_a_bit(dtype):
     """Values and gradient are the same bits on 1, 2, 3 and 8 threads."""
     image, photo = random_pair(123, 211)
     mask = torch.rand(123, 211, generator=torch.Generator().manual_seed(1)) > 0.1
-    alone = engine_result(image, photo, mask, 0.2, dtype=dtype, device="cpu", threads=1)
+    alone = engine_result(CPU, image, photo, mask, 0.2, dtype=dtype, threads=1)
     for threads in (2, 3, 8, 0):
-        other = engine_result(image, photo, mask, 0.2, dtype=dtype, device="cpu", threads=threads)
+        other = engine_result(CPU, image, photo, mask, 0.2, dtype=dtype, threads=threads)
         assert all(torch.equal(a, b) for a, b in zip(alone, other, strict=True)), threads
 
 
-def test_equal_images_have_no_loss(device):
+def test_equal_images_have_no_loss(engine):
     """L1 0, SSIM 1, and a gradient of rounding size: where nothing differs, L1 has none."""
     image = random_pair(24, 31)[0].clamp(0, 1)
-    loss, l1, ssim, gradient = engine_result(image, image, None, 0.2, dtype=torch.float32, device=device)
+    loss, l1, ssim, gradient = engine_result(engine, image, image, None, 0.2)
     assert l1 == 0 and abs(ssim - 1) < 1e-6 and abs(loss) < 1e-6
     assert gradient.abs().max() < 1e-8  # a hundredth of what one pixel's L1 would have
 
 
-def test_an_empty_mask_is_no_loss(device):
+def test_an_empty_mask_is_no_loss(engine):
     """With every pixel masked, the loss is 0 and so is the gradient."""
     image, photo = random_pair(14, 15)
     mask = torch.zeros(14, 15, dtype=torch.bool)
-    loss, _, _, gradient = engine_result(image, photo, mask, 0.2, dtype=torch.float32, device=device)
+    loss, _, _, gradient = engine_result(engine, image, photo, mask, 0.2)
     assert abs(loss) < 1e-6 and not gradient.any()
 
 
@@ -138,9 +133,9 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("change", "words"), WRONG, ids=[f"{next(iter(w[0]))}-{i}" for i, w in enumerate(WRONG)])
-def test_a_wrong_argument_is_named_with_what_was_expected_and_found(device, change, words):
+def test_a_wrong_argument_is_named_with_what_was_expected_and_found(engine, change, words):
     arguments = {"image": torch.rand(3, 8, 9), "photo": torch.zeros(3, 8, 9, dtype=torch.uint8), "mask": None} | change
-    arguments = {name: None if value is None else value.to(device) for name, value in arguments.items()}
+    arguments = {name: None if value is None else value.to(engine.device) for name, value in arguments.items()}
     with pytest.raises(ValueError) as error:
         photometric_loss(arguments["image"], arguments["photo"], mask=arguments["mask"])
     for word in words:

@@ -2,9 +2,18 @@
 
 import pytest
 import torch
-from rasterizer_cases import BAND, DEVICES, Case, Engine, away_from_decisions, make_case, relative_error, run_reference
+from rasterizer_cases import (
+    BAND,
+    CPU,
+    OUTPUTS,
+    Case,
+    Engine,
+    away_from_decisions,
+    make_case,
+    relative_error,
+    run_reference,
+)
 
-OUTPUTS = ("image", "transmittance", "inverse_depth")
 CASES = {
     "sh0": {"color": "sh0"},
     "sh1": {"color": "sh1"},
@@ -30,14 +39,9 @@ CASES = {
 }
 
 
-@pytest.fixture(params=DEVICES)
-def engine(request) -> Engine:
-    return Engine(request.param)
-
-
 @pytest.fixture
 def cpu() -> Engine:
-    return Engine("cpu")
+    return CPU
 
 
 def case_of(name: str, seed: int = 0) -> Case:
@@ -82,7 +86,7 @@ def test_needles_are_right_in_double_and_near_in_float(engine, antialiased):
         case, clear = away_from_decisions(make_case(seed, 60, 50, 40, needles=True, antialiased=antialiased))
         expected = run_reference(case)
         gradients = [key for key in expected if key.startswith("d_")]
-        if engine.device == "cpu":
+        if engine.has_double:
             actual = engine.run(case)
             # Worst measured: 7e-12.
             assert relative_error(actual["image"], expected["image"]) < 1e-9
@@ -96,7 +100,7 @@ def test_needles_are_right_in_double_and_near_in_float(engine, antialiased):
 @pytest.mark.parametrize("name", CASES)
 def test_radii_are_positive_exactly_for_what_can_be_seen(engine, name):
     """A Gaussian has a radius if it is seen in a pixel, none if it can't be, and never less than its ellipse."""
-    for dtype in (torch.float64, torch.float32) if engine.device == "cpu" else (torch.float32,):
+    for dtype in engine.dtypes:
         case = case_of(name)
         expected, radii = run_reference(case), engine.run(case, dtype)["radii"]
         assert radii.dtype == torch.int32
@@ -113,7 +117,7 @@ def test_importance_equals_the_reference(engine, name):
     case = case_of(name)
     weights = torch.rand(case.camera.height, case.camera.width, dtype=torch.float64).float().double()
     expected = run_reference(case, weights)
-    if engine.device == "cpu":
+    if engine.has_double:
         actual = engine.importance(case, weights)
         # Worst measured: 7e-15
         assert relative_error(actual.weighted, expected["weighted"]) < 1e-10
@@ -179,6 +183,7 @@ def test_gradients_of_a_whole_render_equal_central_differences(cpu):
             assert numeric.abs().max() > 0, name
 
 
+@pytest.mark.usefixtures("deterministic")
 def test_outputs_that_nobody_asked_for_cost_nothing_and_change_nothing(engine):
     """Without inverse depth and screen means the image and the other gradients are the same bits."""
     case = case_of("sh3").but(weights={"image": case_of("sh3").weights["image"]})
@@ -192,6 +197,7 @@ def test_outputs_that_nobody_asked_for_cost_nothing_and_change_nothing(engine):
         assert torch.equal(leaf.grad.cpu().double(), full[f"d_{name}"]), name
 
 
+@pytest.mark.usefixtures("deterministic")
 def test_opacities_may_be_a_column_or_a_vector(engine):
     """(N, 1) and (N,) opacities give the same image and gradients of their own shape."""
     column = case_of("sh3")
@@ -212,6 +218,7 @@ def test_one_output_alone_has_its_own_gradient(cpu, output):
     assert actual["d_sh_dc"].any() == (output == "image")
 
 
+@pytest.mark.usefixtures("deterministic")
 @pytest.mark.parametrize("only", ["means", "quats", "scales", "opacities", "sh_dc", "sh_rest"])
 def test_one_input_alone_gets_the_same_gradient(engine, only):
     """Asking for one gradient gives the same bits as asking for all, and none to the others."""
@@ -224,6 +231,7 @@ def test_one_input_alone_gets_the_same_gradient(engine, only):
     assert all(value.grad is None for name, value in inputs.items() if name != only)
 
 
+@pytest.mark.usefixtures("deterministic")
 def test_renders_do_not_share_state(engine):
     """Several renders may be open at once: the gradient of their sum is the sum of their gradients."""
     first, second = case_of("sh3", 1), case_of("67x50", 2)

@@ -5,18 +5,7 @@ import math
 import pytest
 import torch
 from diff_gaussian_rasterization import View, rasterize
-from rasterizer_cases import DEVICES, Case, Engine, make_case
-
-BOTH = [torch.float32, torch.float64]
-
-
-@pytest.fixture(params=DEVICES)
-def engine(request) -> Engine:
-    return Engine(request.param)
-
-
-def dtypes(engine: Engine) -> list[torch.dtype]:
-    return BOTH if engine.device == "cpu" else BOTH[:1]
+from rasterizer_cases import OUTPUTS, Case, make_case
 
 
 def assert_finite(result: dict) -> None:
@@ -24,13 +13,14 @@ def assert_finite(result: dict) -> None:
         assert torch.isfinite(value).all(), name
 
 
+@pytest.mark.usefixtures("deterministic")
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("shape", ["scales", "covariances"])
 @pytest.mark.parametrize("color", ["sh3", "colors"])
 def test_a_gaussian_with_a_non_finite_number_is_culled(engine, bad, shape, color):
     """It has no radius and no gradient, and the others render as if it were not there."""
     healthy = make_case(11, 30, 35, 20, shape=shape, color=color)
-    for dtype in dtypes(engine):
+    for dtype in engine.dtypes:
         expected = engine.run(healthy, dtype)
         for name in healthy.inputs:
             row = 7
@@ -41,7 +31,7 @@ def test_a_gaussian_with_a_non_finite_number_is_culled(engine, bad, shape, color
                     extra.view(-1)[extra.numel() // 2] = bad
                 poisoned[other] = torch.cat([rows[:row], extra, rows[row:]])
             actual = engine.run(healthy.but(poisoned), dtype)
-            for output in ("image", "transmittance", "inverse_depth"):
+            for output in OUTPUTS:
                 assert torch.equal(actual[output], expected[output]), f"{output} with {bad} in {name}"
             assert actual["radii"][row] == 0, name
             for gradient in (key for key in expected if key.startswith("d_")):
@@ -77,7 +67,7 @@ def test_extreme_values_leave_everything_finite(engine, name, antialiased):
     ((key, value),) = EXTREMES[name].items()
     rows = case.inputs[key].clone()
     rows[::2] = value
-    for dtype in dtypes(engine):
+    for dtype in engine.dtypes:
         result = engine.run(case.but({key: rows}), dtype)
         if name == "huge colours":  # float's largest number is not far: the outputs besides colour must stay sound
             result = {k: result[k] for k in ("transmittance", "inverse_depth", "d_sh_dc", "d_sh_rest")}
@@ -91,14 +81,14 @@ def test_needles_and_pancakes_leave_everything_finite(engine, antialiased):
     scales = case.inputs["scales"].clone()
     scales[0::3] = torch.tensor([1e2, 1e-6, 1e-6]).double()
     scales[1::3] = torch.tensor([1e2, 1e2, 1e-6]).double()
-    for dtype in dtypes(engine):
+    for dtype in engine.dtypes:
         assert_finite(engine.run(case.but({"scales": scales}), dtype))
 
 
 def test_opacity_of_exactly_one_255th_touches_at_most_its_centre(engine):
     """Alpha reaches 1/255 only where the pixel is the mean; there it may count, elsewhere it must not."""
     case = on_axis_case(5.0).but({"opacities": torch.full((1, 1), 1 / 255, dtype=torch.float64)})
-    for dtype in dtypes(engine):
+    for dtype in engine.dtypes:
         out = engine.run(case, dtype)
         changed = (out["image"] != case.camera.background[:, None, None].to(dtype).double()).any(0)
         assert changed.sum() <= 1
@@ -118,7 +108,7 @@ def on_axis_case(depth: float) -> Case:
 
 def test_the_near_plane_belongs_to_the_culled_side(engine):
     """A Gaussian at z = 0.2 exactly is not drawn; a little further it is."""
-    for dtype in dtypes(engine):
+    for dtype in engine.dtypes:
         near = torch.tensor(0.2, dtype=dtype)
         at, beyond = float(near), float(torch.nextafter(near, torch.ones_like(near)))
         assert engine.run(on_axis_case(at), dtype)["radii"][0] == 0
@@ -131,7 +121,7 @@ def test_nothing_to_see_is_the_background(engine, num):
     case = make_case(15, num, 19, 21, identity=True)
     behind = case.inputs["means"].clone()
     behind[:, 2] = -behind[:, 2].abs() - 0.1
-    for dtype in dtypes(engine):
+    for dtype in engine.dtypes:
         out = engine.run(case.but({"means": behind}), dtype)
         assert torch.equal(out["image"], case.camera.background[:, None, None].expand(3, 21, 19))
         assert (out["transmittance"] == 1).all() and (out["inverse_depth"] == 0).all()
@@ -147,7 +137,7 @@ def test_a_thousand_gaussians_at_one_place(engine):
     """Equal depths are blended in the order of the input, and the result is finite."""
     case = make_case(16, 1, 20, 20, in_front=True, color="colors")
     pile = {name: value.expand(1000, *value.shape[1:]).contiguous() for name, value in case.inputs.items()}
-    for dtype in dtypes(engine):
+    for dtype in engine.dtypes:
         assert_finite(engine.run(case.but(pile), dtype))
 
 
