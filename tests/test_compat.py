@@ -19,11 +19,6 @@ from utils.images import to_uint8
 from utils.losses import psnr
 
 
-@pytest.fixture
-def engine() -> Engine:
-    return Engine("cpu")
-
-
 def projection(width: int, height: int, fx: float, fy: float, cx: float, cy: float) -> Tensor:
     """(4, 4) from camera to clip coordinates, float64, not transposed; depth from 0.01 to 100."""
     near, far = 0.01, 100.0
@@ -70,8 +65,8 @@ def screen_means(num: int, columns: int, engine: Engine) -> Tensor:
 
 
 def assert_close(actual: Tensor, expected: Tensor) -> None:
-    # The CPU gives the same bits. Sums by atomics on a GPU may differ by their order, from one call to the next, too.
-    assert relative_error(actual, expected) <= 1e-5
+    # Measured: 0, on the CPU and emulated. On a GPU sums by atomics may differ from one call to the next.
+    assert relative_error(actual, expected) <= 1e-4
 
 
 CASES = [
