@@ -46,7 +46,7 @@ def render_scene(config: RenderConfig) -> None:
     run = Run(config.model_path, quiet=config.quiet)
     model = GaussianModel.load_ply(path, device)
     splits = find_views(config)
-    background = torch.full((3,), float(config.white_background), device=device)
+    background = torch.full((3,), float(config.white_background))
     options = {"antialiased": config.antialiasing, "threads": config.threads}
     run.say(f"{path}: {model.num_gaussians:,} Gaussians")
     if config.time:

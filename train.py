@@ -71,7 +71,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
     run = Run(config.model_path or free_folder(name), tensorboard=config.tensorboard, quiet=config.quiet)
     if (run.folder / "config.json").exists():
         run.say(f"{run.folder} holds an earlier run; its files are replaced as new ones are ready")
-    scene = load(config, run)
+    scene = load(config, run, device)
     schedule = config.make_schedule()
 
     write_inputs(run, config, scene, device)
@@ -109,7 +109,7 @@ def fit(
     views, importance_views = ViewSampler(len(scene.train), view_rng), ViewSampler(len(scene.train), importance_rng)
     densification = Densification(schedule.growths, config.final_budget, growth_rng)
     selection = NaturalSelection(schedule.selections, config.final_budget, selection_rng, mode=config.selection)
-    background = torch.full((3,), float(config.white_background), device=device)
+    background = torch.full((3,), float(config.white_background))
     options = {"antialiased": config.antialiasing, "threads": config.threads}
     edge_weights = EdgeWeights()
     progress = Progress(schedule.iterations, config.quiet)
@@ -127,7 +127,7 @@ def fit(
 
         camera = scene.train[views.draw()]
         photo, mask = ground_truth(camera, device)
-        behind = torch.rand(3, generator=background_rng).to(device) if config.random_background else background
+        behind = torch.rand(3, generator=background_rng) if config.random_background else background
         image = render(camera, model, behind, stats=densification.stats_for(step, model), **options).image
         loss = photometric_loss(image, photo, mask=mask, ssim_weight=config.lambda_dssim, threads=config.threads).loss
         selection.adapt(step, model.opacities)
@@ -160,7 +160,7 @@ def generators(seed: int, count: int) -> list[torch.Generator]:
     return [torch.Generator().manual_seed(each) for each in seeds]
 
 
-def load(config: TrainConfig, run: Run) -> Scene:
+def load(config: TrainConfig, run: Run, device: torch.device) -> Scene:
     """Read the scene and decode all photos, so that whatever is wrong with them shows before anything is written.
 
     Raises:
@@ -172,6 +172,8 @@ def load(config: TrainConfig, run: Run) -> Scene:
     scene.prefetch(config.threads or torch.get_num_threads())
     for camera in scene.train + scene.test:
         camera.photo.pixels()
+        if device.type != "cpu":
+            camera.photo.pin_memory()
     first = scene.train[0]
     run.say(
         f"{config.source_path}: {len(scene.train)} training and {len(scene.test)} test views, "

@@ -6,7 +6,7 @@ Activations happen in the model, everything after them in ``diff_gaussian_raster
 from dataclasses import dataclass
 
 import torch
-from diff_gaussian_rasterization import Importance, View, rasterize
+from diff_gaussian_rasterization import DEVICES, Importance, View, rasterize
 from diff_gaussian_rasterization import importance as rasterize_importance
 from torch import Tensor
 
@@ -14,7 +14,7 @@ from scene.cameras import Camera
 from scene.densification import GradientStats
 from scene.gaussian_model import GaussianModel
 
-DEVICES = ("cpu",)  # types of device that the engine runs on
+__all__ = ["DEVICES", "RenderOutput", "importance", "render"]
 
 
 @dataclass
@@ -49,14 +49,14 @@ def render(
     Args:
         camera: where from; its photo is not looked at.
         model: the Gaussians; their device is where it happens.
-        background: (3,) RGB in [0, 1].
+        background: (3,) RGB in [0, 1], in main memory: from a GPU it would have to be waited for.
         antialiased: compensate the opacity of splats that are widened to a pixel.
         inverse_depth: compute the expected inverse depth, too.
         stats: receives the screen-space gradients of the visible Gaussians in the backward pass.
         threads: CPU threads, 0: all cores.
     """
     output = rasterize(
-        _view(camera, background.to(model.means)),
+        _view(camera, background),
         model.means,
         model.quats,
         model.scales,
@@ -89,7 +89,7 @@ def importance(
         Per Gaussian the sum over pixels of weight * T * alpha, the sum of T * alpha, and the number of pixels.
     """
     return rasterize_importance(
-        _view(camera, model.means.new_zeros(3)),
+        _view(camera, torch.zeros(3)),
         model.means,
         model.quats,
         model.scales,
@@ -101,7 +101,7 @@ def importance(
 
 
 def _view(camera: Camera, background: Tensor) -> View:
-    """The engine's view, on the device of ``background``."""
+    """The engine's view."""
     return View(
         camera.width,
         camera.height,
@@ -109,6 +109,6 @@ def _view(camera: Camera, background: Tensor) -> View:
         camera.fy,
         camera.cx,
         camera.cy,
-        camera.world_to_camera.to(background),
+        camera.world_to_camera,
         background,
     )

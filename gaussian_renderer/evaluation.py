@@ -16,7 +16,7 @@ from utils.losses import psnr
 def ground_truth(camera: Camera, device: torch.device) -> tuple[Tensor, Tensor | None]:
     """A camera's photo (3,H,W) uint8 and, if it has one, its mask (H,W) bool, on a device."""
     photo, mask = camera.photo.pixels(), camera.photo.mask()
-    return photo.to(device), None if mask is None else mask.to(device)
+    return photo.to(device, non_blocking=True), None if mask is None else mask.to(device, non_blocking=True)
 
 
 @torch.no_grad()

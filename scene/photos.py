@@ -55,6 +55,16 @@ class Photo:
         """
         return self._get()[1]
 
+    def pin_memory(self) -> None:
+        """Move the decoded photo to where a GPU can fetch it while the CPU goes on.
+
+        Raises:
+            InputError: as for ``pixels``.
+        """
+        pinned = tuple(None if part is None else part.pin_memory() for part in self._get())
+        with self._lock:
+            self._decoded[0] = pinned
+
     def _get(self) -> tuple[Tensor, Tensor | None]:
         with self._lock:
             if not self._decoded:

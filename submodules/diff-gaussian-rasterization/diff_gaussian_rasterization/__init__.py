@@ -3,13 +3,15 @@
 Leaves out everything a trainer decides: activations, schedules, densification.
 """
 
-from ._C import LIMITS
+from ._C import DEVICES, LIMITS, CudaError
 from .compat import GaussianRasterizationSettings, GaussianRasterizer
 from .loss import Loss, photometric_loss
 from .rasterizer import Importance, Rasterized, View, importance, rasterize
 
 __all__ = [
+    "DEVICES",
     "LIMITS",
+    "CudaError",
     "GaussianRasterizationSettings",
     "GaussianRasterizer",
     "Importance",

@@ -13,7 +13,7 @@ from . import _C
 def queue_for(device: torch.device) -> Any:
     """The engine's queue for tensors on a device: torch's current stream there, and torch's allocator."""
     return _C.Queue(
-        stream=torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0,
+        stream=torch.cuda.current_stream(device).cuda_stream if device.type != "cpu" else 0,
         allocate=partial(torch.empty, dtype=torch.uint8, device=device),
         deterministic=torch.are_deterministic_algorithms_enabled(),
     )
