@@ -6,6 +6,7 @@ cameras, which that interface never had.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -154,15 +155,24 @@ def _view(settings: GaussianRasterizationSettings, direction_matters: bool) -> V
     for (name, shape), tensor in zip(shapes.items(), tensors, strict=True):
         if tuple(tensor.shape) != shape:
             raise ValueError(f"{name}: expected shape {shape}, got {tuple(tensor.shape)}")
-    transposed_view, transposed_full, centre, background = _host.of(tensors)
-    world_to_camera = transposed_view.T
-    _check_pose(world_to_camera, centre if direction_matters else None)
-    fx, fy, cx, cy = _intrinsics(transposed_full.T, world_to_camera[:3, :3])
+    viewmatrix, projmatrix, centre, background = _host.of(tensors)
+    world_to_camera, (fx, fy, cx, cy) = _camera(
+        viewmatrix.tobytes(), projmatrix.tobytes(), centre.tobytes() if direction_matters else None
+    )
     width, height = int(settings.image_width), int(settings.image_height)
     return View(
         width, height, 0.5 * width * fx, 0.5 * height * fy, 0.5 * width * (cx + 1), 0.5 * height * (cy + 1),
-        torch.from_numpy(np.ascontiguousarray(world_to_camera)), torch.from_numpy(background),
+        world_to_camera, torch.from_numpy(background),
     )  # fmt: skip
+
+
+@lru_cache(maxsize=4096)  # a trainer draws the same views over and over
+def _camera(viewmatrix: bytes, projmatrix: bytes, centre: bytes | None) -> tuple[Tensor, tuple[float, ...]]:
+    """World_to_camera, and focal lengths and principal point in NDC units, from float64 in rows."""
+    world_to_camera, full = (np.frombuffer(matrix).reshape(4, 4).T for matrix in (viewmatrix, projmatrix))
+    _check_pose(world_to_camera, None if centre is None else np.frombuffer(centre))
+    intrinsics = _intrinsics(full, world_to_camera[:3, :3])
+    return torch.from_numpy(world_to_camera.copy("C")), intrinsics
 
 
 def _check_pose(world_to_camera: np.ndarray, centre: np.ndarray | None) -> None:
