@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from . import _C
+from .queue import queue_for
 
 # Of torch.optim.Adam's settings those that change what a step computes and that this Adam does not have.
 _ABSENT = {"weight_decay": 0, "amsgrad": False, "maximize": False}
@@ -61,23 +62,22 @@ class Adam(torch.optim.Optimizer):
         Raises:
             ValueError: A dtype, shape or device is not as above, or a parameter is not contiguous.
         """
-        steps, states = [], []
+        steps, states, updated = [], [], []
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:
                     state = self._state_of(parameter)
                     states.append(state)
+                    updated.append(parameter)
                     steps.append(_engine_step(group, parameter, state))
         if not steps:
             return
-        device = states[0]["exp_avg"].device
-        _C.adam(
-            steps,
-            visible=None if visible is None else visible.to(torch.int32) if visible.dtype == torch.bool else visible,
-            threads=torch.get_num_threads(),
-            stream=torch.cuda.current_stream(device).cuda_stream if states[0]["exp_avg"].is_cuda else 0,
-        )
-        for state in states:
+        if visible is not None and visible.dtype == torch.bool:
+            visible = visible.to(torch.int32)
+        queue = queue_for(states[0]["exp_avg"].device)
+        _C.adam(steps, queue, visible=visible, threads=torch.get_num_threads())
+        for parameter, state in zip(updated, states, strict=True):
+            torch.autograd.graph.increment_version(parameter)  # a graph that needs the old values must not go on
             state["step"] += 1
 
     def _state_of(self, parameter: Tensor) -> dict[str, Tensor]:
@@ -103,7 +103,7 @@ def _check(group: dict[str, Any]) -> None:
 def _engine_step(group: dict[str, Any], parameter: Tensor, state: dict[str, Tensor]) -> Any:
     beta1, beta2 = group["betas"]
     return _C.AdamStep(
-        group.get("name", "parameter"), parameter.detach(), parameter.grad.contiguous(), state["exp_avg"],
+        group.get("name", "parameter"), parameter.detach(), parameter.grad.detach().contiguous(), state["exp_avg"],
         state["exp_avg_sq"], rate=group["lr"], beta1=beta1, beta2=beta2, epsilon=group["eps"],
         step=int(state["step"]) + 1,
     )  # fmt: skip

@@ -28,17 +28,6 @@ struct Rows {
     bool goes_to_cuda() const { return means && engine_place(*means, "means").is_cuda(); }
 };
 
-/// What a call of the CUDA engine needs beside its arrays; the CPU engine looks at none of it.
-struct Queue {
-    uintptr_t stream;
-    nb::object allocate;  // as TorchMemory wants it
-    bool is_deterministic;
-
-    cuda::Context context(Place place, TorchMemory& scratch) const {
-        return {place.id, reinterpret_cast<CUstream_st*>(stream), scratch};
-    }
-};
-
 struct ViewArgs {
     int width, height;
     double fx, fy, cx, cy;

@@ -310,9 +310,9 @@ template <class T> DGR_FN T blend_log_vjp(T contribution, T alpha, T behind) {
 
 // ---- Loss ----
 
-/// Weights of the window: a Gaussian of sigma 1.5 px that sums to 1. The window is these weights along x times along y,
-/// and symmetric, hence its own VJP.
 inline constexpr int kWindowRadius = 5, kWindowTaps = 2 * kWindowRadius + 1;
+/// A Gaussian of sigma 1.5 px that sums to 1. The window is these weights along x times those along y; it is symmetric,
+/// hence its own VJP.
 template <class T> struct WindowWeights { T at[kWindowTaps]; };
 template <class T> inline WindowWeights<T> window_weights() {
     double unscaled[kWindowTaps], sum = 0;

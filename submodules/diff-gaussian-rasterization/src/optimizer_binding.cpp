@@ -41,8 +41,8 @@ AdamStep make_step(const AdamStepArgs& a, Place place) {
             a.step};
 }
 
-void adam_of(const std::vector<const AdamStepArgs*>& args, const OptionalArray& radii, int num_threads,
-             uintptr_t stream) {
+void adam_of(const std::vector<const AdamStepArgs*>& args, const Queue& queue, const OptionalArray& radii,
+             int num_threads) {
     if (args.empty()) return;
     const Place place = engine_place(args[0]->values, args[0]->name.c_str());
     std::vector<AdamStep> steps;
@@ -55,8 +55,8 @@ void adam_of(const std::vector<const AdamStepArgs*>& args, const OptionalArray& 
         nb::gil_scoped_release released;
         return adam(steps.data(), num_steps, radius_px, threads);
     }
-    TorchMemory nothing{nb::none()};
-    const cuda::Context context{place.id, reinterpret_cast<CUstream_st*>(stream), nothing};
+    TorchMemory scratch(queue.allocate);
+    const cuda::Context context = queue.context(place, scratch);
     nb::gil_scoped_release released;
     cuda::adam(context, steps.data(), num_steps, radius_px);
 }
@@ -73,6 +73,6 @@ void bind_optimizer(nb::module_& m) {
             },
             nb::arg("name"), nb::arg("values"), nb::arg("gradient"), nb::arg("exp_avg"), nb::arg("exp_avg_sq"),
             nb::kw_only(), nb::arg("rate"), nb::arg("beta1"), nb::arg("beta2"), nb::arg("epsilon"), nb::arg("step"));
-    m.def("adam", &adam_of, nb::arg("steps"), nb::kw_only(), nb::arg("visible").none(), nb::arg("threads"),
-          nb::arg("stream"));
+    m.def("adam", &adam_of, nb::arg("steps"), nb::arg("queue"), nb::kw_only(), nb::arg("visible").none(),
+          nb::arg("threads"));
 }

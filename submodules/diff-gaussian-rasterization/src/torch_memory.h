@@ -1,5 +1,5 @@
-// Device memory for the CUDA engine from torch's allocator, by way of a Python callable: no torch header is needed, and
-// torch's own cache and limits stay in charge.
+// What the CUDA engine takes from torch: device memory by way of a Python callable, so that no torch header is needed
+// and torch's own cache and limits stay in charge, and the stream.
 #pragma once
 
 #include <nanobind/nanobind.h>
@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "checks.h"
 #include "cuda_engine.h"
 
 namespace dgr {
@@ -29,6 +30,17 @@ class TorchMemory : public cuda::Memory {
   private:
     nanobind::object allocate_;
     std::vector<nanobind::object> tensors_;
+};
+
+/// What a call of the CUDA engine needs beside its arrays; the CPU engine looks at none of it.
+struct Queue {
+    uintptr_t stream;
+    nanobind::object allocate;  // as TorchMemory wants it
+    bool is_deterministic;
+
+    cuda::Context context(Place place, TorchMemory& scratch) const {
+        return {place.id, reinterpret_cast<CUstream_st*>(stream), scratch};
+    }
 };
 
 }  // namespace dgr
