@@ -27,6 +27,14 @@ PACKAGES = ("nvidia-cuda-nvcc", "nvidia-cuda-crt", "nvidia-cuda-runtime", "nvidi
 ARCHITECTURES = (75, 80, 90, 120)
 PTX = 90
 HOST_COMPILERS = ("g++-14", "g++-13", "g++-12", "g++-11")  # tried where nvcc refuses the default one
+# No -use_fast_math: NaN and infinity must compare as they should, and the CPU engine computes the same.
+FLAGS = (
+    "-std=c++20",
+    "-O3",
+    "-lineinfo",
+    "-DNDEBUG",
+    "-Xcompiler=-fPIC,-fvisibility=hidden,-Wall,-Wextra,-Wno-unknown-pragmas",
+)
 
 PROBE = """
 #include <cuda_runtime.h>
@@ -68,9 +76,9 @@ class Toolchain:
 
     @property
     def flags(self) -> list[str]:
-        """Options of nvcc for the targets and the host compiler."""
+        """Options of nvcc for every source of the engine."""
         host = [f"-ccbin={self.host_compiler}"] if self.host_compiler else []
-        return [*host, *gencode(self.architectures)]
+        return [*FLAGS, *host, *gencode(self.architectures)]
 
 
 def wanted(environ: Mapping[str, str]) -> bool | None:
@@ -118,7 +126,9 @@ def nvcc_candidates(
     wheels = [home for folder in packages for home in sorted(Path(folder or ".").glob("nvidia/cu*"), reverse=True)]
     paths = [home / "bin" / "nvcc" for home in homes] + ([Path(on_path)] if on_path else [])
     paths += [home / "bin" / "nvcc" for home in toolkits + wheels]
-    return list({path.resolve(): path for path in reversed(paths) if path.is_file()}.values())[::-1]
+    files = [path for path in paths if path.is_file()]
+    resolved = [path.resolve() for path in files]
+    return [path for i, path in enumerate(files) if resolved[i] not in resolved[:i]]
 
 
 def architectures(
@@ -216,7 +226,7 @@ def _examine(nvcc: Path, environ: Mapping[str, str], gpus: Gpus) -> Toolchain:
         for host in hosts:
             toolchain = Toolchain(nvcc, version, targets, cudart.resolve(), host)
             try:
-                _output(nvcc, "-std=c++20", *toolchain.flags, "-c", source, "-o", Path(folder) / "probe.o")
+                _output(nvcc, *toolchain.flags, "-c", source, "-o", Path(folder) / "probe.o")
                 return toolchain
             except Unavailable as error:
                 reasons.append(error)
