@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diff_gaussian_rasterization.optimizer import Adam
 from simple_knn import mean_squared_distance
 from torch import Tensor, nn
 
@@ -38,7 +39,7 @@ class GaussianModel:
         assert set(rows) == set(ROW_NAMES), f"rows {sorted(rows)}"
         assert len({len(row) for row in rows.values()}) == 1, "rows of different lengths"
         self.rows = {name: nn.Parameter(rows[name].contiguous()) for name in ROW_NAMES}
-        self.optimizer: torch.optim.Adam | None = None
+        self.optimizer: Adam | None = None
         self.sh_degree = sh_degree
         self.max_sh_degree = math.isqrt(rows["sh_rest"].shape[1] + 1) - 1
 
@@ -137,8 +138,7 @@ class GaussianModel:
             rates: learning rate of every row, see ``Schedule.learning_rates``.
         """
         groups = [{"params": [self.rows[name]], "lr": rates[name], "name": name} for name in ROW_NAMES]
-        # Fused: one pass over the memory, a few times faster than the default loop on both kinds of device.
-        self.optimizer = torch.optim.Adam(groups, eps=1e-15, fused=True)
+        self.optimizer = Adam(groups, eps=1e-15)
 
     def set_learning_rates(self, rates: dict[str, float]) -> None:
         """Set the rate of every row."""
@@ -149,11 +149,13 @@ class GaussianModel:
         """Render one more SH degree, if there is room."""
         self.sh_degree = min(self.sh_degree + 1, self.max_sh_degree)
 
-    def step(self, names: tuple[str, ...] | None = None) -> None:
+    def step(self, names: tuple[str, ...] | None = None, visible: Tensor | None = None) -> None:
         """Update rows by the gradients that have added up, and clear these gradients.
 
         Args:
             names: the rows to update; None: all. The gradients of the others stay.
+            visible: (N,) bool, or int32 radii in px; Gaussians where it is 0 stay as they are, moments included, and
+                their gradients go. None: all take the step.
         """
         names = ROW_NAMES if names is None else names
         if not names:
@@ -161,7 +163,7 @@ class GaussianModel:
         waiting = {name: row.grad for name, row in self.rows.items() if name not in names}
         for name in waiting:
             self.rows[name].grad = None  # Adam passes over parameters without gradient
-        self.optimizer.step()
+        self.optimizer.step(visible)
         self.optimizer.zero_grad(set_to_none=True)
         for name, gradient in waiting.items():
             self.rows[name].grad = gradient

@@ -174,8 +174,27 @@ def test_step_moves_only_the_rows_named_and_the_others_wait():
     assert torch.equal(model.rows["sh_rest"], reference.rows["sh_rest"])
 
 
+def test_gaussians_out_of_sight_stay_with_their_moments():
+    model, reference = random_model(6), random_model(6)
+    visible = torch.tensor([True, False, True, True, False, False])
+    for each in (model, reference):
+        add_gradients(each, seed=1)
+        each.step()
+        add_gradients(each, seed=2)
+    before = everything_per_gaussian(model)
+    model.step(visible=visible)
+    reference.step()
+    moved = everything_per_gaussian(reference)
+    for key, now in everything_per_gaussian(model).items():
+        if "gradient" not in key:
+            assert torch.equal(now[visible], moved[key][visible]), key
+            assert torch.equal(now[~visible], before[key][~visible]), key
+        else:
+            assert not now.any()
+
+
 def test_adam_is_the_published_one():
-    """Two steps of the fused Adam, one group per row, against the formula in float64."""
+    """Two steps of Adam, one group per row, against the formula in float64."""
     model = random_model(7)
     value = {name: row.detach().double() for name, row in model.rows.items()}
     first = {name: torch.zeros_like(row) for name, row in value.items()}
