@@ -12,9 +12,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import emulated_engine  # noqa: E402
 import torch  # noqa: E402
-from rasterizer_cases import CPU, HAS_GPU, Engine  # noqa: E402
-
-ENGINES = ["cpu", "emulated", "cuda"] if HAS_GPU else ["cpu", "emulated"]
+from rasterizer_cases import CPU, CUDA_ENGINES, Engine  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -30,7 +28,7 @@ def emulated_module() -> ModuleType:
     return emulated_engine.load(emulated_engine.build_engine())
 
 
-@pytest.fixture(params=ENGINES)
+@pytest.fixture(params=["cpu", *CUDA_ENGINES])
 def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
     """Each engine that can run here, in use by all of diff_gaussian_rasterization for the length of the test."""
     if request.param == "emulated":

@@ -242,7 +242,7 @@ class Engine:
 
 
 CPU = Engine("cpu", "cpu", True, diff_gaussian_rasterization._C)
-HAS_GPU = "cuda" in CPU.module.DEVICES and torch.cuda.is_available()
+CUDA_ENGINES = ["emulated", "cuda"] if "cuda" in CPU.module.DEVICES and torch.cuda.is_available() else ["emulated"]
 
 
 def relative_error(actual: Tensor, expected: Tensor) -> float:

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch_reference as reference
 from diff_gaussian_rasterization import photometric_loss
-from rasterizer_cases import CPU, Engine, relative_error
+from rasterizer_cases import CPU, CUDA_ENGINES, Engine, relative_error
 
 from utils import losses
 
@@ -104,6 +104,15 @@ def test_threads_do_not_change_a_bit(dtype):
         assert all(torch.equal(a, b) for a, b in zip(alone, other, strict=True)), threads
 
 
+def test_reruns_give_the_same_bits(engine):
+    """Values and gradient, without asking for it."""
+    image, photo = random_pair(75, 130)
+    first = engine_result(engine, image, photo, None, 0.2)
+    for _ in range(4):
+        again = engine_result(engine, image, photo, None, 0.2)
+        assert all(torch.equal(a, b) for a, b in zip(again, first, strict=True))
+
+
 def test_equal_images_have_no_loss(engine):
     """L1 0, SSIM 1, and a gradient of rounding size: where nothing differs, L1 has none."""
     image = random_pair(24, 31)[0].clamp(0, 1)
@@ -140,3 +149,10 @@ def test_a_wrong_argument_is_named_with_what_was_expected_and_found(engine, chan
         photometric_loss(arguments["image"], arguments["photo"], mask=arguments["mask"])
     for word in words:
         assert word in str(error.value), f"{word!r} is not in {error.value}"
+
+
+@pytest.mark.parametrize("engine", CUDA_ENGINES, indirect=True)
+def test_cuda_takes_float_only_and_says_so(engine):
+    image, photo = random_pair(8, 9)
+    with pytest.raises(ValueError, match="image.*float32.*float64"):
+        engine_result(engine, image, photo, None, 0.2, dtype=torch.float64)

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from diff_gaussian_rasterization import View, rasterize
-from rasterizer_cases import OUTPUTS, Case, make_case
+from rasterizer_cases import CUDA_ENGINES, OUTPUTS, Case, make_case
 
 
 def assert_finite(result: dict) -> None:
@@ -195,6 +195,16 @@ def test_a_wrong_argument_is_named_with_what_was_expected_and_found(engine, name
     assert "\n" not in message
     for word in words:
         assert word in message, f"{word!r} is not in {message!r}"
+
+
+@pytest.mark.parametrize("engine", CUDA_ENGINES, indirect=True)
+def test_cuda_takes_float_only_and_says_so(engine):
+    case = make_case(17, 20, 19, 21)
+    with pytest.raises(ValueError, match="expected dtype float32, got float64"):
+        engine.run(case, torch.float64)
+    with pytest.raises(ValueError, match="expected dtype float32, got float64"):
+        engine.importance(case, torch.ones(21, 19), torch.float64)
+    engine.run(case, torch.float32)  # and goes on
 
 
 def test_wrong_pixel_weights_are_named(engine):

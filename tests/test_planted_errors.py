@@ -1,0 +1,101 @@
+"""Mistakes put into the CUDA kernels, one at a time: the tests that pass on the right kernels fail on each.
+
+A mistake is a replacement in a copy of one source file, which is compiled alone and linked with the good build's rest.
+"""
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import emulated_engine
+import pytest
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """Replaces ``right``, which must be there once, by ``wrong``; ``shown_by`` is the test file that then fails."""
+
+    source: str
+    right: str
+    wrong: str
+    shown_by: str = "test_rasterizer_parity.py"
+
+
+MISTAKES = {
+    "index: the last splat of a pixel is counted from 0": Mistake("cuda_blend.cu", "seen + i + 1", "seen + i"),
+    "index: a tile's instances begin one too early": Mistake(
+        "cuda_tiles.cu", "begin[group] = i;", "begin[group] = i > 0 ? i - 1 : 0;"
+    ),
+    "barrier: a batch of splats is read before all of it is loaded": Mistake(
+        "cuda_blend.cu", "splat[i % 4];\n    }\n    __syncthreads();\n", "splat[i % 4];\n    }\n"
+    ),
+    "barrier: rows are blurred before all of the tile is loaded": Mistake(
+        "cuda_loss.cu",
+        "pair.x - pair.y;\n    }\n    __syncthreads();\n",
+        "pair.x - pair.y;\n    }\n",
+        "test_photometric_loss.py",
+    ),
+    "shuffle: a number skips a lane on its way through the warp": Mistake(
+        "cuda_blend.cu", "flow.behind, 1)", "flow.behind, 2)"
+    ),
+    "shuffle: a number goes through the warp the other way": Mistake(
+        "cuda_blend.cu",
+        "__shfl_up_sync(kAllLanes, flow.transmittance, 1), ",
+        "__shfl_down_sync(kAllLanes, flow.transmittance, 1), ",
+    ),
+}
+
+
+def build_with(mistake: Mistake, folder: Path) -> Path:
+    """The extension module with a mistake in it, in a folder."""
+    text = (emulated_engine.KERNELS / mistake.source).read_text()
+    assert text.count(mistake.right) == 1, f"{mistake.source} has changed: adapt this test"
+    wrong_source, wrong_object = folder / mistake.source, folder / f"{mistake.source}.o"
+    wrong_source.write_text(text.replace(mistake.right, mistake.wrong))
+
+    build = emulated_engine.build_engine().parent
+    units = {unit["file"]: unit for unit in json.loads((build / "compile_commands.json").read_text())
+             if "/_C.dir/" in unit["output"]}  # fmt: skip
+    source = next(file for file in units if Path(file).name == mistake.source)
+    compiler, *arguments = shlex.split(units[source]["command"])
+    options = [argument for argument in arguments if argument.startswith(("-I", "-D", "-O", "-f", "-std"))]
+    emulated_engine.run([compiler, *options, "-x", "c++", "-w", "-c", str(wrong_source), "-o", str(wrong_object)])
+    objects = [build / unit["output"] for file, unit in units.items() if file != source]
+    module = folder / emulated_engine.MODULE
+    libraries = sorted(build.glob("libnanobind*.a"))
+    emulated_engine.run(
+        [compiler, "-shared", "-o", str(module), *map(str, [*objects, wrong_object, *libraries]), "-pthread"]
+    )
+    return module
+
+
+def run_tests(test_file: str, module: Path) -> subprocess.CompletedProcess:
+    """Runs a test file on an extension module in a process of its own, up to the first failure."""
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-k", "emulated", test_file]
+    environment = os.environ | {"EMULATED_ENGINE": str(module)}
+    return subprocess.run(command, env=environment, cwd=Path(__file__).parent, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def needs_a_build() -> None:
+    if reason := emulated_engine.why_not():
+        pytest.skip(reason)
+
+
+@pytest.mark.parametrize("test_file", sorted({mistake.shown_by for mistake in MISTAKES.values()}))
+def test_the_right_kernels_pass(test_file):
+    """Or the failures below would show nothing."""
+    result = run_tests(test_file, emulated_engine.build_engine())
+    assert result.returncode == 0, result.stdout[-3000:]
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_in_a_kernel_fails(name, tmp_path):
+    mistake = MISTAKES[name]
+    result = run_tests(mistake.shown_by, build_with(mistake, tmp_path))
+    said = result.stdout + result.stderr
+    assert result.returncode == 1 and "1 failed" in said and "1 error" not in said, said[-3000:]
