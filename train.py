@@ -67,6 +67,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
     device = pick_device(config.device, DEVICES)
     if config.threads:
         torch.set_num_threads(config.threads)
+    use_deterministic_algorithms(config.deterministic)
     name = f"{config.source_path.absolute().name}-{config.schedule}-{config.final_budget}"
     run = Run(config.model_path or free_folder(name), tensorboard=config.tensorboard, quiet=config.quiet)
     if (run.folder / "config.json").exists():
@@ -158,6 +159,12 @@ def generators(seed: int, count: int) -> list[torch.Generator]:
     """Independent sources of random numbers, so that one more draw here does not change what is drawn there."""
     seeds = torch.randint(2**62, (count,), generator=torch.Generator().manual_seed(seed)).tolist()
     return [torch.Generator().manual_seed(each) for each in seeds]
+
+
+def use_deterministic_algorithms(wanted: bool) -> None:
+    """Let engine and torch give the same bits from every run, or not."""
+    torch.use_deterministic_algorithms(wanted, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # nothing reads it, and filling takes time
 
 
 def load(config: TrainConfig, run: Run, device: torch.device) -> Scene:

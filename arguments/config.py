@@ -57,6 +57,7 @@ class TrainConfig(MachineConfig, SceneConfig):
     save_iterations: tuple[int, ...] = option((), type=int, many=True, help="save also after these steps")
     sh_degree: int = option(3, type=int, saves_memory=True, help="highest degree of the spherical harmonics, 0 to 3")
     seed: int = option(0, type=int, help="start of all random draws")
+    deterministic: bool = option(False, type=bool, help="same bits from every run on a GPU, too, which is slower")
     random_background: bool = option(False, type=bool, help="train on a new random background at every step")
     selection: str = option(
         "natural", choices=SELECTIONS,

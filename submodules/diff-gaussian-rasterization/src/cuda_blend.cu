@@ -126,6 +126,7 @@ template <int kChannels> __global__ void __launch_bounds__(kTilePixels) blend_ke
     const TileCorner corner = tile_corner(view, tile);
     const int x = corner.x + pixel_x(threadIdx.x), y = corner.y + pixel_y(threadIdx.x);
     const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
+    const Vec2<float> at{static_cast<float>(x), static_cast<float>(y)};
     const bool is_inside = x < view.width && y < view.height;
     PixelSum<kChannels> sum;
     sum.is_open = is_inside;
@@ -142,7 +143,7 @@ template <int kChannels> __global__ void __launch_bounds__(kTilePixels) blend_ke
             for (unsigned todo = __ballot_sync(kAllLanes, touches); todo != 0; todo &= todo - 1) {
                 const int i = __ffs(static_cast<int>(todo)) - 1;
                 const Splat<float>& s = shared.splats[first + i];
-                if (sum.is_open) sum.add(s, {x - s.mean.x, y - s.mean.y}, seen + i + 1);
+                if (sum.is_open) sum.add(s, {at.x - s.mean.x, at.y - s.mean.y}, seen + i + 1);
             }
         }
     }

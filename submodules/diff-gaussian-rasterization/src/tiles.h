@@ -29,7 +29,7 @@ template <class T> DGR_FN Vec2<T> chord_between(const Splat<T>& s, T y_top, T y_
     // The rightmost point of the ellipse lies at height turn, the leftmost at -turn; the nearest height inside counts.
     const T turn = -s.conic.xy / s.conic.yy * s.half_extent.x;
     const T right_y = min(max(turn, top), bottom), left_y = min(max(-turn, top), bottom);
-    const T right_t = right_y / s.half_extent.y, left_t = left_y / s.half_extent.y;
+    const T inv_extent = T(1) / s.half_extent.y, right_t = right_y * inv_extent, left_t = left_y * inv_extent;
     return {s.mean.x + s.slope * left_y - s.half_chord * sqrt(max(T(0), T(1) - left_t * left_t)),
             s.mean.x + s.slope * right_y + s.half_chord * sqrt(max(T(0), T(1) - right_t * right_t))};
 }
