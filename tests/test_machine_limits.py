@@ -1,8 +1,14 @@
 """Where memory runs out, the GPU fails or there is none to use, a script says so in one line and ends with code 2."""
 
+import re
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from diff_gaussian_rasterization import CudaError
 
 from arguments import RenderConfig, TrainConfig, pick_device
 from arguments.options import flags_that_save_memory, given
@@ -25,10 +31,6 @@ HOST = (
     "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate "
     "4000000000000 bytes. Error code 12 (Cannot allocate memory)"
 )
-
-
-class CudaError(RuntimeError):
-    """Stands for the engine's exception, which goes by this name."""
 
 
 def ended(error: Exception, capsys, **options) -> str:
@@ -86,6 +88,54 @@ def test_what_the_allocators_really_raise_is_known_and_leaves_the_process_usable
             allocate(10**15)
         assert wanted in ended(caught.value, capsys)
     assert torch.ones(3).sum() == 3
+
+
+CROWDED = """
+import resource, torch
+from diff_gaussian_rasterization import View, rasterize
+from utils.errors import run_script
+
+def draw(size, num):
+    g = torch.Generator().manual_seed(0)
+    rows = [torch.rand(num, columns, generator=g) for columns in (3, 4, 3, 1, 3)]
+    means, quats, scales, opacities, colors = (row.requires_grad_() for row in rows)
+    view = View(size, size, size, size, size / 2, size / 2, torch.eye(4), torch.zeros(3))
+    shift = torch.tensor([-0.5, -0.5, 2.0])
+    return rasterize(view, means + shift, quats, 0.3 * scales, opacities, colors=colors).image
+
+soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+
+def limit(more):
+    status = dict(line.split(":", 1) for line in open("/proc/self/status"))
+    now = int(status["VmSize"].split()[0]) * 1024
+    resource.setrlimit(resource.RLIMIT_AS, (now + more if more else soft, hard))
+
+draw(64, 10).sum().backward()
+before, large = draw(64, 100), draw(1024, 20000)
+limit({room})
+try:
+    {what}
+except (MemoryError, RuntimeError) as caught:
+    error = caught
+limit(0)
+del large
+assert torch.equal(draw(64, 100), before)
+limit(9 << 20)
+def main():
+    raise error
+run_script(main, less_memory="-r")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit is set by Linux's names")
+@pytest.mark.parametrize(("what", "room"), [("draw(1024, 200000)", 60 << 20), ("large.sum().backward()", 4 << 20)])
+def test_the_engine_survives_memory_that_runs_out(what, room):
+    """Forward or backward under a limit of the process end in the one line, and it draws on as before."""
+    code = CROWDED.replace("{what}", what).replace("{room}", str(room))
+    root = Path(__file__).parent.parent
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root)
+    assert (result.returncode, result.stdout) == (2, ""), result.stderr
+    assert re.fullmatch(r"error: memory: expected .*more, found [0-9] MiB free; ask for less by -r\n", result.stderr)
 
 
 def test_an_error_of_the_gpu_is_its_own_line(capsys):

@@ -76,20 +76,30 @@ def _out_of_memory(text: str, on_gpu: bool, flags: str) -> InputError:
 def _size(amount: str) -> str:
     """Bytes in a unit that can be read; other amounts as they are."""
     number, unit = amount.split()
-    return _gib(float(number)) if unit == "bytes" else amount
+    return _readable(float(number)) if unit == "bytes" else amount
 
 
-def _gib(num_bytes: float) -> str:
-    return f"{num_bytes / 2**30:.2f} GiB"
+def _readable(num_bytes: float) -> str:
+    return f"{num_bytes / 2**30:.2f} GiB" if num_bytes >= 2**30 else f"{num_bytes / 2**20:.0f} MiB"
 
 
 def _free_on_host() -> str:
+    """What is left, by Linux's account, of the machine's memory and of the process's own limit (``ulimit -v``)."""
     try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:  # no Linux
+        free = _entry("/proc/meminfo", "MemAvailable")
+        used = _entry("/proc/self/status", "VmSize")
+    except (OSError, KeyError):  # no Linux, or an old one
         return "less"
-    free = next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
-    return "less" if free is None else f"{_gib(free)} free"
+    import resource  # not on Windows
+
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    return f"{_readable(free if limit == resource.RLIM_INFINITY else max(0, min(free, limit - used)))} free"
+
+
+def _entry(path: str, name: str) -> int:
+    """Bytes of an entry of a file of Linux's."""
+    lines = dict(line.split(":", 1) for line in Path(path).read_text().splitlines() if ":" in line)
+    return int(lines[name].split()[0]) * 1024
 
 
 def _one_line(text: str) -> str:
