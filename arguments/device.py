@@ -1,6 +1,7 @@
 """The choice of the device; all other code follows the tensors it is given."""
 
 import re
+import sys
 from collections.abc import Collection
 
 import torch
@@ -8,6 +9,7 @@ import torch
 from utils.errors import InputError
 
 DEVICES = ("auto", "cpu", "cuda")
+_REBUILD = "run DGR_CUDA=1 pip install submodules/diff-gaussian-rasterization, which builds it or says what it lacks"
 
 
 def pick_device(name: str, usable: Collection[str] = ("cpu", "cuda")) -> torch.device:
@@ -15,26 +17,25 @@ def pick_device(name: str, usable: Collection[str] = ("cpu", "cuda")) -> torch.d
 
     Args:
         name: one of :data:`DEVICES`; ``auto`` is the GPU where there is one.
-        usable: types of device that the caller's code runs on.
+        usable: types of device that the caller's code runs on. Where ``auto`` leaves a GPU out on that account, a line
+            on stderr says so.
 
     Raises:
         InputError: a GPU is asked for by name and can't be used.
     """
-    sees_gpu = torch.cuda.is_available()
-    if name == "cuda" and not (sees_gpu and "cuda" in usable):
-        raise _no_engine() if sees_gpu else _no_gpu("cuda" in usable)
-    return torch.device("cuda" if name != "cpu" and sees_gpu and "cuda" in usable else "cpu")
+    sees_gpu, has_engine = torch.cuda.is_available(), "cuda" in usable
+    if name == "cuda" and not (sees_gpu and has_engine):
+        raise _no_engine() if sees_gpu else _no_gpu(has_engine)
+    if name == "auto" and sees_gpu and not has_engine:
+        gpu = torch.cuda.get_device_name()
+        print(f"note: the {gpu} is not used: the engine was built for the CPU only; {_REBUILD}", file=sys.stderr)
+    return torch.device("cuda" if name != "cpu" and sees_gpu and has_engine else "cpu")
 
 
 def _no_engine() -> InputError:
     """The GPU is there, and only the engine was built without it."""
-    return InputError(
-        "--device cuda",
-        f"an engine built for the {torch.cuda.get_device_name()}",
-        "one built for the CPU only",
-        "with a CUDA toolkit installed, or DGR_CUDA=1 set, run pip install submodules/diff-gaussian-rasterization "
-        "again; or use --device cpu",
-    )
+    expected = f"an engine built for the {torch.cuda.get_device_name()}"
+    return InputError("--device cuda", expected, "one built for the CPU only", f"{_REBUILD}, or use --device cpu")
 
 
 def _no_gpu(has_engine: bool) -> InputError:
