@@ -32,7 +32,7 @@ namespace {
 constexpr size_t kGuard = 4096;  // bytes behind the largest shared memory that must stay as they are
 }
 namespace dgr::cuda {  // where the kernels' host side declares it
-alignas(16) unsigned char block_memory[cuda_emulation::kMaxShared + kGuard];
+alignas(128) unsigned char block_memory[cuda_emulation::kMaxShared + kGuard];
 }
 
 #ifdef CUDA_EMULATION_ASSEMBLY

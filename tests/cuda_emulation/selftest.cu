@@ -9,7 +9,7 @@
 #include "cuda_sort.h"
 
 namespace dgr::cuda {
-extern __shared__ __align__(16) unsigned char block_memory[];
+extern __shared__ __align__(64) unsigned char block_memory[];
 }
 
 namespace {

@@ -40,9 +40,12 @@ void launch(const char* name, const Context& context, const Grid& grid, void (*k
     if (is_synchronous()) check(cudaStreamSynchronize(context.stream), name);
 }
 
-extern __shared__ __align__(16) unsigned char block_memory[];
+extern __shared__ __align__(64) unsigned char block_memory[];
 /// The block's shared memory as a T; what it holds at first is not defined.
-template <class T> __device__ __forceinline__ T& block_shared() { return *reinterpret_cast<T*>(block_memory); }
+template <class T> __device__ __forceinline__ T& block_shared() {
+    static_assert(alignof(T) <= 64);
+    return *reinterpret_cast<T*>(block_memory);
+}
 
 /// Makes a device the current one, for as long as it lives.
 class DeviceGuard {
