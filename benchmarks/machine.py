@@ -26,13 +26,18 @@ def machine_info() -> dict[str, str | int]:
         "system": platform.platform(),
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "commit": _git("rev-parse", "HEAD") + ("-dirty" if _git("status", "--porcelain", "-uno") else ""),
+        "commit": os.environ.get("COMMIT") or commit(),
     }
 
 
 def num_cores() -> int:
     """Cores that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def commit() -> str:
+    """The checkout's commit, "-dirty" behind it if files differ; empty outside of a checkout."""
+    return _git("rev-parse", "HEAD") + ("-dirty" if _git("status", "--porcelain", "-uno") else "")
 
 
 def _git(*arguments: str) -> str:
@@ -47,18 +52,24 @@ def median_seconds(
     work: Callable[[], object],
     repeats: int,
     device: torch.device,
-    prepare: Callable[[], object] = lambda: None,
+    prepare: Callable[[], object] | None = None,
 ) -> float:
-    """Median wall time of one call of ``work``, after one that is not counted.
+    """Median wall time of one call of ``work``, after some that are not counted.
 
-    Accelerators are waited for. ``prepare`` runs before each call and is not timed.
+    A GPU is waited for. It is given several calls at a time, as in a training, where the next call is made ready
+    while it works; with ``prepare``, which runs before each call and is not timed, only one.
     """
+    on_gpu = device.type != "cpu"
+    batch = 10 if on_gpu and prepare is None else 1
+    num_warm_up = 3 if on_gpu else 1
     times = []
-    for _ in range(repeats + 1):
-        prepare()
+    for _ in range(repeats + num_warm_up):
+        if prepare is not None:
+            prepare()
         synchronize(device)
         start = time.perf_counter()
-        work()
+        for _ in range(batch):
+            work()
         synchronize(device)
-        times.append(time.perf_counter() - start)
-    return statistics.median(times[1:])
+        times.append((time.perf_counter() - start) / batch)
+    return statistics.median(times[num_warm_up:])

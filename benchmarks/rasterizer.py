@@ -2,6 +2,7 @@
 
     python -m benchmarks.rasterizer                                      # random scenes
     python -m benchmarks.rasterizer --scene SCENE -r 270 --gaussians 13445 45000   # the comparison with OpenSplat
+    python -m benchmarks.rasterizer --device cuda --deterministic --gsplat         # both of our modes, beside gsplat
 
 It measures speed and memory only; quality is measured by training.
 """
@@ -9,10 +10,15 @@ It measures speed and memory only; quality is measured by training.
 from __future__ import annotations
 
 import argparse
+import gc
+import importlib.util
 import itertools
 import multiprocessing
 import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -27,6 +33,7 @@ from torch import Tensor
 from arguments import DEVICES, pick_device
 from arguments.schedule import FULL
 from benchmarks.machine import machine_info, median_seconds, num_cores
+from gaussian_renderer import DEVICES as ENGINE_DEVICES
 from gaussian_renderer import importance, render
 from scene import load_scene
 from scene.cameras import Camera
@@ -64,99 +71,204 @@ def repeated(points: Points, num: int, generator: torch.Generator) -> Points:
 
 
 def trainable_model(points: Points, device: torch.device) -> GaussianModel:
-    """Gaussians at the points with all SH degrees switched on, and Adam."""
+    """Gaussians at the points with all SH degrees switched on, and an Adam that leaves them where they are.
+
+    Steps toward a photo of noise would make another scene of it while it is measured.
+    """
     model = GaussianModel.from_points(points, max_sh_degree=3, device=device)
-    model.start_training(FULL.learning_rates(0, 1.0))
+    model.start_training(dict.fromkeys(FULL.learning_rates(0, 1.0), 0.0))
     while model.sh_degree < model.max_sh_degree:
         model.raise_sh_degree()
     return model
 
 
-def measure(camera: Camera, photo: Tensor, points: Points, device: torch.device, threads: int, repeats: int) -> dict:
+class Work:
+    """The parts of a training step on one view, each as a function to be timed.
+
+    Attributes:
+        draw: draws the view; differentiable.
+        step_optimizer: updates all rows and drops their gradients.
+    """
+
+    def __init__(
+        self,
+        camera: Camera,
+        photo: Tensor,
+        model: GaussianModel,
+        draw: Callable[[], Tensor],
+        step_optimizer: Callable[[], object],
+        threads: int,
+    ) -> None:
+        self.model, self.draw, self.step_optimizer = model, draw, step_optimizer
+        self._loss_of = partial(photometric_loss, photo=photo.to(model.device), threads=threads)
+        self._image = draw().detach()
+        self._toward = torch.randn_like(self._image)
+
+    def forward(self) -> None:
+        """Draw, without a graph."""
+        with torch.no_grad():
+            self.draw()
+
+    def forward_backward(self) -> None:
+        """Draw, and all gradients for a given one of the image."""
+        self.drop_gradients()
+        (self.draw() * self._toward).sum().backward()
+
+    def loss(self) -> None:
+        """The loss and the image's gradient."""
+        self._image.grad = None
+        self._loss_of(self._image.requires_grad_()).loss.backward()
+
+    def give_gradients(self) -> None:
+        """What a backward pass leaves."""
+        for row in self.model.rows.values():
+            row.grad = torch.full_like(row, 1e-9)
+
+    def drop_gradients(self) -> None:
+        """So that the next are not added to them."""
+        for row in self.model.rows.values():
+            row.grad = None
+
+    def step(self) -> None:
+        """A whole step."""
+        self._loss_of(self.draw()).loss.backward()
+        self.step_optimizer()
+
+    def seconds(self, repeats: int) -> dict[str, float]:
+        """Median seconds of each part."""
+        timed = partial(median_seconds, repeats=repeats, device=self.model.device)
+        return {
+            "forward": timed(self.forward),
+            "forward_backward": timed(self.forward_backward),
+            "loss": timed(self.loss),
+            "adam": timed(self.step_optimizer, prepare=self.give_gradients),
+            "step": timed(self.step),
+        }
+
+
+def our_work(camera: Camera, photo: Tensor, model: GaussianModel, threads: int) -> Work:
+    """A step as train.py makes it."""
+    background = torch.zeros(3)
+    return Work(
+        camera, photo, model, lambda: render(camera, model, background, threads=threads).image, model.step, threads
+    )
+
+
+def gsplat_work(camera: Camera, photo: Tensor, model: GaussianModel, threads: int) -> Work:
+    """The same step with gsplat's rasterizer and torch's fused Adam; the loss is ours, gsplat has none."""
+    from gsplat import rasterization
+
+    device = model.device
+    matrix = camera.world_to_camera.to(device)[None]
+    intrinsics = torch.tensor([[camera.fx, 0, camera.cx], [0, camera.fy, camera.cy], [0, 0, 1]], device=device)[None]
+    groups = [{"params": [row], "lr": 0.0} for row in model.rows.values()]
+    optimizer = torch.optim.Adam(groups, eps=1e-15, fused=True)
+
+    def draw() -> Tensor:
+        colors = torch.cat([model.sh_dc, model.sh_rest], 1)
+        images, _, _ = rasterization(
+            model.means, model.quats, model.scales, model.opacities.view(-1), colors, matrix, intrinsics, camera.width,
+            camera.height, near_plane=LIMITS["near"], sh_degree=model.sh_degree, packed=False,
+        )  # fmt: skip
+        return images[0].permute(2, 0, 1).contiguous()
+
+    def step_optimizer() -> None:
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return Work(camera, photo, model, draw, step_optimizer, threads)
+
+
+def measure(
+    camera: Camera, photo: Tensor, points: Points, device: torch.device, engine: str, threads: int, repeats: int
+) -> dict:
     """Seconds of each part of a training step on one view, splat-pixel pairs, and peak memory.
 
     ``pairs`` are all pixels of the tiles that a splat touches: what a plain loop over tiles evaluates. Those whose
-    alpha counts are the ``contributing_pairs``.
+    alpha counts are the ``contributing_pairs``. Both are those of our engine.
+
+    Args:
+        engine: "ours", "deterministic" (ours, with the same bits from run to run) or "gsplat".
     """
     memory = MemoryMeter(device)
     model = trainable_model(points, device)
-    photo = photo.to(device)
-    background = torch.zeros(3, device=device)
-    shown = partial(render, camera, model, background, threads=threads)
-    loss_of = partial(photometric_loss, photo=photo, threads=threads)
-    image = shown().image.detach()
-    toward = torch.randn_like(image)
-
-    def forward() -> None:
-        with torch.no_grad():
-            shown()
-
-    def forward_backward() -> None:
-        (shown().image * toward).sum().backward()
-
-    def loss() -> None:
-        loss_of(image.requires_grad_()).loss.backward()
-
-    def give_gradients() -> None:
-        for row in model.rows.values():
-            row.grad = torch.full_like(row, 1e-9)
-
-    def step() -> None:
-        loss_of(shown().image).loss.backward()
-        model.step()
-
-    pairs = shown().image.grad_fn.frame.num_instances * LIMITS["tile"] ** 2
-    weights = torch.ones(camera.height, camera.width, device=device)
-    contributing = importance(camera, model, weights, threads=threads).num_pixels.sum().item()
-    seconds = {
-        "forward": median_seconds(forward, repeats, device),
-        "forward_backward": median_seconds(forward_backward, repeats, device, model.optimizer.zero_grad),
-        "loss": median_seconds(loss, repeats, device),
-        "adam": median_seconds(model.step, repeats, device, give_gradients),
-        "step": median_seconds(step, repeats, device),
-    }
+    with deterministic(engine == "deterministic"):
+        work = (gsplat_work if engine == "gsplat" else our_work)(camera, photo, model, threads)
+        seconds = work.seconds(repeats)
+    peak = memory.read()
+    pairs = num_pairs(camera, model, threads)
     limit = PAIRS_PER_SECOND_AND_CORE * (threads or num_cores())
+    # The backward pass looks at each pair a second time.
+    share = {
+        "forward": pairs["pairs"] / seconds["forward"] / limit,
+        "forward_backward": 2 * pairs["pairs"] / seconds["forward_backward"] / limit,
+    }
     return {
+        "engine": engine,
+        "device": device.type,
         "gaussians": model.num_gaussians,
         "width": camera.width,
         "height": camera.height,
         "threads": threads or num_cores(),
-        "pairs": pairs,
-        "contributing_pairs": contributing,
+        **pairs,
         "seconds": seconds,
-        # The backward pass looks at each pair a second time.
-        "share_of_limit": {
-            "forward": pairs / seconds["forward"] / limit,
-            "forward_backward": 2 * pairs / seconds["forward_backward"] / limit,
-        },
-        **memory.read(),
+        "share_of_limit": share if device.type == "cpu" else None,
+        **peak,
     }
 
 
+def num_pairs(camera: Camera, model: GaussianModel, threads: int) -> dict[str, int]:
+    """Splat-pixel pairs of a view: all, and those whose alpha counts."""
+    shown = render(camera, model, torch.zeros(3), threads=threads).image
+    weights = torch.ones(camera.height, camera.width, device=model.device)
+    return {
+        "pairs": shown.grad_fn.frame.num_instances * LIMITS["tile"] ** 2,
+        "contributing_pairs": importance(camera, model, weights, threads=threads).num_pixels.sum().item(),
+    }
+
+
+@contextmanager
+def deterministic(is_on: bool) -> Iterator[None]:
+    """Within it, torch asks for the same bits from run to run; what cannot give them only warns."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(is_on, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+
+
 def opensplat_ratio(result: dict) -> float | None:
-    """How many times faster than OpenSplat's step at this size, where its time is known."""
+    """How many times faster than OpenSplat's CPU mode, where its time is known."""
     near = abs(result["width"] - OPENSPLAT_SIZE[0]) <= 2 and abs(result["height"] - OPENSPLAT_SIZE[1]) <= 2
     seconds = OPENSPLAT_SECONDS.get(result["gaussians"])
-    return seconds / result["seconds"]["step"] if near and seconds else None
+    return seconds / result["seconds"]["step"] if near and seconds and result["device"] == "cpu" else None
 
 
 def table(results: list[dict]) -> str:
-    """The results as text, a line each."""
+    """The results as text, a line each; times in ms."""
+    on_gpu = results[0]["device"] != "cpu"
     lines = [
-        f"{'scene':<10}{'Gaussians':>10}{'size':>11}{'Mpairs':>8}{'counting':>9}{'forward':>9}{'fwd+bwd':>9}{'loss':>8}{'Adam':>8}"
-        f"{'step':>9}{'limit fwd':>11}{'f+b':>6}{'peak MB':>9}  OpenSplat"
+        f"{'scene':<10}{'engine':<14}{'Gaussians':>10}{'size':>11}{'Mpairs':>8}{'counting':>9}{'forward':>9}{'fwd+bwd':>9}"
+        f"{'loss':>8}{'Adam':>8}{'step':>9}{'peak MB':>9}" + ("" if on_gpu else "  limit fwd   f+b  OpenSplat")
     ]
     for r in results:
-        ms = {name: f"{1e3 * seconds:.1f}" for name, seconds in r["seconds"].items()}
-        share = {name: f"{100 * value:.0f} %" for name, value in r["share_of_limit"].items()}
-        faster = f"{r['times_faster_than_opensplat']:.1f} x" if r["times_faster_than_opensplat"] else ""
-        lines.append(
-            f"{r['scene']:<10.9}{r['gaussians']:>10,}{r['width']:>6}x{r['height']:<4}{r['pairs'] / 1e6:>8.1f}"
-            f"{r['contributing_pairs'] / r['pairs']:>9.0%}"
-            f"{ms['forward']:>9}{ms['forward_backward']:>9}{ms['loss']:>8}{ms['adam']:>8}{ms['step']:>9}"
-            f"{share['forward']:>11}{share['forward_backward']:>6}{r['peak_rss_above_start_mb']:>9.0f}  {faster}"
+        line = f"{r['scene']:<10.9}{r['engine']:<14}{r['gaussians']:>10,}{r['width']:>6}x{r['height']:<4}"
+        if "error" in r:
+            lines.append(f"{line}  {r['error']}")
+            continue
+        ms = {name: f"{1e3 * seconds:.{3 if on_gpu else 1}f}" for name, seconds in r["seconds"].items()}
+        line += (
+            f"{r['pairs'] / 1e6:>8.1f}{r['contributing_pairs'] / max(r['pairs'], 1):>9.0%}{ms['forward']:>9}"
+            f"{ms['forward_backward']:>9}{ms['loss']:>8}{ms['adam']:>8}{ms['step']:>9}"
+            f"{r['peak_device_mb' if on_gpu else 'peak_rss_above_start_mb']:>9,.0f}"
         )
-    return "\n".join(lines + ["times in ms; limit: 1.2 G splat-pixel pairs a second and core"])
+        if not on_gpu:
+            share = {name: f"{100 * value:.0f} %" for name, value in r["share_of_limit"].items()}
+            ratio = r["times_faster_than_opensplat"]
+            line += f"{share['forward']:>11}{share['forward_backward']:>6}  {f'{ratio:.1f} x' if ratio else ''}"
+        lines.append(line.rstrip())
+    return "\n".join(lines + ([] if on_gpu else ["limit: 1.2 G splat-pixel pairs a second and core"]))
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -170,20 +282,23 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--sizes", nargs="+", default=["320x240", "640x480", "1280x960"], help="of random scenes, WxH")
     parser.add_argument("--repeats", type=int, default=10, help="the median of this many is reported")
     parser.add_argument("--device", choices=DEVICES, default="auto")
+    parser.add_argument("--deterministic", action="store_true", help="also with the same bits from run to run")
+    parser.add_argument("--gsplat", action="store_true", help="also gsplat, on a GPU and where it is installed")
     parser.add_argument("--threads", type=int, default=0, help="0: all cores")
     parser.add_argument("--out", type=Path, help="write all figures as JSON here")
     return parser.parse_args()
 
 
-def measure_case(options: argparse.Namespace, size: str | int, num: int | None) -> dict:
-    """Measure one case in a process of its own, so that memory kept from another case does not hide its peak.
+def measure_case(options: argparse.Namespace, engines: Sequence[str], size: str | int, num: int | None) -> list[dict]:
+    """Measure one case; what fails has an ``error`` in place of figures.
 
     Args:
         options: the command line.
+        engines: as for :func:`measure`.
         size: "WxH" of a random scene, or the resolution of a real one.
         num: Gaussians; None: one for each point.
     """
-    device = pick_device(options.device)
+    device = pick_device(options.device, ENGINE_DEVICES)
     if options.threads:
         torch.set_num_threads(options.threads)
     generator = torch.Generator().manual_seed(0)
@@ -194,9 +309,35 @@ def measure_case(options: argparse.Namespace, size: str | int, num: int | None) 
         scene = load_scene(options.scene, options.images, size)
         camera = scene.train[len(scene.train) // 2]
         photo, points = camera.photo.pixels(), repeated(scene.points, num or len(scene.points.xyz), generator)
-    result = measure(camera, photo, points, device, options.threads, options.repeats)
     name = options.scene.name if options.scene else "random"
-    return {"scene": name, **result, "times_faster_than_opensplat": opensplat_ratio(result)}
+    results = []
+    for engine in engines:
+        result = {"scene": name, "engine": engine, "device": device.type, "gaussians": len(points.xyz),
+                  "width": camera.width, "height": camera.height}  # fmt: skip
+        try:
+            result |= measure(camera, photo, points, device, engine, options.threads, options.repeats)
+            result["times_faster_than_opensplat"] = opensplat_ratio(result)
+        except (RuntimeError, TypeError) as error:  # out of memory, say, or another version of gsplat
+            result["error"] = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        results.append(result)
+        gc.collect()
+        if device.type != "cpu":
+            torch.cuda.empty_cache()
+    return results
+
+
+def engines_for(options: argparse.Namespace, device: torch.device) -> list[str]:
+    """What is measured in each case."""
+    on_gpu = device.type != "cpu"
+    engines = ["ours", "deterministic"] if options.deterministic and on_gpu else ["ours"]
+    if options.deterministic and not on_gpu:
+        print("--deterministic: nothing to add, on the CPU the bits are always the same")
+    if options.gsplat:
+        if on_gpu and importlib.util.find_spec("gsplat"):
+            engines.append("gsplat")
+        else:
+            print("--gsplat: left out, " + ("it is not installed" if on_gpu else "it needs a GPU"))
+    return engines
 
 
 def main() -> None:
@@ -204,17 +345,23 @@ def main() -> None:
     options = parse_arguments()
     sizes = options.resolution if options.scene else options.sizes
     counts = options.gaussians or ([None] if options.scene else [10_000, 30_000, 100_000, 300_000])
-    pick_device(options.device)  # what is wrong with the options shows here, in one line
+    device = pick_device(options.device, ENGINE_DEVICES)  # what is wrong with the options shows here, in one line
     if options.scene:
         load_scene(options.scene, options.images)
+    engines = engines_for(options, device)
     results = []
-    for size, num in itertools.product(sizes, counts):
-        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
-            results.append(process.submit(measure_case, options, size, num).result())
+    for num, size in itertools.product(counts, sizes):
+        if device.type == "cpu":  # in a process of its own, so that memory kept from another case hides no peak
+            with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
+                results += process.submit(measure_case, options, engines, size, num).result()
+        else:
+            results += measure_case(options, engines, size, num)
+        if options.out:  # after each case, for the event that the next one ends it all
+            report = {"machine": machine_info(), "options": {k: str(v) for k, v in vars(options).items()}}
+            write_json(options.out, report | {"results": results})
     print(table(results))
-    if options.out:
-        report = {"machine": machine_info(), "options": {k: str(v) for k, v in vars(options).items()}}
-        write_json(options.out, report | {"results": results})
+    if all("error" in result for result in results):
+        sys.exit(1)
 
 
 if __name__ == "__main__":
