@@ -1,0 +1,41 @@
+"""What fine-tuning asks of a way to store a model: the stored values of given rows, and the file that holds them."""
+
+from typing import Protocol
+
+import numpy as np
+from torch import Tensor
+
+Rows = dict[str, Tensor]  # by the names of scene.gaussian_model.ROW_NAMES, before activation
+
+
+class Quantizer(Protocol):
+    """A profile of the file format with its settings, and the ranges, palettes and the like of one model.
+
+    Two methods are optional. ``prepared(rows) -> Rows``: the same Gaussians in the form that is stored (a quaternion
+    may have a sign, axes an order), called once before fine-tuning, so that stored values lie close to the rows they
+    come from and take over their gradients. ``penalty(rows) -> Tensor``: (), a term of the loss of every step that
+    makes the file smaller, differentiable with respect to the rows.
+    """
+
+    def fit(self, rows: Rows) -> None:
+        """Choose ranges and the like for these rows; they stay until the next call.
+
+        Args:
+            rows: float32 tensors on any device, no gradient asked for.
+        """
+        ...
+
+    def quantized(self, rows: Rows) -> Rows:
+        """The values that come back when ``rows`` are stored as the last :meth:`fit` says.
+
+        Args:
+            rows: float32 tensors; any number of Gaussians, those of the fit or others.
+
+        Returns:
+            New tensors of the same shapes, in the same order of Gaussians, without a graph.
+        """
+        ...
+
+    def encode(self, rows: dict[str, np.ndarray]) -> bytes:
+        """The file: decoding it gives :meth:`quantized` of these rows, bit for bit, in some order of Gaussians."""
+        ...
