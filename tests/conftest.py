@@ -3,7 +3,6 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
@@ -12,32 +11,36 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import emulated_engine  # noqa: E402
 import torch  # noqa: E402
+from emulated_engine import GuardedMemory  # noqa: E402
 from rasterizer_cases import CPU, CUDA_ENGINES, Engine  # noqa: E402
 
 
 @pytest.fixture(scope="session")
-def emulated_module() -> ModuleType:
-    """The extension module whose CUDA engine runs on the CPU, built when its sources have changed.
+def emulated_engine_and_memory() -> tuple[Engine, GuardedMemory]:
+    """The CUDA engine whose kernels run on the CPU, built when its sources have changed, and its device memory.
 
     The environment variable EMULATED_ENGINE names another file to load, a build with an error in it for example.
     """
     if path := os.environ.get("EMULATED_ENGINE"):
-        return emulated_engine.load(Path(path))
-    if reason := emulated_engine.why_not():
+        module = Path(path)
+    elif reason := emulated_engine.why_not():
         pytest.skip(reason)
-    return emulated_engine.load(emulated_engine.build_engine())
+    else:
+        module = emulated_engine.build_engine()
+    memory = GuardedMemory()
+    return Engine("emulated", "cpu", False, emulated_engine.load(module, memory)), memory
 
 
 @pytest.fixture(params=["cpu", *CUDA_ENGINES])
 def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
     """Each engine that can run here, in use by all of diff_gaussian_rasterization for the length of the test."""
     if request.param == "emulated":
-        chosen = Engine("emulated", "cpu", False, request.getfixturevalue("emulated_module"))
-    elif request.param == "cuda":
-        chosen = Engine("cuda", "cuda", False, CPU.module)
-    else:
-        chosen = CPU
-    with chosen.active():
+        chosen, memory = request.getfixturevalue("emulated_engine_and_memory")
+        with chosen.active():
+            yield chosen
+        memory.check()
+        return
+    with (CPU if request.param == "cpu" else Engine("cuda", "cuda", False, CPU.module)).active() as chosen:
         yield chosen
 
 

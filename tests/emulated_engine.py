@@ -9,14 +9,19 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
+import torch
+from torch import Tensor
+
 ROOT = Path(__file__).parent.parent
 SOURCES = Path(__file__).parent / "cuda_emulation"
 KERNELS = ROOT / "submodules" / "diff-gaussian-rasterization" / "src"
-BUILD = ROOT / "build" / f"cuda_emulation-{sys.implementation.cache_tag}"  # git ignores it
+# Git ignores it. Two environments do not share one: each has its own Python, nanobind and CMake.
+BUILD = ROOT / "build" / f"cuda_emulation-{sys.implementation.cache_tag}-{zlib.crc32(sys.prefix.encode()):08x}"
 MODULE = f"_C{sysconfig.get_config_var('EXT_SUFFIX')}"
 
 
@@ -71,12 +76,47 @@ def run(command: Sequence[str]) -> str:
     return result.stdout
 
 
-def load(path: Path) -> ModuleType:
-    """The extension module in a file, beside any other of its name."""
+def load(path: Path, memory: GuardedMemory) -> ModuleType:
+    """The extension module in a file, beside any other of its name; its device memory comes from ``memory``."""
     spec = importlib.util.spec_from_file_location("cuda_emulation._C", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    queue = module.Queue
+
+    def queue_with_guarded_memory(**settings):
+        return queue(**{**settings, "allocate": memory.allocate})
+
+    module.Queue = queue_with_guarded_memory
     return module
+
+
+class GuardedMemory:
+    """Device memory for the emulated engine: poison until it is written, and nothing may be written beside it."""
+
+    _POISON = 255  # four of them are a NaN, or the largest unsigned number
+    _GUARD = 4096  # bytes behind each allocation
+    _ALIGNMENT = 256  # the engine asks for one byte less than this too many, and starts at the first multiple
+
+    def __init__(self) -> None:
+        self._given: list[tuple[Tensor, int]] = []
+
+    def allocate(self, num_bytes: int) -> Tensor:
+        """What the engine's TorchMemory calls."""
+        tensor = torch.full((num_bytes + self._GUARD,), self._POISON, dtype=torch.uint8)
+        self._given.append((tensor, num_bytes - (self._ALIGNMENT - 1)))
+        return tensor
+
+    def check(self) -> None:
+        """Forgets what it gave, after a look at the bytes around each allocation.
+
+        Raises:
+            AssertionError: A kernel has written there.
+        """
+        given, self._given = self._given, []
+        for tensor, num_bytes in given:
+            begin = -tensor.data_ptr() % self._ALIGNMENT
+            around = torch.cat([tensor[:begin], tensor[begin + num_bytes :]])
+            assert (around == self._POISON).all(), f"a kernel wrote beside an array of {num_bytes} bytes"
 
 
 def _tool(name: str) -> str | None:
