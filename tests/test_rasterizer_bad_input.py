@@ -6,6 +6,7 @@ import pytest
 import torch
 from diff_gaussian_rasterization import View, rasterize
 from rasterizer_cases import CUDA_ENGINES, OUTPUTS, Case, make_case
+from torch.utils._pytree import tree_map_only
 
 
 def assert_finite(result: dict) -> None:
@@ -188,7 +189,8 @@ def test_a_wrong_argument_is_named_with_what_was_expected_and_found(engine, name
     if name in camera:
         camera[name] = change(camera[name])
     else:
-        arguments[name] = change(arguments.get(name))
+        changed = change(arguments.get(name))
+        arguments[name] = tree_map_only(torch.Tensor, lambda t: t.to(engine.device), changed)
     with pytest.raises(ValueError) as error:
         rasterize(View(**camera), **arguments)
     message = str(error.value)
