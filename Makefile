@@ -4,51 +4,73 @@
 #   make demo     a scene that the project makes itself: train, render, measure, and a picture at the end
 #   make test     lint and the whole test suite (TEST_DATA=folder adds the tests on real captures)
 #   make bench    the rasterizer's speed
+#   make gpu-check   on a machine with a GPU: tests, speed, training; the results go to OUT=folder
 #   make lint     ruff
 #   make clean    remove the environment and everything built; output/ stays
 #
 # Variables: PYTHON (3.10 or later), VENV (folder of the environment), and TORCH=system to use the torch that the
 # machine's Python has, a CUDA build for example, instead of the pinned one: make test TORCH=system VENV=.venv-system
+# WHEELS=folder installs without a network: what PYTHON has, in the versions it has, and the rest from that folder.
+# The engine's own variables (DGR_CUDA, DGR_CUDA_ARCHS, ...) are in submodules/diff-gaussian-rasterization/README.md.
 
 PYTHON ?= python3
 VENV ?= .venv
 OUTPUT ?= output/demo
+OUT ?= output/gpu-check
 DEMO_BUDGET ?= 20000
 DEMO_ITERATIONS ?= 2500
 
 BIN := $(VENV)/bin
-ifeq ($(TORCH),system)
-VENV_FLAGS := --system-site-packages
-PINS := grep -v '^torch=='
-else
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 PINS := cat
+ifeq ($(TORCH),system)
+PINS := grep -v '^torch=='
+endif
+ifneq ($(WHEELS),)
+PIP += --no-index --find-links $(WHEELS) --no-build-isolation
 endif
 
 # A package's stamp is older than its newest source file exactly when it has to be installed again.
 sources = $(shell find submodules/$(1) -type f -not -path '*/build/*' -not -path '*.egg-info/*' -not -name '*.pyc')
 
-.PHONY: setup demo test bench lint clean
+.PHONY: setup demo test bench gpu gpu-check lint clean
 .DELETE_ON_ERROR:
 
 setup: $(VENV)/rasterizer.stamp $(VENV)/simple-knn.stamp
 
 $(VENV)/created.stamp:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "$(PYTHON) is Python %d.%d: 3.10 or later is needed, name one with PYTHON=..." % sys.version_info[:2])'
-	$(PYTHON) -m venv $(VENV_FLAGS) $(VENV)
+ifeq ($(TORCH),system)
+	$(PYTHON) -m venv --system-site-packages $$($(PYTHON) -m pip --version >/dev/null 2>&1 && echo --without-pip) $(VENV)
+	@# If PYTHON is of a virtual environment itself, the line above means the Python below it, and not its packages.
+	@$(PYTHON) -c 'import sys; print(*[p for p in sys.path if p.endswith("-packages")], sep="\n")' \
+	    >"$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/system.pth"
+else
+	$(PYTHON) -m venv $(VENV)
+endif
 	@touch $@
 
 $(VENV)/requirements.stamp: $(VENV)/created.stamp requirements.txt requirements-lpips.txt
+ifneq ($(WHEELS),)
+	$(PIP) --no-deps $(wildcard $(WHEELS)/*.whl)
+	@# Versions are left open, and what is nowhere to be had is named: not every command needs everything.
+	@cat requirements.txt requirements-lpips.txt | $(BIN)/python -c 'import sys, re; from importlib.metadata import distributions; \
+	    names = {re.match(r"[\w-]+", line)[0] for line in sys.stdin if line.strip() and line[0] != "#"}; \
+	    missing = names - {re.sub("_", "-", each.name.lower()) for each in distributions()}; \
+	    print("left out, as neither $(PYTHON) nor $(WHEELS) has it:", *sorted(missing)) if missing else None'
+else
 	$(PINS) requirements.txt >$(VENV)/pins.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r $(VENV)/pins.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-lpips.txt
+	$(PIP) -r $(VENV)/pins.txt
+	$(PIP) --no-deps -r requirements-lpips.txt
+endif
 	@touch $@
 
 $(VENV)/rasterizer.stamp: $(VENV)/requirements.stamp $(call sources,diff-gaussian-rasterization)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check ./submodules/diff-gaussian-rasterization
+	$(PIP) ./submodules/diff-gaussian-rasterization
 	@touch $@
 
 $(VENV)/simple-knn.stamp: $(VENV)/requirements.stamp $(call sources,simple-knn)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check ./submodules/simple-knn
+	$(PIP) ./submodules/simple-knn
 	@touch $@
 
 $(OUTPUT)/scene: utils/demo_scene.py utils/ray_tracer.py utils/textures.py | setup
@@ -73,6 +95,13 @@ test: setup lint
 
 bench: setup
 	$(BIN)/python -m benchmarks.rasterizer
+
+# Asks before the set-up, which takes minutes. DEVICE=cpu QUICK=1 tries the script itself, on the CPU.
+gpu:
+	@[ "$(DEVICE)" = cpu ] || $(PYTHON) submodules/diff-gaussian-rasterization/build_backend/cuda_toolchain.py --gpu
+
+gpu-check: gpu setup
+	$(BIN)/python -m benchmarks.gpu_check --out $(OUT) --device $(or $(DEVICE),cuda) $(if $(QUICK),--quick)
 
 lint: $(VENV)/requirements.stamp
 	$(BIN)/python -m ruff check .

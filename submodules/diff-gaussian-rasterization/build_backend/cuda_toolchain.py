@@ -281,11 +281,19 @@ def requirements(environ: Mapping[str, str], gpus: Gpus | None = None) -> list[s
 def main() -> int:
     """Writes what CMake includes, and what the installed package says about its build."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--cmake", type=Path, required=True, help="file of set() commands; no dgr_nvcc: no CUDA")
-    parser.add_argument("--json", type=Path, required=True, help="the same for people")
+    parser.add_argument("--gpu", action="store_true", help="only tell whether there is a GPU: exit code 0, or 2")
+    parser.add_argument("--cmake", type=Path, help="file to write: set() commands; without dgr_nvcc there is no CUDA")
+    parser.add_argument("--json", type=Path, help="file to write: the same for people")
     options = parser.parse_args()
+    gpus = detect_gpus()
+    if options.gpu:
+        if not gpus.capabilities:
+            driver = "no driver" if gpus.driver is None else "a driver that finds none"
+            print(f"no NVIDIA GPU that can be used here ({driver})", file=sys.stderr)
+        return 0 if gpus.capabilities else 2
+    if options.cmake is None or options.json is None:
+        parser.error("--cmake and --json belong together")
     try:
-        gpus = detect_gpus()
         found = find(os.environ, gpus)
     except (Unavailable, ValueError) as error:
         if isinstance(error, ValueError) or wanted(os.environ):
