@@ -9,6 +9,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from diff_gaussian_rasterization.optimizer import Adam
 from simple_knn import mean_squared_distance
@@ -74,8 +75,17 @@ class GaussianModel:
         Raises:
             InputError: not a 3DGS PLY, see ``scene.ply.read``.
         """
-        rows = {name: torch.from_numpy(row).to(device) for name, row in ply.read(path).items()}
-        model = cls(rows, sh_degree=0)
+        return cls.from_rows(ply.read(path), device)
+
+    @classmethod
+    def from_rows(cls, rows: dict[str, np.ndarray], device: torch.device | str) -> GaussianModel:
+        """Take a trained model's arrays, wherever they were read; the degree they have is rendered in full.
+
+        Args:
+            rows: float32, by ``ROW_NAMES``, in the shapes of the attribute ``rows``; they are copied.
+            device: where the rows live.
+        """
+        model = cls({name: torch.from_numpy(row).to(device, copy=True) for name, row in rows.items()}, sh_degree=0)
         model.sh_degree = model.max_sh_degree
         return model
 

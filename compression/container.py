@@ -1,0 +1,226 @@
+"""The .gsz container: a small JSON header and named streams of bytes, each behind a checksum; and LZMA for streams.
+
+``docs/gsz.md`` says which byte is what. What header and streams mean is for the profiles, see ``compression/codec.py``.
+"""
+
+from __future__ import annotations
+
+import json
+import lzma
+import os
+import struct
+import zlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NoReturn
+
+MAGIC = b"\x89GSZ\r\n\x1a\n"  # as in PNG: shows a file sent as text, and no text starts like it
+VERSION = 1
+MAX_HEADER = 1 << 20  # bytes of JSON
+MAX_STREAMS = 1024
+MAX_NAME = 64  # bytes
+# Of LZMA, in bytes. Streams of models hold next to no long repetitions that a larger one would find, and compressing
+# takes 12 times as much memory, for each stream that is worked on at a time.
+MAX_DICTIONARY = 1 << 22
+PROFILE_KEY = "profile"  # in the header: the profile's name
+_PRELUDE = struct.Struct("<8sIIIII")  # magic, version, bytes of JSON, of the table, streams, CRC-32 of all before data
+_ENTRY = struct.Struct("<QI")  # bytes, CRC-32; before it a byte with the name's length, and the name
+_WORTH_THREADS = 1 << 16  # bytes of streams
+_SAMPLE = 1 << 18  # bytes by which the parameters of a long stream are chosen
+
+
+class FormatError(ValueError):
+    """Bytes or arrays that are not what they have to be; the message is a single line.
+
+    Args:
+        expected: what was needed.
+        found: what is there instead.
+    """
+
+    def __init__(self, expected: str, found: str) -> None:
+        super().__init__(" ".join(f"expected {expected}, found {found}".split()))
+        self.expected, self.found = expected, found
+
+    def __reduce__(self) -> tuple:  # the default would rebuild it from the message alone
+        return FormatError, (self.expected, self.found)
+
+
+def pack(header: dict[str, Any], streams: dict[str, bytes]) -> bytes:
+    """Put a header and streams into one file.
+
+    Args:
+        header: what JSON can hold; no NaN or infinity.
+        streams: by names of 1 to 64 ASCII characters, in the order of the file.
+
+    Returns:
+        The bytes of a .gsz file; the same for the same arguments.
+    """
+    text = json.dumps(header, separators=(",", ":"), allow_nan=False).encode()
+    table = b"".join(_table_entry(name.encode("ascii"), stream) for name, stream in streams.items())
+    assert len(text) <= MAX_HEADER and len(streams) <= MAX_STREAMS, "more than a reader accepts"
+    checksum = _head_checksum(VERSION, text, table, len(streams))
+    prelude = _PRELUDE.pack(MAGIC, VERSION, len(text), len(table), len(streams), checksum)
+    return b"".join([prelude, text, table, *streams.values()])
+
+
+def unpack(data: bytes | memoryview) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """Read a file of :func:`pack`; nothing in it is believed before its checksum is right.
+
+    Args:
+        data: the whole file.
+
+    Returns:
+        header, streams.
+
+    Raises:
+        FormatError: not a .gsz, a newer version, cut off, damaged, or with something behind its end.
+    """
+    data = memoryview(data)
+    text, table, start = _read_head(data)
+    header = _parse_header(text)
+    streams = {}
+    for name, size, checksum in table:
+        stream = bytes(data[start : start + size])
+        if len(stream) != size:
+            raise FormatError(f"{size:,} bytes in the stream '{name}'", f"{len(stream):,}: the file was cut off")
+        if zlib.crc32(stream) != checksum:
+            raise FormatError(f"the stream '{name}' as it was written", "a wrong checksum: the file is damaged")
+        streams[name] = stream
+        start += size
+    if start != len(data):
+        raise FormatError(f"{start:,} bytes", f"{len(data):,}: something was appended to the file")
+    return header, streams
+
+
+def lzma_pack(data: bytes) -> bytes:
+    """Compress as well as LZMA2 can: the strongest preset, and as many context bits as do best.
+
+    Returns:
+        A raw LZMA2 stream. It says itself which parameters it was made with, but not how long the data is.
+    """
+    middle = max(0, (len(data) - _SAMPLE) // 2)
+    sample = data[middle : middle + _SAMPLE]
+    # What comes here is planes of bytes: no period of 2, 4, 8 or 16 that position bits (lp, pb) could follow.
+    tried = {0: _compress(sample, 0)}
+    if len(tried[0]) < len(sample):  # else noise, which no context makes smaller
+        tried |= {bits: _compress(sample, bits) for bits in (2, 4)}
+    bits = min(tried, key=lambda bits: len(tried[bits]))
+    return tried[bits] if len(sample) == len(data) else _compress(data, bits)
+
+
+def lzma_unpack(data: bytes, size: int) -> bytes:
+    """Undo :func:`lzma_pack`.
+
+    Args:
+        data: a raw LZMA2 stream.
+        size: bytes that must come out. Never are more than that held, and one more; less, if ``data`` ends before.
+
+    Raises:
+        FormatError: damaged, or not of that size.
+    """
+    decompressor = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=[_filter(size)])
+    try:
+        content = decompressor.decompress(data, max_length=size + 1)
+    except lzma.LZMAError as error:
+        raise FormatError("LZMA data", f"'{error}'") from error
+    if len(content) > size:
+        raise FormatError(f"LZMA data for {size:,} bytes", "more")
+    if not decompressor.eof or len(content) < size:
+        raise FormatError(f"LZMA data for {size:,} bytes", f"{len(content):,} and no more")
+    if decompressor.unused_data:
+        raise FormatError("the end of the LZMA data", f"{len(decompressor.unused_data):,} bytes behind it")
+    return content
+
+
+def on_all_cores(function: Callable[..., bytes], arguments: dict[str, tuple]) -> dict[str, bytes]:
+    """Call a function of this file, which needs Python's lock but for moments, once for each stream.
+
+    Args:
+        function: :func:`lzma_pack` or :func:`lzma_unpack`.
+        arguments: of each call, by the stream's name.
+
+    Returns:
+        Results by name, in the same order.
+    """
+    if sum(len(data) for data, *_ in arguments.values()) < _WORTH_THREADS:
+        return {name: function(*given) for name, given in arguments.items()}
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return dict(zip(arguments, pool.map(function, *zip(*arguments.values(), strict=True)), strict=True))
+
+
+def _compress(data: bytes, context_bits: int) -> bytes:
+    chosen = {"preset": 9 | lzma.PRESET_EXTREME, "lc": context_bits, "lp": 0, "pb": 0}
+    return lzma.compress(data, lzma.FORMAT_RAW, filters=[{**chosen, **_filter(len(data))}])
+
+
+def _filter(size: int) -> dict[str, int]:
+    """What both sides must know: the dictionary is as large as the data."""
+    return {"id": lzma.FILTER_LZMA2, "dict_size": min(max(size, 4096), MAX_DICTIONARY)}
+
+
+def _table_entry(name: bytes, stream: bytes) -> bytes:
+    assert 1 <= len(name) <= MAX_NAME, name
+    return bytes([len(name)]) + name + _ENTRY.pack(len(stream), zlib.crc32(stream))
+
+
+def _head_checksum(version: int, text: bytes, table: bytes, num_streams: int) -> int:
+    numbers = _PRELUDE.pack(MAGIC, version, len(text), len(table), num_streams, 0)
+    return zlib.crc32(table, zlib.crc32(text, zlib.crc32(numbers)))
+
+
+def _read_head(data: memoryview) -> tuple[bytes, list[tuple[str, int, int]], int]:
+    """Check all that stands before the streams.
+
+    Returns:
+        The JSON; name, bytes and CRC-32 of each stream; where the first one starts.
+    """
+    if bytes(data[: len(MAGIC)]) != MAGIC:
+        start = bytes(data[: len(MAGIC)])
+        if start == MAGIC[: len(start)]:  # also of an empty file
+            raise FormatError("a .gsz file", f"its first {len(start)} bytes and no more")
+        raise FormatError("a .gsz file", f"one that starts with {start!r}")
+    if len(data) < _PRELUDE.size:
+        raise FormatError(f"{_PRELUDE.size} bytes before the header", f"{len(data)}: the file was cut off")
+    _, version, text_size, table_size, num_streams, checksum = _PRELUDE.unpack_from(data)
+    if version != VERSION:
+        raise FormatError("a .gsz file that can be read", f"version {version}; this program reads up to {VERSION}")
+    if text_size > MAX_HEADER or num_streams > MAX_STREAMS or table_size > num_streams * (1 + MAX_NAME + _ENTRY.size):
+        raise FormatError("a header of sensible size", f"{text_size:,} bytes, and {table_size:,} for {num_streams:,}")
+    start = _PRELUDE.size + text_size + table_size
+    if len(data) < start:
+        raise FormatError(f"{start:,} bytes before the streams", f"{len(data):,}: the file was cut off")
+    text = bytes(data[_PRELUDE.size : _PRELUDE.size + text_size])
+    table = bytes(data[_PRELUDE.size + text_size : start])
+    if _head_checksum(version, text, table, num_streams) != checksum:
+        raise FormatError("the header as it was written", "a wrong checksum: the file is damaged")
+    return text, _parse_table(table, num_streams), start
+
+
+def _parse_table(table: bytes, num_streams: int) -> list[tuple[str, int, int]]:
+    entries, names, position = [], set(), 0
+    for _ in range(num_streams):
+        name_end = position + 1 + (table[position] if position < len(table) else 0)
+        end = name_end + _ENTRY.size
+        name = table[position + 1 : name_end]
+        if end > len(table) or not 1 <= len(name) <= MAX_NAME or not name.isascii() or name in names:
+            raise FormatError("a table of streams with names of their own", f"{table[position:end][:99]!r} in it")
+        names.add(name)
+        entries.append((name.decode("ascii"), *_ENTRY.unpack_from(table, name_end)))
+        position = end
+    if position != len(table):
+        raise FormatError(f"a table of {position:,} bytes", f"{len(table):,}")
+    return entries
+
+
+def _parse_header(text: bytes) -> dict[str, Any]:
+    try:
+        header = json.loads(text.decode("utf-8"), parse_constant=_refuse)
+    except (ValueError, RecursionError) as error:  # ValueError: no UTF-8, no JSON, numbers too long, NaN
+        raise FormatError("a header in JSON", f"'{error}'") from error
+    if not isinstance(header, dict):
+        raise FormatError("a JSON object as header", f"a {type(header).__name__}")
+    return header
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is no JSON")
