@@ -8,7 +8,6 @@
 #include <cstdint>
 #include <cstring>
 #include <functional>
-#include <source_location>
 #include <tuple>
 #include <type_traits>
 #include <utility>
@@ -50,10 +49,6 @@ extern dim3 blockDim, gridDim;
 constexpr int warpSize = cuda_emulation::kLanes;
 
 // ---- Barriers and collectives; the last argument is the caller's line, for messages ----
-namespace cuda_emulation {
-using CallSite = std::source_location;
-}
-
 inline void __syncthreads(cuda_emulation::CallSite at = cuda_emulation::CallSite::current()) {
     cuda_emulation::wait_for_block(cuda_emulation::Barrier::plain, 0, at);
 }

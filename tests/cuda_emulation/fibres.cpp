@@ -127,7 +127,7 @@ struct Thread {
     unsigned mask;
     uint32_t value, result;
     int argument, width;
-    std::source_location at;
+    CallSite at;
 };
 struct Warp { uint32_t ready, waiting; };  // a bit for each lane
 
@@ -162,12 +162,12 @@ constexpr const char* kCollectives[] = {"__syncwarp",      "__shfl_sync",   "__s
                                         "__shfl_xor_sync", "__ballot_sync", "__any_sync",     "__all_sync"};
 constexpr const char* kBarriers[] = {"__syncthreads", "__syncthreads_and", "__syncthreads_or", "__syncthreads_count"};
 
-bool is_same_place(const std::source_location& a, const std::source_location& b) {
-    return a.line() == b.line() && (a.file_name() == b.file_name() || std::strcmp(a.file_name(), b.file_name()) == 0);
+bool is_same_place(const CallSite& a, const CallSite& b) {
+    return a.line == b.line && (a.file == b.file || std::strcmp(a.file, b.file) == 0);
 }
-std::string text_of(const std::source_location& at) {
-    const std::string_view path(at.file_name());
-    return std::string(path.substr(path.rfind('/') + 1)) + ":" + std::to_string(at.line());
+std::string text_of(const CallSite& at) {
+    const std::string_view path(at.file);
+    return std::string(path.substr(path.rfind('/') + 1)) + ":" + std::to_string(at.line);
 }
 
 int pick(uint32_t lanes) {
@@ -386,7 +386,7 @@ void run_block(size_t shared_bytes) {
 
 }  // namespace
 
-uint32_t meet(Collective kind, unsigned mask, uint32_t value, int argument, int width, const std::source_location& at) {
+uint32_t meet(Collective kind, unsigned mask, uint32_t value, int argument, int width, const CallSite& at) {
     Machine& m = *active;
     const unsigned lane = m.current % kLanes;
     Thread& me = m.threads[m.current];
@@ -417,7 +417,7 @@ uint32_t meet(Collective kind, unsigned mask, uint32_t value, int argument, int 
     return me.result;
 }
 
-int wait_for_block(Barrier kind, int predicate, const std::source_location& at) {
+int wait_for_block(Barrier kind, int predicate, const CallSite& at) {
     Machine& m = *active;
     Thread& me = m.threads[m.current];
     me.state = State::at_barrier;

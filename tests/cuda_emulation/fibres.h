@@ -6,7 +6,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
-#include <source_location>
 #include <string>
 
 namespace cuda_emulation {
@@ -17,14 +16,23 @@ constexpr size_t kMaxShared = 48 * 1024;  // bytes of a block that need no attri
 constexpr unsigned char kPoison = 0xff;  // four of them are -1, and a NaN
 constexpr uint32_t kPoisonWord = 0xffffffffu;
 
+/// Where a kernel calls something, for messages; std::source_location is younger than some compilers that know C++20.
+struct CallSite {
+    const char* file;
+    int line;
+    static constexpr CallSite current(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
+        return {file, line};
+    }
+};
+
 enum class Collective : uint8_t { syncwarp, shfl, shfl_up, shfl_down, shfl_xor, ballot, any, all };
 enum class Barrier : uint8_t { plain, all, any, count };
 
 /// Meets the lanes of `mask`: each gives a value and gets its result.
-uint32_t meet(Collective kind, unsigned mask, uint32_t value, int argument, int width, const std::source_location& at);
+uint32_t meet(Collective kind, unsigned mask, uint32_t value, int argument, int width, const CallSite& at);
 
 /// Meets all threads of the block; each gets what the predicates of all of them say.
-int wait_for_block(Barrier kind, int predicate, const std::source_location& at);
+int wait_for_block(Barrier kind, int predicate, const CallSite& at);
 
 /// Calls `thread` once for each thread of each block. Returns what went wrong, empty if nothing did.
 std::string run_grid(uint32_t num_blocks, uint32_t threads_per_block, size_t shared_bytes,
