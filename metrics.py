@@ -1,6 +1,6 @@
 """Measure rendered test views: PSNR, SSIM and LPIPS of the PNG pairs that render.py wrote.
 
-Reads ``MODEL/test/ours_N/{renders,gt}/*.png`` and nothing else, so that what is measured is what is on disk. Writes
+Reads ``MODEL/test/METHOD/{renders,gt}/*.png`` and nothing else, so that what is measured is what is on disk. Writes
 ``results.json`` and ``per_view.json`` into the model's folder, in the layout of 3DGS.
 """
 
@@ -104,10 +104,11 @@ def mean(views: Scores) -> float | None:
 def table(rows: list[tuple[str, str, int, Scores]]) -> str:
     """The summary: a line for each method of each model, with its number of views and mean scores."""
     width = max(len(model) for model, *_ in rows)
-    lines = [f"{'model':{width}}  {'method':12} {'views':>5} {'SSIM':>7} {'PSNR':>7} {'LPIPS':>7}"]
+    column = max(12, *(len(method) for _, method, *_ in rows))
+    lines = [f"{'model':{width}}  {'method':{column}} {'views':>5} {'SSIM':>7} {'PSNR':>7} {'LPIPS':>7}"]
     for model, method, num_views, scores in rows:
         cells = (("-" if scores[m] is None else f"{scores[m]:.{2 if m == 'PSNR' else 4}f}") for m in METRICS)
-        lines.append(f"{model:{width}}  {method:12} {num_views:5d} " + " ".join(f"{cell:>7}" for cell in cells))
+        lines.append(f"{model:{width}}  {method:{column}} {num_views:5d} " + " ".join(f"{cell:>7}" for cell in cells))
     return "\n".join(lines)
 
 

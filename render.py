@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from arguments import RenderConfig, TrainConfig, pick_device
 from arguments.options import flags_that_save_memory
+from compression import read_model
 from gaussian_renderer import DEVICES, render
 from gaussian_renderer.evaluation import view_pair
 from scene import Camera, load_scene
@@ -34,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def render_scene(config: RenderConfig) -> None:
-    """Render the views of a scene into the model's folder, ``{test,train}/ours_N/{renders,gt}/00000.png`` and on.
+    """Render the views of a scene into the model's folder, ``{test,train}/METHOD/{renders,gt}/00000.png`` and on.
 
     Raises:
         InputError: model or scene can't be read, there is no view to render, or the folder can't be written.
@@ -42,9 +43,9 @@ def render_scene(config: RenderConfig) -> None:
     device = pick_device(config.device, DEVICES)
     if config.threads:
         torch.set_num_threads(config.threads)
-    path, iteration = find_model(config)
+    path, method = find_model(config)
     run = Run(config.model_path, quiet=config.quiet)
-    model = GaussianModel.load_ply(path, device)
+    model = GaussianModel.from_rows(read_model(path), device)
     splits = find_views(config)
     background = torch.full((3,), float(config.white_background))
     options = {"antialiased": config.antialiasing, "threads": config.threads}
@@ -54,29 +55,50 @@ def render_scene(config: RenderConfig) -> None:
         return
     for split, views in splits.items():
         for index, camera in enumerate(tqdm(views, desc=split, unit="view", disable=config.quiet)):
-            run.write_view(split, iteration, index, *view_pair(camera, model, background, **options))
-        run.say(f"{split}: {len(views)} views in {config.model_path / split / f'ours_{iteration}'}")
+            run.write_view(split, method, index, *view_pair(camera, model, background, **options))
+        run.say(f"{split}: {len(views)} views in {config.model_path / split / method}")
 
 
-def find_model(config: RenderConfig) -> tuple[Path, int]:
-    """The PLY to render and the number for its renders' folder.
+def find_model(config: RenderConfig) -> tuple[Path, str]:
+    """The model to render and the name for its renders' folder.
+
+    That of a PLY is ``ours_N``, as in 3DGS. All else is named after its file, so that several can be measured side by
+    side in one run folder: ``compressed/compact.gsz`` goes to ``compact``, ``point_cloud.splat`` to its full name.
 
     Raises:
         InputError: there is none.
     """
-    if config.model is not None:
-        return config.model, max(config.iteration, 0)
-    found = saved_iterations(config.model_path)
-    if config.iteration == -1 and (config.model_path / "config.json").exists():
+    if config.model is None:
+        path, iteration = find_ply(config.model_path, config.iteration)
+        return path, f"ours_{iteration}"
+    name = config.model.name
+    if name.endswith(".ply") and not name.endswith(".compressed.ply"):
+        return config.model, f"ours_{max(config.iteration, 0)}"
+    stem = name.removesuffix(".gsz")
+    return config.model, name if stem.startswith("ours_") else stem
+
+
+def find_ply(folder: Path, iteration: int) -> tuple[Path, int]:
+    """A model that training saved, and its step.
+
+    Args:
+        folder: of the run.
+        iteration: -1: the last.
+
+    Raises:
+        InputError: there is none.
+    """
+    found = saved_iterations(folder)
+    if iteration == -1 and (folder / "config.json").exists():
         # Leftovers of a longer run in the same folder are not this model.
-        last = TrainConfig.from_folder(config.model_path).make_schedule().iterations
-        found = [iteration for iteration in found if iteration <= last]
-    wanted = config.iteration if config.iteration != -1 else max(found, default=None)
+        last = TrainConfig.from_folder(folder).make_schedule().iterations
+        found = [each for each in found if each <= last]
+    wanted = iteration if iteration != -1 else max(found, default=None)
     if wanted not in found:
         have = f"those of steps {', '.join(map(str, found))}" if found else "none"
-        what = "saved Gaussians" if config.iteration == -1 else f"the Gaussians of step {wanted}"
-        raise InputError(config.model_path / "point_cloud", what, have, "train first, or see -m and --iteration")
-    return Run(config.model_path).ply_path(wanted), wanted
+        what = "saved Gaussians" if iteration == -1 else f"the Gaussians of step {wanted}"
+        raise InputError(folder / "point_cloud", what, have, "train first, or see -m and --iteration")
+    return Run(folder).ply_path(wanted), wanted
 
 
 def find_views(config: RenderConfig) -> dict[str, tuple[Camera, ...]]:

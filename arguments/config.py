@@ -76,16 +76,16 @@ class TrainConfig(MachineConfig, SceneConfig):
 
     def __post_init__(self) -> None:
         check(self)
-        _at_least(0, "--threads", self.threads)
-        _at_least(1, "--final-budget", self.final_budget)
+        at_least(0, "--threads", self.threads)
+        at_least(1, "--final-budget", self.final_budget)
         if self.iterations is not None:
-            _at_least(1, "--iterations", self.iterations)
-        _in_range(0, 3, "--sh-degree", self.sh_degree)
-        _in_range(0, 1, "--lambda-dssim", self.lambda_dssim)
-        _at_least(0, "--seed", self.seed)
-        _at_least(0, "--sh-rest-lr", self.sh_rest_lr)
-        _at_least(0, "--densify-grad-threshold", self.densify_grad_threshold)
-        _check_resolution(self.resolution)
+            at_least(1, "--iterations", self.iterations)
+        in_range(0, 3, "--sh-degree", self.sh_degree)
+        in_range(0, 1, "--lambda-dssim", self.lambda_dssim)
+        at_least(0, "--seed", self.seed)
+        at_least(0, "--sh-rest-lr", self.sh_rest_lr)
+        at_least(0, "--densify-grad-threshold", self.densify_grad_threshold)
+        check_resolution(self.resolution)
         last = self.make_schedule().iterations
         for name, steps in (("--test-iterations", self.test_iterations), ("--save-iterations", self.save_iterations)):
             for step in steps:
@@ -134,7 +134,9 @@ class RenderConfig(MachineConfig, SceneConfig):
 
     source_path: Path = option(type=Path, short="-s", help="folder of the scene (default: that of the run)")
     model_path: Path = option(type=Path, short="-m", help="folder that train.py wrote; renders go there (required)")
-    model: Path | None = option(None, type=Path, help="render this PLY file instead of the folder's")
+    model: Path | None = option(
+        None, type=Path, help="render this file instead of the folder's PLY: .gsz, .ply or another format"
+    )
     iteration: int = option(-1, type=int, help="the saved step to render; -1: the last")
     skip_train: bool = option(False, type=bool, help="leave the training views out")
     skip_test: bool = option(False, type=bool, help="leave the test views out")
@@ -143,9 +145,9 @@ class RenderConfig(MachineConfig, SceneConfig):
 
     def __post_init__(self) -> None:
         check(self)
-        _at_least(0, "--threads", self.threads)
-        _at_least(-1, "--iteration", self.iteration)
-        _check_resolution(self.resolution)
+        at_least(0, "--threads", self.threads)
+        at_least(-1, "--iteration", self.iteration)
+        check_resolution(self.resolution)
 
     @classmethod
     def from_command_line(cls, argv: Sequence[str]) -> "RenderConfig":
@@ -160,16 +162,19 @@ class RenderConfig(MachineConfig, SceneConfig):
         return build(cls, {**trained, **flags})
 
 
-def _at_least(low: float, name: str, value: float) -> None:
+def at_least(low: float, name: str, value: float) -> None:
+    """Refuse a flag's value that is less than ``low``."""
     if value < low:
         raise InputError(name, f"{low} or more", str(value), "give a larger number")
 
 
-def _in_range(low: float, high: float, name: str, value: float) -> None:
+def in_range(low: float, high: float, name: str, value: float) -> None:
+    """Refuse a flag's value outside of ``low`` to ``high``."""
     if not low <= value <= high:
         raise InputError(name, f"a number from {low} to {high}", str(value), "give one of these")
 
 
-def _check_resolution(resolution: int) -> None:
+def check_resolution(resolution: int) -> None:
+    """Refuse a value that ``--resolution`` can't have."""
     if resolution != -1 and resolution < 1:
         raise InputError("--resolution", "-1, a divisor or a width in px", str(resolution), "give one of these")

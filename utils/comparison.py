@@ -13,7 +13,7 @@ from torch import Tensor
 from utils.errors import run_script
 from utils.files import atomic_write
 from utils.losses import psnr
-from utils.pairs import Pair, find_methods, find_pairs
+from utils.pairs import Pair, find_methods, find_pairs, is_trained
 
 ERROR_SHOWN = 0.25  # mean absolute difference of the channels that gets the brightest colour
 GAP, CAPTION = 6, 24  # px
@@ -65,7 +65,8 @@ def main() -> None:
     parser.add_argument("-m", "--model", type=Path, required=True, help="folder of train.py, rendered by render.py")
     parser.add_argument("--out", type=Path, required=True, help="PNG file to write")
     args = parser.parse_args()
-    picture = comparison(find_pairs(find_methods(args.model)[-1]))
+    methods = find_methods(args.model)
+    picture = comparison(find_pairs(([method for method in methods if is_trained(method)] or methods)[-1]))
     encoded = cv2.imencode(".png", picture)[1]
     with atomic_write(args.out) as temporary:
         temporary.write_bytes(encoded.tobytes())

@@ -1,4 +1,4 @@
-"""The PNG pairs of a model folder, ``test/ours_N/{renders,gt}``: found, checked and read. Knows no metric."""
+"""The PNG pairs of a model folder, ``test/METHOD/{renders,gt}``: found, checked and read. Knows no metric."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,21 +38,27 @@ class Pair:
 
 
 def find_methods(model: Path) -> list[Path]:
-    """Folders ``test/ours_N`` of a model, in the order of N.
+    """Folders of rendered test views of a model: ``test/ours_N`` in the order of N, then those named after files.
 
     Raises:
         InputError: the model folder does not exist or has no rendered test views.
     """
     if not model.is_dir():
         raise InputError(model, "a model folder that train.py wrote", "no such folder", "check -m")
-    methods = [path for path in (model / "test").glob("ours_*") if path.is_dir()]
+    folders = (path for path in (model / "test").glob("*") if path.is_dir())
+    methods = [path for path in folders if is_trained(path) or (path / "renders").is_dir()]
     if not methods:
         raise InputError(model / "test", "rendered views in ours_N", "none", f"run render.py -m {model}")
-    return sorted(methods, key=lambda path: (len(path.name), path.name))
+    return sorted(methods, key=lambda path: (not is_trained(path), is_trained(path) * len(path.name), path.name))
+
+
+def is_trained(method: Path) -> bool:
+    """Whether a folder is that of a model as training saved it, ``ours_N``, and not named after a file."""
+    return method.name.startswith("ours_")
 
 
 def find_pairs(method: Path) -> list[Pair]:
-    """Pairs of a folder ``test/ours_N`` in the order of their names.
+    """Pairs of a folder ``test/METHOD`` in the order of their names.
 
     Raises:
         InputError: there are none, or one of a pair is missing.

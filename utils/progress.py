@@ -15,10 +15,12 @@ class Progress:
     Args:
         num_steps: of the training.
         quiet: show nothing; the means are kept all the same.
+        label: what stands before the bar.
+        leave: keep the bar on the screen when it is closed.
     """
 
-    def __init__(self, num_steps: int, quiet: bool) -> None:
-        self._bar = tqdm(total=num_steps, desc="training", unit="step", disable=quiet, dynamic_ncols=True)
+    def __init__(self, num_steps: int, quiet: bool, *, label: str = "training", leave: bool = True) -> None:
+        self._bar = tqdm(total=num_steps, desc=label, unit="step", leave=leave, disable=quiet, dynamic_ncols=True)
         self._num_steps = num_steps
         self.means: dict[str, float] = {}
 

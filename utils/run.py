@@ -53,10 +53,10 @@ class Run:
         """Write a JSON file into the folder."""
         write_json(self.folder / name, content)
 
-    def write_view(self, split: str, iteration: int, index: int, image: Tensor, photo: Tensor) -> None:
-        """Write a rendered view and its photo, both (3,H,W) uint8, as ``SPLIT/ours_N/{renders,gt}/INDEX.png``."""
+    def write_view(self, split: str, method: str, index: int, image: Tensor, photo: Tensor) -> None:
+        """Write a rendered view and its photo, both (3,H,W) uint8, as ``SPLIT/METHOD/{renders,gt}/INDEX.png``."""
         for kind, pixels in (("renders", image), ("gt", photo)):
-            write_png(self.folder / split / f"ours_{iteration}" / kind / f"{index:05d}.png", pixels)
+            write_png(self.folder / split / method / kind / f"{index:05d}.png", pixels)
 
     def ply_path(self, iteration: int) -> Path:
         """Where the Gaussians after a step are."""
