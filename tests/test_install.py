@@ -261,6 +261,14 @@ class TestBackend:
         with pytest.raises(SystemExit, match=r"^DGR_CUDA is 'yes': expected 1 [^\n]*$"):
             backend[0].build_wheel("out")
 
+    def test_malformed_architectures_are_one_line(self, backend, monkeypatch, tmp_path):
+        monkeypatch.setenv("CUDACXX", str(write_nvcc(tmp_path, "13.0")))
+        monkeypatch.setenv("DGR_CUDA_ARCHS", "8.6")
+        with pytest.raises(SystemExit, match=r"^DGR_CUDA_ARCHS has '8.6': expected [^\n]*$"):
+            backend[0].build_wheel("out")
+        monkeypatch.setenv("CUDACXX", "/no/nvcc")
+        assert backend[0].build_wheel("out") == "wheel"
+
 
 class TestForCMake:
     """What CMakeLists.txt includes, and the one line where it can't go on."""
@@ -298,6 +306,15 @@ class TestForCMake:
         done = self.run(tmp_path, **environ)
         assert done.returncode == 1 and done.stderr.count("\n") == 1
         assert message in done.stderr and "Traceback" not in done.stderr
+
+    @pytest.mark.parametrize(
+        "gpus, code, message", [(one_gpu(90), 0, ""), (NO_GPU, 2, "no driver"), (Gpus((13, 0)), 2, "finds none")]
+    )
+    def test_is_there_a_gpu(self, monkeypatch, capsys, gpus, code, message):
+        monkeypatch.setattr(cuda_toolchain, "detect_gpus", lambda: gpus)
+        monkeypatch.setattr(sys, "argv", ["cuda_toolchain.py", "--gpu"])
+        assert cuda_toolchain.main() == code
+        assert message in capsys.readouterr().err
 
     def test_a_toolchain_in_full(self, tmp_path):
         nvcc = write_nvcc(tmp_path, "12.4")

@@ -24,6 +24,19 @@ def _requirements() -> list[str]:
         raise SystemExit(str(error)) from error
 
 
+def _may_go_without_cuda() -> bool:
+    """Nobody insists on it. Ends the build where a variable is malformed: no fallback should hide that."""
+    try:
+        is_open = cuda_toolchain.wanted(os.environ) is None
+        if is_open and os.environ.get("DGR_CUDA_ARCHS"):
+            cuda_toolchain.find(os.environ, cuda_toolchain.detect_gpus())
+    except ValueError as error:
+        raise SystemExit(str(error)) from error
+    except cuda_toolchain.Unavailable:
+        pass
+    return is_open
+
+
 def get_requires_for_build_wheel(config_settings=None) -> list[str]:
     """What scikit-build-core needs, and a CUDA compiler where one is missing."""
     return _build.get_requires_for_build_wheel(config_settings) + _requirements()
@@ -35,10 +48,7 @@ def get_requires_for_build_editable(config_settings=None) -> list[str]:
 
 
 def _with_fallback(build: Callable[..., str], *arguments) -> str:
-    try:
-        is_open = cuda_toolchain.wanted(os.environ) is None
-    except ValueError as error:
-        raise SystemExit(str(error)) from error
+    is_open = _may_go_without_cuda()
     try:
         return build(*arguments)
     except (Exception, SystemExit) as error:
