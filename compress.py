@@ -235,9 +235,8 @@ WRITERS = {
 
 def bare_name(path: Path) -> str:
     """The name of a model's file without what stands for the format."""
-    return next(
-        (path.name[: -len(ending)] for ending in (".compressed.ply", path.suffix) if path.name.endswith(ending)),
-        path.name,
+    return (
+        path.name.removesuffix(".compressed.ply") or path.name if path.name.endswith(".compressed.ply") else path.stem
     )
 
 

@@ -145,15 +145,14 @@ class CompressConfig(MachineConfig, SceneConfig):
 
     def __post_init__(self) -> None:
         check(self)
-        if self.model_path is None and self.ply is None:
-            raise InputError("command line", "a model", "neither -m nor --ply", "give -m FOLDER or --ply FILE")
+        _refuse_no_model(self.model_path, self.ply)
         at_least(0, "--threads", self.threads)
         at_least(-1, "--iteration", self.iteration)
         at_least(0, "--steps", self.steps)
         at_least(0, "--seed", self.seed)
         in_range(0, 1, "--lambda-dssim", self.lambda_dssim)
         check_resolution(self.resolution)
-        for name, low in (("target_gaussians", 1), ("target_mb", 0), ("max_psnr_drop", 0), ("rounds", 0)):
+        for name, low in (("target_gaussians", 1), ("target_mb", 1e-6), ("max_psnr_drop", 0), ("rounds", 0)):
             value, flag = getattr(self, name), "--" + name.replace("_", "-")
             if value is None:
                 continue
@@ -179,10 +178,16 @@ class CompressConfig(MachineConfig, SceneConfig):
             cls, argv, "Make a trained model small: remove what the photos miss least, fine-tune the rest as it is "
             "stored. Other commands: compress.py export, compress.py info; see their --help."
         )  # fmt: skip
+        _refuse_no_model(flags.get("model_path"), flags.get("ply"))
         path = flags["model_path"] / "config.json" if "model_path" in flags else None
         values = read_json(path) if path and path.exists() else {}
         trained = from_json(SceneConfig, values, path)
         return build(cls, {**trained, **_loss_of(values, path), **flags})
+
+
+def _refuse_no_model(model_path: Path | None, ply: Path | None) -> None:
+    if model_path is None and ply is None:
+        raise InputError("command line", "a model", "neither -m nor --ply", "give -m FOLDER or --ply FILE")
 
 
 def _loss_of(values: dict, path: Path) -> dict:

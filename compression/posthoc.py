@@ -75,7 +75,7 @@ class Goals:
         if self.num_bytes is not None and stage.bytes <= self._size_aimed_at:
             return f"{self.num_bytes / 1e6:g} MB"
         if self.rounds is not None and rounds >= self.rounds:
-            return f"{self.rounds} rounds"
+            return f"{self.rounds} round{'s' * (self.rounds != 1)}"
         return "a single Gaussian" if stage.gaussians <= 1 else None
 
     def missed(self, stage: Stage) -> list[str]:

@@ -248,7 +248,7 @@ def test_a_round_that_loses_too_much_is_undone(stage):
     ("goals", "stopped_by", "missed"),
     [
         (Goals(num_gaussians=390, rounds=2), "390 Gaussians", []),
-        (Goals(num_gaussians=100, rounds=1), "1 rounds", ["100 Gaussians"]),
+        (Goals(num_gaussians=100, rounds=1), "1 round", ["100 Gaussians"]),
         (Goals(num_gaussians=100, num_bytes=10**9), "1000 MB", ["100 Gaussians"]),
         (Goals(num_bytes=10, rounds=0), "0 rounds", ["1e-05 MB"]),
         (Goals(num_gaussians=500), "500 Gaussians", []),
