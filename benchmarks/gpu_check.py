@@ -41,6 +41,7 @@ ROOT = Path(__file__).parent.parent
 ATTENTION = 5  # seconds that a part must have left to be started at all
 LOG_BYTES = 8_000_000
 PICTURE_WIDTH = 1800  # px
+GSPLAT_LOG = "gsplat.txt"
 
 
 @dataclass(frozen=True)
@@ -129,9 +130,13 @@ class Check:
 
     def fail(self, name: str, trace: str) -> None:
         """Note that this script itself broke."""
-        with self._log().open("a") as log:
-            log.write(f"\n===== {name}\n{trace}")
+        self.note(name, trace)
         self._add(name, "failed", 0.0, trace.splitlines()[-1])
+
+    def note(self, name: str, text: str) -> None:
+        """Put text into the log."""
+        with self._log().open("a") as log:
+            log.write(f"\n===== {name}\n{text}\n")
 
     def _add(self, name: str, status: str, seconds: float, note: str) -> None:
         self.parts.append({"part": name, "status": status, "seconds": round(seconds, 1), "note": note})
@@ -174,8 +179,7 @@ def python(module: str, *arguments: object) -> list[str]:
 
 def build_report(device: torch.device) -> dict[str, Any]:
     """Machine, GPU, driver, toolkit, architectures and commit."""
-    path = Path(diff_gaussian_rasterization.__file__).parent / "build.json"
-    report = machine_info() | {"engine": json.loads(path.read_text()) if path.exists() else None}
+    report = machine_info() | {"engine": engine_build()}
     if device.type != "cpu":
         properties = torch.cuda.get_device_properties(device)
         report |= {
@@ -189,6 +193,12 @@ def build_report(device: torch.device) -> dict[str, Any]:
     return report
 
 
+def engine_build() -> dict[str, Any]:
+    """What the installed engine says about its build."""
+    path = Path(diff_gaussian_rasterization.__file__).parent / "build.json"
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
 def first_line(*command: str) -> str | None:
     """What a command prints first; None where it does not run."""
     try:
@@ -199,16 +209,21 @@ def first_line(*command: str) -> str | None:
 
 
 @contextmanager
-def gsplat_under_construction(device: torch.device) -> Iterator[subprocess.Popen | None]:
+def gsplat_under_construction(device: torch.device, output: Path) -> Iterator[subprocess.Popen | None]:
     """Lets gsplat, if it is there, compile its kernels beside the tests, as its first import does; it takes minutes."""
     if device.type == "cpu" or importlib.util.find_spec("gsplat") is None:
         yield None
         return
     major, minor = torch.cuda.get_device_capability(device)
-    environ = {"TORCH_CUDA_ARCH_LIST": f"{major}.{minor}", "MAX_JOBS": str(os.cpu_count() or 1)}
-    os.environ.update(environ)  # the benchmark's process must find the same build
-    with tempfile.TemporaryFile() as output:
-        process = start_group([sys.executable, "-c", "from gsplat.cuda._backend import _C; assert _C"], None, output)
+    headers = [str(path) for folder in sys.path for path in Path(folder).glob("nvidia/cu*/include")]
+    environ = {
+        "TORCH_CUDA_ARCH_LIST": f"{major}.{minor}",
+        "MAX_JOBS": str(os.cpu_count() or 1),
+        # torch's headers include those of cuBLAS and others, which a small toolkit leaves to torch's packages.
+        "CPATH": os.pathsep.join([*filter(None, [os.environ.get("CPATH")]), *headers]),
+    }
+    with output.open("wb") as file:
+        process = start_group([sys.executable, "-c", "from gsplat.cuda._backend import _C; assert _C"], environ, file)
         try:
             yield process
         finally:
@@ -270,13 +285,18 @@ def run_benchmark(check: Check, device: torch.device, sizes: Sizes, gsplat: subp
 
 
 def has_built(check: Check, gsplat: subprocess.Popen) -> bool:
-    """Waits for gsplat's kernels."""
+    """Waits for gsplat's kernels, as long as enough time remains for the rest."""
     limit = max(0.0, min(150, check.deadline - time.monotonic() - 240))
+    start = time.monotonic()
     try:
-        is_built = gsplat.wait(limit) == 0
+        code = gsplat.wait(limit)
     except subprocess.TimeoutExpired:
         return check.skip("gsplat", f"its kernels were not built after {limit:.0f} s more")
-    return is_built or check.skip("gsplat", "its kernels did not compile")
+    if code != 0:
+        check.note("gsplat", (check.work / GSPLAT_LOG).read_text(errors="replace"))
+        return check.skip("gsplat", "its kernels did not compile, see log.txt")
+    print(f"gsplat: built, waited {time.monotonic() - start:.0f} s", flush=True)
+    return True
 
 
 def run_kernels(check: Check, device: torch.device, sizes: Sizes) -> list[dict]:
@@ -355,7 +375,7 @@ def run_trainings(check: Check, device: torch.device, sizes: Sizes) -> list[dict
 def summary(report: dict[str, Any]) -> str:
     """The report for a reader."""
     build, tests = report["build"], report["tests"]
-    engine = (build["engine"] or {}).get("cuda") or {}
+    engine = build["engine"].get("cuda") or {}
     lines = [
         f"commit {build['commit'] or 'unknown'}, torch {build['torch']}, {build.get('gpu') or build['processor']}, "
         f"driver {build.get('driver')}, engine by nvcc {engine.get('nvcc')} for {engine.get('architectures')}",
@@ -419,12 +439,17 @@ def main() -> int:
         device = pick_device(options.device, diff_gaussian_rasterization.DEVICES)
     except InputError as error:
         print(f"gpu-check: {error}", file=sys.stderr)
-        return 2
+        if torch.cuda.is_available():
+            print(f"gpu-check: the engine was built without CUDA: {engine_build().get('reason')}", file=sys.stderr)
+        return 1 if torch.cuda.is_available() else 2
     sizes = QUICK if options.quick else Sizes()
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "log.txt").write_text("")
-    with tempfile.TemporaryDirectory() as work, gsplat_under_construction(device) as gsplat:
-        check = Check(options.out.resolve(), Path(work), time.monotonic() + 60 * options.minutes)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        gsplat_under_construction(device, (work := Path(folder)) / GSPLAT_LOG) as gsplat,
+    ):
+        check = Check(options.out.resolve(), work, time.monotonic() + 60 * options.minutes)
         report: dict[str, Any] = {"build": build_report(device), "parts": check.parts}
         # What matters most comes first.
         for name, part in {

@@ -75,7 +75,11 @@ def trainable_model(points: Points, device: torch.device) -> GaussianModel:
 
     Steps toward a photo of noise would make another scene of it while it is measured.
     """
-    model = GaussianModel.from_points(points, max_sh_degree=3, device=device)
+    return ready_to_train(GaussianModel.from_points(points, max_sh_degree=3, device=device))
+
+
+def ready_to_train(model: GaussianModel) -> GaussianModel:
+    """The model, as :func:`trainable_model` says."""
     model.start_training(dict.fromkeys(FULL.learning_rates(0, 1.0), 0.0))
     while model.sh_degree < model.max_sh_degree:
         model.raise_sh_degree()
@@ -180,7 +184,13 @@ def gsplat_work(camera: Camera, photo: Tensor, model: GaussianModel, threads: in
 
 
 def measure(
-    camera: Camera, photo: Tensor, points: Points, device: torch.device, engine: str, threads: int, repeats: int
+    camera: Camera,
+    photo: Tensor,
+    rows: dict[str, Tensor],
+    device: torch.device,
+    engine: str,
+    threads: int,
+    repeats: int,
 ) -> dict:
     """Seconds of each part of a training step on one view, splat-pixel pairs, and peak memory.
 
@@ -188,10 +198,16 @@ def measure(
     alpha counts are the ``contributing_pairs``. Both are those of our engine.
 
     Args:
+        camera: the view.
+        photo: (3,H,W) uint8, what the loss compares with.
+        rows: of a GaussianModel; they are copied.
+        device: where it happens.
         engine: "ours", "deterministic" (ours, with the same bits from run to run) or "gsplat".
+        threads: of the CPU, 0: all cores.
+        repeats: the median of this many.
     """
     memory = MemoryMeter(device)
-    model = trainable_model(points, device)
+    model = ready_to_train(GaussianModel({name: row.to(device, copy=True) for name, row in rows.items()}, sh_degree=0))
     with deterministic(engine == "deterministic"):
         work = (gsplat_work if engine == "gsplat" else our_work)(camera, photo, model, threads)
         seconds = work.seconds(repeats)
@@ -310,12 +326,13 @@ def measure_case(options: argparse.Namespace, engines: Sequence[str], size: str 
         camera = scene.train[len(scene.train) // 2]
         photo, points = camera.photo.pixels(), repeated(scene.points, num or len(scene.points.xyz), generator)
     name = options.scene.name if options.scene else "random"
+    rows = {key: row.detach() for key, row in GaussianModel.from_points(points, 3, "cpu").rows.items()}
     results = []
     for engine in engines:
         result = {"scene": name, "engine": engine, "device": device.type, "gaussians": len(points.xyz),
                   "width": camera.width, "height": camera.height}  # fmt: skip
         try:
-            result |= measure(camera, photo, points, device, engine, options.threads, options.repeats)
+            result |= measure(camera, photo, rows, device, engine, options.threads, options.repeats)
             result["times_faster_than_opensplat"] = opensplat_ratio(result)
         except (RuntimeError, TypeError) as error:  # out of memory, say, or another version of gsplat
             result["error"] = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
