@@ -10,7 +10,7 @@ from arguments.schedule import FAST, FULL, Growth, Schedule
 from utils.errors import InputError
 
 SCHEDULES = {"full": FULL, "fast": FAST}
-SELECTIONS = ("natural", "cutoff")
+SELECTIONS = ("natural", "cutoff", "none")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +61,8 @@ class TrainConfig(MachineConfig, SceneConfig):
     random_background: bool = option(False, type=bool, help="train on a new random background at every step")
     selection: str = option(
         "natural", choices=SELECTIONS,
-        help="how the set shrinks to the budget; cutoff: by lowest opacity in one go, for comparison"
+        help="how the set shrinks to the budget; cutoff: by lowest opacity in one go, for comparison; none: not at "
+        "all, so that up to three budgets are left, for compress.py"
     )  # fmt: skip
     sh_rest_lr: float = option(
         0.005, type=float, help="learning rate of SH degrees 1 to 3, before division by 20; fast schedule: 0.005 "

@@ -38,7 +38,7 @@ class NaturalSelection:
         budget: B, exactly how many Gaussians a round leaves, if it finds as many.
         generator: of the final draw.
         mode: ``"cutoff"`` replaces the last round, for comparison, by keeping the B highest opacities at its start;
-            everything else stays the same.
+            everything else stays the same. ``"none"`` leaves the rounds out, and the set as large as it has grown.
     """
 
     def __init__(
@@ -46,14 +46,14 @@ class NaturalSelection:
         selections: tuple[Selection, ...],
         budget: int,
         generator: torch.Generator,
-        mode: Literal["natural", "cutoff"] = "natural",
+        mode: Literal["natural", "cutoff", "none"] = "natural",
     ) -> None:
-        assert mode in ("natural", "cutoff"), mode
-        self.selections = selections
+        assert mode in ("natural", "cutoff", "none"), mode
+        self.selections = () if mode == "none" else selections
         self.budget = budget
         self.generator = generator
         self.mode = mode
-        self.rounds = [_Round(selection.first_pressure) for selection in selections]
+        self.rounds = [_Round(selection.first_pressure) for selection in self.selections]
 
     def _begun(self, step: int) -> list[tuple[Selection, _Round]]:
         return [pair for pair in zip(self.selections, self.rounds, strict=True) if pair[0].window.start <= step]

@@ -235,3 +235,12 @@ def test_state_continues_a_round():
     for selection in (one, two):
         selection.adapt(15_200, opacities_with_marginal(0.01))
     assert two.rounds == one.rounds and two.rounds[0].pressure == pytest.approx(2e-4 * 0.64)
+
+
+def test_without_selection_nothing_is_pressed_and_nobody_dies():
+    selection, model = full(3, "none"), make_model(torch.linspace(1e-5, 0.99, 9))
+    for step in (1, 15_000, 16_000, 23_000, 30_000):
+        selection.adapt(step, model.opacities)
+        assert float(selection.penalty(step, model.rows["opacity_logits"])) == 0
+        assert selection.edit(step, model) == 0 and selection.opacity_rate_factor(step) == 1
+    assert model.num_gaussians == 9 and selection.state_dict() == {"rounds": []}

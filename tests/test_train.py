@@ -138,6 +138,11 @@ def test_cutoff_and_natural_selection_keep_different_gaussians(short):
     assert GaussianModel.load_ply(ply(cutoff), "cpu").num_gaussians == 500
 
 
+def test_without_selection_the_set_stays_as_it_has_grown(short):
+    config = short(iterations=100, final_budget=500, selection="none")
+    assert 500 < GaussianModel.load_ply(ply(config), "cpu").num_gaussians <= 1500
+
+
 def test_resolution_divides_the_photos(short):
     cameras = json.loads((short(resolution=2).model_path / "cameras.json").read_text())
     assert {(camera["width"], camera["height"]) for camera in cameras} == {(48, 32)}
