@@ -92,7 +92,8 @@ def _pack(rows: Rows) -> bytes:
             chunks[name] = column
         low, extent = (np.repeat(bound, _CHUNK, axis=0)[:num].astype(np.float64) for bound in (low, high - low))
         fractions[key] = (values - low) / np.where(extent > 0, extent, 1)
-    opacity = opacity_to_byte(rows["opacity_logits"]) / 255
+    # Without 0 and 1, of which splat-transform makes infinite logits; 1/255 is the first opacity that can be seen.
+    opacity = np.clip(opacity_to_byte(rows["opacity_logits"]), 1, 254) / 255
     vertices = np.empty(num, [(name, "<u4") for name in _VERTEX])
     vertices["packed_position"] = _packed(fractions["position"], _AXIS_BITS)
     vertices["packed_rotation"] = _pack_rotations(rows["quats"])
@@ -101,8 +102,9 @@ def _pack(rows: Rows) -> bytes:
     elements = {"chunk": chunks, "vertex": vertices}
     if num_rest := 3 * rows["sh_rest"].shape[1]:
         channel_major = rows["sh_rest"].transpose(0, 2, 1).reshape(num, num_rest)
-        steps = np.floor((channel_major.astype(np.float64) / _SH_RANGE + 0.5) * 256)
-        table = np.clip(steps, 0, 255).astype(np.uint8)
+        steps = (channel_major.astype(np.float64) / _SH_RANGE + 0.5) * 256
+        middles = np.clip(np.floor(steps), 1, 254)
+        table = np.where(steps < 0.75, 0, np.where(steps > 255.25, 255, middles)).astype(np.uint8)
         elements["sh"] = table.view([(f"f_rest_{i}", "u1") for i in range(num_rest)]).reshape(num)
     return _header(elements) + b"".join(element.tobytes() for element in elements.values())
 
@@ -237,6 +239,8 @@ def _rest(elements: dict[str, np.ndarray], num: int) -> np.ndarray:
         raise FormatError(expected, f"{len(table)} rows of {num_rest}")
     if any(table.dtype[i] != np.uint8 for i in range(num_rest)):
         raise FormatError("uchar f_rest properties", "other types")
-    stored = np.stack([table[f"f_rest_{i}"] for i in range(num_rest)], axis=1)
-    rest = (((stored.astype(np.float32) + 0.5) / 256 - 0.5) * _SH_RANGE).reshape(num, 3, num_rest // 3)
+    stored = np.stack([table[f"f_rest_{i}"] for i in range(num_rest)], axis=1).astype(np.float32)
+    # Middles of the steps, but for the first and the last, which are the ends of the range.
+    fractions = np.where(stored == 0, 0, np.where(stored == 255, 1, (stored + 0.5) / 256)).astype(np.float32)
+    rest = ((fractions - 0.5) * _SH_RANGE).reshape(num, 3, num_rest // 3)
     return np.ascontiguousarray(rest.transpose(0, 2, 1))

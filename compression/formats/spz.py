@@ -137,7 +137,8 @@ def _pack_rest(sh_rest: np.ndarray, sh_bits: tuple[int, int]) -> np.ndarray:
 def _unpack(data: bytes) -> Rows:
     if data[:4] == struct.pack("<I", _MAGIC):
         version = int.from_bytes(data[4:8], "little")
-        raise FormatError(".spz of version 2 or 3, a gzip stream", f"version {version}, which is none")
+        expected = ".spz of version 2 or 3, which splat-transform writes with --spz-version 3"
+        raise FormatError(expected, f"version {version}")
     if data[:2] != b"\x1f\x8b":
         raise FormatError("an .spz file, a gzip stream", f"a file that starts with {data[:4].hex(' ') or 'nothing'}")
     stream = zlib.decompressobj(wbits=31)
