@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from compression import seed
+from compression import compact, compact_streams, seed
 from compression.container import PROFILE_KEY, FormatError, pack, unpack
 from compression.rows import Rows, checked
 
@@ -26,8 +26,11 @@ class Profile:
     decode: Callable[[dict[str, Any], dict[str, bytes]], Rows]
 
 
-PROFILES = {seed.NAME: Profile(seed.encode_seed, seed.decode_seed)}
-DEFAULT = seed.NAME
+PROFILES = {
+    compact.NAME: Profile(compact.encode_compact, compact_streams.read),
+    seed.NAME: Profile(seed.encode_seed, seed.decode_seed),
+}
+DEFAULT = compact.NAME
 
 
 def encode(rows: Mapping[str, np.ndarray], profile: str = DEFAULT, **settings: Any) -> bytes:

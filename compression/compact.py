@@ -1,0 +1,171 @@
+"""Profile "compact" of .gsz: about 12 bytes a Gaussian, and a plain 3DGS model after decoding.
+
+Positions on a grid that is fine in the middle and coarse far out, along the Morton curve; rotations written close to
+the identity; colours in steps that are finer for Gaussians that cover more; spherical harmonics turned to their
+principal components; all entropy-coded with contexts. This file chooses grid, steps and basis.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from compression import compact_streams
+from compression.axes import close_to_identity
+from compression.compact_code import FRACTION_BITS, WEIGHT_STEPS, CompactCode, as_basis, inverse_of
+from compression.container import pack
+from compression.quantizer import Rows
+from compression.rows import checked
+
+NAME = compact_streams.NAME
+MAX_LOGIT = 25.0  # of an opacity; beyond, it is 0 or 1 in single precision
+MIN_GAUSSIANS_FOR_BASIS = 1024  # with fewer, a basis of one's own costs more than it saves
+
+
+@dataclass(frozen=True)
+class CompactSettings:
+    """What trades size for quality. The defaults are those of docs/results.md.
+
+    Attributes:
+        position_step: of the grid where the scene is dense, as a share of the size of a typical Gaussian.
+        scale_step: natural log.
+        opacity_step: of the logit.
+        quat_step: of the quaternion's imaginary parts.
+        dc_step: of the luma, for a Gaussian of weight 1.
+        rest_step: of the principal components of the other spherical harmonics, for a Gaussian of weight 1.
+        dead_zone: a component below this many steps becomes 0; 0.5 is plain rounding.
+        rate: weight of the estimated bits of a Gaussian in the loss of fine-tuning.
+    """
+
+    position_step: float = 0.04
+    scale_step: float = 0.25
+    opacity_step: float = 0.3
+    quat_step: float = 1 / 40
+    dc_step: float = 0.1
+    rest_step: float = 0.25
+    dead_zone: float = 0.6
+    rate: float = 2e-4
+
+
+class CompactQuantizer:
+    """The profile as a ``compression.quantizer.Quantizer``.
+
+    Args:
+        settings: what trades size for quality.
+    """
+
+    def __init__(self, settings: CompactSettings | None = None) -> None:
+        self.settings = settings or CompactSettings()
+        self.code: CompactCode | None = None  # as of the last fit
+        self._inverse = torch.zeros(0, 0)
+
+    def prepared(self, rows: Rows) -> Rows:
+        """The same Gaussians with their axes named so that the rotations are small, see ``compression.axes``."""
+        quats, log_scales = close_to_identity(rows["quats"], rows["log_scales"])
+        return {**rows, "quats": quats, "log_scales": log_scales}
+
+    def fit(self, rows: Rows) -> None:
+        """Choose the grid, the weights and the basis.
+
+        Raises:
+            FormatError: not the rows of a model, see ``compression.rows.checked``.
+        """
+        arrays = checked({name: row.detach().cpu().numpy() for name, row in rows.items()})
+        rows = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        code = self._scalars(rows)
+        if len(rows["means"]):
+            code = replace(code, weight_offset=-int(code.raw_weight_index(code.shape_codes(rows)).median()))
+        self.code = replace(code, basis=self._basis(rows["sh_rest"], code.weights(code.shape_codes(rows))))
+        self._inverse = inverse_of(self.code.basis, 3 * code.num_rest)
+
+    def quantized(self, rows: Rows) -> Rows:
+        """See ``compression.quantizer.Quantizer.quantized``."""
+        return self.code.values(self.code.codes(rows, self._inverse, self.settings.dead_zone))
+
+    def penalty(self, rows: Rows) -> Tensor:
+        """``rate`` times about the bits that the spherical harmonics of a Gaussian take."""
+        rest = rows["sh_rest"]
+        weights = self.code.weights(self.code.shape_codes({name: row.detach() for name, row in rows.items()}))
+        components = self.code.components(rest, weights.to(rest), self._inverse)
+        return self.settings.rate * torch.log2(1 + components.abs()).sum() / max(1, len(rest))
+
+    def encode(self, rows: dict[str, np.ndarray]) -> bytes:
+        """The file. Its bytes do not depend on the order of the Gaussians, unless two lie in one cell of the grid.
+
+        Raises:
+            FormatError: not the rows of a model, see ``compression.rows.checked``, or too many Gaussians.
+        """
+        tensors = {name: torch.from_numpy(row) for name, row in checked(rows).items()}
+        codes = self.code.codes(tensors, self._inverse, self.settings.dead_zone)
+        return pack(*compact_streams.write(self.code, codes))
+
+    def _scalars(self, rows: Rows) -> CompactCode:
+        """All but weight offset and basis."""
+        settings, num = self.settings, len(rows["means"])
+        means = rows["means"].double()
+        logits = rows["opacity_logits"].double().clamp(-MAX_LOGIT, MAX_LOGIT)
+        centre = means.median(0).values if num else torch.zeros(3)
+        spread = max(2 * float((means - centre).abs().median()) if num else 1.0, 1e-6)
+        # Near the centre a cell is spread / 2^(bits - 1) wide; it has to be small beside the Gaussians.
+        longest = rows["log_scales"].double().sort(1, descending=True).values[:, :2]
+        typical = float(longest.mean(1).median().clamp(-60, 60).exp()) if num else spread
+        bits = math.ceil(1 + math.log2(max(spread / (settings.position_step * typical), 1)))
+        allowed = compact_streams.POSITION_BITS
+        ends = (logits.min(), logits.max()) if num else (0.0, 0.0)
+        low, high = (round(float(end) / settings.opacity_step) for end in ends)
+        return CompactCode(
+            position_bits=max(allowed[0], min(allowed[-1], bits)),
+            centre=tuple(map(float, centre)),
+            spread=spread,
+            scale_step=settings.scale_step,
+            opacity_step=settings.opacity_step,
+            quat_step=settings.quat_step,
+            dc_step=settings.dc_step,
+            rest_step=settings.rest_step,
+            opacity_low=low,
+            opacity_weights=tuple(_log2_sigmoid_half(code * settings.opacity_step) for code in range(low, high + 1)),
+            scale_weight=_fixed_point(settings.scale_step / math.log(2) / 4),
+            weight_offset=0,
+            num_rest=rows["sh_rest"].shape[1],
+            basis=None,
+        )
+
+    def _basis(self, rest: Tensor, weights: Tensor) -> Tensor | None:
+        """(K,3 num_rest) int8, the components that will not be zero nearly everywhere."""
+        if len(rest) < MIN_GAUSSIANS_FOR_BASIS or not rest.shape[1]:
+            return None
+        flat = rest.reshape(len(rest), -1).double() * weights[:, None]
+        energies, vectors = torch.linalg.eigh(flat.T @ flat / len(flat))
+        count = int((energies.clamp_min(0).sqrt() > 0.35 * self.settings.rest_step).sum())
+        return as_basis(vectors.flip(1)[:, :count].T)
+
+
+def encode_compact(rows: dict[str, np.ndarray], **settings: float) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """Header and streams of a model.
+
+    Args:
+        rows: of :func:`compression.rows.checked`.
+        settings: of :class:`CompactSettings`.
+
+    Raises:
+        FormatError: too many Gaussians.
+    """
+    quantizer = CompactQuantizer(CompactSettings(**settings))
+    tensors = quantizer.prepared({name: torch.from_numpy(row) for name, row in rows.items()})
+    quantizer.fit(tensors)
+    codes = quantizer.code.codes(tensors, quantizer._inverse, quantizer.settings.dead_zone)
+    return compact_streams.write(quantizer.code, codes)
+
+
+def _fixed_point(octaves: float) -> int:
+    return round(octaves * (WEIGHT_STEPS << FRACTION_BITS))
+
+
+def _log2_sigmoid_half(logit: float) -> int:
+    """Half the log2 of an opacity."""
+    return _fixed_point(-(math.log1p(math.exp(-abs(logit))) + max(-logit, 0)) / math.log(2) / 2)

@@ -1,0 +1,198 @@
+"""The integers that the profile "compact" stores of a model, and the values that they stand for.
+
+Every number that decoding computes with comes from integers and IEEE additions, multiplications, divisions and roots,
+so that all machines decode the same bits. Leaves out how the integers become bytes (``compact_streams.py``) and how
+steps and basis are chosen (``compact.py``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from compression.quantizer import Rows
+
+Codes = dict[str, Tensor]  # "cells" (N,3), "opacity" (N,1), "scales", "quats", "dc" (N,3), "rest" (N,K); integers
+
+MAX_CODE = 1 << 15  # of all codes but those of positions
+THINNEST = 5.5  # natural log of the largest ratio of a Gaussian's axes that is kept; more is not to be seen
+WEIGHT_STEPS = 4  # per octave
+WEIGHT_LIMIT = 24  # of the weight's index, either way: a factor of 64
+FRACTION_BITS = 8  # behind the point of a weight's index while it is summed
+_ROOTS = (1.0, 1.189207115002721, 1.4142135623730951, 1.681792830507429)  # 2^(i / WEIGHT_STEPS)
+_CHROMA = 1.5  # steps of the differences of colours, beside that of the luma
+_BASIS_SCALE = 127
+
+
+@dataclass(frozen=True, eq=False)
+class CompactCode:
+    """What a decoder has to know besides the codes.
+
+    Attributes:
+        position_bits: of a position on each axis.
+        centre: world units; the middle of the grid.
+        spread: world units; within this of the centre lies half of the grid on each axis.
+        scale_step: natural log.
+        opacity_step: of the logit.
+        quat_step: of the imaginary parts.
+        dc_step: of the luma, for a weight of 1.
+        rest_step: of the components of the other spherical harmonics, for a weight of 1.
+        opacity_low: the lowest opacity code.
+        opacity_weights: the share of each opacity code, from the lowest on, in the weight's index; fixed point.
+        scale_weight: the same for one step of the two longest axes.
+        weight_offset: added to the index; fixed point.
+        num_rest: SH coefficients of degrees 1 and up, 0, 3, 8 or 15.
+        basis: (K, 3 num_rest) int8, components times 127; None: the coefficients as they are.
+    """
+
+    position_bits: int
+    centre: tuple[float, float, float]
+    spread: float
+    scale_step: float
+    opacity_step: float
+    quat_step: float
+    dc_step: float
+    rest_step: float
+    opacity_low: int
+    opacity_weights: tuple[int, ...]
+    scale_weight: int
+    weight_offset: int
+    num_rest: int
+    basis: Tensor | None
+
+    @property
+    def num_components(self) -> int:
+        """K."""
+        return 3 * self.num_rest if self.basis is None else len(self.basis)
+
+    # ---- rows to codes ----
+
+    def shape_codes(self, rows: Rows) -> Codes:
+        """Codes of positions, scales and opacities, on which the weights depend."""
+        means, scales = rows["means"].double(), rows["log_scales"].double()
+        half = 1 << (self.position_bits - 1)
+        inside = (means - means.new_tensor(self.centre)) / self.spread
+        cells = torch.round(inside / (1 + inside.abs()) * half).clamp(1 - half, half - 1)
+        thickest = scales.amax(1, keepdim=True) if len(scales) else scales[:, :1]
+        opacity_high = self.opacity_low + len(self.opacity_weights) - 1
+        opacity = torch.round(rows["opacity_logits"].double() / self.opacity_step)
+        return {
+            "cells": cells.long() + half,
+            "scales": _code(torch.maximum(scales, thickest - THINNEST) / self.scale_step),
+            "opacity": opacity.clamp(self.opacity_low, opacity_high).long(),
+        }
+
+    def codes(self, rows: Rows, inverse: Tensor, dead_zone: float) -> Codes:
+        """All codes.
+
+        Args:
+            rows: float32 tensors.
+            inverse: see :meth:`components`.
+            dead_zone: components below this many steps become 0.
+        """
+        codes = self.shape_codes(rows)
+        weights = self.weights(codes)
+        quats = torch.nn.functional.normalize(rows["quats"].double(), dim=1)
+        quats = quats * torch.where(quats[:, :1] < 0, -1.0, 1.0)
+        rest = self.components(rows["sh_rest"].double(), weights, inverse)
+        return {
+            **codes,
+            "quats": _code(quats[:, 1:] / self.quat_step),
+            "dc": _code(_to_luma(rows["sh_dc"][:, 0].double()) / self._dc_steps(weights) * weights[:, None]),
+            "rest": _code(rest.sign() * torch.floor(rest.abs() + (1 - dead_zone))),
+        }
+
+    def components(self, rest: Tensor, weights: Tensor, inverse: Tensor) -> Tensor:
+        """(N,K) components in steps; differentiable with respect to ``rest``.
+
+        Args:
+            rest: (N, num_rest, 3).
+            weights: (N,), of the same dtype.
+            inverse: (3 num_rest, K), of the basis.
+        """
+        flat = rest.reshape(len(rest), 3 * self.num_rest) * weights[:, None]
+        return flat @ inverse.to(flat) / self.rest_step
+
+    # ---- the weight: how much finer than the step the colours of a Gaussian are stored ----
+
+    def weights(self, codes: Codes) -> Tensor:
+        """(N,) double, 2^-6 to 2^6."""
+        table = [_ROOTS[i % WEIGHT_STEPS] * 2.0 ** (i // WEIGHT_STEPS) for i in range(-WEIGHT_LIMIT, WEIGHT_LIMIT + 1)]
+        return torch.tensor(table, dtype=torch.float64, device=codes["cells"].device)[self.weight_index(codes)]
+
+    def weight_index(self, codes: Codes) -> Tensor:
+        """(N,) int64 from 0 to 2 WEIGHT_LIMIT."""
+        index = (self.raw_weight_index(codes) + self.weight_offset) >> FRACTION_BITS
+        return index.clamp(-WEIGHT_LIMIT, WEIGHT_LIMIT) + WEIGHT_LIMIT
+
+    def raw_weight_index(self, codes: Codes) -> Tensor:
+        """(N,) int64, fixed point, before offset and limits: root of the opacity times fourth root of the area.
+
+        The area is that in view, where distance from the centre stands for the distance from the cameras.
+        """
+        opacity = torch.tensor(self.opacity_weights, device=codes["opacity"].device)
+        longest = codes["scales"].long().sort(1, descending=True).values[:, :2].sum(1)
+        inside = self._inside(codes["cells"])
+        mantissa, exponent = torch.frexp(1 + inside[:, 0] ** 2 + inside[:, 1] ** 2 + inside[:, 2] ** 2)
+        log2_square = exponent.double() + (2 * mantissa - 2)  # linear between powers of two
+        distance = torch.round(log2_square * (WEIGHT_STEPS << FRACTION_BITS) / 4).long()
+        return opacity[codes["opacity"][:, 0].long() - self.opacity_low] + longest * self.scale_weight - distance
+
+    # ---- codes to rows ----
+
+    def values(self, codes: Codes) -> Rows:
+        """float32 rows; the same bits on all machines."""
+        weights = self.weights(codes)[:, None]
+        imaginary = codes["quats"].double() * self.quat_step
+        squares = imaginary[:, 0] ** 2 + imaginary[:, 1] ** 2 + imaginary[:, 2] ** 2
+        rest = codes["rest"].double()
+        if self.basis is not None:
+            rest = rest @ self.basis.to(rest) / _BASIS_SCALE  # the sums are of integers, hence exact in any order
+        values = {
+            "means": self._inside(codes["cells"]) * self.spread + weights.new_tensor(self.centre),
+            "log_scales": codes["scales"].double() * self.scale_step,
+            "quats": torch.cat([(1 - squares).clamp_min(0).sqrt()[:, None], imaginary], 1),
+            "opacity_logits": codes["opacity"].double() * self.opacity_step,
+            "sh_dc": _from_luma(codes["dc"].double() * self._dc_steps(weights) / weights)[:, None],
+            "sh_rest": (rest * self.rest_step / weights).reshape(len(rest), self.num_rest, 3),
+        }
+        return {name: value.float() for name, value in values.items()}
+
+    def _inside(self, cells: Tensor) -> Tensor:
+        """(N,3) in units of the spread, from the centre."""
+        half = 1 << (self.position_bits - 1)
+        grid = (cells - half).double() / half
+        return grid / (1 - grid.abs())
+
+    def _dc_steps(self, like: Tensor) -> Tensor:
+        return like.new_tensor([self.dc_step, _CHROMA * self.dc_step, _CHROMA * self.dc_step])
+
+
+def inverse_of(basis: Tensor | None, num_columns: int) -> Tensor:
+    """(num_columns, K) double: what takes rows to their components of least error."""
+    if basis is None:
+        return torch.eye(num_columns, dtype=torch.float64)
+    return torch.linalg.pinv(basis.double() / _BASIS_SCALE)
+
+
+def as_basis(vectors: Tensor) -> Tensor:
+    """(K,C) int8 of K unit vectors."""
+    return (vectors * _BASIS_SCALE).round().to(torch.int8)
+
+
+def _code(steps: Tensor) -> Tensor:
+    return torch.round(steps).clamp(-MAX_CODE, MAX_CODE).long()
+
+
+def _to_luma(colors: Tensor) -> Tensor:
+    """(N,3) luma and two differences of (N,3) red, green, blue  [YCoCg, but with a luma of equal parts]."""
+    red, green, blue = colors.unbind(1)
+    return torch.stack([(red + green + blue) / 3, (red - blue) / 2, (2 * green - red - blue) / 4], 1)
+
+
+def _from_luma(luma: Tensor) -> Tensor:
+    luma, orange, green = luma.unbind(1)
+    third = green * 2 / 3
+    return torch.stack([luma - third + orange, luma + 2 * third, luma - third - orange], 1)

@@ -1,0 +1,206 @@
+"""The codes of the profile "compact" as the header and streams of a .gsz, and back; ``docs/gsz.md`` has the layout."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+import torch
+
+from compression.compact_code import MAX_CODE, Codes, CompactCode
+from compression.container import PROFILE_KEY, FormatError
+from compression.entropy import SymbolReader, SymbolWriter, pack_bits, unpack_bits
+from compression.morton import morton_cells, morton_codes
+from compression.rows import REST_COUNTS, Rows, refuse_not_finite
+
+NAME = "compact"
+MAX_GAUSSIANS = 1 << 27
+POSITION_BITS = range(8, 17)
+GAUSSIANS_PER_BYTE = 256  # at most, so that a small file cannot claim a large model
+_STREAMS = ("tables", "symbols", "positions", "basis", "padding")
+_PART = 1 << 16  # Gaussians whose values are computed at a time
+_REST_CONTEXTS = 12
+
+
+def write(code: CompactCode, codes: Codes) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """Header and streams.
+
+    Args:
+        code: what the codes mean.
+        codes: of N Gaussians, in any order.
+
+    Raises:
+        FormatError: too many Gaussians.
+    """
+    num = len(codes["cells"])
+    if num > MAX_GAUSSIANS:
+        raise FormatError(f"at most {MAX_GAUSSIANS:,} Gaussians", f"{num:,}")
+    places = morton_codes(codes["cells"].numpy())
+    order = np.argsort(places, kind="stable")
+    steps = np.diff(places[order], prepend=np.uint64(0))
+    lengths = _bit_lengths(steps)
+    codes = {name: each[torch.from_numpy(order)] for name, each in codes.items()}
+    writer = SymbolWriter()
+    writer.write(lengths)
+    for name, column, contexts in _fields(code, codes):
+        writer.write(codes[name][:, column].numpy(), contexts)
+    streams = {
+        **writer.streams(),
+        "positions": pack_bits(steps, _low_bits(lengths)),
+        "basis": b"" if code.basis is None else code.basis.numpy().tobytes(),
+    }
+    streams["padding"] = bytes(max(0, num // GAUSSIANS_PER_BYTE - sum(map(len, streams.values()))))
+    values = {field.name: getattr(code, field.name) for field in fields(code) if field.name != "basis"}
+    basis = "none" if code.basis is None else code.num_components
+    return {PROFILE_KEY: NAME, "gaussians": num, "basis": basis, **values}, streams
+
+
+def read(header: dict[str, Any], streams: dict[str, bytes]) -> Rows:
+    """The rows of a model, in Morton order.
+
+    Raises:
+        FormatError: header or streams are none that :func:`write` makes.
+    """
+    if set(streams) != set(_STREAMS):
+        raise FormatError(f"the streams {', '.join(_STREAMS)}", ", ".join(streams)[:99] or "none")
+    code, num = _read_header(header, streams)
+    reader = SymbolReader(streams)
+    codes = {"cells": torch.from_numpy(_read_cells(reader.read(num), streams["positions"], code.position_bits))}
+    widths = {"opacity": 1, "scales": 3, "quats": 3, "dc": 3, "rest": code.num_components}
+    codes |= {name: torch.zeros(num, width, dtype=torch.int32) for name, width in widths.items()}
+    for name, column, contexts in _fields(code, codes):
+        symbols = reader.read(num, contexts)
+        low, high = -MAX_CODE, MAX_CODE
+        if name == "opacity":
+            low, high = code.opacity_low, code.opacity_low + len(code.opacity_weights) - 1
+        if num and not low <= symbols.min() <= symbols.max() <= high:
+            raise FormatError(f"{name} from {low} to {high}", f"{symbols.min()} to {symbols.max()}")
+        codes[name][:, column] = torch.from_numpy(symbols)
+    reader.finish()
+    return _values(code, codes, num)
+
+
+def _values(code: CompactCode, codes: Codes, num: int) -> Rows:
+    """The rows, some at a time: in double precision they would take twice their memory."""
+    rows = {}
+    for start in range(0, max(num, 1), _PART):
+        part = code.values({name: each[start : start + _PART] for name, each in codes.items()})
+        for name, values in part.items():
+            rows.setdefault(name, np.empty((num, *values.shape[1:]), np.float32))[start : start + _PART] = values
+    for name, row in rows.items():
+        refuse_not_finite(name, row)
+    return rows
+
+
+def _fields(code: CompactCode, codes: Codes) -> Iterator[tuple[str, int, np.ndarray | None]]:
+    """The fields in the order of the file, each as name, column and the contexts of its symbols.
+
+    The next one is asked for only when the one before it stands in ``codes``.
+    """
+    yield "opacity", 0, None
+    scales = codes["scales"]
+    yield "scales", 0, None
+    yield "scales", 1, _contexts(scales[:, 0] // 2 + 48, 64)
+    yield "scales", 2, _contexts((scales[:, 0] + scales[:, 1]) // 4 + 48, 64)
+    for column in range(3):
+        yield "quats", column, None
+    weight_index = code.weight_index(codes)
+    for column in range(3):
+        yield "dc", column, _contexts(weight_index // 2, 64)
+    activity = torch.zeros_like(weight_index)  # of the components before, the last ones most
+    for column in range(code.num_components):
+        yield "rest", column, _contexts(activity // 8 if column else weight_index // 4, _REST_CONTEXTS)
+        activity = activity * 3 // 4 + 8 * codes["rest"][:, column].abs()
+
+
+def _contexts(values: torch.Tensor, count: int) -> np.ndarray:
+    return values.clamp(0, count - 1).numpy()
+
+
+# ---- positions: the length of each step along the curve is a symbol, its bits but the first stand as they are ----
+
+
+def _bit_lengths(steps: np.ndarray) -> np.ndarray:
+    """(N,) bits of (N,) uint64 below 2^53."""
+    return np.frexp(steps.astype(np.float64))[1].astype(np.int64)
+
+
+def _low_bits(lengths: np.ndarray) -> np.ndarray:
+    return np.maximum(lengths - 1, 0)
+
+
+def _read_cells(lengths: np.ndarray, bits: bytes, position_bits: int) -> np.ndarray:
+    """(N,3) int64."""
+    if not len(lengths):
+        return np.zeros((0, 3), np.int64)
+    if not 0 <= lengths.min() <= lengths.max() <= 3 * position_bits:
+        raise FormatError(f"steps of up to {3 * position_bits} bits", f"some of {lengths.min()} to {lengths.max()}")
+    first_bits = np.where(lengths > 0, np.uint64(1) << _low_bits(lengths).astype(np.uint64), np.uint64(0))
+    places = np.cumsum(first_bits | unpack_bits(bits, _low_bits(lengths)), dtype=np.uint64)
+    # A sum of up to 2^27 steps of 48 bits could pass 2^64 only after it has been behind the end.
+    if int(places.max()) >> (3 * position_bits):
+        raise FormatError("positions on the Morton curve", "one behind its end")
+    cells = morton_cells(places).astype(np.int64)
+    if cells.min() < 1:
+        raise FormatError("positions inside of the grid", "one at its end")
+    return cells
+
+
+# ---- the header ----
+
+
+def _read_header(header: dict[str, Any], streams: dict[str, bytes]) -> tuple[CompactCode, int]:
+    num_rest = _integer(header, "num_rest", REST_COUNTS)
+    position_bits = _integer(header, "position_bits", POSITION_BITS)
+    size = sum(map(len, streams.values()))
+    num = _integer(header, "gaussians", range(min(MAX_GAUSSIANS, GAUSSIANS_PER_BYTE * (size + 1)) + 1))
+    centre = header.get("centre")
+    if not isinstance(centre, list) or len(centre) != 3:
+        raise FormatError("a centre of 3 numbers", repr(centre)[:99])
+    steps = ("spread", "scale_step", "opacity_step", "quat_step", "dc_step", "rest_step")
+    weights = header.get("opacity_weights")
+    if not isinstance(weights, list) or not 1 <= len(weights) <= 2 * MAX_CODE + 1:
+        raise FormatError("opacity_weights in the header", repr(weights)[:99])
+    code = CompactCode(
+        position_bits=position_bits,
+        centre=tuple(_number(value, "centre", -1e30) for value in centre),
+        **{name: _number(header.get(name), name, 1e-30) for name in steps},
+        opacity_low=_integer(header, "opacity_low", range(-MAX_CODE, MAX_CODE + 1)),
+        opacity_weights=tuple(_weight(value, "opacity_weights") for value in weights),
+        scale_weight=_weight(header.get("scale_weight"), "scale_weight"),
+        weight_offset=_weight(header.get("weight_offset"), "weight_offset"),
+        num_rest=num_rest,
+        basis=_read_basis(header.get("basis"), streams["basis"], 3 * num_rest),
+    )
+    return code, num
+
+
+def _read_basis(components: object, data: bytes, num_columns: int) -> torch.Tensor | None:
+    if components == "none" and not data:
+        return None
+    if type(components) is not int or not 0 <= components <= num_columns or len(data) != components * num_columns:
+        raise FormatError("a basis of the size in the header", f"{len(data)} numbers for {components!r:.99}")
+    return torch.from_numpy(np.frombuffer(data, np.int8).reshape(components, num_columns).copy())
+
+
+def _integer(header: dict[str, Any], key: str, allowed: range | tuple[int, ...]) -> int:
+    value = header.get(key)
+    if type(value) is not int or value not in allowed:
+        told = f"{allowed[0]:,} to {allowed[-1]:,}" if isinstance(allowed, range) else ", ".join(map(str, allowed))
+        raise FormatError(f"{key} in the header from {told}", repr(value)[:99])
+    return value
+
+
+def _weight(value: object, key: str) -> int:
+    if type(value) is not int or abs(value) > 1 << 30:
+        raise FormatError(f"an integer below 2^30 as {key}", repr(value)[:99])
+    return value
+
+
+def _number(value: object, key: str, low: float) -> float:
+    if type(value) not in (int, float) or not low <= value <= 1e30 or not math.isfinite(value):
+        raise FormatError(f"{key} in the header from {low:g} to 1e30", repr(value)[:99])
+    return float(value)

@@ -1,0 +1,157 @@
+"""Integers to bytes at close to their entropy, and back: a range coder over counted frequencies, one table a context.
+
+Contexts are what both sides know when a field is written: symbols that came before. The coder is constriction's.
+"""
+
+from __future__ import annotations
+
+import constriction
+import numpy as np
+
+from compression.container import FormatError, lzma_pack, lzma_unpack
+
+Categorical = constriction.stream.model.Categorical
+RangeEncoder, RangeDecoder = constriction.stream.queue.RangeEncoder, constriction.stream.queue.RangeDecoder
+
+MAX_SYMBOLS = 1 << 16  # of a table
+# Frequencies are kept as steps of a quarter octave: integers, so that all machines make the same tables of them.
+_MANTISSAS = (16, 19, 23, 27)
+_FREQUENCIES = np.array([0] + [m << octave for octave in range(32) for m in _MANTISSAS], np.int64)
+_BOUNDS = (_FREQUENCIES[1:-1] * _FREQUENCIES[2:].astype(np.float64)) ** 0.5
+
+
+class SymbolWriter:
+    """Takes fields of integers one after the other."""
+
+    def __init__(self) -> None:
+        self._coder = RangeEncoder()
+        self._tables: list[np.ndarray] = []
+
+    def write(self, symbols: np.ndarray, contexts: np.ndarray | None = None) -> None:
+        """Append a field.
+
+        Args:
+            symbols: (N,) integers, in 2^16 different places at most.
+            contexts: (N,) integers from 0, few different ones; symbols of one context share a table.
+        """
+        for selected in _by_context(contexts, len(symbols)):
+            part = symbols[selected]
+            low = int(part.min())
+            counts = np.bincount(part - low)
+            assert len(counts) <= MAX_SYMBOLS, f"symbols from {low} to {low + len(counts) - 1}"
+            levels = _levels(counts)
+            self._tables += [np.array([low, len(levels)], "<i4").view(np.uint8), levels]
+            model = _model(levels)
+            if model is not None:
+                self._coder.encode((part - low).astype(np.int32), model)
+
+    def streams(self) -> dict[str, bytes]:
+        """What :class:`SymbolReader` reads, by name of the stream."""
+        tables = np.concatenate([np.zeros(0, np.uint8), *self._tables]).tobytes()
+        return {
+            "tables": len(tables).to_bytes(4, "little") + lzma_pack(tables),
+            "symbols": self._coder.get_compressed().astype("<u4").tobytes(),
+        }
+
+
+class SymbolReader:
+    """Gives the fields of a :class:`SymbolWriter` back, in their order.
+
+    Raises:
+        FormatError: the streams are damaged, here or when a field is read.
+    """
+
+    def __init__(self, streams: dict[str, bytes]) -> None:
+        packed, words = streams["tables"], streams["symbols"]
+        size = int.from_bytes(packed[:4], "little")
+        if len(packed) < 4 or size > 1 << 28 or len(words) % 4:
+            raise FormatError("tables and symbols", f"{len(packed):,} and {len(words):,} bytes")
+        self._tables = np.frombuffer(lzma_unpack(packed[4:], size), np.uint8)
+        self._position = 0
+        self._coder = RangeDecoder(np.frombuffer(words, "<u4").astype(np.uint32))
+
+    def read(self, count: int, contexts: np.ndarray | None = None) -> np.ndarray:
+        """(count,) int64; the contexts must be those of the writer."""
+        symbols = np.zeros(count, np.int64)
+        for selected in _by_context(contexts, count):
+            low, levels = self._next_table()
+            model = _model(levels)
+            num = count if isinstance(selected, slice) else len(selected)
+            try:
+                symbols[selected] = low + (np.argmax(levels > 0) if model is None else self._coder.decode(model, num))
+            except AssertionError as error:  # what the coder says to data that no writer has made
+                raise FormatError("symbols of the tables", "others: the file is damaged") from error
+        return symbols
+
+    def finish(self) -> None:
+        """Raise where something is left."""
+        if self._position != len(self._tables) or not self._coder.maybe_exhausted():
+            raise FormatError("the end of the symbols", "more of them")
+
+    def _next_table(self) -> tuple[int, np.ndarray]:
+        head = self._tables[self._position : self._position + 8]
+        low, size = (int(number) for number in head.copy().view("<i4")) if len(head) == 8 else (0, 0)
+        start = self._position + 8
+        self._position = start + size
+        levels = self._tables[start : self._position]
+        if not 1 <= size <= MAX_SYMBOLS or len(levels) != size or levels.max() >= len(_FREQUENCIES) or not levels.any():
+            raise FormatError("a table of frequencies", f"{size} symbols in {len(levels)} bytes")
+        return low, levels
+
+
+def pack_bits(values: np.ndarray, widths: np.ndarray) -> bytes:
+    """The lowest bits of numbers, without a gap: those of one width together, the narrowest first.
+
+    Args:
+        values: (N,) uint64.
+        widths: (N,) bits of each, 0 to 64.
+    """
+    parts = [np.zeros(0, bool)]
+    for width in np.unique(widths[widths > 0]):
+        shifts = np.arange(width, dtype=np.uint64)
+        parts.append(((values[widths == width, None] >> shifts) & np.uint64(1)).astype(bool).ravel())
+    return np.packbits(np.concatenate(parts)).tobytes()
+
+
+def unpack_bits(data: bytes, widths: np.ndarray) -> np.ndarray:
+    """Undo :func:`pack_bits`.
+
+    Raises:
+        FormatError: more or fewer bits than the widths ask for.
+    """
+    total = int(widths.sum())
+    if len(data) != (total + 7) // 8:
+        raise FormatError(f"{total:,} bits", f"{len(data):,} bytes")
+    bits = np.unpackbits(np.frombuffer(data, np.uint8), count=total)
+    values, start = np.zeros(len(widths), np.uint64), 0
+    for width in np.unique(widths[widths > 0]):
+        selected = np.flatnonzero(widths == width)
+        end = start + len(selected) * int(width)
+        columns = bits[start:end].reshape(-1, int(width))
+        for bit in range(int(width)):
+            values[selected] |= columns[:, bit].astype(np.uint64) << np.uint64(bit)
+        start = end
+    return values
+
+
+def _by_context(contexts: np.ndarray | None, count: int) -> list[slice | np.ndarray]:
+    """Where the symbols of each context that occurs are."""
+    if count == 0:
+        return []
+    if contexts is None:
+        return [slice(None)]
+    order = np.argsort(contexts, kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(contexts[order])) + 1)
+
+
+def _levels(counts: np.ndarray) -> np.ndarray:
+    """(K,) uint8: index of the nearest frequency, 0 exactly for what never comes."""
+    return np.where(counts > 0, np.searchsorted(_BOUNDS, 16.0 * counts) + 1, 0).astype(np.uint8)
+
+
+def _model(levels: np.ndarray) -> Categorical | None:
+    """The coder's table; None where there is only one symbol, which takes no bits."""
+    if np.count_nonzero(levels) == 1:
+        return None
+    frequencies = _FREQUENCIES[levels].astype(np.float64)
+    return Categorical(frequencies / frequencies.sum(), perfect=False)

@@ -1,0 +1,173 @@
+"""Profile "compact": what is decoded is what was rendered, bit for bit; small; the same Gaussians in other words."""
+
+import numpy as np
+import pytest
+import torch
+import torch_reference as reference
+
+from compression import decode, encode
+from compression.axes import close_to_identity
+from compression.compact import CompactQuantizer, CompactSettings
+from compression.compact_code import MAX_CODE, THINNEST
+from compression.entropy import SymbolReader, SymbolWriter, pack_bits, unpack_bits
+from compression.morton import morton_codes
+from scene.gaussian_model import ROW_NAMES
+
+
+def random_rows(num: int, num_rest: int = 15, seed: int = 0) -> dict[str, torch.Tensor]:
+    """Gaussians as training leaves them, roughly: a dense middle and far outliers, flat shapes, small harmonics."""
+    g = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=g)
+
+    return {
+        "means": normal(num, 3) * torch.exp(normal(num, 1)),
+        "log_scales": normal(num, 3) - torch.tensor([3.0, 4.0, 6.0]),
+        "quats": normal(num, 4),
+        "opacity_logits": 1.2 * normal(num, 1) - 1,
+        "sh_dc": normal(num, 1, 3),
+        "sh_rest": 0.1 * normal(num, num_rest, 3),
+    }
+
+
+def arrays(rows: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
+    return {name: row.numpy() for name, row in rows.items()}
+
+
+def fitted(rows: dict[str, torch.Tensor], **settings: float) -> tuple[CompactQuantizer, dict[str, torch.Tensor]]:
+    quantizer = CompactQuantizer(CompactSettings(**settings))
+    prepared = quantizer.prepared(rows)
+    quantizer.fit(prepared)
+    return quantizer, prepared
+
+
+@pytest.mark.parametrize("num_rest", [0, 3, 8, 15])
+@pytest.mark.parametrize("num", [0, 1, 2, 500, 3000])
+def test_decoding_gives_what_was_rendered(num, num_rest):
+    """decode(encode(rows)) is quantized(rows) in Morton order, equal in every bit, with and without a basis."""
+    quantizer, rows = fitted(random_rows(num, num_rest))
+    decoded = decode(quantizer.encode(arrays(rows)))
+    stored = quantizer.quantized(rows)
+    order = np.argsort(morton_codes(quantizer.code.shape_codes(rows)["cells"].numpy()), kind="stable")
+    for name in ROW_NAMES:
+        assert decoded[name].dtype == np.float32
+        assert np.array_equal(decoded[name], stored[name].numpy()[order]), name
+
+
+def test_another_set_than_that_of_the_fit_is_stored_as_rendered():
+    """Fine-tuning moves rows between fits: values outside of all ranges of the fit are clamped in both alike."""
+    quantizer, rows = fitted(random_rows(2000))
+    wild = {name: 40 * row for name, row in rows.items()}
+    decoded, stored = decode(quantizer.encode(arrays(wild))), quantizer.quantized(wild)
+    order = np.argsort(morton_codes(quantizer.code.shape_codes(wild)["cells"].numpy()), kind="stable")
+    for name in ROW_NAMES:
+        assert np.array_equal(decoded[name], stored[name].numpy()[order]), name
+
+
+def test_values_are_within_half_a_step():
+    """No value moves by more than half its step; colours by half a step over the Gaussian's weight."""
+    quantizer, rows = fitted(random_rows(3000), dead_zone=0.5)
+    stored, code = quantizer.quantized(rows), quantizer.code
+    assert (stored["opacity_logits"] - rows["opacity_logits"]).abs().max() <= code.opacity_step / 2 + 1e-6
+    floor = rows["log_scales"].amax(1, keepdim=True) - THINNEST
+    assert (stored["log_scales"] - torch.maximum(rows["log_scales"], floor)).abs().max() <= code.scale_step / 2 + 1e-5
+    assert (stored["quats"] - rows["quats"])[:, 1:].abs().max() <= code.quat_step / 2 + 1e-6
+    near = (rows["means"] - torch.tensor(code.centre)).norm(dim=1) < code.spread
+    cell = code.spread / (1 << (code.position_bits - 1))  # at the centre; four times that at the spread
+    assert (stored["means"] - rows["means"])[near].abs().max() <= 4 * cell
+    weights = code.weights(code.shape_codes(rows))
+    luma = (stored["sh_dc"] - rows["sh_dc"]).mean(2)[:, 0]
+    assert (luma.abs() * weights).max() <= code.dc_step / 2 + 1e-5
+
+
+def test_weights_grow_with_opacity_and_size():
+    """Colours of opaque and of large Gaussians have finer steps, within the limits of 2^-6 and 2^6."""
+    rows = random_rows(3000)
+    rows["means"][:3] = rows["means"].median(0).values
+    rows["log_scales"][:3] = torch.tensor([[-4.0] * 3, [-4.0] * 3, [-2.0] * 3])
+    rows["opacity_logits"][:3] = torch.tensor([[-3.0], [3.0], [3.0]])
+    quantizer, rows = fitted(rows)
+    weights = quantizer.code.weights(quantizer.code.shape_codes(rows))
+    assert weights[0] < weights[1] < weights[2]
+    assert 2.0**-6 <= weights.min() and weights.max() <= 2.0**6
+
+
+def test_other_names_of_the_axes_are_the_same_gaussians():
+    """The covariance stays, the quaternion has length one, and no rotation is beyond 63 degrees."""
+    rows = random_rows(5000)
+    quats, log_scales = close_to_identity(rows["quats"], rows["log_scales"])
+    before = reference.covariances_of(rows["quats"].double(), rows["log_scales"].double().exp())
+    after = reference.covariances_of(quats.double(), log_scales.double().exp())
+    assert (after - before).abs().max() < 1e-5 * before.abs().max()
+    assert (quats.norm(dim=1) - 1).abs().max() < 1e-6
+    assert quats[:, 0].min() > np.cos(np.radians(63 / 2))
+
+
+def test_the_order_of_the_gaussians_does_not_change_a_byte():
+    rows = random_rows(3000)
+    order = torch.randperm(3000, generator=torch.Generator().manual_seed(1))
+    quantizer, rows = fitted(rows)
+    assert quantizer.encode(arrays(rows)) == quantizer.encode(arrays({k: row[order] for k, row in rows.items()}))
+
+
+def test_coarser_steps_make_smaller_files():
+    rows = arrays(random_rows(4000))
+    sizes = [len(encode(rows, "compact", rest_step=step, dc_step=step)) for step in (0.05, 0.1, 0.2, 0.4)]
+    assert sizes == sorted(sizes, reverse=True) and sizes[0] > 1.5 * sizes[-1]
+
+
+def test_the_penalty_falls_where_the_file_gets_smaller():
+    """Its gradient shrinks the coefficients, reaches nothing else, and following it makes the file smaller."""
+    quantizer, rows = fitted(random_rows(2000), rate=1.0)
+    leaves = {name: row.clone().requires_grad_() for name, row in rows.items()}
+    quantizer.penalty(leaves).backward()
+    assert all(leaf.grad is None for name, leaf in leaves.items() if name != "sh_rest")
+    gradient = leaves["sh_rest"].grad
+    assert (gradient * rows["sh_rest"]).sum() > 0
+    moved = {**rows, "sh_rest": rows["sh_rest"] - 0.5 * gradient / gradient.abs().max() * rows["sh_rest"].abs().max()}
+    assert quantizer.penalty(moved) < quantizer.penalty(rows)
+    assert len(quantizer.encode(arrays(moved))) < len(quantizer.encode(arrays(rows)))
+
+
+def test_a_symbol_costs_what_its_frequency_says():
+    """The coder is within 2 % and a table of the entropy; contexts that tell the symbol leave nothing to pay."""
+    generator = np.random.default_rng(0)
+    symbols = np.round(generator.laplace(size=100_000) * 3).astype(np.int64)
+    writer = SymbolWriter()
+    writer.write(symbols)
+    size = len(writer.streams()["symbols"])
+    counts = np.bincount(symbols - symbols.min())
+    entropy = -(counts * np.log2(np.maximum(counts, 1) / counts.sum())).sum() / 8
+    assert entropy <= size <= 1.02 * entropy
+    writer = SymbolWriter()
+    writer.write(symbols, symbols - symbols.min())
+    assert len(writer.streams()["symbols"]) <= 8
+
+
+def test_fields_come_back_in_order():
+    generator = np.random.default_rng(1)
+    contexts = generator.integers(0, 7, 5000)
+    fields = [
+        (generator.integers(-MAX_CODE, MAX_CODE, 300), None),
+        (contexts * 3 - generator.integers(0, 9, 5000), contexts),
+    ]
+    fields += [(np.full(40, -5), None), (np.zeros(0, np.int64), None)]
+    writer = SymbolWriter()
+    for symbols, known in fields:
+        writer.write(symbols, known)
+    reader = SymbolReader(writer.streams())
+    for symbols, known in fields:
+        assert np.array_equal(reader.read(len(symbols), known), symbols)
+    reader.finish()
+
+
+def test_bits_come_back():
+    generator = np.random.default_rng(2)
+    widths = generator.integers(0, 49, 3000)
+    values = generator.integers(0, 2**48, 3000).astype(np.uint64) & (
+        (np.uint64(1) << widths.astype(np.uint64)) - np.uint64(1)
+    )
+    packed = pack_bits(values, widths)
+    assert len(packed) == (widths.sum() + 7) // 8
+    assert np.array_equal(unpack_bits(packed, widths), values)
