@@ -23,10 +23,11 @@ from arguments import pick_device
 from arguments.compress import DEFAULT_ROUNDS, CompressConfig
 from arguments.options import Parser, flags_that_save_memory, to_json
 from compression import FormatError, decode, read_model, write_gsz
+from compression.compact import CompactQuantizer
 from compression.container import MAGIC, unpack
 from compression.finetune import Photos
 from compression.posthoc import Goals, PostHoc, Result, Stage
-from compression.quantizer import Quantizer
+from compression.seed import SeedQuantizer
 from gaussian_renderer import DEVICES
 from render import find_ply
 from scene import ply
@@ -37,6 +38,7 @@ from utils.run import Run
 from utils.usage import MB, MemoryMeter, Stopwatch
 from utils.views import ViewSampler
 
+QUANTIZERS = {"compact": CompactQuantizer, "seed": SeedQuantizer}
 HEADER = f"{'':12} {'Gaussians':>10} {'MB':>8} {'bytes each':>10} {'train PSNR':>10} {'test PSNR':>10}"
 
 
@@ -88,7 +90,7 @@ def compress(config: CompressConfig) -> dict[str, Any]:
     )  # fmt: skip
     folder.say(HEADER)
     work = PostHoc(
-        model, make_quantizer(config.profile), decode, photos, scene.test, config.make_schedule(),
+        model, QUANTIZERS[config.profile](), decode, photos, scene.test, config.make_schedule(),
         report=lambda stage: folder.say(table_line(stage)), quiet=config.quiet,
     )  # fmt: skip
     try:
@@ -107,12 +109,6 @@ def compress(config: CompressConfig) -> dict[str, Any]:
     folder.write_json(out.with_suffix(".json").name, summary)
     folder.say(describe(result, summary))
     return summary
-
-
-def make_quantizer(profile: str) -> Quantizer:
-    """The quantizer of a profile, whose module is loaded when it is needed."""
-    module, name = {"seed": ("seed", "SeedQuantizer"), "compact": ("compact", "CompactQuantizer")}[profile]
-    return getattr(importlib.import_module(f"compression.{module}"), name)()
 
 
 def goals_of(config: CompressConfig) -> Goals | None:
