@@ -101,10 +101,9 @@ def _pack(rows: Rows) -> bytes:
     vertices["packed_color"] = _packed(np.concatenate([fractions["color"], opacity], axis=1), _COLOR_BITS)
     elements = {"chunk": chunks, "vertex": vertices}
     if num_rest := 3 * rows["sh_rest"].shape[1]:
-        channel_major = rows["sh_rest"].transpose(0, 2, 1).reshape(num, num_rest)
-        steps = (channel_major.astype(np.float64) / _SH_RANGE + 0.5) * 256
-        middles = np.clip(np.floor(steps), 1, 254)
-        table = np.where(steps < 0.75, 0, np.where(steps > 255.25, 255, middles)).astype(np.uint8)
+        table = np.empty((num, num_rest), np.uint8)
+        for i in range(num_rest):  # all of red, then green, then blue
+            table[:, i] = _rest_to_bytes(rows["sh_rest"][:, i % (num_rest // 3), i // (num_rest // 3)])
         elements["sh"] = table.view([(f"f_rest_{i}", "u1") for i in range(num_rest)]).reshape(num)
     return _header(elements) + b"".join(element.tobytes() for element in elements.values())
 
@@ -130,6 +129,13 @@ def _pack_rotations(quats: np.ndarray) -> np.ndarray:
     largest, parts = smallest_three(quats)
     fractions = np.clip(parts / (2 * MAX_PART) + 0.5, 0, 1)
     return _packed(np.concatenate([largest[:, None] / 3, fractions], axis=1), _ROTATION_BITS)
+
+
+def _rest_to_bytes(values: np.ndarray) -> np.ndarray:
+    """The step that each value is in; the first and the last step are read as the ends of the range."""
+    steps = (values.astype(np.float64) / _SH_RANGE + 0.5) * 256
+    middles = np.clip(np.floor(steps), 1, 254)
+    return np.where(steps < 0.75, 0, np.where(steps > 255.25, 255, middles)).astype(np.uint8)
 
 
 # ---- reading ----
@@ -239,8 +245,10 @@ def _rest(elements: dict[str, np.ndarray], num: int) -> np.ndarray:
         raise FormatError(expected, f"{len(table)} rows of {num_rest}")
     if any(table.dtype[i] != np.uint8 for i in range(num_rest)):
         raise FormatError("uchar f_rest properties", "other types")
-    stored = np.stack([table[f"f_rest_{i}"] for i in range(num_rest)], axis=1).astype(np.float32)
     # Middles of the steps, but for the first and the last, which are the ends of the range.
-    fractions = np.where(stored == 0, 0, np.where(stored == 255, 1, (stored + 0.5) / 256)).astype(np.float32)
-    rest = ((fractions - 0.5) * _SH_RANGE).reshape(num, 3, num_rest // 3)
-    return np.ascontiguousarray(rest.transpose(0, 2, 1))
+    fractions = np.concatenate([[0], (np.arange(1, 255) + 0.5) / 256, [1]])
+    values = ((fractions - 0.5) * _SH_RANGE).astype(np.float32)
+    rest = np.empty((num, num_rest // 3, 3), np.float32)
+    for i in range(num_rest):  # all of red, then green, then blue
+        rest[:, i % (num_rest // 3), i // (num_rest // 3)] = values[table[f"f_rest_{i}"]]
+    return rest

@@ -39,6 +39,7 @@ _MAX_POSITION = 2**23 - 1
 _MAX_FRACTIONAL_BITS = 23
 _COLOR_SCALE = 0.15 * 255  # bytes for 1 of a coefficient of degree 0
 _FLIP = np.array([1, -1, -1])  # half a turn about x takes RDF to RUB and back
+_SH_VALUES = (np.arange(256, dtype=np.float32) - 128) / 128
 # Which SH functions of degrees 1 to 3 change sign under that turn: those that are odd in y and z together.
 _SH_FLIP = np.array([-1, -1, 1, -1, 1, 1, -1, 1, -1, 1, -1, -1, 1, -1, 1])
 
@@ -125,10 +126,13 @@ def _pack_rotations(quats: np.ndarray) -> np.ndarray:
 
 
 def _pack_rest(sh_rest: np.ndarray, sh_bits: tuple[int, int]) -> np.ndarray:
-    """Bytes around 128, in steps that are multiples of 2^(8 - bits)."""
-    steps = np.repeat([2 ** (8 - bits) for bits in sh_bits], [3, 12])[: sh_rest.shape[1], None]
-    around = 128 / steps + np.rint(sh_rest.astype(np.float64) * 128 / steps)
-    return (np.clip(around, 0, 256 // steps - 1) * steps).astype(np.uint8)
+    """Bytes (N,K,3) around 128, in steps that are multiples of 2^(8 - bits)."""
+    stored = np.empty(sh_rest.shape, np.uint8)
+    for coefficient in range(sh_rest.shape[1]):
+        step = 2 ** (8 - sh_bits[coefficient >= REST_COUNTS[1]])
+        around = 128 // step + np.rint(sh_rest[:, coefficient].astype(np.float64) * 128 / step)
+        stored[:, coefficient] = np.clip(around, 0, 256 // step - 1) * step
+    return stored
 
 
 # ---- reading ----
@@ -168,7 +172,7 @@ def _unpack(data: bytes) -> Rows:
         "quats": _rotations(rotations),
         "opacity_logits": opacity_from_byte(opacities),
         "sh_dc": ((colors[:, None] - 127.5) / _COLOR_SCALE).astype(np.float32),
-        "sh_rest": (rest.reshape(num, REST_COUNTS[degree], 3).astype(np.float32) - 128) / 128,
+        "sh_rest": _SH_VALUES[rest.reshape(num, REST_COUNTS[degree], 3)],
     }
 
 
