@@ -202,9 +202,9 @@ def test_a_wrong_argument_is_named_with_what_was_expected_and_found(engine, name
 @pytest.mark.parametrize("engine", CUDA_ENGINES, indirect=True)
 def test_cuda_takes_float_only_and_says_so(engine):
     case = make_case(17, 20, 19, 21)
-    with pytest.raises(ValueError, match="expected dtype float32, got float64"):
+    with pytest.raises(ValueError, match="means: expected dtype float32, got float64"):
         engine.run(case, torch.float64)
-    with pytest.raises(ValueError, match="expected dtype float32, got float64"):
+    with pytest.raises(ValueError, match="means: expected dtype float32, got float64"):
         engine.importance(case, torch.ones(21, 19), torch.float64)
     engine.run(case, torch.float32)  # and goes on
 
@@ -221,6 +221,8 @@ def test_a_tensor_on_another_device_is_named(engine):
     inputs = {name: value.to(engine.device, torch.float32) for name, value in case.inputs.items()}
     with pytest.raises(ValueError, match="scales.*meta"):
         engine.rasterize(case, {**inputs, "scales": inputs["scales"].to("meta")}, torch.float32)
+    with pytest.raises(ValueError, match="means.*meta"):
+        engine.rasterize(case, {name: value.to("meta") for name, value in inputs.items()}, torch.float32)
 
 
 def test_non_contiguous_inputs_are_as_good_as_contiguous_ones(engine):

@@ -79,6 +79,8 @@ def _check(view: View, rows: dict[str, Tensor | None], extra: dict[str, tuple[Te
     if view.width < 1 or view.height < 1:
         raise ValueError(f"view: expected a size of 1 x 1 or more, got {view.width} x {view.height}")
     means = rows["means"]
+    if means.device.type == "meta":
+        raise ValueError(f"means: expected a tensor with values, got one on {means.device}")
     if means.dtype not in (torch.float32, torch.float64):
         raise ValueError(f"means: expected dtype float32 or float64, got {str(means.dtype).removeprefix('torch.')}")
     expected = {name: (t, means.dtype, None) for name, t in rows.items() if t is not None} | extra

@@ -146,8 +146,8 @@ AnyFrame forward_on_cpu(const Rows& rows, const ViewArgs& view_args, const Optio
 AnyFrame forward_on_cuda(const Rows& rows, const ViewArgs& view_args, const Options& options, const Queue& queue,
                          const Pictures& pictures, const Array& radii) {
     const Place place = rows.place();
-    const View<float> view = make_view<float>(view_args);
     const Gaussians<float> gaussians = make_gaussians<float>(rows, options, true);
+    const View<float> view = make_view<float>(view_args);
     const Images<float> out = make_images<float>(view, "", pictures, place);
     int32_t* radii_out = checked<int32_t>(radii, "radii", {gaussians.count}, place);
     CudaFrame made{{}, std::make_unique<TorchMemory>(queue.allocate), radii};
@@ -219,8 +219,8 @@ template <class T, class Run>
 void with_importance(const Rows& rows, const ViewArgs& view_args, const Options& options, const ImportanceArgs& args,
                      const Run& run) {
     const Place place = rows.place();
-    const View<T> view = make_view<T>(view_args);
     const Gaussians<T> g = make_gaussians<T>(rows, options, false);
+    const View<T> view = make_view<T>(view_args);
     const T* weights = checked<const T>(args.pixel_weights, "pixel_weights", {view.height, view.width}, place);
     const Importance<T> out{checked<T>(args.weighted, "weighted", {g.count}, place),
                             checked<T>(args.total, "total", {g.count}, place),

@@ -70,7 +70,7 @@ inline std::string place_text(Place place) {
 inline Place engine_place(const Array& array, const char* name) {
     const Place place = place_of(array);
     if (place.is_cuda()) {
-        if (!cuda::is_built) refuse(name, "device cpu (this build has no CUDA engine)", place_text(place));
+        if (!cuda::is_built) refuse(name, "device cpu (this build has no CUDA engine: install it again with DGR_CUDA=1)", place_text(place));
     } else if (place != kMainMemory) {
         refuse(name, "a device with an engine", place_text(place));
     }
