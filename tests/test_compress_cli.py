@@ -1,6 +1,7 @@
 """compress.py and render.py --model from the command line: flags, files, and what a user can get wrong."""
 
 import dataclasses
+import importlib
 import json
 import math
 import shutil
@@ -308,6 +309,14 @@ def test_a_run_folder_can_be_exported(folder, tmp_path, capsys):
     source = next(folder.glob("point_cloud/*/*.ply"))
     assert (tmp_path / "new" / "x.ply").read_bytes() == source.read_bytes()
     assert f"{NUM} Gaussians" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["compressed.ply", "splat", "sog", "spz"])
+def test_every_format_is_written_beside_the_model_and_read_again(folder, name):
+    source = next(folder.glob("point_cloud/*/*.ply"))
+    compress.main(["export", str(source), "--format", name, "--quiet"])
+    reader = importlib.import_module(f"compression.formats.{name.replace('.', '_')}")
+    assert len(reader.read(source.with_name(f"point_cloud.{name}"))["means"]) == NUM
 
 
 def test_a_model_is_not_exported_onto_itself(folder):
