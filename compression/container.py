@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import json
 import lzma
+import math
 import os
 import struct
 import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NoReturn
+from typing import Any
 
 MAGIC = b"\x89GSZ\r\n\x1a\n"  # as in PNG: shows a file sent as text, and no text starts like it
 VERSION = 1
@@ -214,7 +215,7 @@ def _parse_table(table: bytes, num_streams: int) -> list[tuple[str, int, int]]:
 
 def _parse_header(text: bytes) -> dict[str, Any]:
     try:
-        header = json.loads(text.decode("utf-8"), parse_constant=_refuse)
+        header = json.loads(text.decode("utf-8"), parse_float=_finite, parse_constant=_finite)
     except (ValueError, RecursionError) as error:  # ValueError: no UTF-8, no JSON, numbers too long, NaN
         raise FormatError("a header in JSON", f"'{error}'") from error
     if not isinstance(header, dict):
@@ -222,5 +223,8 @@ def _parse_header(text: bytes) -> dict[str, Any]:
     return header
 
 
-def _refuse(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is no JSON")
+def _finite(text: str) -> float:
+    number = float(text)  # Python's JSON knows NaN and Infinity, and makes the latter of 1e999
+    if not math.isfinite(number):
+        raise ValueError(f"{text[:20]} is not finite")
+    return number

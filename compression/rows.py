@@ -33,7 +33,7 @@ def checked(rows: Mapping[str, np.ndarray]) -> Rows:
             raise FormatError(f"{name} of shape {' or '.join(map(str, shapes))}", str(array.shape))
         if array.dtype.kind not in "fiu":
             raise FormatError(f"{name} of real numbers", f"the type {array.dtype}")
-        with np.errstate(over="ignore"):  # becomes infinite, and is refused as that
+        with np.errstate(all="ignore"):  # what becomes infinite is refused as that
             arrays[name] = np.ascontiguousarray(array, np.float32)
         refuse_not_finite(name, arrays[name])
     return arrays

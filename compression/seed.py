@@ -149,15 +149,14 @@ def decode_seed(header: dict[str, Any], streams: dict[str, bytes]) -> Rows:
     for name in _HALVES:
         columns = _plane(contents.pop(f"{name}.high"), SHAPES[name][0], num).astype(np.uint16) << 8
         columns |= _plane(contents.pop(f"{name}.low"), SHAPES[name][0], num)
-        rows[name] = columns.T.copy().view(np.float16).astype(np.float32)
-    low, high = np.frombuffer(contents["sh_ranges"], "<f4").astype(np.float64).reshape(2, 1 + rest, 3)
-    if not np.isfinite([low, high]).all():
+        rows[name] = _floats(name, columns.T.copy())
+    ranges = np.frombuffer(contents["sh_ranges"], "<f4").reshape(2, 1 + rest, 3)
+    if not np.isfinite(ranges).all():
         raise FormatError("finite ranges of SH coefficients", "others")
+    low, high = ranges.astype(np.float64)
     for name, part in (("sh_dc", slice(0, 1)), ("sh_rest", slice(1, None))):
         levels = [_plane(contents.pop(f"{name}.{channel}"), num, len(low[part])) for channel in _CHANNELS]
         rows[name] = _colors(levels, low[part], high[part])
-    for name, row in rows.items():
-        refuse_not_finite(name, row)
     return rows
 
 
@@ -201,7 +200,13 @@ def _means(content: bytes, num: int) -> np.ndarray:
         raise FormatError("positions on the Morton curve", "one behind its end")
     ordered = morton_cells(codes).astype(np.uint16)
     bits = np.where(ordered >= 0x8000, ordered & 0x7FFF, ~ordered)
-    return bits.view(np.float16).astype(np.float32)
+    return _floats("means", bits)
+
+
+def _floats(name: str, bits: np.ndarray) -> np.ndarray:
+    halves = bits.view(np.float16)
+    refuse_not_finite(name, halves)
+    return halves.astype(np.float32)
 
 
 def _total_order(codes: np.ndarray, contents: list[np.ndarray]) -> np.ndarray:

@@ -87,6 +87,7 @@ def test_bytes_behind_the_end_are_refused():
         b"3",
         b'{"a":NaN}',
         b'{"a":-Infinity}',
+        b'{"a":[1e999]}',
         b'{"a":' + b"9" * 5000 + b"}",
         b"[" * 500_000,
         b'{"a":' * 100_000,
