@@ -1,0 +1,90 @@
+"""Size and loss of a model in the files of other tools: the table of docs/formats.md.
+
+python -m benchmarks.formats --model point_cloud.ply --scene SCENE
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks.machine import machine_info
+from compression.formats import compressed_ply, sog, splat, spz
+from gaussian_renderer.evaluation import evaluate
+from scene import load_scene, ply
+from scene.gaussian_model import GaussianModel
+from utils.errors import run_script
+
+Rows = dict[str, np.ndarray]
+
+
+def write_zip(path: Path, rows: Rows) -> None:
+    """The float PLY in a ZIP archive, deflated as well as it goes."""
+    plain = path.with_name("model.ply")
+    ply.write(plain, rows)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+        archive.write(plain, plain.name)
+
+
+def read_zip(path: Path) -> Rows:
+    """Undo :func:`write_zip`."""
+    with zipfile.ZipFile(path) as archive:
+        return ply.read(archive.extract("model.ply", path.parent / "unzipped"))
+
+
+def cases(num: int) -> list[tuple[str, str, Callable, Callable, dict]]:
+    """Name, ending, writer, reader and options of what is measured of a model of ``num`` Gaussians."""
+    return [
+        ("ply", "ply", ply.write, ply.read, {}),
+        ("ply, zipped", "zip", write_zip, read_zip, {}),
+        ("compressed.ply", "compressed.ply", compressed_ply.write, compressed_ply.read, {}),
+        ("spz", "spz", spz.write, spz.read, {}),
+        ("spz, sh_bits=(5, 4)", "spz", spz.write, spz.read, {"sh_bits": (5, 4)}),
+        ("splat", "splat", splat.write, splat.read, {}),
+        *(
+            (f"sog, palette=N/{part}", "sog", sog.write, sog.read, {"palette": max(1, min(1 << 16, num // part))})
+            for part in (2, 4, 8, 16)
+        ),
+    ]
+
+
+def main() -> None:
+    """Write, read, render and print a line for each format."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, required=True, help="a 3DGS PLY")
+    parser.add_argument("--scene", type=Path, required=True, help="folder of its scene")
+    parser.add_argument("-i", "--images", default="images", help="its images folder")
+    parser.add_argument("-r", "--resolution", type=int, default=-1, help="as for train.py")
+    parser.add_argument("--threads", type=int, default=0, help="0: all cores")
+    options = parser.parse_args()
+
+    rows = ply.read(options.model)
+    num = len(rows["means"])
+    cameras = load_scene(options.scene, options.images, options.resolution, True).test
+    print(machine_info())
+    print("| format | bytes/Gaussian | PSNR (dB) | SSIM | write, read (s) |\n|---|---|---|---|---|")
+    for name, ending, write, read, how in cases(num):
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / f"file.{ending}"
+            started = time.perf_counter()
+            write(path, rows, **how)
+            written = time.perf_counter()
+            again = read(path)
+            seconds = f"{written - started:.2f}, {time.perf_counter() - written:.2f}"
+            size = path.stat().st_size / num
+        tensors = {key: torch.from_numpy(np.ascontiguousarray(row)) for key, row in again.items()}
+        model = GaussianModel(tensors, sh_degree=0)
+        model.sh_degree = model.max_sh_degree
+        found = evaluate(cameras, model, torch.zeros(3), antialiased=False, threads=options.threads)
+        print(f"| {name} | {size:.2f} | {found['psnr']:.3f} | {found['ssim']:.4f} | {seconds} |", flush=True)
+
+
+if __name__ == "__main__":
+    run_script(main)
