@@ -79,9 +79,7 @@ def main() -> None:
             again = read(path)
             seconds = f"{written - started:.2f}, {time.perf_counter() - written:.2f}"
             size = path.stat().st_size / num
-        tensors = {key: torch.from_numpy(np.ascontiguousarray(row)) for key, row in again.items()}
-        model = GaussianModel(tensors, sh_degree=0)
-        model.sh_degree = model.max_sh_degree
+        model = GaussianModel.from_rows(again, "cpu")
         found = evaluate(cameras, model, torch.zeros(3), antialiased=False, threads=options.threads)
         print(f"| {name} | {size:.2f} | {found['psnr']:.3f} | {found['ssim']:.4f} | {seconds} |", flush=True)
 

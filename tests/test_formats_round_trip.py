@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from format_cases import C0, ENDINGS, FORMATS, QUAT_ERROR, aligned, errors, random_rows
 
-from compression.formats import sog, splat, spz
+from compression.formats import START, reader_for, sog, splat, spz, writer_for
 from compression.formats.kmeans import codebook_of_numbers, codebook_of_vectors, nearest_number
 
 each_format = pytest.mark.parametrize("name", FORMATS)
@@ -189,3 +189,13 @@ def test_a_codebook_of_vectors_finds_clusters():
     vectors = (centres[rng.integers(0, 50, 5000)] + 0.001 * rng.standard_normal((5000, 12))).astype(np.float32)
     book, labels = codebook_of_vectors(vectors, np.ones(5000, np.float32), 200)
     assert np.sqrt(np.square(book[labels] - vectors).mean()) < 0.02
+
+
+@each_format
+def test_files_are_told_by_their_bytes_and_where_they_have_no_mark_by_their_name(name, tmp_path):
+    path = tmp_path / f"model{ENDINGS[name]}"
+    writer_for(ENDINGS[name][1:])(path, random_rows(3))
+    start = path.read_bytes()[:START]
+    assert reader_for(path, start) is FORMATS[name].read
+    assert reader_for("renamed", start) is (None if name == "splat" else FORMATS[name].read)
+    assert reader_for("model.gsz", b"\x89GSZ") is None and reader_for("model.ply", b"ply\nformat") is None
