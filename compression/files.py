@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from compression import formats
 from compression.codec import decode
 from compression.container import MAGIC, FormatError
 from compression.rows import Rows
@@ -16,7 +17,7 @@ def read_model(path: str | Path) -> Rows:
     """Read a model of any format that this project knows: by its first bytes, or else by its name.
 
     Args:
-        path: a .gsz or a 3DGS .ply.
+        path: a .gsz, a 3DGS .ply, or one of ``compression.formats``.
 
     Returns:
         float32 arrays in the shapes of ``GaussianModel.rows``.
@@ -25,12 +26,17 @@ def read_model(path: str | Path) -> Rows:
         InputError: no such file, of no known format, damaged, or with values that are not finite.
     """
     path = Path(path)
-    start = _read(path, len(MAGIC))
-    if start == MAGIC or path.suffix.lower() == ".gsz":
+    start = _read(path, formats.START)
+    if start.startswith(MAGIC):
         return _read_gsz(path)
+    if read := formats.reader_for(path, start):
+        return read(path)
     if start.startswith(b"ply") or path.suffix.lower() == ".ply":
         return ply.read(path)
-    raise InputError(path, "a model (.gsz, .ply)", f"a file that starts with {start!r}", "give a trained model")
+    if path.suffix.lower() == ".gsz":
+        return _read_gsz(path)  # says what is wrong with it
+    known = ", ".join([".gsz", ".ply", *formats.MODULES])
+    raise InputError(path, f"a model ({known})", f"a file that starts with {start[:8]!r}", "give a trained model")
 
 
 def write_gsz(path: str | Path, data: bytes) -> None:

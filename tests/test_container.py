@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from gsz_cases import model_rows, raw_file, same_bits, table_entry, with_right_checksum
 
-from compression import FormatError, decode, encode, read_model, write_gsz
+from compression import FormatError, decode, encode, formats, read_model, write_gsz
 from compression.container import MAX_HEADER, MAX_STREAMS, lzma_pack, lzma_unpack, pack, unpack
 from compression.morton import morton_cells, morton_codes, morton_order
 from scene import ply
@@ -215,8 +215,19 @@ def test_a_model_comes_back_from_a_file_whatever_its_name(tmp_path):
     for name in ("model.gsz", "model.GSZ", "model.ply", "model"):
         write_gsz(tmp_path / "deep" / name, data)
         assert same_bits(read_model(tmp_path / "deep" / name), decode(data))
-    ply.write(tmp_path / "point_cloud.ply", rows)
-    assert same_bits(read_model(tmp_path / "point_cloud.ply"), rows)
+    for name in ("point_cloud.ply", "ply.gsz"):
+        ply.write(tmp_path / name, rows)
+        assert same_bits(read_model(tmp_path / name), rows)
+
+
+@pytest.mark.parametrize("ending", formats.MODULES)
+def test_models_of_other_tools_are_read(tmp_path, ending):
+    """By their bytes; .splat has nothing there that tells it, and is known by its name."""
+    formats.writer_for(ending[1:])(tmp_path / f"model{ending}", model_rows(30))
+    rows = read_model(tmp_path / f"model{ending}")
+    assert len(rows["means"]) == 30
+    if ending != ".splat":
+        assert same_bits(read_model((tmp_path / f"model{ending}").rename(tmp_path / "model")), rows)
 
 
 @pytest.mark.parametrize(
@@ -224,7 +235,7 @@ def test_a_model_comes_back_from_a_file_whatever_its_name(tmp_path):
     [
         ("model.gsz", None, "No such file"),
         ("model.gsz", b"", "a .gsz file"),
-        ("model.gsz", b"ply\n", "a .gsz file"),
+        ("model.gsz", b"plain text", "a .gsz file"),
         ("model.gsz", pack({"profile": "none"}, {})[:-1], "cut off"),
         ("model.gsz", pack({"profile": "none"}, {}), "'none'"),
         ("model.gsz", pack({"profile": ["seed"]}, {}), "profiles"),
