@@ -234,7 +234,7 @@ def run_tests(check: Check, device: torch.device, quick: bool) -> dict[str, Any]
     """The tests of the engine on this device."""
     results = check.folder / "tests.xml"
     where = ["tests"] if device.type != "cpu" else ["tests/test_rasterizer_bits.py", "tests/test_photometric_loss.py"]
-    which = "cuda and not emulat" if device.type != "cpu" else "cpu"
+    which = "cuda and not emulat and not install" if device.type != "cpu" else "cpu"
     limit = 60 if quick else 150
     check.run(
         "tests", python("pytest", "-q", "-p", "no:cacheprovider", "-k", which, f"--junitxml={results}", *where), limit
