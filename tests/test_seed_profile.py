@@ -1,6 +1,9 @@
 """Profile "seed": what is decoded is what fine-tuning saw, to the last bit; order, range and size of what is stored."""
 
 import base64
+import json
+import lzma
+import struct
 import tracemalloc
 
 import numpy as np
@@ -165,6 +168,53 @@ def test_a_file_of_today_can_be_read():
     rows = model_rows(2, 3)
     decoded = decode(base64.b64decode(GOLDEN))
     assert same_bits(sorted_rows(decoded), sorted_rows(stored(rows)))
+
+
+def read_by_the_book(data: bytes) -> list[list[float]]:
+    """docs/gsz.md in plain Python, one list of numbers a Gaussian; believes all checksums and sizes."""
+    text_size, table_size, num_streams = struct.unpack_from("<III", data, 12)
+    header = json.loads(data[28 : 28 + text_size])
+    place, start, streams = 28 + text_size, 28 + text_size + table_size, {}
+    for _ in range(num_streams):
+        name = data[place + 1 : place + 1 + data[place]].decode()
+        (size,) = struct.unpack_from("<Q", data, place + 1 + len(name))
+        lzma2 = [{"id": lzma.FILTER_LZMA2, "dict_size": 1 << 22}]
+        streams[name] = lzma.decompress(data[start : start + size], lzma.FORMAT_RAW, filters=lzma2)
+        place, start = place + 13 + len(name), start + size
+    num, rest = header["gaussians"], header["sh_rest"]
+
+    def half(bits: int) -> float:
+        return struct.unpack("<e", struct.pack("<H", bits))[0]
+
+    levels = struct.unpack(f"<{6 * (1 + rest)}f", streams["sh_ranges"])
+
+    def color(coefficient: int, channel: int, level: int) -> float:
+        low, high = (levels[3 * coefficient + channel + i * 3 * (1 + rest)] for i in (0, 1))
+        return struct.unpack("<f", struct.pack("<f", (low * (255 - level) + high * level) / 255))[0]
+
+    gaussians, code = [], 0
+    for n in range(num):
+        code += sum(streams["means"][byte * num + n] << 8 * byte for byte in range(6))
+        ordered = [sum((code >> 3 * bit + axis & 1) << bit for bit in range(16)) for axis in range(3)]
+        numbers = [half(u & 0x7FFF if u >= 0x8000 else ~u & 0xFFFF) for u in ordered]
+        for name, columns in (("log_scales", 3), ("quats", 4), ("opacity_logits", 1)):
+            places = [column * num + n for column in range(columns)]
+            numbers += [half(streams[name + ".high"][i] << 8 | streams[name + ".low"][i]) for i in places]
+        for name, count, first in (("sh_dc", 1, 0), ("sh_rest", rest, 1)):
+            for k in range(count):
+                green, red, blue = (streams[f"{name}.{channel}"][n * count + k] for channel in "grb")
+                three = (red + green - 128) % 256, green, (blue + green - 128) % 256
+                numbers += [color(first + k, channel, level) for channel, level in enumerate(three)]
+        gaussians.append(numbers)
+    return gaussians
+
+
+@pytest.mark.parametrize("num_rest", [0, 3, 15])
+def test_the_specification_is_enough_to_read_a_file(num_rest):
+    data = encode(model_rows(60, num_rest), "seed")
+    decoded = decode(data)
+    table = np.concatenate([decoded[name].reshape(60, -1) for name in NAMES], axis=1)
+    np.testing.assert_array_equal(np.array(read_by_the_book(data)), table)
 
 
 # ---- what is refused ----
