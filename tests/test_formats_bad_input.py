@@ -114,7 +114,7 @@ def test_damaged_files_end_in_an_input_error_or_a_finite_model(name, kind, tmp_p
         try:
             rows = FORMATS[name].read(path)
         except InputError as error:
-            assert "\n" not in str(error)
+            assert str(error).isprintable() and len(str(error)) < 600
         else:
             assert all(np.isfinite(row).all() for row in rows.values()) and len(rows["means"])
 
@@ -138,7 +138,7 @@ def test_what_lies_below_the_compression_may_be_damaged_too(name, tmp_path):
         try:
             rows = FORMATS[name].read(path)
         except InputError as error:
-            assert "\n" not in str(error)
+            assert str(error).isprintable() and len(str(error)) < 600
         else:
             assert all(np.isfinite(row).all() for row in rows.values())
 
@@ -394,6 +394,16 @@ def test_a_zip_bomb_does_not_go_off(tmp_path):
         size = struct.pack("<I", 64 << 20)
         lying[lying.rindex(size) : lying.rindex(size) + 4] = struct.pack("<I", 1000)
         refused(sog, path, bytes(lying))
+
+
+def test_zips_that_are_encrypted_or_of_a_newer_version_are_said(tmp_path):
+    path = written("sog", tmp_path)
+    whole = path.read_bytes()
+    entry = whole.index(b"PK\1\2")
+    for offset, value in ((6, 139), (8, 1), (10, 99)):  # in the directory: version needed, flags, method
+        content = bytearray(whole)
+        content[entry + offset] = value
+        refused(sog, path, bytes(content))
 
 
 def test_a_deflated_sog_is_read(tmp_path):

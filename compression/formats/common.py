@@ -64,7 +64,13 @@ def read_file(path: str | Path, unpack: Callable[[bytes], Rows]) -> Rows:
         return checked(unpack(data))
     except FormatError as error:
         fix = "save or download the model again, or convert it"
-        raise InputError(path, error.expected, error.found, fix) from error
+        raise InputError(path, _shown(error.expected), _shown(error.found), fix) from error
+
+
+def _shown(text: str) -> str:
+    """What of a file's own words goes to a terminal: no control characters, and not all of a large file."""
+    text = "".join(letter if letter.isprintable() else "?" for letter in text[:1000])
+    return text if len(text) <= 120 else f"{text[:80]} ... {text[-30:]}"
 
 
 # ---- order ----

@@ -49,6 +49,8 @@ _MAX_SIDE = 16383  # pixels, of WebP
 # A .sog that is true to real Gaussians takes 10 bytes each or more. A file that claims many more Gaussians is a bomb: a
 # few bytes of WebP can be an image of one colour that fills the memory. Small files may claim this many in any case.
 _MAX_GAUSSIANS_PER_BYTE, _FEW_GAUSSIANS = 4, 1 << 16
+# RuntimeError: encrypted, or by its subclass NotImplementedError of a newer version of ZIP.
+_ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, struct.error, OSError, EOFError, RuntimeError, ValueError)
 
 
 def write(path: str | Path, rows: Mapping[str, np.ndarray], *, palette: int | None = None) -> None:
@@ -183,10 +185,10 @@ def _webp(pixels: np.ndarray) -> bytes:
 
 def _unpack(data: bytes) -> Rows:
     try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            return _Bundle(archive, len(data)).rows()
-    except zipfile.BadZipFile as error:
+        archive = zipfile.ZipFile(io.BytesIO(data))
+    except _ZIP_ERRORS as error:
         raise FormatError("a .sog file, a ZIP archive", f"'{error}'") from error
+    return _Bundle(archive, len(data)).rows()
 
 
 class _Bundle:
@@ -198,9 +200,9 @@ class _Bundle:
             self.meta = json.loads(self.content("meta.json", _MAX_META))
         except (ValueError, RecursionError) as error:
             raise FormatError("JSON in meta.json", f"'{error}'") from error
-        version = self.entry(dict, name="meta.json").get("version", "none")
+        version = self.entry(dict, name="meta.json").get("version")
         if version != VERSION:
-            raise FormatError(f".sog of version {VERSION}", f"version {version}")
+            raise FormatError(f".sog of version {VERSION}", f"version {version!r}")
         self.num = self.whole_number(max(_FEW_GAUSSIANS, _MAX_GAUSSIANS_PER_BYTE * num_bytes), "count")
 
     def rows(self) -> Rows:
@@ -268,10 +270,9 @@ class _Bundle:
                 content = file.read(limit + 1)
         except KeyError as error:
             raise FormatError(f"{name} in the archive", "no such file") from error
-        # RuntimeError: encrypted; NotImplementedError is one, too
-        except (zipfile.BadZipFile, zlib.error, struct.error, OSError, EOFError, RuntimeError, ValueError) as error:
-            if isinstance(error, FormatError):
-                raise
+        except FormatError:
+            raise
+        except _ZIP_ERRORS as error:
             raise FormatError(f"{name} in the archive", f"'{error}'") from error
         if len(content) > limit:
             raise FormatError(f"{name} of at most {limit} bytes", "more")
