@@ -1,7 +1,6 @@
 """compress.py and render.py --model from the command line: flags, files, and what a user can get wrong."""
 
 import dataclasses
-import importlib
 import json
 import math
 import shutil
@@ -315,8 +314,7 @@ def test_a_run_folder_can_be_exported(folder, tmp_path, capsys):
 def test_every_format_is_written_beside_the_model_and_read_again(folder, name):
     source = next(folder.glob("point_cloud/*/*.ply"))
     compress.main(["export", str(source), "--format", name, "--quiet"])
-    reader = importlib.import_module(f"compression.formats.{name.replace('.', '_')}")
-    assert len(reader.read(source.with_name(f"point_cloud.{name}"))["means"]) == NUM
+    assert len(read_model(source.with_name(f"point_cloud.{name}"))["means"]) == NUM
 
 
 def test_a_model_is_not_exported_onto_itself(folder):
