@@ -4,7 +4,7 @@ Three elements of a little-endian PLY: ``chunk`` (for each 256 Gaussians float32
 colours), ``vertex`` (packed_position 11 + 10 + 11 bits, packed_rotation 2 + 3 x 10, packed_scale 11 + 10 + 11,
 packed_color 4 x 8) and ``sh``.
 
-[https://blog.playcanvas.com/compressing-gaussian-splats; https://developer.playcanvas.com, user manual, "PLY";
+[https://blog.playcanvas.com/tags/compression, "Compressing Gaussian Splats"; https://github.com/sparkjsdev/spark/pull/82;
 https://github.com/SethKitchen/ThreeMojo/wiki/Compressed-PLY-files]
 """
 

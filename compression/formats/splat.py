@@ -3,7 +3,7 @@
 A record is position 3 x float32, scale 3 x float32 (a length, not its logarithm), red, green, blue and opacity as uint8
 and the quaternion, real part first, as four uint8 around 128. There is nothing in it that says what it is.
 
-[https://github.com/antimatter15/splat, README; https://xeokit.github.io/sdk/docs, 3D Gaussian Splatting Format Guide]
+From antimatter15/splat; as described in [https://xeokit.github.io/sdk/docs, 3D Gaussian Splatting Format Guide]
 """
 
 from __future__ import annotations

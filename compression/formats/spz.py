@@ -60,8 +60,8 @@ def write(
         sh_bits: 1 to 8 bits of the SH coefficients of degree 1 and of those above; Niantic's default is (5, 4).
         fractional_bits: of positions, 2^-bits world units apart; None: 12 as in Niantic's files, more for a model of
             Gaussians so small that it shows, fewer where the farthest leaves no room.
-        axes: "RDF": the numbers of the model as they are, what Niantic's own converter from PLY, splat-transform and
-            SuperSplat write and take. "RUB": what the documentation says that files hold, half a turn about x.
+        axes: "RDF": the numbers of the model as they are, which is what splat-transform and gsply write and take.
+            "RUB": what the documentation says that files hold, half a turn about x. See docs/formats.md.
 
     Raises:
         InputError: rows that are not those of a model, positions that 24 bits do not reach, or a file that cannot be
