@@ -9,11 +9,14 @@ import torch
 from diff_gaussian_rasterization import photometric_loss
 from plain_quantizer import PlainQuantizer, decode
 
+import compression
 from arguments import TrainConfig
 from arguments.compress import FineTuneRates, Phase, PostHocSchedule
+from compression.compact import CompactQuantizer
 from compression.finetune import Photos, as_stored, detached, fine_tune
 from compression.posthoc import Goals, PostHoc, Result, Stage
 from compression.scores import gradient_scores
+from compression.seed import SeedQuantizer
 from gaussian_renderer import render
 from gaussian_renderer.evaluation import evaluate
 from scene import Scene, load_scene
@@ -57,7 +60,7 @@ def photos_of(scene: Scene, seed: int = 0) -> Photos:
 def stage(scene, trained):
     """Make a post-hoc stage of a copy of the trained model."""
 
-    def make(schedule: PostHocSchedule = SHORT, quantizer: object = None, **settings) -> PostHoc:
+    def make(schedule: PostHocSchedule = SHORT, quantizer: object = None, decode=decode, **settings) -> PostHoc:
         model = copy.deepcopy(trained)
         quantizer = quantizer or PlainQuantizer()
         return PostHoc(model, quantizer, decode, photos_of(scene), scene.test, schedule, quiet=True, **settings)
@@ -270,8 +273,12 @@ def test_without_goals_all_gaussians_stay(stage):
 # ---- the result ----
 
 
-def test_the_file_decodes_to_what_was_rendered_and_measured(stage, scene):
-    work = stage()
+@pytest.mark.parametrize(
+    ("quantizer", "decode"),
+    [(PlainQuantizer, decode), (CompactQuantizer, compression.decode), (SeedQuantizer, compression.decode)],
+)
+def test_the_file_decodes_to_what_was_rendered_and_measured(stage, scene, quantizer, decode):
+    work = stage(quantizer=quantizer(), decode=decode)
     result = work.run(Goals(rounds=1), 0)
     decoded = decode(result.data)
     stored = {name: row.detach().numpy() for name, row in as_stored(work.model, work.quantizer).rows.items()}
