@@ -199,3 +199,12 @@ def test_files_are_told_by_their_bytes_and_where_they_have_no_mark_by_their_name
     assert reader_for(path, start) is FORMATS[name].read
     assert reader_for("renamed", start) is (None if name == "splat" else FORMATS[name].read)
     assert reader_for("model.gsz", b"\x89GSZ") is None and reader_for("model.ply", b"ply\nformat") is None
+
+
+@each_format
+def test_colours_of_what_cannot_be_seen_survive(name, tmp_path):
+    """An opacity of 0 is a transparent pixel of .sog, whose colour an image writer may drop."""
+    rows = random_rows(NUM, 0)
+    rows["opacity_logits"][:] = -9
+    again = aligned(round_trip(name, rows, tmp_path), rows)
+    assert np.abs(again["sh_dc"] - rows["sh_dc"]).max() <= half_steps(name, rows)["sh_dc"] * 1.001 + 3e-6
