@@ -20,9 +20,11 @@ VERSION = 1
 MAX_HEADER = 1 << 20  # bytes of JSON
 MAX_STREAMS = 1024
 MAX_NAME = 64  # bytes
-# Of LZMA, in bytes. Streams of models hold next to no long repetitions that a larger one would find, and compressing
-# takes 12 times as much memory, for each stream that is worked on at a time.
-MAX_DICTIONARY = 1 << 22
+MAX_DICTIONARY = 1 << 22  # bytes, of LZMA; what a reader makes room for
+# What a writer makes use of: it looks for repetitions nearby, and at the first that it meets. Bytes of models repeat
+# themselves by chance more than by rule. Presets with windows of megabytes took five times as long for larger files.
+_WINDOW = 1 << 12  # bytes, the least there is
+_DEPTH = 1
 PROFILE_KEY = "profile"  # in the header: the profile's name
 _PRELUDE = struct.Struct("<8sIIIII")  # magic, version, bytes of JSON, of the table, streams, CRC-32 of all before data
 _ENTRY = struct.Struct("<QI")  # bytes, CRC-32; before it a byte with the name's length, and the name
@@ -94,7 +96,7 @@ def unpack(data: bytes | memoryview) -> tuple[dict[str, Any], dict[str, bytes]]:
 
 
 def lzma_pack(data: bytes) -> bytes:
-    """Compress as well as LZMA2 can: the strongest preset, and as many context bits as do best.
+    """Compress as well as LZMA2 can: the parameters that gave the smallest files of trained models.
 
     Returns:
         A raw LZMA2 stream. It says itself which parameters it was made with, but not how long the data is.
@@ -119,7 +121,8 @@ def lzma_unpack(data: bytes, size: int) -> bytes:
     Raises:
         FormatError: damaged, or not of that size.
     """
-    decompressor = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=[_filter(size)])
+    room = min(max(size, _WINDOW), MAX_DICTIONARY)
+    decompressor = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=[{"id": lzma.FILTER_LZMA2, "dict_size": room}])
     try:
         content = decompressor.decompress(data, max_length=size + 1)
     except lzma.LZMAError as error:
@@ -150,13 +153,9 @@ def on_all_cores(function: Callable[..., bytes], arguments: dict[str, tuple]) ->
 
 
 def _compress(data: bytes, context_bits: int) -> bytes:
-    chosen = {"preset": 9 | lzma.PRESET_EXTREME, "lc": context_bits, "lp": 0, "pb": 0}
-    return lzma.compress(data, lzma.FORMAT_RAW, filters=[{**chosen, **_filter(len(data))}])
-
-
-def _filter(size: int) -> dict[str, int]:
-    """What both sides must know: the dictionary is as large as the data."""
-    return {"id": lzma.FILTER_LZMA2, "dict_size": min(max(size, 4096), MAX_DICTIONARY)}
+    bits = {"lc": context_bits, "lp": 0, "pb": 0}
+    preset = {"preset": 9 | lzma.PRESET_EXTREME, "dict_size": _WINDOW, "depth": _DEPTH}
+    return lzma.compress(data, lzma.FORMAT_RAW, filters=[{"id": lzma.FILTER_LZMA2, **preset, **bits}])
 
 
 def _table_entry(name: bytes, stream: bytes) -> bytes:
