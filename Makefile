@@ -1,7 +1,7 @@
 # Everything a person types. Each target sets up what it needs in a virtual environment of its own and can be
 # run again at any time; the packages under submodules/ are installed anew when their sources have changed.
 #
-#   make demo     a scene that the project makes itself: train, render, measure, and a picture at the end
+#   make demo     a scene that the project makes itself: train, render, measure, compress, and a picture at the end
 #   make test     lint and the whole test suite (TEST_DATA=folder adds the tests on real captures)
 #   make bench    the rasterizer's speed
 #   make gpu-check   on a machine with a GPU: tests, speed, training; the results go to OUT=folder
@@ -83,10 +83,12 @@ demo: setup $(OUTPUT)/scene
 	    --schedule fast --iterations $(DEMO_ITERATIONS) --final-budget $(DEMO_BUDGET) --sh-rest-lr 0.02
 	$(BIN)/python render.py -m $(OUTPUT)/model --skip-train
 	$(BIN)/python metrics.py -m $(OUTPUT)/model
+	$(BIN)/python compress.py -m $(OUTPUT)/model --no-prune --steps 0.1
 	$(BIN)/python -m utils.comparison -m $(OUTPUT)/model --out $(OUTPUT)/comparison.png
 	@echo
 	@echo "The scene:       $(OUTPUT)/scene"
 	@echo "The Gaussians:   $(OUTPUT)/model/point_cloud/iteration_$(DEMO_ITERATIONS)/point_cloud.ply  (opens in any 3DGS viewer)"
+	@echo "Compressed:      $(OUTPUT)/model/compressed/compact.gsz  (compress.py export turns it into other formats)"
 	@echo "The figures:     $(OUTPUT)/model/results.json"
 	@echo "The picture:     $(OUTPUT)/comparison.png"
 
