@@ -18,17 +18,18 @@ from scene.gaussian_model import GaussianModel
 
 NAMES = ("means", "log_scales", "quats", "opacity_logits", "sh_dc", "sh_rest")
 HALVES = NAMES[:4]
+DEVICES = ["cpu", *["cuda"] * torch.cuda.is_available()]
 
 
-def tensors(rows: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
-    return {name: torch.from_numpy(row) for name, row in rows.items()}
+def tensors(rows: dict[str, np.ndarray], device: str = "cpu") -> dict[str, torch.Tensor]:
+    return {name: torch.from_numpy(row).to(device) for name, row in rows.items()}
 
 
-def stored(rows: dict[str, np.ndarray], **settings) -> dict[str, np.ndarray]:
+def stored(rows: dict[str, np.ndarray], device: str = "cpu", **settings) -> dict[str, np.ndarray]:
     """What fine-tuning renders."""
     quantizer = SeedQuantizer(**settings)
-    quantizer.fit(tensors(rows))
-    return {name: row.numpy() for name, row in quantizer.quantized(tensors(rows)).items()}
+    quantizer.fit(tensors(rows, device))
+    return {name: row.cpu().numpy() for name, row in quantizer.quantized(tensors(rows, device)).items()}
 
 
 # ---- round trips ----
@@ -37,12 +38,13 @@ def stored(rows: dict[str, np.ndarray], **settings) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize("num", [0, 1, 2, 777])
 @pytest.mark.parametrize("num_rest", [0, 3, 8, 15])
 @pytest.mark.parametrize("sh_step", [SH_STEP, 0.0])
-def test_what_is_decoded_is_what_fine_tuning_sees(num, num_rest, sh_step):
+@pytest.mark.parametrize("device", DEVICES)
+def test_what_is_decoded_is_what_fine_tuning_sees(num, num_rest, sh_step, device):
     rows = model_rows(num, num_rest)
     decoded = decode(encode(rows, "seed", sh_step=sh_step))
     assert tuple(decoded) == NAMES
     assert all(decoded[name].shape == rows[name].shape and decoded[name].dtype == np.float32 for name in NAMES)
-    assert same_bits(sorted_rows(decoded), sorted_rows(stored(rows, sh_step=sh_step)))
+    assert same_bits(sorted_rows(decoded), sorted_rows(stored(rows, device, sh_step=sh_step)))
 
 
 def test_100_000_gaussians_come_back_and_take_about_the_memory_that_they_need():
@@ -88,7 +90,8 @@ def test_colors_of_one_value_and_at_the_ends_are_exact():
     assert (decode(encode(rows, "seed"))["sh_dc"] == np.float32(0.3)).all()
 
 
-def test_every_16_bit_float_and_what_rounds_to_it_is_the_same_in_torch_and_numpy():
+@pytest.mark.parametrize("device", DEVICES)
+def test_every_16_bit_float_and_what_rounds_to_it_is_the_same_in_torch_and_numpy(device):
     bits = np.arange(0x7C00, dtype=np.uint16)
     halves = bits.view(np.float16).astype(np.float32)
     values = np.concatenate([halves, (halves[1:] + halves[:-1]) / 2, np.nextafter(halves, np.float32(np.inf))])
@@ -96,7 +99,7 @@ def test_every_16_bit_float_and_what_rounds_to_it_is_the_same_in_torch_and_numpy
     num = len(values) // 3 * 3
     rows = model_rows(num // 3, 0)
     rows["means"] = values[:num].reshape(-1, 3)
-    assert same_bits(sorted_rows(decode(encode(rows, "seed"))), sorted_rows(stored(rows)))
+    assert same_bits(sorted_rows(decode(encode(rows, "seed"))), sorted_rows(stored(rows, device)))
 
 
 def test_encoding_what_was_decoded_gives_the_same_file():
