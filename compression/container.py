@@ -148,8 +148,10 @@ def on_all_cores(function: Callable[..., bytes], arguments: dict[str, tuple]) ->
     """
     if sum(len(data) for data, *_ in arguments.values()) < _WORTH_THREADS:
         return {name: function(*given) for name, given in arguments.items()}
+    longest_first = sorted(arguments, key=lambda name: -len(arguments[name][0]))  # so that no core waits at the end
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return dict(zip(arguments, pool.map(function, *zip(*arguments.values(), strict=True)), strict=True))
+        jobs = {name: pool.submit(function, *arguments[name]) for name in longest_first}
+    return {name: jobs[name].result() for name in arguments}
 
 
 def _compress(data: bytes, context_bits: int) -> bytes:
