@@ -14,7 +14,9 @@ from torch import Tensor
 
 from compression.quantizer import Rows
 
-Codes = dict[str, Tensor]  # "cells" (N,3), "opacity" (N,1), "scales", "quats", "dc" (N,3), "rest" (N,K); integers
+# Integers: "cells" (N,3), "opacity" (N,1), "scales", "quats", "dc" (N,3), "rest" (N,K), and where they are known
+# already, "weights" (N,), the indices of the weights.
+Codes = dict[str, Tensor]
 
 MAX_CODE = 1 << 15  # of all codes but those of positions
 THINNEST = 5.5  # natural log of the largest ratio of a Gaussian's axes that is kept; more is not to be seen
@@ -124,6 +126,8 @@ class CompactCode:
 
     def weight_index(self, codes: Codes) -> Tensor:
         """(N,) int64 from 0 to 2 WEIGHT_LIMIT."""
+        if "weights" in codes:
+            return codes["weights"]
         index = (self.raw_weight_index(codes) + self.weight_offset) >> FRACTION_BITS
         return index.clamp(-WEIGHT_LIMIT, WEIGHT_LIMIT) + WEIGHT_LIMIT
 

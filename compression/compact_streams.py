@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from typing import Any
 
@@ -21,8 +23,9 @@ MAX_GAUSSIANS = 1 << 27
 POSITION_BITS = range(8, 17)
 GAUSSIANS_PER_BYTE = 256  # at most, so that a small file cannot claim a large model
 _STREAMS = ("tables", "symbols", "positions", "basis", "padding")
-_PART = 1 << 16  # Gaussians whose values are computed at a time
+_PART = 1 << 13  # Gaussians whose values are computed at a time: few enough for the cache
 _REST_CONTEXTS = 12
+_LIVELY = 100  # above, a component's size says no more about those that follow
 
 
 def write(code: CompactCode, codes: Codes) -> tuple[dict[str, Any], dict[str, bytes]]:
@@ -70,7 +73,8 @@ def read(header: dict[str, Any], streams: dict[str, bytes]) -> Rows:
     reader = SymbolReader(streams)
     codes = {"cells": torch.from_numpy(_read_cells(reader.read(num), streams["positions"], code.position_bits))}
     widths = {"opacity": 1, "scales": 3, "quats": 3, "dc": 3, "rest": code.num_components}
-    codes |= {name: torch.zeros(num, width, dtype=torch.int32) for name, width in widths.items()}
+    # A column lies together in memory, since one is read at a time.
+    codes |= {name: torch.zeros(width, num, dtype=torch.int32).T for name, width in widths.items()}
     for name, column, contexts in _fields(code, codes):
         symbols = reader.read(num, contexts)
         low, high = -MAX_CODE, MAX_CODE
@@ -84,12 +88,17 @@ def read(header: dict[str, Any], streams: dict[str, bytes]) -> Rows:
 
 
 def _values(code: CompactCode, codes: Codes, num: int) -> Rows:
-    """The rows, some at a time: in double precision they would take twice their memory."""
-    rows = {}
-    for start in range(0, max(num, 1), _PART):
-        part = code.values({name: each[start : start + _PART] for name, each in codes.items()})
-        for name, values in part.items():
-            rows.setdefault(name, np.empty((num, *values.shape[1:]), np.float32))[start : start + _PART] = values
+    """The rows, some at a time: in double precision all together would take twice their memory."""
+    shapes = {name: values.shape[1:] for name, values in code.values({k: c[:0] for k, c in codes.items()}).items()}
+    rows = {name: np.empty((num, *shape), np.float32) for name, shape in shapes.items()}
+
+    def fill(start: int) -> None:
+        part = slice(start, start + _PART)
+        for name, values in code.values({name: each[part] for name, each in codes.items()}).items():
+            rows[name][part] = values
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # torch works without Python's lock
+        list(pool.map(fill, range(0, num, _PART)))
     for name, row in rows.items():
         refuse_not_finite(name, row)
     return rows
@@ -107,17 +116,17 @@ def _fields(code: CompactCode, codes: Codes) -> Iterator[tuple[str, int, np.ndar
     yield "scales", 2, _contexts((scales[:, 0] + scales[:, 1]) // 4 + 48, 64)
     for column in range(3):
         yield "quats", column, None
-    weight_index = code.weight_index(codes)
+    weight_index = codes["weights"] = code.weight_index(codes)
     for column in range(3):
         yield "dc", column, _contexts(weight_index // 2, 64)
-    activity = torch.zeros_like(weight_index)  # of the components before, the last ones most
+    activity = torch.zeros(len(weight_index), dtype=torch.int32)  # of the components before, the last ones most
     for column in range(code.num_components):
-        yield "rest", column, _contexts(activity // 8 if column else weight_index // 4, _REST_CONTEXTS)
-        activity = activity * 3 // 4 + 8 * codes["rest"][:, column].abs()
+        yield "rest", column, _contexts(activity >> 3 if column else weight_index >> 2, _REST_CONTEXTS)
+        activity = ((activity * 3) >> 2) + (codes["rest"][:, column].abs().clamp_max(_LIVELY).int() << 3)
 
 
 def _contexts(values: torch.Tensor, count: int) -> np.ndarray:
-    return values.clamp(0, count - 1).numpy()
+    return values.clamp(0, count - 1).to(torch.uint8).numpy()
 
 
 # ---- positions: the length of each step along the curve is a symbol, its bits but the first stand as they are ----

@@ -14,6 +14,7 @@ Categorical = constriction.stream.model.Categorical
 RangeEncoder, RangeDecoder = constriction.stream.queue.RangeEncoder, constriction.stream.queue.RangeDecoder
 
 MAX_SYMBOLS = 1 << 16  # of a table
+MAX_TABLES = 1 << 24  # bytes of all tables together, so that a small file cannot ask for much memory
 # Frequencies are kept as steps of a quarter octave: integers, so that all machines make the same tables of them.
 _MANTISSAS = (16, 19, 23, 27)
 _FREQUENCIES = np.array([0] + [m << octave for octave in range(32) for m in _MANTISSAS], np.int64)
@@ -32,10 +33,12 @@ class SymbolWriter:
 
         Args:
             symbols: (N,) integers, in 2^16 different places at most.
-            contexts: (N,) integers from 0, few different ones; symbols of one context share a table.
+            contexts: (N,) integers from 0 to 255; symbols of one context share a table.
         """
         for selected in _by_context(contexts, len(symbols)):
             part = symbols[selected]
+            if not len(part):
+                continue
             low = int(part.min())
             counts = np.bincount(part - low)
             assert len(counts) <= MAX_SYMBOLS, f"symbols from {low} to {low + len(counts) - 1}"
@@ -64,23 +67,26 @@ class SymbolReader:
     def __init__(self, streams: dict[str, bytes]) -> None:
         packed, words = streams["tables"], streams["symbols"]
         size = int.from_bytes(packed[:4], "little")
-        if len(packed) < 4 or size > 1 << 28 or len(words) % 4:
+        if len(packed) < 4 or size > MAX_TABLES or len(words) % 4:
             raise FormatError("tables and symbols", f"{len(packed):,} and {len(words):,} bytes")
         self._tables = np.frombuffer(lzma_unpack(packed[4:], size), np.uint8)
         self._position = 0
         self._coder = RangeDecoder(np.frombuffer(words, "<u4").astype(np.uint32))
 
     def read(self, count: int, contexts: np.ndarray | None = None) -> np.ndarray:
-        """(count,) int64; the contexts must be those of the writer."""
-        symbols = np.zeros(count, np.int64)
+        """(count,) int32; the contexts must be those of the writer."""
+        symbols = np.zeros(count, np.int32)
         for selected in _by_context(contexts, count):
+            num = count if isinstance(selected, slice) else len(selected)
+            if not num:
+                continue
             low, levels = self._next_table()
             model = _model(levels)
-            num = count if isinstance(selected, slice) else len(selected)
             try:
-                symbols[selected] = low + (np.argmax(levels > 0) if model is None else self._coder.decode(model, num))
+                found = np.argmax(levels > 0) if model is None else self._coder.decode(model, num)
             except AssertionError as error:  # what the coder says to data that no writer has made
                 raise FormatError("symbols of the tables", "others: the file is damaged") from error
+            symbols[selected] = found + np.int32(low)
         return symbols
 
     def finish(self) -> None:
@@ -94,7 +100,13 @@ class SymbolReader:
         start = self._position + 8
         self._position = start + size
         levels = self._tables[start : self._position]
-        if not 1 <= size <= MAX_SYMBOLS or len(levels) != size or levels.max() >= len(_FREQUENCIES) or not levels.any():
+        if (
+            abs(low) > 1 << 30
+            or not 1 <= size <= MAX_SYMBOLS
+            or len(levels) != size
+            or levels.max() >= len(_FREQUENCIES)
+            or not levels.any()
+        ):
             raise FormatError("a table of frequencies", f"{size} symbols in {len(levels)} bytes")
         return low, levels
 
@@ -140,8 +152,9 @@ def _by_context(contexts: np.ndarray | None, count: int) -> list[slice | np.ndar
         return []
     if contexts is None:
         return [slice(None)]
+    contexts = contexts.astype(np.uint8, copy=False)  # numpy then sorts by counting
     order = np.argsort(contexts, kind="stable")
-    return np.split(order, np.flatnonzero(np.diff(contexts[order])) + 1)
+    return np.split(order, np.cumsum(np.bincount(contexts, minlength=1))[:-1])
 
 
 def _levels(counts: np.ndarray) -> np.ndarray:
