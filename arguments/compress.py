@@ -20,8 +20,9 @@ DEFAULT_ROUNDS = 25  # [POSTHOC]
 class FineTuneRates:
     """Adam's rates where fine-tuning begins, one per row of the model.
 
-    The means go on with the rate at which training ends, and faster ones change nothing. The others are the training's
-    by 5, the higher SH degrees' its rate by 1.25: with twice or four times these, fine-tuning wins back less.
+    The means go on with the rate at which training ends; the others are the training's by 5, that of the higher SH
+    degrees by 1.25. Where nothing has been removed, two and four times these rates win back less; rounds of removing want
+    four times as much, see ``PostHocSchedule``.
 
     Attributes:
         means: times the scene's extent.
@@ -54,8 +55,8 @@ class Phase:
         steps: how many.
         refit_every: steps between two fits of the quantizer; the first is made before step 1.
         frozen_from: from this step on the quantizer stays as it is.
-        last_factor: what the rates have been multiplied by at the last step; they start at 1 and fall log-linearly.
-        first_factor: the same for the first step.
+        first_factor: what the rates are multiplied by at the first step.
+        last_factor: the same for the last step; log-linear in between.
     """
 
     steps: int
@@ -92,19 +93,20 @@ class PostHocSchedule:
         removed_share: of the Gaussians that are left, in each round.
         round: fine-tuning of each round.
         last: fine-tuning after the last round.
+        only: fine-tuning where there are no rounds.
         trim: fine-tuning where the file is still larger than asked for after ``last`` and a few more had to go.
     """
 
     removed_share: float = 0.05
-    round: Phase = Phase(steps=1_000, refit_every=100, frozen_from=1_001)
-    last: Phase = Phase(steps=5_000, refit_every=100, frozen_from=4_000, last_factor=0.05)
-    trim: Phase = Phase(steps=1_000, refit_every=1_000, frozen_from=1, first_factor=0.2, last_factor=0.05)
+    round: Phase = Phase(steps=1_000, refit_every=100, frozen_from=1_001, first_factor=4.0, last_factor=4.0)
+    last: Phase = Phase(steps=5_000, refit_every=100, frozen_from=4_000, first_factor=4.0, last_factor=0.05)
+    only: Phase = Phase(steps=5_000, refit_every=100, frozen_from=4_000, last_factor=0.05)
+    trim: Phase = Phase(steps=1_000, refit_every=1_000, frozen_from=1, last_factor=0.05)
 
     def scaled(self, factor: float) -> PostHocSchedule:
         """The same rounds with ``factor`` times the steps."""
-        return replace(
-            self, round=self.round.scaled(factor), last=self.last.scaled(factor), trim=self.trim.scaled(factor)
-        )
+        phases = ("round", "last", "only", "trim")
+        return replace(self, **{name: getattr(self, name).scaled(factor) for name in phases})
 
 
 @dataclass(frozen=True, kw_only=True)

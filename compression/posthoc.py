@@ -169,7 +169,7 @@ class PostHoc:
         self._prepare()
         self._note(course, self._stored("stored"))
         stopped_by = None if goals is None else self._rounds(goals, course)
-        data = self._finish("last steps", self.schedule.last, course)
+        data = self._finish("last steps", self.schedule.only if goals is None else self.schedule.last, course)
         while goals and goals.num_bytes is not None and len(data) > goals.num_bytes and self.model.num_gaussians > 1:
             self._remove(goals.next_count(self.model.num_gaussians, len(data), self.schedule.removed_share))
             data = self._finish("trimmed", self.schedule.trim, course)
