@@ -21,8 +21,8 @@ class FineTuneRates:
     """Adam's rates where fine-tuning begins, one per row of the model.
 
     The means go on with the rate at which training ends; the others are the training's by 5, that of the higher SH
-    degrees by 1.25. Where nothing has been removed, two and four times these rates win back less; rounds of removing want
-    four times as much, see ``PostHocSchedule``.
+    degrees by 1.25. Where nothing has been removed, two and four times these rates win back less; rounds of removing
+    want four times as much, see ``PostHocSchedule``.
 
     Attributes:
         means: times the scene's extent.
