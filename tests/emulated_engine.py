@@ -10,7 +10,8 @@ import subprocess
 import sys
 import sysconfig
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -77,14 +78,14 @@ def run(command: Sequence[str]) -> str:
 
 
 def load(path: Path, memory: GuardedMemory) -> ModuleType:
-    """The extension module in a file, beside any other of its name; its device memory comes from ``memory``."""
+    """The extension module in a file, beside any other of its name; its device memory goes through ``memory``."""
     spec = importlib.util.spec_from_file_location("cuda_emulation._C", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     queue = module.Queue
 
     def queue_with_guarded_memory(**settings):
-        return queue(**{**settings, "allocate": memory.allocate})
+        return queue(**{**settings, "allocate": partial(memory.allocate, settings["allocate"])})
 
     module.Queue = queue_with_guarded_memory
     return module
@@ -100,9 +101,9 @@ class GuardedMemory:
     def __init__(self) -> None:
         self._given: list[tuple[Tensor, int]] = []
 
-    def allocate(self, num_bytes: int) -> Tensor:
-        """What the engine's TorchMemory calls."""
-        tensor = torch.full((num_bytes + self._GUARD,), self._POISON, dtype=torch.uint8)
+    def allocate(self, allocate: Callable[[int], Tensor], num_bytes: int) -> Tensor:
+        """What the engine's TorchMemory calls, given what it would call otherwise."""
+        tensor = allocate(num_bytes + self._GUARD).fill_(self._POISON)
         self._given.append((tensor, num_bytes - (self._ALIGNMENT - 1)))
         return tensor
 
