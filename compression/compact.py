@@ -49,7 +49,7 @@ class CompactSettings:
     dc_step: float = 0.08
     rest_step: float = 0.12
     dead_zone: float = 0.6
-    rate: float = 3e-3
+    rate: float = 2e-3
 
 
 class CompactQuantizer:
