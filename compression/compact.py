@@ -17,7 +17,7 @@ from torch import Tensor
 
 from compression import compact_streams
 from compression.axes import close_to_identity
-from compression.compact_code import FRACTION_BITS, WEIGHT_STEPS, CompactCode, as_basis, inverse_of
+from compression.compact_code import FRACTION_BITS, WEIGHT_STEPS, Codes, CompactCode, as_basis, inverse_of
 from compression.container import pack
 from compression.quantizer import Rows
 from compression.rows import checked
@@ -78,14 +78,15 @@ class CompactQuantizer:
         arrays = checked({name: row.detach().cpu().numpy() for name, row in rows.items()})
         rows = {name: torch.from_numpy(array) for name, array in arrays.items()}
         code = self._scalars(rows)
+        shape_codes = code.shape_codes(rows)
         if len(rows["means"]):
-            code = replace(code, weight_offset=-int(code.raw_weight_index(code.shape_codes(rows)).median()))
-        self.code = replace(code, basis=self._basis(rows["sh_rest"], code.weights(code.shape_codes(rows))))
+            code = replace(code, weight_offset=-int(code.raw_weight_index(shape_codes).median()))
+        self.code = replace(code, basis=self._basis(rows["sh_rest"], code.weights(shape_codes)))
         self._inverse = inverse_of(self.code.basis, 3 * code.num_rest)
 
     def quantized(self, rows: Rows) -> Rows:
         """See ``compression.quantizer.Quantizer.quantized``."""
-        return self.code.values(self.code.codes(rows, self._inverse, self.settings.dead_zone))
+        return self.code.values(self._codes(rows))
 
     def penalty(self, rows: Rows) -> Tensor:
         """``rate`` times about the bits that the spherical harmonics of a Gaussian take."""
@@ -100,9 +101,13 @@ class CompactQuantizer:
         Raises:
             FormatError: not the rows of a model, see ``compression.rows.checked``, or too many Gaussians.
         """
-        tensors = {name: torch.from_numpy(row) for name, row in checked(rows).items()}
-        codes = self.code.codes(tensors, self._inverse, self.settings.dead_zone)
-        return pack(*compact_streams.write(self.code, codes))
+        return pack(*self._streams({name: torch.from_numpy(row) for name, row in checked(rows).items()}))
+
+    def _codes(self, rows: Rows) -> Codes:
+        return self.code.codes(rows, self._inverse, self.settings.dead_zone)
+
+    def _streams(self, rows: Rows) -> tuple[dict[str, Any], dict[str, bytes]]:
+        return compact_streams.write(self.code, self._codes(rows))
 
     def _scalars(self, rows: Rows) -> CompactCode:
         """All but weight offset and basis."""
@@ -158,8 +163,7 @@ def encode_compact(rows: dict[str, np.ndarray], **settings: float) -> tuple[dict
     quantizer = CompactQuantizer(CompactSettings(**settings))
     tensors = quantizer.prepared({name: torch.from_numpy(row) for name, row in rows.items()})
     quantizer.fit(tensors)
-    codes = quantizer.code.codes(tensors, quantizer._inverse, quantizer.settings.dead_zone)
-    return compact_streams.write(quantizer.code, codes)
+    return quantizer._streams(tensors)
 
 
 def _fixed_point(octaves: float) -> int:

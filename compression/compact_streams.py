@@ -13,13 +13,12 @@ import numpy as np
 import torch
 
 from compression.compact_code import MAX_CODE, Codes, CompactCode
-from compression.container import PROFILE_KEY, FormatError
+from compression.container import MAX_GAUSSIANS, PROFILE_KEY, FormatError, header_integer
 from compression.entropy import SymbolReader, SymbolWriter, pack_bits, unpack_bits
 from compression.morton import morton_cells, morton_codes
 from compression.rows import REST_COUNTS, Rows, refuse_not_finite
 
 NAME = "compact"
-MAX_GAUSSIANS = 1 << 27
 POSITION_BITS = range(8, 17)
 GAUSSIANS_PER_BYTE = 256  # at most, so that a small file cannot claim a large model
 _STREAMS = ("tables", "symbols", "positions", "basis", "padding")
@@ -162,10 +161,10 @@ def _read_cells(lengths: np.ndarray, bits: bytes, position_bits: int) -> np.ndar
 
 
 def _read_header(header: dict[str, Any], streams: dict[str, bytes]) -> tuple[CompactCode, int]:
-    num_rest = _integer(header, "num_rest", REST_COUNTS)
-    position_bits = _integer(header, "position_bits", POSITION_BITS)
+    num_rest = header_integer(header, "num_rest", REST_COUNTS)
+    position_bits = header_integer(header, "position_bits", POSITION_BITS)
     size = sum(map(len, streams.values()))
-    num = _integer(header, "gaussians", range(min(MAX_GAUSSIANS, GAUSSIANS_PER_BYTE * (size + 1)) + 1))
+    num = header_integer(header, "gaussians", range(min(MAX_GAUSSIANS, GAUSSIANS_PER_BYTE * (size + 1)) + 1))
     centre = header.get("centre")
     if not isinstance(centre, list) or len(centre) != 3:
         raise FormatError("a centre of 3 numbers", repr(centre)[:99])
@@ -177,7 +176,7 @@ def _read_header(header: dict[str, Any], streams: dict[str, bytes]) -> tuple[Com
         position_bits=position_bits,
         centre=tuple(_number(value, "centre", -1e30) for value in centre),
         **{name: _number(header.get(name), name, 1e-30) for name in steps},
-        opacity_low=_integer(header, "opacity_low", range(-MAX_CODE, MAX_CODE + 1)),
+        opacity_low=header_integer(header, "opacity_low", range(-MAX_CODE, MAX_CODE + 1)),
         opacity_weights=tuple(_weight(value, "opacity_weights") for value in weights),
         scale_weight=_weight(header.get("scale_weight"), "scale_weight"),
         weight_offset=_weight(header.get("weight_offset"), "weight_offset"),
@@ -193,14 +192,6 @@ def _read_basis(components: object, data: bytes, num_columns: int) -> torch.Tens
     if type(components) is not int or not 0 <= components <= num_columns or len(data) != components * num_columns:
         raise FormatError("a basis of the size in the header", f"{len(data)} numbers for {components!r:.99}")
     return torch.from_numpy(np.frombuffer(data, np.int8).reshape(components, num_columns).copy())
-
-
-def _integer(header: dict[str, Any], key: str, allowed: range | tuple[int, ...]) -> int:
-    value = header.get(key)
-    if type(value) is not int or value not in allowed:
-        told = f"{allowed[0]:,} to {allowed[-1]:,}" if isinstance(allowed, range) else ", ".join(map(str, allowed))
-        raise FormatError(f"{key} in the header from {told}", repr(value)[:99])
-    return value
 
 
 def _weight(value: object, key: str) -> int:

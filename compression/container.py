@@ -19,6 +19,7 @@ MAGIC = b"\x89GSZ\r\n\x1a\n"  # as in PNG: shows a file sent as text, and no tex
 VERSION = 1
 MAX_HEADER = 1 << 20  # bytes of JSON
 MAX_STREAMS = 1024
+MAX_GAUSSIANS = 1 << 27  # in every profile
 MAX_NAME = 64  # bytes
 MAX_DICTIONARY = 1 << 22  # bytes, of LZMA; what a reader makes room for
 # What a writer makes use of: it looks for repetitions nearby, and at the first that it meets. Bytes of models repeat
@@ -93,6 +94,19 @@ def unpack(data: bytes | memoryview) -> tuple[dict[str, Any], dict[str, bytes]]:
     if start != len(data):
         raise FormatError(f"{start:,} bytes", f"{len(data):,}: something was appended to the file")
     return header, streams
+
+
+def header_integer(header: dict[str, Any], key: str, allowed: range | tuple[int, ...]) -> int:
+    """An integer in a header, for the profile that reads it.
+
+    Raises:
+        FormatError: it is missing, no integer, or not allowed.
+    """
+    value = header.get(key)
+    if type(value) is not int or value not in allowed:
+        told = f"{allowed[0]:,} to {allowed[-1]:,}" if isinstance(allowed, range) else ", ".join(map(str, allowed))
+        raise FormatError(f"{key} in the header from {told}", repr(value)[:99])
+    return value
 
 
 def lzma_pack(data: bytes) -> bytes:

@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from compression.container import PROFILE_KEY, FormatError, lzma_pack, lzma_unpack, on_all_cores, pack
+from compression.container import (
+    MAX_GAUSSIANS,
+    PROFILE_KEY,
+    FormatError,
+    header_integer,
+    lzma_pack,
+    lzma_unpack,
+    on_all_cores,
+    pack,
+)
 from compression.morton import morton_cells, morton_codes
 from compression.rows import REST_COUNTS, SHAPES, Rows, checked, refuse_not_finite
 
@@ -19,7 +28,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 NAME = "seed"
-MAX_GAUSSIANS = 1 << 27
 # Of SH degrees 1 to 3: the finest step between two levels. Trained coefficients mostly lie close to 0, so that a range
 # from the smallest to the largest gives steps finer than can be seen, and these cost a byte where half of it would do.
 SH_STEP = 0.02
@@ -139,8 +147,8 @@ def decode_seed(header: dict[str, Any], streams: dict[str, bytes]) -> Rows:
         FormatError: a number is out of its range, a stream is missing, too much or of the wrong size, or a value is
             not finite.
     """
-    num = _integer(header, "gaussians", range(MAX_GAUSSIANS + 1))
-    rest = _integer(header, "sh_rest", REST_COUNTS)
+    num = header_integer(header, "gaussians", range(MAX_GAUSSIANS + 1))
+    rest = header_integer(header, "sh_rest", REST_COUNTS)
     sizes = _sizes(num, rest)
     if set(streams) != set(sizes):
         raise FormatError(f"the streams {', '.join(sizes)}", ", ".join(streams) or "none")
@@ -158,14 +166,6 @@ def decode_seed(header: dict[str, Any], streams: dict[str, bytes]) -> Rows:
         levels = [_plane(contents.pop(f"{name}.{channel}"), num, len(low[part])) for channel in _CHANNELS]
         rows[name] = _colors(levels, low[part], high[part])
     return rows
-
-
-def _integer(header: dict[str, Any], key: str, allowed: range | tuple[int, ...]) -> int:
-    value = header.get(key)
-    if type(value) is not int or value not in allowed:
-        told = f"0 to {allowed[-1]:,}" if isinstance(allowed, range) else ", ".join(map(str, allowed))
-        raise FormatError(f"{key} in the header from {told}", repr(value)[:99])
-    return value
 
 
 def _sizes(num: int, rest: int) -> dict[str, int]:
