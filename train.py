@@ -142,7 +142,9 @@ def fit(
         del image, loss  # with them goes what the engine kept for the backward pass, before the next view needs as much
         is_last = step == schedule.iterations
         if is_last or step % LOG_EVERY == 0:
-            run.log("step", step, {**progress.means, "gaussians": model.num_gaussians, "seconds": clock.seconds})
+            selecting = selection.figures(step, model.opacities)
+            known = {**progress.means, "gaussians": model.num_gaussians, "seconds": clock.seconds, **selecting}
+            run.log("step", step, known)
         if is_last or step in config.save_iterations:
             with clock.paused():
                 model.save_ply(run.ply_path(step))

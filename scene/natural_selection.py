@@ -92,13 +92,29 @@ class NaturalSelection:
         if state.first_goal is None:
             state.first_goal = 0.8 * _nth_largest(opacities, self.budget)
         elif selection.adapts(step):
-            progress = (step - selection.window.start) / selection.goal_span
-            goal = state.first_goal * max(0.0, 1 - progress)
+            goal = _goal(step, selection, state)
             marginal = _nth_largest(opacities, self.budget)
             if marginal < 0.9 * goal:
                 state.pressure *= 0.8
             elif marginal > 1.1 * goal:
                 state.pressure *= 1.2
+
+    @torch.no_grad()
+    def figures(self, step: int, opacities: Tensor) -> dict[str, float]:
+        """For the log: ``goal`` (opacity), ``marginal`` (the B-th largest opacity) and ``pressure`` (lambda).
+
+        Args:
+            step: of the training, after its :meth:`adapt`.
+            opacities: (N,1) in (0,1).
+
+        Returns:
+            Nothing where no round runs after ``step``.
+        """
+        running = self._running(step)
+        if running is None:
+            return {}
+        marginal = _nth_largest(opacities, self.budget)
+        return {"goal": _goal(step, *running), "marginal": marginal, "pressure": running[1].pressure}
 
     def penalty(self, step: int, opacity_logits: Tensor) -> Tensor:
         """The term that selection adds to the loss of ``step``.
@@ -193,6 +209,10 @@ def finite_prior(opacity_logits: Tensor) -> Tensor:
     """
     transparency = (1 - opacity_logits.sigmoid()).clamp_min(MIN_TRANSPARENCY)
     return ((opacity_logits - DEATH_LOGIT) / transparency).mean() ** 2
+
+
+def _goal(step: int, selection: Selection, state: _Round) -> float:
+    return state.first_goal * max(0.0, 1 - (step - selection.window.start) / selection.goal_span)
 
 
 def _nth_largest(opacities: Tensor, n: int) -> float:

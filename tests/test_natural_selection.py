@@ -97,6 +97,18 @@ def test_pressure_tunes_itself():
     assert float(strong / weak) == pytest.approx(state.pressure / 2e-4)
 
 
+def test_the_log_gets_goal_marginal_and_pressure_while_a_round_runs():
+    selection = full(budget=3)
+    assert selection.figures(14_999, opacities_with_marginal(0.9)) == {}
+    selection.adapt(15_000, opacities_with_marginal(0.5))
+    assert selection.figures(18_500, opacities_with_marginal(0.3)) == pytest.approx(
+        {"goal": 0.2, "marginal": 0.3, "pressure": 2e-4}
+    )
+    assert full(budget=3, mode="none").figures(18_500, opacities_with_marginal(0.3)) == {}
+    selection.victims(23_000, opacities_with_marginal(0.3))
+    assert selection.figures(23_000, opacities_with_marginal(0.3)) == {}
+
+
 def test_pruning_starts_after_the_first_formula_and_takes_the_transparent():
     opacities = torch.cat([torch.full((3,), 0.0009), torch.full((97,), 0.0011)])[:, None]
     selection = full(budget=10)

@@ -205,6 +205,8 @@ def test_the_log_holds_the_course_of_the_training(trained):
     assert [line["iteration"] for line in steps] == [100, 200, 300]
     assert steps[0]["gaussians"] > steps[-1]["gaussians"] == BUDGET
     assert 0 < steps[0]["seconds"] < steps[1]["seconds"] < steps[2]["seconds"]
+    selecting = ["pressure" in line and line["pressure"] > 0 and 0 <= line["goal"] < 1 for line in steps]
+    assert selecting == [False, True, False]  # of 300 steps, selection has 150 to 230
 
 
 def test_the_summary_is_complete(trained):
