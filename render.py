@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 # Before torch is imported: its idle OpenMP threads would otherwise spin on the cores that the rasterizer needs.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -37,6 +38,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 def render_scene(config: RenderConfig) -> None:
     """Render the views of a scene into the model's folder, ``{test,train}/METHOD/{renders,gt}/00000.png`` and on.
 
+    With ``config.time`` no view is written, but ``timing.json``.
+
     Raises:
         InputError: model or scene can't be read, there is no view to render, or the folder can't be written.
     """
@@ -51,7 +54,9 @@ def render_scene(config: RenderConfig) -> None:
     options = {"antialiased": config.antialiasing, "threads": config.threads}
     run.say(f"{path}: {model.num_gaussians:,} Gaussians")
     if config.time:
-        run.say(describe_times([camera for views in splits.values() for camera in views], model, background, options))
+        times = measure_times([camera for views in splits.values() for camera in views], model, background, options)
+        run.write_json("timing.json", {**times, "model": str(path.absolute())})
+        run.say(describe_times(times))
         return
     for split, views in splits.items():
         for index, camera in enumerate(tqdm(views, desc=split, unit="view", disable=config.quiet)):
@@ -119,15 +124,27 @@ def find_views(config: RenderConfig) -> dict[str, tuple[Camera, ...]]:
     return chosen
 
 
-def describe_times(cameras: Sequence[Camera], model: GaussianModel, background: Tensor, options: dict) -> str:
-    """Render views again and again, and tell how fast that went."""
+def measure_times(cameras: Sequence[Camera], model: GaussianModel, background: Tensor, options: dict) -> dict[str, Any]:
+    """Render views again and again, and give the median of the times."""
     rounds = -(-(WARM_UP_FRAMES + TIMED_FRAMES) // len(cameras))
     seconds = [frame_seconds(camera, model, background, options) for camera in list(cameras) * rounds]
     median = statistics.median(seconds[WARM_UP_FRAMES:])
-    frames = len(seconds) - WARM_UP_FRAMES
-    size = f"{cameras[0].width}x{cameras[0].height} px"
+    return {
+        "frames_per_second": 1 / median,
+        "milliseconds": 1000 * median,
+        "frames": len(seconds) - WARM_UP_FRAMES,
+        "width": cameras[0].width,
+        "height": cameras[0].height,
+        "device": str(model.device),
+        "num_gaussians": model.num_gaussians,
+    }
+
+
+def describe_times(times: dict[str, Any]) -> str:
+    """The times for a reader."""
     return (
-        f"{1 / median:.1f} frames/s, {1000 * median:.2f} ms each (median of {frames} frames at {size}, {model.device})"
+        f"{times['frames_per_second']:.1f} frames/s, {times['milliseconds']:.2f} ms each (median of "
+        f"{times['frames']} frames at {times['width']}x{times['height']} px, {times['device']})"
     )
 
 

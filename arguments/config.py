@@ -141,7 +141,7 @@ class RenderConfig(MachineConfig, SceneConfig):
     iteration: int = option(-1, type=int, help="the saved step to render; -1: the last")
     skip_train: bool = option(False, type=bool, help="leave the training views out")
     skip_test: bool = option(False, type=bool, help="leave the test views out")
-    time: bool = option(False, type=bool, help="measure frames per second instead of writing pictures")
+    time: bool = option(False, type=bool, help="measure frames per second, for timing.json, and write no pictures")
     quiet: bool = option(False, type=bool, help="print nothing but errors")
 
     def __post_init__(self) -> None:

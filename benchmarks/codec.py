@@ -20,12 +20,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.machine import machine_info
 from compression import decode, encode
 from compression.codec import PROFILES
 from compression.rows import Rows
 from utils.errors import run_script
 from utils.files import write_json
+from utils.machine import machine_info
 from utils.usage import MemoryMeter
 
 MB = 1e6

@@ -33,9 +33,9 @@ import torch
 
 from arguments import pick_device
 from benchmarks import kernels, rasterizer
-from benchmarks.machine import machine_info
 from utils.errors import InputError
 from utils.files import write_json
+from utils.machine import machine_info
 
 ROOT = Path(__file__).parent.parent
 ATTENTION = 5  # seconds that a part must have left to be started at all

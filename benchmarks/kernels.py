@@ -17,11 +17,11 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from arguments import DEVICES, pick_device
-from benchmarks.machine import machine_info
 from benchmarks.rasterizer import our_work, random_scene, trainable_model
 from gaussian_renderer import DEVICES as ENGINE_DEVICES
 from utils.errors import run_script
 from utils.files import write_json
+from utils.machine import machine_info
 from utils.usage import synchronize
 
 WARM_UP = 3

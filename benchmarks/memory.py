@@ -15,11 +15,11 @@ import tempfile
 from pathlib import Path
 
 from arguments import DEVICES, TrainConfig
-from benchmarks.machine import machine_info
 from scene import load_scene
 from train import train
 from utils.errors import run_script
 from utils.files import write_json
+from utils.machine import machine_info
 
 BYTES_PER_GAUSSIAN = 3000
 BYTES_PER_PIXEL = 300

@@ -32,7 +32,7 @@ from torch import Tensor
 
 from arguments import DEVICES, pick_device
 from arguments.schedule import FULL
-from benchmarks.machine import machine_info, median_seconds, num_cores
+from benchmarks.timing import median_seconds
 from gaussian_renderer import DEVICES as ENGINE_DEVICES
 from gaussian_renderer import importance, render
 from scene import load_scene
@@ -41,6 +41,7 @@ from scene.gaussian_model import GaussianModel
 from scene.points import Points
 from utils.errors import run_script
 from utils.files import write_json
+from utils.machine import machine_info, num_cores
 from utils.usage import MemoryMeter
 
 # Splat-pixel pairs a second and core of a plain AVX2 loop, the yardstick for pairs per second.

@@ -171,11 +171,15 @@ def test_threads_and_antialiasing_are_passed_on(folder):
     assert torch.get_num_threads() == 1 and picture.read_bytes() != plain
 
 
-def test_time_reports_frames_per_second_and_writes_nothing(folder, capfd):
+def test_time_reports_frames_per_second_and_writes_no_picture(folder, capfd):
     before = names(folder)
     main(["-m", str(folder), "--time", "--device", "cpu"])
-    assert "frames/s" in capfd.readouterr().out
-    assert names(folder) == before
+    times = json.loads((folder / "timing.json").read_text())
+    assert f"{times['frames_per_second']:.1f} frames/s" in capfd.readouterr().out
+    assert times["frames_per_second"] == pytest.approx(1000 / times["milliseconds"]) and times["frames"] >= 50
+    assert (times["width"], times["height"], times["device"]) == (96, 64, "cpu")
+    assert Path(times["model"]).parent.name == "iteration_20" and times["num_gaussians"] > 0
+    assert sorted(names(folder)) == sorted([*before, "timing.json"])
 
 
 @pytest.mark.parametrize(

@@ -1,18 +1,13 @@
-"""What a benchmark notes beside its figures: machine, versions, commit; and how it takes times."""
+"""What figures depend on beside the code: processor, cores, GPU, versions, and the commit of the checkout."""
 
 from __future__ import annotations
 
 import os
 import platform
-import statistics
 import subprocess
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
-
-from utils.usage import synchronize
 
 
 def machine_info() -> dict[str, str | int]:
@@ -46,30 +41,3 @@ def _git(*arguments: str) -> str:
     except FileNotFoundError:
         return ""
     return done.stdout.strip()
-
-
-def median_seconds(
-    work: Callable[[], object],
-    repeats: int,
-    device: torch.device,
-    prepare: Callable[[], object] | None = None,
-) -> float:
-    """Median wall time of one call of ``work``, after some that are not counted.
-
-    A GPU is waited for. It is given several calls at a time, as in a training, where the next call is made ready
-    while it works; with ``prepare``, which runs before each call and is not timed, only one.
-    """
-    on_gpu = device.type != "cpu"
-    batch = 10 if on_gpu and prepare is None else 1
-    num_warm_up = 3 if on_gpu else 1
-    times = []
-    for _ in range(repeats + num_warm_up):
-        if prepare is not None:
-            prepare()
-        synchronize(device)
-        start = time.perf_counter()
-        for _ in range(batch):
-            work()
-        synchronize(device)
-        times.append((time.perf_counter() - start) / batch)
-    return statistics.median(times[num_warm_up:])
