@@ -1,0 +1,131 @@
+"""Programs of a sweep: how their end is told, that none outlives the sweep, and that a folder has one sweep."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from utils.errors import InputError
+from utils.lock import FolderLock
+from utils.suite.process import Stopped, allow_all, run_python, stop_all
+
+ROOT = Path(__file__).parent.parent
+SLEEP = "import time; print('asleep', flush=True); time.sleep(60)"
+
+
+def wait_for(condition, seconds: float = 30) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        ("print('well')", None),
+        ("import sys; print('error: no such scene', file=sys.stderr); print('bye'); sys.exit(2)", "no such scene"),
+        ("raise ValueError('a bug')", "ValueError: a bug"),
+        ("print('bar 1%', end='\\r'); print('bar 9%', end='\\r'); raise SystemExit(3)", "bar 9%"),
+        ("raise SystemExit(3)", "ended with exit code 3"),
+        ("import os; os.kill(os.getpid(), 9)", "signal 9 (Killed); the machine may have run out of memory"),
+    ],
+)
+def test_how_a_program_ended_is_told_in_one_line(tmp_path, code, reason):
+    log = tmp_path / "run" / "log"
+    told = run_python(["-c", code], log)
+    assert told is None if reason is None else told.endswith(reason) and "\n" not in told
+    assert log.read_text().startswith("\n$ python -c ")
+
+
+def test_an_earlier_error_in_the_log_is_not_told_again(tmp_path):
+    log = tmp_path / "log"
+    run_python(["-c", "raise SystemExit('error: earlier')"], log)
+    assert run_python(["-c", "raise SystemExit('later')"], log) == "later"
+    assert "earlier" in log.read_text()
+
+
+def test_a_program_runs_in_the_projects_folder_and_reads_no_keyboard(tmp_path):
+    log = tmp_path / "log"
+    assert run_python(["-c", "import os, sys; print(os.getcwd(), repr(sys.stdin.read()))"], log) is None
+    assert log.read_text().splitlines()[-1] == f"{ROOT} ''"
+
+
+def test_a_sweep_that_stops_ends_its_programs_and_starts_no_others(tmp_path):
+    log, caught = tmp_path / "log", []
+
+    def run() -> None:
+        try:
+            run_python(["-c", SLEEP], log)
+        except Stopped as error:
+            caught.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    wait_for(lambda: log.exists() and "\nasleep" in log.read_text())
+    stop_all()
+    try:
+        thread.join(20)
+        assert caught and not thread.is_alive()
+        with pytest.raises(Stopped):
+            run_python(["-c", "print('never')"], log)
+        assert "\nnever" not in log.read_text()
+    finally:
+        allow_all()
+    assert run_python(["-c", "print('again')"], log) is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such signal")
+def test_no_program_outlives_a_sweep_that_is_killed(tmp_path):
+    """What kill -9 leaves behind would go on writing into a folder in which the next sweep is at work."""
+    log = tmp_path / "log"
+    child = "import os, time; print('pid', os.getpid(), flush=True); time.sleep(60)"
+    code = f"from pathlib import Path; from utils.suite.process import run_python; run_python(['-c', {child!r}], "
+    sweep = subprocess.Popen([sys.executable, "-c", f"{code}Path({str(log)!r}))"], cwd=ROOT)
+    wait_for(lambda: log.exists() and log.read_text().split("\n")[-2].startswith("pid "))
+    pid = int(log.read_text().split()[-1])
+    os.kill(pid, 0)
+    sweep.kill()
+    sweep.wait()
+
+    def has_ended() -> bool:
+        stat = Path(f"/proc/{pid}/stat")
+        return not stat.exists() or stat.read_text().split()[2] == "Z"
+
+    wait_for(has_ended)
+
+
+def test_a_folder_is_locked_for_one_at_a_time(tmp_path):
+    folder = tmp_path / "new" / "folder"
+    with FolderLock(folder):
+        with pytest.raises(InputError, match=f"process {os.getpid()} on .* at work"), FolderLock(folder):
+            pass
+        with FolderLock(tmp_path / "other"):
+            pass
+    with FolderLock(folder):
+        pass
+
+
+def test_a_lock_ends_with_its_process_however_that_ends(tmp_path):
+    hold = f"with FolderLock(Path({str(tmp_path)!r})): print('mine', flush=True); time.sleep(60)"
+    code = f"import time; from pathlib import Path; from utils.lock import FolderLock\n{hold}"
+    holder = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE)
+    assert holder.stdout.readline() == b"mine\n"
+    with pytest.raises(InputError, match=f"process {holder.pid} "), FolderLock(tmp_path):
+        pass
+    holder.send_signal(signal.SIGKILL)
+    holder.communicate()
+    with FolderLock(tmp_path):
+        pass
+
+
+def test_a_folder_that_cannot_be_written_is_no_lock_but_an_error(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(InputError, match="can be written"), FolderLock(tmp_path / "file" / "folder"):
+        pass
+    assert (tmp_path / "file").read_text() == "mine"

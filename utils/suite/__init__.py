@@ -1,0 +1,1 @@
+"""The suite: many scenes trained, rendered, measured and reported by one command."""
