@@ -157,10 +157,21 @@ def test_comparison_shows_worst_median_and_best_view(tmp_path, num_views):
         for i in range(num_views):
             cv2.imwrite(str(tmp_path / kind / f"{i}.png"), np.full((20, 600, 3), 100 + step * (i + 1), np.uint8))
     picture = comparison(find_pairs(tmp_path))
-    height = 20 + 24 + 6
-    middles = picture[24 + 10 :: height, 6 + 300 :: 600 + 12][:, :2, 0]
     expected = {1: [0], 2: [1, 0], 5: [4, 2, 0]}[num_views]
+    height = len(picture) // len(expected)
+    middles = picture[height - 6 - 10 :: height, 6 + 300 :: 600 + 12][:, :2, 0]
     assert middles.tolist() == [[100, 100 + 10 * (i + 1)] for i in expected]
+
+
+@pytest.mark.parametrize("size, panel", [((96, 64), (320, 213)), ((1600, 1000), (640, 400)), ((480, 320), (480, 320))])
+def test_comparison_makes_panels_in_which_captions_can_be_read(tmp_path, size, panel):
+    for kind in ("renders", "gt"):
+        (tmp_path / kind).mkdir()
+        cv2.imwrite(str(tmp_path / kind / "0.png"), np.full((*size[::-1], 3), 90, np.uint8))
+    picture = comparison(find_pairs(tmp_path))
+    caption = round(24 * panel[0] / 320)
+    assert picture.shape == (caption + panel[1] + 6, 3 * (panel[0] + 12), 3)
+    assert (picture[:caption, : panel[0]] < 128).any() and (picture[caption:-6, 6 : 6 + panel[0]] == 90).all()
 
 
 def test_bad_folders_are_named(model, tmp_path):

@@ -16,7 +16,8 @@ from utils.losses import psnr
 from utils.pairs import Pair, find_methods, find_pairs, is_trained
 
 ERROR_SHOWN = 0.25  # mean absolute difference of the channels that gets the brightest colour
-GAP, CAPTION = 6, 24  # px
+PANEL_WIDTHS = 320, 640  # px: narrower views are enlarged and wider ones shrunk, so that captions fit and can be read
+GAP = 6  # px
 PAPER, INK = 255, (40, 40, 40)
 
 
@@ -24,7 +25,7 @@ def comparison(pairs: list[Pair]) -> np.ndarray:
     """The picture (H,W,3) uint8 BGR: a caption and a row of three for each chosen view."""
     measured = [(psnr(*pair.read()).item(), pair) for pair in pairs]
     chosen = _worst_median_best(sorted(measured, key=lambda entry: entry[0]))
-    rows = [_row(f"{label} {pair.name}: {value:.2f} dB", pair) for label, value, pair in chosen]
+    rows = [_row(f"{label} {pair.name}: PSNR {value:.2f} dB", pair) for label, value, pair in chosen]
     width = max(row.shape[1] for row in rows)
     return np.vstack([_padded(row, width) for row in rows])
 
@@ -45,13 +46,24 @@ def _row(label: str, pair: Pair) -> np.ndarray:
     return np.hstack(panels)
 
 
+def _fitted(panel: np.ndarray) -> np.ndarray:
+    height, width = panel.shape[:2]
+    wanted = min(max(width, PANEL_WIDTHS[0]), PANEL_WIDTHS[1])
+    how = cv2.INTER_AREA if wanted < width else cv2.INTER_NEAREST
+    return cv2.resize(panel, (wanted, max(1, round(height * wanted / width))), interpolation=how)
+
+
 def _bgr(image: Tensor) -> np.ndarray:
     return (255 * image).round().byte().permute(1, 2, 0).numpy()[:, :, ::-1]
 
 
 def _captioned(panel: np.ndarray, caption: str) -> np.ndarray:
-    panel = cv2.copyMakeBorder(panel, CAPTION, GAP, GAP, GAP, cv2.BORDER_CONSTANT, value=(PAPER,) * 3)
-    return cv2.putText(panel, caption, (GAP, CAPTION - 8), cv2.FONT_HERSHEY_SIMPLEX, 0.42, INK, 1, cv2.LINE_AA)
+    panel = _fitted(panel)
+    scale = panel.shape[1] / PANEL_WIDTHS[0]
+    top, baseline = round(24 * scale), round(16 * scale)
+    panel = cv2.copyMakeBorder(panel, top, GAP, GAP, GAP, cv2.BORDER_CONSTANT, value=(PAPER,) * 3)
+    style = (cv2.FONT_HERSHEY_SIMPLEX, 0.42 * scale, INK, round(scale), cv2.LINE_AA)
+    return cv2.putText(panel, caption, (GAP, baseline), *style)
 
 
 def _padded(row: np.ndarray, width: int) -> np.ndarray:
