@@ -13,9 +13,12 @@ photos + poses            config (frozen) + Schedule (frozen)
             point_cloud.ply --> render.py -> metrics.py
 """
 
+import dataclasses
+import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 # Before torch is imported: its idle OpenMP threads would otherwise spin on the cores that the rasterizer needs.
@@ -28,14 +31,16 @@ from torch import Tensor
 from arguments import TrainConfig, pick_device
 from arguments.options import flags_that_save_memory, to_json
 from arguments.schedule import Schedule
+from arguments.sharing import shared
 from gaussian_renderer import DEVICES, importance, render
 from gaussian_renderer.evaluation import evaluate, ground_truth
 from scene import Scene, load_scene
-from scene.densification import Densification, EdgeWeights, mean_view_score
+from scene.densification import Densification, EdgeWeights, add_view_scores
 from scene.gaussian_model import GaussianModel
 from scene.natural_selection import NaturalSelection
 from utils.errors import run_script
 from utils.progress import Progress
+from utils.ranks import ALONE, OneRank, joined_ranks
 from utils.run import Run, free_folder
 from utils.usage import MB, MemoryMeter, Stopwatch
 from utils.viewer_files import camera_entries, cfg_args, write_points
@@ -49,22 +54,26 @@ Scores = dict[str, dict[str, float]]  # by split, then by metric
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Train as the command line says."""
-    train(TrainConfig.from_command_line(sys.argv[1:] if argv is None else argv))
+    with joined_ranks() as ranks:
+        train(TrainConfig.from_command_line(sys.argv[1:] if argv is None else argv), ranks)
 
 
-def train(config: TrainConfig) -> dict[str, Any]:
+def train(config: TrainConfig, ranks: OneRank = ALONE) -> dict[str, Any]:
     """Train on a scene and leave the result in a run folder.
 
     Args:
         config: what to do; without a ``model_path`` a new folder below ``output`` is made.
+        ranks: the processes that train together. Only the first writes.
 
     Returns:
-        The content of ``summary.json``: quality, size, time, memory, and where the Gaussians are.
+        The content of ``summary.json``: quality, size, time, memory, and where the Gaussians are. Nothing in processes
+        other than the first.
 
     Raises:
         InputError: the scene or the folder is unusable; nothing has been written then.
     """
-    device = pick_device(config.device, DEVICES)
+    device = ranks.own_device(pick_device(config.device, DEVICES))
+    config = dataclasses.replace(config, threads=config.threads or ranks.threads)
     if config.threads:
         torch.set_num_threads(config.threads)
     use_deterministic_algorithms(config.deterministic)
@@ -73,23 +82,29 @@ def train(config: TrainConfig) -> dict[str, Any]:
     if (run.folder / "config.json").exists():
         run.say(f"{run.folder} holds an earlier run; its files are replaced as new ones are ready")
     scene = load(config, run, device)
-    schedule = config.make_schedule()
+    schedule = shared(config.make_schedule(), ranks.count)
 
-    write_inputs(run, config, scene, device)
+    if ranks.is_first:
+        write_inputs(run, config, scene, device)
     torch.optim.Adam([torch.zeros(1)])  # makes torch load the code behind it, which is no cost of this training
     memory = MemoryMeter(device)
     model = GaussianModel.from_points(scene.points, config.sh_degree, device)
     clock = Stopwatch(device)
-    scores = fit(config, schedule, scene, model, run, clock)
+    check_same_start(ranks, config, scene, model)
+    scores = fit(config, schedule, scene, model, run, clock, ranks)
+    if not ranks.is_first:
+        return {}
+    iterations = config.make_schedule().iterations
     summary = {
-        "iterations": schedule.iterations,
+        "iterations": iterations,
+        "processes": ranks.count,
         "num_gaussians": model.num_gaussians,
-        "ply_mb": run.ply_path(schedule.iterations).stat().st_size / MB,
+        "ply_mb": run.ply_path(iterations).stat().st_size / MB,
         "training_minutes": clock.seconds / 60,
         "steps_per_second": schedule.iterations / clock.seconds,
         **memory.read(),
         **scores,
-        "point_cloud": str(run.ply_path(schedule.iterations)),
+        "point_cloud": str(run.ply_path(iterations)),
     }
     run.write_json("summary.json", summary)
     run.close()
@@ -98,63 +113,105 @@ def train(config: TrainConfig) -> dict[str, Any]:
 
 
 def fit(
-    config: TrainConfig, schedule: Schedule, scene: Scene, model: GaussianModel, run: Run, clock: Stopwatch
+    config: TrainConfig,
+    schedule: Schedule,
+    scene: Scene,
+    model: GaussianModel,
+    run: Run,
+    clock: Stopwatch,
+    ranks: OneRank,
 ) -> Scores:
     """THE loop: fit the model to the photos, let it grow, and select it down to the budget.
 
+    Where several processes share the run, each sees a view of its own in every step, and all make the same edits.
+
     Returns:
-        The last measurement.
+        The last measurement; nothing in processes other than the first.
     """
     device = model.device
     view_rng, importance_rng, growth_rng, selection_rng, background_rng = generators(config.seed, 5)
     views, importance_views = ViewSampler(len(scene.train), view_rng), ViewSampler(len(scene.train), importance_rng)
-    densification = Densification(schedule.growths, config.final_budget, growth_rng)
+    densification = Densification(schedule.growths, config.final_budget, growth_rng, ranks)
     selection = NaturalSelection(schedule.selections, config.final_budget, selection_rng, mode=config.selection)
     background = torch.full((3,), float(config.white_background))
     options = {"antialiased": config.antialiasing, "threads": config.threads}
     edge_weights = EdgeWeights()
+
+    def random_background() -> Tensor:
+        return torch.rand(3, generator=background_rng)
+
     progress = Progress(schedule.iterations, config.quiet)
+    num_iterations = config.make_schedule().iterations  # of one process, which is how the user counts
+    save_steps, test_steps = (steps_of(each, ranks) for each in (config.save_iterations, config.test_iterations))
+    scores: Scores = {}
 
     def edge_importance(num_views: int | None) -> Tensor:
-        cameras = (scene.train[index] for index in importance_views.draw_many(num_views))
+        drawn = importance_views.draw_many(num_views)
+        cameras = (scene.train[index] for index in ranks.own_share(drawn))
         sums = (importance(camera, model, edge_weights(camera).to(device), **options) for camera in cameras)
-        return mean_view_score(view.weighted for view in sums)
+        total = add_view_scores(torch.zeros(model.num_gaussians, device=device), (view.weighted for view in sums))
+        ranks.sum(total)
+        return total / len(drawn)
 
     model.start_training(schedule.learning_rates(0, scene.extent))
     for step in range(1, schedule.iterations + 1):
-        model.set_learning_rates(schedule.learning_rates(step, scene.extent, selection.opacity_rate_factor(step)))
+        rates = schedule.learning_rates(step, scene.extent, selection.opacity_rate_factor(step))
+        model.set_learning_rates(rates, schedule.betas(step))
         if schedule.raises_sh_degree(step):
             model.raise_sh_degree()
 
-        camera = scene.train[views.draw()]
+        camera = scene.train[ranks.own_draw(views.draw)]
         photo, mask = ground_truth(camera, device)
-        behind = torch.rand(3, generator=background_rng) if config.random_background else background
+        behind = ranks.own_draw(random_background) if config.random_background else background
         image = render(camera, model, behind, stats=densification.stats_for(step, model), **options).image
         loss = photometric_loss(image, photo, mask=mask, ssim_weight=config.lambda_dssim, threads=config.threads).loss
         selection.adapt(step, model.opacities)
         (loss + selection.penalty(step, model.rows["opacity_logits"])).backward()
-        model.step(schedule.rows_due(step))
+        due = schedule.rows_due(step)
+        ranks.average(model.rows[name].grad for name in due)
+        model.step(due)
 
         densification.edit(step, model, edge_importance)
         selection.edit(step, model)
+        if schedule.may_edit(step):
+            ranks.check_same(f"Gaussians after step {step}", model.rows.values())
 
         progress.update(step, loss, image, photo, mask, model.num_gaussians)
         del image, loss  # with them goes what the engine kept for the backward pass, before the next view needs as much
-        is_last = step == schedule.iterations
+        if not ranks.is_first:
+            continue
+        is_last, iteration = step == schedule.iterations, min(step * ranks.count, num_iterations)
         if is_last or step % LOG_EVERY == 0:
             selecting = selection.figures(step, model.opacities)
             known = {**progress.means, "gaussians": model.num_gaussians, "seconds": clock.seconds, **selecting}
-            run.log("step", step, known)
-        if is_last or step in config.save_iterations:
+            run.log("step", iteration, known)
+        if is_last or step in save_steps:
             with clock.paused():
-                model.save_ply(run.ply_path(step))
-        if is_last or step in config.test_iterations:
+                model.save_ply(run.ply_path(iteration))
+        if is_last or step in test_steps:
             with clock.paused():
                 scores = measure(scene, model, background, options)
                 for split, values in scores.items():
-                    run.log(split, step, values)
+                    run.log(split, iteration, values)
     progress.close()
     return scores
+
+
+def steps_of(iterations: Iterable[int], ranks: OneRank) -> set[int]:
+    """The steps in which so many views have been seen by all processes together."""
+    return {math.ceil(each / ranks.count) for each in iterations}
+
+
+def check_same_start(ranks: OneRank, config: TrainConfig, scene: Scene, model: GaussianModel) -> None:
+    """Make sure that what all processes must have alike is alike.
+
+    Raises:
+        InputError: it is not.
+    """
+    neutral = {"source_path": Path(), "model_path": None, "device": "auto", "threads": 0, "quiet": False}
+    settings = repr((dataclasses.replace(config, **neutral), [camera.name for camera in scene.train]))
+    ranks.check_same("flags and photos", [torch.frombuffer(bytearray(settings.encode()), dtype=torch.uint8)])
+    ranks.check_same("Gaussians to start from", model.rows.values())
 
 
 def generators(seed: int, count: int) -> list[torch.Generator]:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 MIN_GROWTH_INTERVAL = 10
 # Below this share of the steps opacities have no time to recover from being capped or from being thinned by them.
 MIN_FACTOR_WITH_CAPS = 0.1
+BETAS = (0.9, 0.999)  # Adam's own
 
 
 @dataclass(frozen=True)
@@ -152,11 +153,18 @@ class Selection:
 
 @dataclass(frozen=True)
 class OptimizerPhase:
-    """Up to and including step ``until``, Adam runs every so many steps [TAMING, arXiv:2406.15643; GNS]."""
+    """Up to and including step ``until``, Adam runs every so many steps [TAMING, arXiv:2406.15643; GNS].
+
+    Attributes:
+        batch: how many times the views of the published schedule an update takes: not 1 where processes share a run.
+        sh_rest_batch: the same for the SH rest.
+    """
 
     until: int
     every: int
     sh_rest_every: int
+    batch: float = 1.0
+    sh_rest_batch: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -176,7 +184,7 @@ class Schedule:
 
     def rows_due(self, step: int) -> tuple[str, ...]:
         """Names of the rows that Adam updates at the end of ``step``; the gradients of the others go on adding up."""
-        phase = next(phase for phase in self.optimizer_phases if step <= phase.until)
+        phase = self._phase(step)
         due = ("means", "log_scales", "quats", "opacity_logits", "sh_dc") if step % phase.every == 0 else ()
         return due + (("sh_rest",) if step % phase.sh_rest_every == 0 else ())
 
@@ -188,15 +196,33 @@ class Schedule:
             extent: of the scene, world units.
             opacity_factor: 1, or what natural selection asks for.
         """
-        rates = self.rates
+        rates, phase = self.rates, self._phase(step)
+        growth = math.sqrt(phase.batch)
         return {
-            "means": rates.means(step) * extent,
-            "log_scales": rates.log_scales,
-            "quats": rates.quats,
-            "opacity_logits": rates.opacity_logits * opacity_factor,
-            "sh_dc": rates.sh_dc,
-            "sh_rest": rates.sh_rest,
+            "means": rates.means(step) * extent * growth,
+            "log_scales": rates.log_scales * growth,
+            "quats": rates.quats * growth,
+            "opacity_logits": rates.opacity_logits * opacity_factor * growth,
+            "sh_dc": rates.sh_dc * growth,
+            "sh_rest": rates.sh_rest * math.sqrt(phase.sh_rest_batch),
         }
+
+    def betas(self, step: int) -> dict[str, tuple[float, float]]:
+        """Adam's decay rates of every row at ``step``: fewer, larger updates forget as much per view."""
+        phase = self._phase(step)
+        beta1, beta2 = BETAS
+        most = (beta1**phase.batch, beta2**phase.batch)
+        names = ("means", "log_scales", "quats", "opacity_logits", "sh_dc")
+        return {**dict.fromkeys(names, most), "sh_rest": (beta1**phase.sh_rest_batch, beta2**phase.sh_rest_batch)}
+
+    def may_edit(self, step: int) -> bool:
+        """Whether the set of Gaussians can change after ``step``."""
+        grows = (step == g.faint_at or step in g.thin_at or g.is_due(step) for g in self.growths)
+        selects = (step == s.window.end or s.is_due(step) for s in self.selections)
+        return any(grows) or any(selects)
+
+    def _phase(self, step: int) -> OptimizerPhase:
+        return next((phase for phase in self.optimizer_phases if step <= phase.until), self.optimizer_phases[-1])
 
     def with_sh_rest_rate(self, rate: float) -> Schedule:
         """The same with the per-scene rate of the SH rest, given as published: before its division by 20."""
@@ -220,8 +246,10 @@ class Schedule:
             self,
             iterations=at(self.iterations),
             sh_degree_every=at(self.sh_degree_every),
-            growths=tuple(_scaled_growth(growth, at, factor >= MIN_FACTOR_WITH_CAPS) for growth in self.growths),
-            selections=tuple(_scaled_selection(selection, at) for selection in self.selections),
+            growths=tuple(
+                scaled_growth(growth, at, with_caps=factor >= MIN_FACTOR_WITH_CAPS) for growth in self.growths
+            ),
+            selections=tuple(scaled_selection(selection, at) for selection in self.selections),
             optimizer_phases=tuple(
                 OptimizerPhase(at(phase.until), at(phase.every), at(phase.sh_rest_every))
                 for phase in self.optimizer_phases
@@ -230,11 +258,14 @@ class Schedule:
         )
 
 
-def _scaled_growth(growth: Growth, at: Callable[[int], int], with_caps: bool) -> Growth:
+def scaled_growth(
+    growth: Growth, at: Callable[[int], int], *, with_caps: bool = True, min_interval: int = MIN_GROWTH_INTERVAL
+) -> Growth:
+    """A round whose steps and intervals are moved by ``at``; growth stays ``min_interval`` apart where it was."""
     window = growth.window
     start, end = at(window.start), at(window.end)
     few = max(1, (end - start) // 5)  # even the shortest round grows a few times
-    every = max(at(window.every), min(window.every, MIN_GROWTH_INTERVAL, few))
+    every = max(at(window.every), min(window.every, min_interval, few))
     window = Window(start, end, every)
 
     def at_event(step: int) -> int:  # the nearest step at which growth is due
@@ -256,7 +287,8 @@ def _scaled_growth(growth: Growth, at: Callable[[int], int], with_caps: bool) ->
     )
 
 
-def _scaled_selection(selection: Selection, at: Callable[[int], int]) -> Selection:
+def scaled_selection(selection: Selection, at: Callable[[int], int]) -> Selection:
+    """A round whose steps and intervals are moved by ``at``."""
     window = selection.window
     every = at(window.every)
     return replace(

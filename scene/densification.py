@@ -19,6 +19,7 @@ from arguments.schedule import Growth
 from scene.cameras import Camera
 from scene.gaussian_model import GaussianModel
 from scene.sampling import draw_without_replacement
+from utils.ranks import ALONE, OneRank
 
 # Long-axis split: both children lie this share of three standard deviations off the centre, and shrink accordingly.
 SPLIT_OFFSET = 0.45
@@ -99,23 +100,21 @@ def normalised(edges: Tensor) -> Tensor:
     return (edges - low) / (high - low).clamp_min(1)
 
 
-def mean_view_score(view_sums: Iterable[Tensor]) -> Tensor:
-    """Average the importance of the Gaussians over views, each view on its own scale first.
+def add_view_scores(total: Tensor, view_sums: Iterable[Tensor]) -> Tensor:
+    """Add up the importance of the Gaussians over views, each view on its own scale first.
 
     Args:
-        view_sums: per view (N,), the sum over pixels of edge weight times blending weight; at least one view.
+        total: (N,) that is added to, in place.
+        view_sums: per view (N,), the sum over pixels of edge weight times blending weight.
 
     Returns:
-        (N,) score; 0 for what contributes to none of the views.
+        ``total``; what contributes to none of the views has gained nothing.
     """
-    total, num_views = None, 0
     for sums in view_sums:
         num_positive = (sums > 0).sum().clamp_min(1)
         scale = sums.clamp_min(0).sum(dtype=torch.float64) / num_positive  # the mean over the positive entries
-        score = torch.where(scale > 0, sums / scale.to(sums.dtype), torch.zeros_like(sums))
-        total = score if total is None else total + score
-        num_views += 1
-    return total / num_views
+        total += torch.where(scale > 0, sums / scale.to(sums.dtype), torch.zeros_like(sums))
+    return total
 
 
 class Densification:
@@ -125,12 +124,16 @@ class Densification:
         growths: the rounds, in order of time.
         budget: number of Gaussians wanted at the end.
         generator: of the draws.
+        ranks: the processes whose views count; each fills statistics of its own.
     """
 
-    def __init__(self, growths: tuple[Growth, ...], budget: int, generator: torch.Generator) -> None:
+    def __init__(
+        self, growths: tuple[Growth, ...], budget: int, generator: torch.Generator, ranks: OneRank = ALONE
+    ) -> None:
         self.growths = growths
         self.budget = budget
         self.generator = generator
+        self.ranks = ranks
         self.stats: GradientStats | None = None
 
     def stats_for(self, step: int, model: GaussianModel) -> GradientStats | None:
@@ -177,6 +180,7 @@ class Densification:
         return num_before - model.num_gaussians
 
     def _grow(self, step: int, model: GaussianModel, growth: Growth, importance: Callable[[int | None], Tensor]) -> int:
+        self.ranks.sum(self.stats.abs_grad_sum, self.stats.views)
         mean_gradient = self.stats.mean()
         late = growth.is_late(step)
         candidates = mean_gradient >= (growth.late_threshold if late else growth.gradient_threshold)

@@ -150,10 +150,12 @@ class GaussianModel:
         groups = [{"params": [self.rows[name]], "lr": rates[name], "name": name} for name in ROW_NAMES]
         self.optimizer = Adam(groups, eps=1e-15)
 
-    def set_learning_rates(self, rates: dict[str, float]) -> None:
-        """Set the rate of every row."""
+    def set_learning_rates(self, rates: dict[str, float], betas: dict[str, tuple[float, float]] | None = None) -> None:
+        """Set the rate of every row and, if given, its two decay rates."""
         for group in self.optimizer.param_groups:
             group["lr"] = rates[group["name"]]
+            if betas is not None:
+                group["betas"] = betas[group["name"]]
 
     def raise_sh_degree(self) -> None:
         """Render one more SH degree, if there is room."""
