@@ -1,0 +1,9 @@
+"""The suite with the full schedule: the scenes of budget.txt trained, rendered and measured, and a table of them."""
+
+import sys
+
+from utils.errors import run_script
+from utils.suite.command import run_suite
+
+if __name__ == "__main__":
+    run_script(lambda: sys.exit(run_suite(sys.argv[1:], "full")))

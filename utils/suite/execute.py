@@ -1,0 +1,46 @@
+"""The runs of a sweep: one after the other, several at once, or on a cluster."""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from typing import Any
+
+import torch
+
+from arguments.suite import SuiteConfig
+from utils.machine import num_cores
+from utils.suite.entries import failed_entry
+from utils.suite.plan import Job
+from utils.suite.process import allow_all, stop_all
+from utils.suite.stages import run_job
+
+Entry = dict[str, Any]
+
+
+def execute(jobs: Sequence[Job], config: SuiteConfig) -> Iterator[Entry]:
+    """Run the jobs and give their entries as they end. Closing the iterator ends what is still running.
+
+    Raises:
+        InputError: a cluster is asked for and can't be had.
+    """
+    return _on_cluster(jobs, config) if config.ray is not None else _here(jobs, config.jobs)
+
+
+def _here(jobs: Sequence[Job], num_at_once: int) -> Iterator[Entry]:
+    pool = ThreadPoolExecutor(num_at_once, thread_name_prefix="job")
+    try:
+        for future in as_completed([pool.submit(run_job, job) for job in jobs]):
+            yield future.result()
+    finally:
+        stop_all()
+        pool.shutdown(cancel_futures=True)
+        allow_all()
+
+
+def _on_cluster(jobs: Sequence[Job], config: SuiteConfig) -> Iterator[Entry]:
+    from utils.suite.cluster import run_on_ray  # wants the package ray
+
+    cpus = config.threads or max(1, num_cores() // config.jobs)
+    wants_gpu = config.device != "cpu" and (config.device != "auto" or torch.cuda.is_available())
+    gpus = 1 / config.jobs if wants_gpu else 0
+    for job, result in run_on_ray(run_job, jobs, config.ray, cpus, gpus, config.retries):
+        yield failed_entry(job, " ".join(str(result).split())) if isinstance(result, Exception) else result
