@@ -17,7 +17,16 @@ from torch import Tensor
 
 from compression import compact_streams
 from compression.axes import close_to_identity
-from compression.compact_code import FRACTION_BITS, WEIGHT_STEPS, Codes, CompactCode, as_basis, inverse_of
+from compression.compact_code import (
+    FRACTION_BITS,
+    THINNEST,
+    WEIGHT_STEPS,
+    Codes,
+    CompactCode,
+    as_basis,
+    inverse_of,
+    weight_of,
+)
 from compression.container import pack
 from compression.quantizer import Rows
 from compression.rows import checked
@@ -35,7 +44,8 @@ class CompactSettings:
         position_step: of the grid where the scene is dense, as a share of the size of a typical Gaussian.
         scale_step: natural log.
         opacity_step: of the logit.
-        quat_step: of the quaternion's imaginary parts.
+        quat_step: of the quaternion's imaginary parts, for axes of which one is about e times as long as the other, in
+            a Gaussian of weight 1.
         dc_step: of the luma, for a Gaussian of weight 1.
         rest_step: of the principal components of the other spherical harmonics, for a Gaussian of weight 1.
         dead_zone: a component below this many steps becomes 0; 0.5 is plain rounding.
@@ -45,7 +55,7 @@ class CompactSettings:
     position_step: float = 0.02
     scale_step: float = 0.15
     opacity_step: float = 0.2
-    quat_step: float = 1 / 64
+    quat_step: float = 1 / 40
     dc_step: float = 0.08
     rest_step: float = 0.12
     dead_zone: float = 0.6
@@ -63,6 +73,7 @@ class CompactQuantizer:
         self.settings = settings or CompactSettings()
         self.code: CompactCode | None = None  # as of the last fit
         self._inverse = torch.zeros(0, 0)
+        self._weights = torch.zeros(0)  # of the rows that were fitted or quantized last
 
     def prepared(self, rows: Rows) -> Rows:
         """The same Gaussians with their axes named so that the rotations are small, see ``compression.axes``."""
@@ -78,21 +89,23 @@ class CompactQuantizer:
         arrays = checked({name: row.detach().cpu().numpy() for name, row in rows.items()})
         rows = {name: torch.from_numpy(array) for name, array in arrays.items()}
         code = self._scalars(rows)
-        shape_codes = code.shape_codes(rows)
         if len(rows["means"]):
-            code = replace(code, weight_offset=-int(code.raw_weight_index(shape_codes).median()))
-        self.code = replace(code, basis=self._basis(rows["sh_rest"], code.weights(shape_codes)))
+            code = replace(code, weight_offset=-int(code.raw_weight_index(code.shape_codes(rows)).median()))
+        weights = weight_of(code.shape_codes(rows)["weights"])
+        self.code = replace(code, basis=self._basis(rows["sh_rest"], weights))
         self._inverse = inverse_of(self.code.basis, 3 * code.num_rest)
+        self._weights = weights
 
     def quantized(self, rows: Rows) -> Rows:
         """See ``compression.quantizer.Quantizer.quantized``."""
-        return self.code.values(self._codes(rows))
+        codes = self._codes(rows)
+        self._weights = weight_of(codes["weights"])
+        return self.code.values(codes)
 
     def penalty(self, rows: Rows) -> Tensor:
         """``rate`` times about the bits that the spherical harmonics of a Gaussian take."""
         rest = rows["sh_rest"]
-        weights = self.code.weights(self.code.shape_codes({name: row.detach() for name, row in rows.items()}))
-        components = self.code.components(rest, weights.to(rest), self._inverse)
+        components = self.code.components(rest, self._weights.to(rest), self._inverse)
         return self.settings.rate * torch.log2(1 + components.abs()).sum() / max(1, len(rest))
 
     def encode(self, rows: dict[str, np.ndarray]) -> bytes:
@@ -123,6 +136,7 @@ class CompactQuantizer:
         allowed = compact_streams.POSITION_BITS
         ends = (logits.min(), logits.max()) if num else (0.0, 0.0)
         low, high = (round(float(end) / settings.opacity_step) for end in ends)
+        steps_apart = math.ceil(THINNEST / settings.scale_step)
         return CompactCode(
             position_bits=max(allowed[0], min(allowed[-1], bits)),
             centre=tuple(map(float, centre)),
@@ -136,6 +150,7 @@ class CompactQuantizer:
             opacity_weights=tuple(_log2_sigmoid_half(code * settings.opacity_step) for code in range(low, high + 1)),
             scale_weight=_fixed_point(settings.scale_step / math.log(2) / 4),
             weight_offset=0,
+            turn_weights=tuple(_turn_weight(steps * settings.scale_step) for steps in range(steps_apart + 1)),
             num_rest=rows["sh_rest"].shape[1],
             basis=None,
         )
@@ -164,6 +179,11 @@ def encode_compact(rows: dict[str, np.ndarray], **settings: float) -> tuple[dict
     tensors = quantizer.prepared({name: torch.from_numpy(row) for name, row in rows.items()})
     quantizer.fit(tensors)
     return quantizer._streams(tensors)
+
+
+def _turn_weight(log_ratio: float) -> int:
+    """A quarter of the log2 of what turning two axes changes: the difference of their ratio and its inverse."""
+    return _fixed_point(math.log2(2 * math.sinh(log_ratio) + 0.15) / 4)
 
 
 def _fixed_point(octaves: float) -> int:

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from compression.quantizer import Rows
 
-# Integers: "cells" (N,3), "opacity" (N,1), "scales", "quats", "dc" (N,3), "rest" (N,K), and where they are known
-# already, "weights" (N,), the indices of the weights.
+# Integers: "cells" (N,3), "opacity" (N,1), "scales", "quats", "dc" (N,3), "rest" (N,K), and what follows from the first
+# three of them, "weights" (N,) and "quat_weights" (N,3), the indices of the weights.
 Codes = dict[str, Tensor]
 
-MAX_CODE = 1 << 15  # of all codes but those of positions
+MAX_CODE = (1 << 15) - 1  # of all codes but those of positions: they fit 16 bits
 THINNEST = 5.5  # natural log of the largest ratio of a Gaussian's axes that is kept; more is not to be seen
 WEIGHT_STEPS = 4  # per octave
 WEIGHT_LIMIT = 24  # of the weight's index, either way: a factor of 64
@@ -38,13 +38,15 @@ class CompactCode:
         spread: world units; within this of the centre lies half of the grid on each axis.
         scale_step: natural log.
         opacity_step: of the logit.
-        quat_step: of the imaginary parts.
+        quat_step: of the imaginary parts, for a weight of 1.
         dc_step: of the luma, for a weight of 1.
         rest_step: of the components of the other spherical harmonics, for a weight of 1.
         opacity_low: the lowest opacity code.
         opacity_weights: the share of each opacity code, from the lowest on, in the weight's index; fixed point.
         scale_weight: the same for one step of the two longest axes.
         weight_offset: added to the index; fixed point.
+        turn_weights: what the index of a rotation has besides, by how many steps of scale the two axes that turn
+            differ; more steps are as the last entry; fixed point.
         num_rest: SH coefficients of degrees 1 and up, 0, 3, 8 or 15.
         basis: (K, 3 num_rest) int8, components times 127; None: the coefficients as they are.
     """
@@ -61,6 +63,7 @@ class CompactCode:
     opacity_weights: tuple[int, ...]
     scale_weight: int
     weight_offset: int
+    turn_weights: tuple[int, ...]
     num_rest: int
     basis: Tensor | None
 
@@ -72,7 +75,7 @@ class CompactCode:
     # ---- rows to codes ----
 
     def shape_codes(self, rows: Rows) -> Codes:
-        """Codes of positions, scales and opacities, on which the weights depend."""
+        """Codes of positions, scales and opacities, and the indices of the weights."""
         means, scales = rows["means"].double(), rows["log_scales"].double()
         half = 1 << (self.position_bits - 1)
         inside = (means - means.new_tensor(self.centre)) / self.spread
@@ -80,11 +83,12 @@ class CompactCode:
         thickest = scales.amax(1, keepdim=True) if len(scales) else scales[:, :1]
         opacity_high = self.opacity_low + len(self.opacity_weights) - 1
         opacity = torch.round(rows["opacity_logits"].double() / self.opacity_step)
-        return {
+        codes = {
             "cells": cells.long() + half,
             "scales": _code(torch.maximum(scales, thickest - THINNEST) / self.scale_step),
             "opacity": opacity.clamp(self.opacity_low, opacity_high).long(),
         }
+        return codes | self.weight_indices(codes)
 
     def codes(self, rows: Rows, inverse: Tensor, dead_zone: float) -> Codes:
         """All codes.
@@ -95,13 +99,13 @@ class CompactCode:
             dead_zone: components below this many steps become 0.
         """
         codes = self.shape_codes(rows)
-        weights = self.weights(codes)
+        weights = weight_of(codes["weights"])
         quats = torch.nn.functional.normalize(rows["quats"].double(), dim=1)
         quats = quats * torch.where(quats[:, :1] < 0, -1.0, 1.0)
         rest = self.components(rows["sh_rest"].double(), weights, inverse)
         return {
             **codes,
-            "quats": _code(quats[:, 1:] / self.quat_step),
+            "quats": _code(quats[:, 1:] / self.quat_step * weight_of(codes["quat_weights"])),
             "dc": _code(_to_luma(rows["sh_dc"][:, 0].double()) / self._dc_steps(weights) * weights[:, None]),
             "rest": _code(rest.sign() * torch.floor(rest.abs() + (1 - dead_zone))),
         }
@@ -117,19 +121,19 @@ class CompactCode:
         flat = rest.reshape(len(rest), 3 * self.num_rest) * weights[:, None]
         return flat @ inverse.to(flat) / self.rest_step
 
-    # ---- the weight: how much finer than the step the colours of a Gaussian are stored ----
+    # ---- the weights: how much finer than the step colours and rotation of a Gaussian are stored ----
 
-    def weights(self, codes: Codes) -> Tensor:
-        """(N,) double, 2^-6 to 2^6."""
-        table = [_ROOTS[i % WEIGHT_STEPS] * 2.0 ** (i // WEIGHT_STEPS) for i in range(-WEIGHT_LIMIT, WEIGHT_LIMIT + 1)]
-        return torch.tensor(table, dtype=torch.float64, device=codes["cells"].device)[self.weight_index(codes)]
+    def weight_indices(self, codes: Codes) -> Codes:
+        """Of colours, "weights" (N,), and of rotations, "quat_weights" (N,3); int64 from 0 to 2 WEIGHT_LIMIT.
 
-    def weight_index(self, codes: Codes) -> Tensor:
-        """(N,) int64 from 0 to 2 WEIGHT_LIMIT."""
-        if "weights" in codes:
-            return codes["weights"]
-        index = (self.raw_weight_index(codes) + self.weight_offset) >> FRACTION_BITS
-        return index.clamp(-WEIGHT_LIMIT, WEIGHT_LIMIT) + WEIGHT_LIMIT
+        Turning two axes of one length changes nothing, but with needles it shows.
+        """
+        index = self.raw_weight_index(codes) + self.weight_offset
+        scales = codes["scales"].long()
+        apart = (scales.roll(-1, 1) - scales.roll(-2, 1)).abs()  # y and z turn about x, z and x about y
+        table = torch.tensor(self.turn_weights, device=scales.device)
+        turns = table[apart.clamp_max(len(self.turn_weights) - 1)]
+        return {"weights": _limited(index), "quat_weights": _limited(index[:, None] + turns)}
 
     def raw_weight_index(self, codes: Codes) -> Tensor:
         """(N,) int64, fixed point, before offset and limits: root of the opacity times fourth root of the area.
@@ -148,8 +152,8 @@ class CompactCode:
 
     def values(self, codes: Codes) -> Rows:
         """float32 rows; the same bits on all machines."""
-        weights = self.weights(codes)[:, None]
-        imaginary = codes["quats"].double() * self.quat_step
+        weights = weight_of(codes["weights"])[:, None]
+        imaginary = codes["quats"].double() * self.quat_step / weight_of(codes["quat_weights"])
         squares = imaginary[:, 0] ** 2 + imaginary[:, 1] ** 2 + imaginary[:, 2] ** 2
         rest = codes["rest"].double()
         if self.basis is not None:
@@ -184,6 +188,17 @@ def inverse_of(basis: Tensor | None, num_columns: int) -> Tensor:
 def as_basis(vectors: Tensor) -> Tensor:
     """(K,C) int8 of K unit vectors."""
     return (vectors * _BASIS_SCALE).round().to(torch.int8)
+
+
+def weight_of(index: Tensor) -> Tensor:
+    """double, 2^-6 to 2^6."""
+    table = [_ROOTS[i % WEIGHT_STEPS] * 2.0 ** (i // WEIGHT_STEPS) for i in range(-WEIGHT_LIMIT, WEIGHT_LIMIT + 1)]
+    return torch.tensor(table, dtype=torch.float64, device=index.device)[index]
+
+
+def _limited(octaves: Tensor) -> Tensor:
+    """From fixed point to an index."""
+    return (octaves >> FRACTION_BITS).clamp(-WEIGHT_LIMIT, WEIGHT_LIMIT) + WEIGHT_LIMIT
 
 
 def _code(steps: Tensor) -> Tensor:

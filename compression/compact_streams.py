@@ -73,7 +73,7 @@ def read(header: dict[str, Any], streams: dict[str, bytes]) -> Rows:
     codes = {"cells": torch.from_numpy(_read_cells(reader.read(num), streams["positions"], code.position_bits))}
     widths = {"opacity": 1, "scales": 3, "quats": 3, "dc": 3, "rest": code.num_components}
     # A column lies together in memory, since one is read at a time.
-    codes |= {name: torch.zeros(width, num, dtype=torch.int32).T for name, width in widths.items()}
+    codes |= {name: torch.zeros(width, num, dtype=torch.int16).T for name, width in widths.items()}
     for name, column, contexts in _fields(code, codes):
         symbols = reader.read(num, contexts)
         low, high = -MAX_CODE, MAX_CODE
@@ -109,13 +109,13 @@ def _fields(code: CompactCode, codes: Codes) -> Iterator[tuple[str, int, np.ndar
     The next one is asked for only when the one before it stands in ``codes``.
     """
     yield "opacity", 0, None
-    scales = codes["scales"]
     yield "scales", 0, None
-    yield "scales", 1, _contexts(scales[:, 0] // 2 + 48, 64)
-    yield "scales", 2, _contexts((scales[:, 0] + scales[:, 1]) // 4 + 48, 64)
+    yield "scales", 1, _contexts(codes["scales"][:, 0] // 2 + 48, 64)
+    yield "scales", 2, _contexts(codes["scales"][:, :2].sum(1) // 4 + 48, 64)
+    codes |= code.weight_indices(codes)
     for column in range(3):
-        yield "quats", column, None
-    weight_index = codes["weights"] = code.weight_index(codes)
+        yield "quats", column, _contexts(codes["quat_weights"][:, column] // 2, 64)
+    weight_index = codes["weights"]
     for column in range(3):
         yield "dc", column, _contexts(weight_index // 2, 64)
     activity = torch.zeros(len(weight_index), dtype=torch.int32)  # of the components before, the last ones most
@@ -151,7 +151,7 @@ def _read_cells(lengths: np.ndarray, bits: bytes, position_bits: int) -> np.ndar
     # A sum of up to 2^27 steps of 48 bits could pass 2^64 only after it has been behind the end.
     if int(places.max()) >> (3 * position_bits):
         raise FormatError("positions on the Morton curve", "one behind its end")
-    cells = morton_cells(places).astype(np.int64)
+    cells = morton_cells(places).astype(np.int32)
     if cells.min() < 1:
         raise FormatError("positions inside of the grid", "one at its end")
     return cells
@@ -169,17 +169,15 @@ def _read_header(header: dict[str, Any], streams: dict[str, bytes]) -> tuple[Com
     if not isinstance(centre, list) or len(centre) != 3:
         raise FormatError("a centre of 3 numbers", repr(centre)[:99])
     steps = ("spread", "scale_step", "opacity_step", "quat_step", "dc_step", "rest_step")
-    weights = header.get("opacity_weights")
-    if not isinstance(weights, list) or not 1 <= len(weights) <= 2 * MAX_CODE + 1:
-        raise FormatError("opacity_weights in the header", repr(weights)[:99])
     code = CompactCode(
         position_bits=position_bits,
         centre=tuple(_number(value, "centre", -1e30) for value in centre),
         **{name: _number(header.get(name), name, 1e-30) for name in steps},
         opacity_low=header_integer(header, "opacity_low", range(-MAX_CODE, MAX_CODE + 1)),
-        opacity_weights=tuple(_weight(value, "opacity_weights") for value in weights),
+        opacity_weights=_weights(header, "opacity_weights"),
         scale_weight=_weight(header.get("scale_weight"), "scale_weight"),
         weight_offset=_weight(header.get("weight_offset"), "weight_offset"),
+        turn_weights=_weights(header, "turn_weights"),
         num_rest=num_rest,
         basis=_read_basis(header.get("basis"), streams["basis"], 3 * num_rest),
     )
@@ -192,6 +190,13 @@ def _read_basis(components: object, data: bytes, num_columns: int) -> torch.Tens
     if type(components) is not int or not 0 <= components <= num_columns or len(data) != components * num_columns:
         raise FormatError("a basis of the size in the header", f"{len(data)} numbers for {components!r:.99}")
     return torch.from_numpy(np.frombuffer(data, np.int8).reshape(components, num_columns).copy())
+
+
+def _weights(header: dict[str, Any], key: str) -> tuple[int, ...]:
+    weights = header.get(key)
+    if not isinstance(weights, list) or not 1 <= len(weights) <= 2 * MAX_CODE + 1:
+        raise FormatError(f"{key} in the header", repr(weights)[:99])
+    return tuple(_weight(value, key) for value in weights)
 
 
 def _weight(value: object, key: str) -> int:

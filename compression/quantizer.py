@@ -14,7 +14,7 @@ class Quantizer(Protocol):
     Two methods are optional. ``prepared(rows) -> Rows``: the same Gaussians in the form that is stored (a quaternion
     may have a sign, axes an order), called once before fine-tuning, so that stored values lie close to the rows they
     come from and take over their gradients. ``penalty(rows) -> Tensor``: (), a term of the loss of every step that
-    makes the file smaller, differentiable with respect to the rows.
+    makes the file smaller, differentiable with respect to the rows; :meth:`fit` or :meth:`quantized` had the same last.
     """
 
     def fit(self, rows: Rows) -> None:

@@ -8,7 +8,7 @@ import torch_reference as reference
 from compression import decode, encode
 from compression.axes import close_to_identity
 from compression.compact import CompactQuantizer, CompactSettings
-from compression.compact_code import MAX_CODE, THINNEST
+from compression.compact_code import MAX_CODE, THINNEST, weight_of
 from compression.entropy import SymbolReader, SymbolWriter, pack_bits, unpack_bits
 from compression.morton import morton_codes
 from scene.gaussian_model import ROW_NAMES
@@ -66,17 +66,18 @@ def test_another_set_than_that_of_the_fit_is_stored_as_rendered():
 
 
 def test_values_are_within_half_a_step():
-    """No value moves by more than half its step; colours by half a step over the Gaussian's weight."""
+    """No value moves by more than half its step, that of colours and rotations being divided by the weight."""
     quantizer, rows = fitted(random_rows(3000), dead_zone=0.5)
     stored, code = quantizer.quantized(rows), quantizer.code
     assert (stored["opacity_logits"] - rows["opacity_logits"]).abs().max() <= code.opacity_step / 2 + 1e-6
     floor = rows["log_scales"].amax(1, keepdim=True) - THINNEST
     assert (stored["log_scales"] - torch.maximum(rows["log_scales"], floor)).abs().max() <= code.scale_step / 2 + 1e-5
-    assert (stored["quats"] - rows["quats"])[:, 1:].abs().max() <= code.quat_step / 2 + 1e-6
+    turned = (stored["quats"] - rows["quats"])[:, 1:].abs() * weight_of(code.shape_codes(rows)["quat_weights"])
+    assert turned.max() <= code.quat_step / 2 + 1e-5
     near = (rows["means"] - torch.tensor(code.centre)).norm(dim=1) < code.spread
     cell = code.spread / (1 << (code.position_bits - 1))  # at the centre; four times that at the spread
     assert (stored["means"] - rows["means"])[near].abs().max() <= 4 * cell
-    weights = code.weights(code.shape_codes(rows))
+    weights = weight_of(code.shape_codes(rows)["weights"])
     luma = (stored["sh_dc"] - rows["sh_dc"]).mean(2)[:, 0]
     assert (luma.abs() * weights).max() <= code.dc_step / 2 + 1e-5
 
@@ -88,9 +89,23 @@ def test_weights_grow_with_opacity_and_size():
     rows["log_scales"][:3] = torch.tensor([[-4.0] * 3, [-4.0] * 3, [-2.0] * 3])
     rows["opacity_logits"][:3] = torch.tensor([[-3.0], [3.0], [3.0]])
     quantizer, rows = fitted(rows)
-    weights = quantizer.code.weights(quantizer.code.shape_codes(rows))
+    weights = weight_of(quantizer.code.shape_codes(rows)["weights"])
     assert weights[0] < weights[1] < weights[2]
     assert 2.0**-6 <= weights.min() and weights.max() <= 2.0**6
+
+
+def test_rotations_of_needles_are_stored_finer():
+    """The more two axes differ, the finer the turn of one into the other; a ball's turns are the coarsest."""
+    rows = random_rows(3000)
+    for row in rows.values():
+        row[:3] = row[0].clone()
+    rows["log_scales"][:3] = torch.tensor([[-3.0, -3.0, -3.0], [-3.0, -3.0, -4.0], [-3.0, -3.0, -6.0]])
+    quantizer, _ = fitted(rows)
+    ball, disc, thin_disc = weight_of(quantizer.code.shape_codes(rows)["quat_weights"])[:3]
+    assert ball.unique().numel() == 1
+    assert ball[2] == disc[2] == thin_disc[2], "about its axis a disc is a ball"
+    for axis in (0, 1):
+        assert ball[axis] < disc[axis] < thin_disc[axis]
 
 
 def test_other_names_of_the_axes_are_the_same_gaussians():
