@@ -8,11 +8,12 @@ import csv
 import datetime
 import io
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 
 from utils.errors import run_script
 from utils.files import atomic_write, write_json
-from utils.suite.markdown import Pictures, report_text
+from utils.suite.markdown import Pictures, cells, report_text
 from utils.suite.published import title
 from utils.suite.results import FILE, FORMAT, RunResult, SuiteResults, read_results
 from utils.suite.tables import RECORD, Row, make_rows
@@ -26,7 +27,7 @@ def write_report(output: Path, *, plots: bool = True) -> str:
         plots: draw plots, too; where matplotlib is missing, they are left out and the report says so.
 
     Returns:
-        A line for the user: where the report is and what it holds.
+        The tables for a terminal, and where the report is.
 
     Raises:
         InputError: ``suite.json`` can't be used, or the report can't be written.
@@ -40,7 +41,25 @@ def write_report(output: Path, *, plots: bool = True) -> str:
     _write_text(folder / "report.md", report_text(results, rows, f"{date:%Y-%m-%d %H:%M} UTC", pictures))
     _write_text(folder / "report.csv", _csv(rows))
     write_json(folder / "report.json", _as_json(results, rows))
-    return " ".join(filter(None, [f"{folder / 'report.md'}: {len(rows)} rows, {len(drawn)} plots", remark]))
+    written = " ".join(filter(None, [f"{folder / 'report.md'}: {len(rows)} rows, {len(drawn)} plots.", remark]))
+    return "\n\n".join([*_for_terminal(results, rows), written])
+
+
+def _for_terminal(results: SuiteResults, rows: Sequence[Row]) -> list[str]:
+    """The tables with columns of even width, one for each data set under its name."""
+    texts = []
+    for dataset, group in groupby(rows, lambda row: row.dataset):
+        lines = cells(list(group))
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        padded = (
+            "  ".join(
+                f"{cell:{'<' if i < 2 else '>'}{width}}"
+                for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+            )
+            for line in lines
+        )
+        texts.append("\n".join([f"{title(dataset)}, protocol {results.protocol}", *(line.rstrip() for line in padded)]))
+    return texts
 
 
 def _draw(results: SuiteResults, rows: Sequence[Row], folder: Path) -> tuple[list[tuple[str, str]], str]:
@@ -83,7 +102,7 @@ def _as_json(results: SuiteResults, rows: Sequence[Row]) -> dict:
         }
         for run in results.failed()
     ]
-    head = {name: getattr(results, name) for name in ("command", "protocol", "schedule", "commit", "machine")}
+    head = {name: getattr(results, name) for name in ("command", "protocol", "schedule", "commit", "machines")}
     return {
         "format": FORMAT,
         **head,

@@ -74,34 +74,52 @@ def _full_length(schedule: str) -> int:
 
 
 def _head(results: SuiteResults, rows: Sequence[Row], date: str) -> str:
-    machine = {name: value for name, value in results.machine.items() if value is not None}
     steps = steps_if_scaled(results)
     facts = {
         "protocol": results.protocol,
         "schedule": results.schedule + (f", scaled to {steps} steps" if steps else ""),
         "commit": results.commit or "unknown",
-        "machine": ", ".join(f"{name} {value}" for name, value in machine.items()) or "unknown",
+        "machine": "; and ".join(map(_machine, results.machines)),
         "date": date,
         "runs": f"{len(results.done())} done, {len(results.failed())} failed; scenes missing: {len(results.missing)}",
     }
     lines = [f"- {name}: {plain(value)}" for name, value in facts.items()]
+    if len(results.machines) > 1:
+        lines.append("- Minutes and frames/s are of different machines and can't be compared.")
+    if results.jobs > 1:
+        lines.append(f"- Up to {results.jobs} runs went on at the same time and disturbed each other's times.")
     empty = "" if rows else "\n\nNo run is done yet, so there are no tables."
     command = " ".join(results.command.split())
     return f"# Results of the suite\n\n    {command}\n\n" + "\n".join(lines) + empty
 
 
+def _machine(machine: dict) -> str:
+    known = [f"{name} {value}" for name, value in machine.items() if value is not None]
+    return ", ".join(known) or "unknown"
+
+
 def _section(results: SuiteResults, rows: Sequence[Row]) -> str:
     dataset = rows[0].dataset
+    head, *lines = cells(rows)
+    bold = [
+        [f"**{cell}**" for cell in line] if row.scene is None else line for row, line in zip(rows, lines, strict=True)
+    ]
+    paragraphs = [f"## {plain(title(dataset))}, protocol {results.protocol}", table([head, *bold], left=2)]
+    if sizes := _frame_sizes(results, dataset):
+        paragraphs.append(f"Frames/s are of pictures of this size, in px: {sizes}.")
+    return "\n\n".join([*paragraphs, *_beside_published(results, rows)])
+
+
+def cells(rows: Sequence[Row]) -> list[list[str]]:
+    """The head of the table of a data set and its rows, without columns of which nothing is known."""
     columns = [column for column in COLUMNS if column[1] in ("psnr", "ssim", "lpips") or _any(rows, column[1])]
     several = len({row.schedule for row in rows}) > 1
     lines = [["scene", "budget", "runs", *(head for head, _, _ in columns)]]
     for row in rows:
-        cells = [_name(row), _budget(row, several), str(row.runs), *(_cell(row, name, how) for _, name, how in columns)]
-        lines.append(cells if row.scene else [f"**{cell}**" for cell in cells])
-    paragraphs = [f"## {plain(title(dataset))}, protocol {results.protocol}", table(lines, left=2)]
-    if sizes := _frame_sizes(results, dataset):
-        paragraphs.append(f"Frames/s are of pictures of this size, in px: {sizes}.")
-    return "\n\n".join([*paragraphs, *_beside_published(results, rows)])
+        lines.append(
+            [_name(row), _budget(row, several), str(row.runs), *(_cell(row, *column[1:]) for column in columns)]
+        )
+    return lines
 
 
 def _frame_sizes(results: SuiteResults, dataset: str) -> str:
@@ -186,7 +204,7 @@ def _published_note(protocol: str | None) -> str:
         if protocol
         else ""
     )
-    return f"Published figures are as printed, minutes on the papers' machines.{which}"
+    return f"Published figures are as printed: minutes on the papers' machines, MB as the papers count them.{which}"
 
 
 def _left_out(results: SuiteResults) -> str:

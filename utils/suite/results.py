@@ -57,6 +57,8 @@ class SuiteResults:
     """A suite's runs, and how they came about.
 
     Attributes:
+        machines: those that finished runs were made on, or the one that wrote the file.
+        jobs: how many runs went on at the same time.
         missing: scenes that were not there: scene, data set, and where to get it.
     """
 
@@ -64,7 +66,8 @@ class SuiteResults:
     protocol: str
     schedule: str
     commit: str | None
-    machine: dict[str, Any]
+    machines: list[dict[str, Any]]
+    jobs: int
     missing: list[dict[str, str]]
     runs: list[RunResult]
 
@@ -92,7 +95,8 @@ def read_results(path: Path) -> SuiteResults:
         protocol=root.text("protocol", PROTOCOLS),
         schedule=root.text("schedule", tuple(SCHEDULES)),
         commit=root.text("commit", optional=True),
-        machine=dict(root.child("machine").values),
+        machines=_machines(root),
+        jobs=root.whole("jobs") if "jobs" in root.values else 1,
         missing=[_missing(entry) for entry in root.children("missing")],
         runs=[_run(entry) for entry in root.children("runs")],
     )
@@ -101,16 +105,19 @@ def read_results(path: Path) -> SuiteResults:
 
 
 def _check_repeats(root: "_Entry", runs: list[RunResult]) -> None:
-    """Runs of one scene and setting are repeats: of one budget, each with its own seed."""
-    budgets, seen = {}, set()
+    """Runs of one scene at one budget are repeats, each with its own seed."""
+    seen = set()
     for run in runs:
-        key = (run.dataset, run.scene, run.schedule, run.budget_name)
-        if budgets.setdefault(key, run.budget) != run.budget:
-            found = f"{budgets[key]} and {run.budget}"
-            root.fail(f"one number for budget '{run.budget_name}' of {run.scene}", found)
-        if (*key, run.seed) in seen:
+        key = (run.dataset, run.scene, run.schedule, run.budget_name, run.budget, run.seed)
+        if key in seen:
             root.fail("each run once", f"two of {run.scene} at budget {run.budget_name} with seed {run.seed}")
-        seen.add((*key, run.seed))
+        seen.add(key)
+
+
+def _machines(root: "_Entry") -> list[dict[str, Any]]:
+    entries = [run.child("machine", optional=True) for run in root.children("runs")]
+    found = [entry.values for entry in entries if entry] or [root.child("machine").values]
+    return [machine for i, machine in enumerate(found) if machine not in found[:i]]
 
 
 def _load(path: Path) -> Any:

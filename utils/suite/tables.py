@@ -109,7 +109,7 @@ def _repeats(runs: Iterable[RunResult]) -> list[list[RunResult]]:
     """Runs of the same scene at the same budget, by seed."""
 
     def setting(run: RunResult) -> tuple:
-        return run.dataset, run.scene, run.schedule, run.budget_name
+        return run.dataset, run.scene, run.schedule, run.budget_name, run.budget
 
     ordered = sorted(runs, key=lambda run: (*setting(run), run.seed))
     return [list(group) for _, group in groupby(ordered, setting)]
@@ -133,9 +133,9 @@ def _scene_row(repeats: list[RunResult], of_scenes: int) -> Row:
 
 
 def _data_set_rows(rows: list[Row]) -> list[Row]:
-    """The mean of a data set at one budget, if there is something to average."""
+    """The mean of a data set at one budget, if there is something to average and each scene has one such budget."""
     first = rows[0]
-    if len(rows) < 2 or not first.dataset:
+    if len(rows) < 2 or not first.dataset or len({row.scene for row in rows}) < len(rows):
         return []
     mean = Row(
         first.dataset,
@@ -174,4 +174,4 @@ def _place(row: Row) -> tuple:
     listed = DATA_SETS[row.dataset].scenes if row.dataset in DATA_SETS else ()
     dataset = known.index(row.dataset) if row.dataset in known else len(known)
     scene = listed.index(row.scene) if row.scene in listed else len(listed)
-    return dataset, row.dataset, row.schedule, scene, row.scene
+    return dataset, row.dataset, row.schedule, scene, row.scene, -row.budget
