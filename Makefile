@@ -50,17 +50,17 @@ else
 endif
 	@touch $@
 
-$(VENV)/requirements.stamp: $(VENV)/created.stamp requirements.txt requirements-lpips.txt
+$(VENV)/requirements.stamp: $(VENV)/created.stamp requirements.txt requirements-lpips.txt requirements-ray.txt
 ifneq ($(WHEELS),)
 	$(PIP) --no-deps $(wildcard $(WHEELS)/*.whl)
 	@# Versions are left open, and what is nowhere to be had is named: not every command needs everything.
-	@cat requirements.txt requirements-lpips.txt | $(BIN)/python -c 'import sys, re; from importlib.metadata import distributions; \
+	@cat requirements.txt requirements-lpips.txt requirements-ray.txt | $(BIN)/python -c 'import sys, re; from importlib.metadata import distributions; \
 	    names = {re.match(r"[\w-]+", line)[0] for line in sys.stdin if line.strip() and line[0] != "#"}; \
 	    missing = names - {re.sub("_", "-", each.name.lower()) for each in distributions()}; \
 	    print("left out, as neither $(PYTHON) nor $(WHEELS) has it:", *sorted(missing)) if missing else None'
 else
 	$(PINS) requirements.txt >$(VENV)/pins.txt
-	$(PIP) -r $(VENV)/pins.txt
+	$(PIP) -r $(VENV)/pins.txt -r requirements-ray.txt
 	$(PIP) --no-deps -r requirements-lpips.txt
 endif
 	@touch $@

@@ -4,8 +4,6 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
 
-import torch
-
 from arguments.suite import SuiteConfig
 from utils.machine import num_cores
 from utils.suite.entries import failed_entry
@@ -40,7 +38,7 @@ def _on_cluster(jobs: Sequence[Job], config: SuiteConfig) -> Iterator[Entry]:
     from utils.suite.cluster import run_on_ray  # wants the package ray
 
     cpus = config.threads or max(1, num_cores() // config.jobs)
-    wants_gpu = config.device != "cpu" and (config.device != "auto" or torch.cuda.is_available())
-    gpus = 1 / config.jobs if wants_gpu else 0
-    for job, result in run_on_ray(run_job, jobs, config.ray, cpus, gpus, config.retries):
+    gpus = 0 if config.device == "cpu" else 1 / config.jobs
+    is_auto = config.device == "auto"
+    for job, result in run_on_ray(run_job, jobs, config.ray, cpus, gpus, config.retries, gpus_if_any=is_auto):
         yield failed_entry(job, " ".join(str(result).split())) if isinstance(result, Exception) else result

@@ -1,0 +1,213 @@
+"""Jobs on a Ray cluster: what is lost is begun again and goes on, what fails stays alone, what can't work says so."""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from utils.errors import InputError
+from utils.suite import cluster, on_node
+from utils.suite.cluster import run_on_ray
+from utils.suite.process import run_python
+
+STEPS = 6
+MEMORY = 80_000_000  # bytes of each node's object store
+
+
+@pytest.fixture(scope="module")
+def two_nodes() -> Iterator[SimpleNamespace]:
+    """A cluster of two nodes with a CPU each, beside a head that takes no jobs."""
+    ray = pytest.importorskip("ray", reason="requirements-ray.txt is not installed")
+    from ray.cluster_utils import Cluster
+
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # nodes can't import a test
+    os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_agent_register_timeout_ms="100000")  # 15 s: too short under load
+    head = {"num_cpus": 0, "object_store_memory": MEMORY, "include_dashboard": False}
+    nodes = Cluster(initialize_head=True, head_node_args=head)
+    add = lambda: nodes.add_node(num_cpus=1, object_store_memory=MEMORY)  # noqa: E731
+    yield SimpleNamespace(address=nodes.address, workers=[add(), add()], add=add, remove=nodes.remove_node)
+    ray.shutdown()
+    nodes.shutdown()
+
+
+@pytest.fixture
+def joined(two_nodes, monkeypatch) -> SimpleNamespace:
+    """The cluster, known to be reachable, and named as a user can name it."""
+    monkeypatch.setenv("RAY_ADDRESS", two_nodes.address)
+    monkeypatch.setattr(cluster, "_check_address", lambda address: None)
+    return two_nodes
+
+
+@pytest.fixture
+def make_jobs(tmp_path) -> Callable[..., list[SimpleNamespace]]:
+    (tmp_path / "scene").mkdir()
+
+    def make(*names: str) -> list[SimpleNamespace]:
+        return [SimpleNamespace(name=n, source=tmp_path / "scene", folder=tmp_path / "out" / n) for n in names]
+
+    return make
+
+
+def run(function: Callable, jobs: list, **changes) -> Iterator:
+    return run_on_ray(function, jobs, **{"address": "auto", "cpus": 1, "gpus": 0, "retries": 2, **changes})
+
+
+def work(job: SimpleNamespace) -> str:
+    """A few steps, each noted with its process; one job's process is killed midway, and one job can't be done."""
+    if job.name == "fails":
+        raise ValueError("no such luck")
+    job.folder.mkdir(parents=True, exist_ok=True)
+    notes = job.folder / "steps"
+    done = len(notes.read_text().splitlines()) if notes.exists() else 0
+    for step in range(done, STEPS):
+        with notes.open("a") as file:
+            file.write(f"{step} {os.getpid()}\n")
+        if job.name == "killed" and (done, step) == (0, 2):
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(0.05)
+    return job.name
+
+
+def test_a_killed_worker_s_job_goes_on_where_it_was_and_one_that_fails_stops_no_other(joined, make_jobs):
+    jobs = make_jobs("killed", "fails", "a", "b", "c")
+    results = {job.name: result for job, result in run(work, jobs)}
+    assert isinstance(results.pop("fails"), ValueError)
+    assert results == {name: name for name in ("killed", "a", "b", "c")}
+    for job in jobs:
+        if job.name != "fails":
+            steps, processes = zip(*map(str.split, (job.folder / "steps").read_text().splitlines()), strict=True)
+            assert steps == tuple(map(str, range(STEPS))), "each step once, in order"
+            assert len(set(processes)) == (2 if job.name == "killed" else 1)
+    assert not list(jobs[0].folder.parent.glob(".ray-*")), "nothing is left behind"
+
+
+def test_results_come_as_they_are_ready(joined, make_jobs):
+    def wait(job):
+        others = job.folder.parent / "last-may-end"
+        while job.name == "first" and not others.exists():
+            time.sleep(0.02)
+        return job.name
+
+    names = []
+    for job, _ in run(wait, make_jobs("first", "second", "third")):
+        names.append(job.name)
+        if len(names) == 2:
+            (job.folder.parent / "last-may-end").touch()
+    assert names[-1] == "first" and sorted(names) == ["first", "second", "third"]
+
+
+def test_a_lost_node_s_job_goes_on_elsewhere(joined, make_jobs):
+    def stay(job):
+        import ray
+
+        job.folder.mkdir(parents=True, exist_ok=True)
+        with (job.folder / "nodes").open("a") as file:
+            file.write(ray.get_runtime_context().get_node_id() + "\n")
+        slow = job.folder.parent / "slow" / "nodes"
+        while not slow.exists() or len(slow.read_text().splitlines()) < (2 if job.name == "slow" else 1):
+            time.sleep(0.02)
+        return job.name
+
+    slow, quick = make_jobs("slow", "quick")
+    results = run(stay, [slow, quick])
+    assert next(results) == (quick, "quick")
+    lost = (slow.folder / "nodes").read_text().strip()
+    try:
+        joined.remove(next(node for node in joined.workers if node.node_id == lost), allow_graceful=False)
+        assert list(results) == [(slow, "slow")]
+        first, second = (slow.folder / "nodes").read_text().split()
+        assert first == lost != second
+    finally:
+        joined.workers[:] = [node for node in joined.workers if node.node_id != lost] + [joined.add()]
+
+
+def test_a_job_that_is_lost_each_time_is_given_up_in_one_line(joined, make_jobs):
+    def die(job):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    ((_, result),) = run(die, make_jobs("a"), retries=1)
+    assert isinstance(result, InputError)
+    assert "2 lost ones" in str(result) and "\n" not in str(result)
+
+
+def test_closing_ends_the_tasks_and_the_programs_they_run(joined, make_jobs):
+    def start(job):
+        code = f"import os, pathlib, time; pathlib.Path({str(job.folder / 'pid')!r}).write_text(str(os.getpid()))"
+        return job.name == "quick" or run_python(["-c", f"{code}; time.sleep(600)"], job.folder / "log")
+
+    jobs = make_jobs("long", "quick")
+    results = run(start, jobs)
+    next(results)
+    pid = int(wait_for(lambda: (jobs[0].folder / "pid").exists() and (jobs[0].folder / "pid").read_text()))
+    assert is_alive(pid)
+    results.close()
+    wait_for(lambda: not is_alive(pid))
+
+
+def test_a_node_without_the_project_is_named(joined, make_jobs, monkeypatch, tmp_path):
+    monkeypatch.setattr(cluster, "ROOT", tmp_path / "elsewhere")
+    with pytest.raises(InputError, match=r"^node \S+: expected this project at \S+elsewhere, found nothing; let all "):
+        list(run(work, make_jobs("a")))
+
+
+@pytest.mark.parametrize("wanted, found", [({"gpus": 2}, "1 CPUs and 2 GPUs"), ({"cpus": 64}, "64 CPUs and 0 GPUs")])
+def test_more_than_any_node_has_is_said_and_not_waited_for(joined, make_jobs, wanted, found):
+    with pytest.raises(InputError, match=f"--ray auto: expected a node with {found} for a run, found .*1 and 0; ask"):
+        list(run(work, make_jobs("a"), **wanted))
+
+
+def test_gpus_are_used_only_where_there_are_some(joined, make_jobs):
+    assert [name for _, name in run(work, make_jobs("a"), gpus=1, gpus_if_any=True)] == ["a"]
+
+
+@pytest.mark.parametrize(
+    "address, found", [("127.0.0.1:1", "no answer within 2 s"), ("nonsense", "'Invalid address format: nonsense'")]
+)
+def test_a_cluster_that_is_not_there(make_jobs, monkeypatch, address, found):
+    pytest.importorskip("ray", reason="requirements-ray.txt is not installed")
+    monkeypatch.setattr(cluster, "PATIENCE", 2 if "no answer" in found else 60)
+    with pytest.raises(InputError, match=f"^--ray {address}: expected a Ray cluster that runs, found {found}; start"):
+        list(run(work, make_jobs("a"), address=address))
+
+
+def test_without_the_package(make_jobs, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(InputError, match="--ray: expected the package ray, found .* requirements-ray.txt"):
+        list(run(work, make_jobs("a")))
+
+
+class TestOnNode:
+    """What a task looks for before it begins; no cluster is needed for that."""
+
+    def test_what_is_not_shared_is_named(self, tmp_path):
+        problem, _ = on_node.run_task(b"", "project", {str(tmp_path): "one", "/no/such/scene": "the scene"}, "lock")
+        assert str(InputError(*problem)).startswith("node ")
+        assert "expected the scene at /no/such/scene, found nothing" in str(InputError(*problem))
+
+    def test_a_package_that_the_node_lacks(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(sys, "path", list(sys.path))
+        problem, _ = on_node.run_task(b"cno_such_package\nname\n.", str(tmp_path), {}, "lock")
+        assert "found 'No module named 'no_such_package''; install" in str(InputError(*problem))
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process runs; one that only waits to be collected does not."""
+    status = Path(f"/proc/{pid}/stat")
+    try:
+        return status.read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def wait_for(condition: Callable, seconds: float = 20):
+    """What the condition gives once it is true."""
+    end = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < end, "waited for in vain"
+        time.sleep(0.05)
+    return value
