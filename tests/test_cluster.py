@@ -1,6 +1,9 @@
 """Jobs on a Ray cluster: what is lost is begun again and goes on, what fails stays alone, what can't work says so."""
 
+import functools
+import json
 import os
+import runpy
 import signal
 import sys
 import time
@@ -10,10 +13,14 @@ from types import SimpleNamespace
 
 import pytest
 
+from utils import report
+from utils.demo_scene import write_demo_scene
 from utils.errors import InputError
-from utils.suite import cluster, on_node
+from utils.suite import cluster, execute, on_node, stages
 from utils.suite.cluster import run_on_ray
+from utils.suite.command import run_suite
 from utils.suite.process import run_python
+from utils.suite.results import read_results
 
 STEPS = 6
 MEMORY = 80_000_000  # bytes of each node's object store
@@ -179,6 +186,73 @@ def test_without_the_package(make_jobs, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(InputError, match="--ray: expected the package ray, found .* requirements-ray.txt"):
         list(run(work, make_jobs("a")))
+
+
+def test_a_sweep_that_loses_a_worker_gives_the_table_of_an_undisturbed_one(joined, tmp_path, monkeypatch):
+    """By the whole of test.py but for the stages, which run within the workers: it saves the starts of programs."""
+    data, table = tmp_path / "data", tmp_path / "budget.txt"
+    table.write_text(TABLE)
+    for seed, (scene, images) in enumerate((("bicycle", "images_4"), ("train", "images"))):
+        write_demo_scene(data / scene, 48, 32, 9, 300, seed=seed)
+        (data / scene / "images").rename(data / scene / images)
+    words = [f"--data={data}", f"--budget-file={table}", "--iterations=12", "--threads=1", "--device=cpu", "--quiet"]
+    monkeypatch.setattr(report, "write_report", functools.partial(report.write_report, plots=False))
+    monkeypatch.setattr(stages, "run_python", run_script)
+    assert run_suite([*words, f"--output={tmp_path / 'here'}"], "full") == 0
+    monkeypatch.setattr(execute, "run_job", run_job_and_die_once)
+    assert run_suite([*words, f"--output={tmp_path / 'ray'}", "--ray=auto"], "full") == 0
+
+    assert runs_in(tmp_path / "here") == runs_in(tmp_path / "ray")
+    assert {"bicycle", "train"} == {run.scene for run in read_results(tmp_path / "ray" / "suite.json").done()}
+    assert (tmp_path / "ray" / "report" / "report.md").exists()
+    ran = [line.split() for line in (tmp_path / "ray/bicycle/full-normal-seed0/ran").read_text().splitlines()]
+    assert [name for name, _ in ran] == ["train.py", "render.py", "render.py", "metrics.py", "render.py", "-m"]
+    assert [process == ran[0][1] for _, process in ran] == [True, True, False, False, False, False]
+
+
+TABLE = """
+scene    dataset            images    budget  small  fast  fast_sh_rate
+bicycle  mip-nerf-360       images_4     200      -     -             -
+train    tanks-and-temples  images       100      -     -             -
+"""
+
+
+def run_script(words, log) -> str | None:
+    """Run a stage's program in this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", list(words[words[0] == "-m" :]))
+        run, name = (runpy.run_module, words[1]) if words[0] == "-m" else (runpy.run_path, words[0])
+        try:
+            run(name, run_name="__main__")
+        except SystemExit as end:
+            return None if end.code == 0 else f"exit code {end.code}"
+
+
+def run_job_and_die_once(job) -> dict:
+    """What a task does; the first that has trained the bicycle is killed as it begins to render."""
+    from utils.suite import stages
+
+    notes = job.folder / "ran"
+
+    def run_python(words, log):
+        job.folder.mkdir(parents=True, exist_ok=True)
+        is_first = not notes.exists() or "render.py" not in notes.read_text()
+        with notes.open("a") as file:
+            file.write(f"{Path(words[0]).name} {os.getpid()}\n")
+        if job.scene == "bicycle" and "render.py" in words[0] and is_first:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return run_script(words, log)
+
+    stages.run_python = run_python
+    return stages.run_job(job)
+
+
+def runs_in(output: Path) -> list[tuple]:
+    """What of a sweep's runs does not depend on the machine's speed, with the models' bytes."""
+    runs = json.loads((output / "suite.json").read_text())["runs"]
+    ply = "point_cloud/iteration_12/point_cloud.ply"
+    names = ("folder", "state", "error", "quality", "gaussians", "mb")
+    return [(*(run[name] for name in names), (output / run["folder"] / ply).read_bytes()) for run in runs]
 
 
 class TestOnNode:
