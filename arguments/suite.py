@@ -39,8 +39,9 @@ class SuiteConfig(MachineConfig):
     compress: bool = option(False, type=bool, help="also compress each model by compress.py --no-prune, and measure it")
     jobs: int = option(1, type=int, help="runs at the same time; they share the cores, and disturb each other's times")
     ray: str | None = option(
-        None, help="run on the Ray cluster with this address; auto: the one of this machine, or a new one"
-    )
+        None, help="run on the Ray cluster at this HOST:PORT; auto: the one that runs on this machine; local: a new "
+        "one here; --jobs runs share the cores that this machine has, and a GPU"
+    )  # fmt: skip
     retries: int = option(2, type=int, help="with --ray: how often a run is tried again when its node is lost")
     dry_run: bool = option(False, type=bool, help="say what would be run, and do nothing")
     quiet: bool = option(False, type=bool, help="print nothing but errors")

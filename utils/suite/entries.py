@@ -15,13 +15,12 @@ SHEET = "views.png"
 CURVES = ("loss", "psnr", "gaussians", "goal", "pressure", "marginal")
 
 
-def done_entry(job: Job, commands: Mapping[str, Sequence[str]], trained_by: Mapping[str, Any]) -> dict[str, Any]:
+def done_entry(job: Job, made_by: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """The entry of a run whose stages are all finished.
 
     Args:
         job: the run.
-        commands: what each stage ran, without "python".
-        trained_by: :func:`utils.machine.machine_info` of the training.
+        made_by: for each stage the command and :func:`utils.machine.machine_info`.
     """
     summary, timing = (_read(job.folder / name) for name in ("summary.json", "timing.json"))
     results = _read(job.folder / "results.json")
@@ -42,9 +41,9 @@ def done_entry(job: Job, commands: Mapping[str, Sequence[str]], trained_by: Mapp
         "compressed": _compressed(job, results) if job.compress else None,
         "curves": _curves(job.folder / "log.jsonl"),
         "views": {"sheet": f"{job.name}/{SHEET}"},
-        "commands": {name: shown(words) for name, words in commands.items()},
-        "commit": trained_by["commit"] or None,
-        "machine": machine_of(trained_by),
+        "commands": {name: stage["command"] for name, stage in made_by.items()},
+        "commit": made_by["train"]["commit"] or None,
+        "machine": machine_of(made_by["train"]),
     }
 
 

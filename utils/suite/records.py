@@ -52,12 +52,12 @@ def make_record(folder: Path, words: Sequence[str], basis: Sequence[str], output
 
 def is_same(record: Any, expected: Record) -> bool:
     """Whether a record from a file says the same as one of now; who made it, under ``made_by``, does not count."""
-    return isinstance(record, dict) and {**record, "made_by": None} == {**expected, "made_by": None}
+    return isinstance(record, dict) and _what(record) == _what(expected)
 
 
-def digest(content: Any) -> str:
-    """A name for what can be written as JSON, such as a record."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+def digest(record: Record) -> str:
+    """A name for a record; the same for the same files from the same command, whoever made them."""
+    return _hash(_what(record))
 
 
 def scene_digest(source: Path, images: str) -> str:
@@ -65,7 +65,15 @@ def scene_digest(source: Path, images: str) -> str:
     parts = [source / name for name in (images, "masks", "sparse")]
     files = [path for part in parts for path in _files(part)]
     files += [path for path in source.glob("*") if path.is_file()] if source.is_dir() else []
-    return digest(sorted((path.relative_to(source).as_posix(), path.stat().st_size) for path in files))
+    return _hash(sorted((path.relative_to(source).as_posix(), path.stat().st_size) for path in files))
+
+
+def _what(record: Record) -> Record:
+    return {name: value for name, value in record.items() if name != "made_by"}
+
+
+def _hash(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _files(path: Path) -> list[Path]:

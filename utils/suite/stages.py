@@ -12,7 +12,7 @@ from arguments.config import SCHEDULES
 from utils.errors import InputError
 from utils.lpips import VGG_CHECKPOINT
 from utils.machine import machine_info
-from utils.suite.entries import COMPRESSED, SHEET, done_entry, failed_entry
+from utils.suite.entries import COMPRESSED, SHEET, done_entry, failed_entry, shown
 from utils.suite.plan import Job
 from utils.suite.process import ROOT, run_python
 from utils.suite.records import Record, digest, is_same, make_record, read_records, scene_digest, write_records
@@ -98,8 +98,7 @@ def run_job(job: Job) -> dict[str, Any]:
         failure = _run_stages(job)
         if failure:
             return failed_entry(job, failure)
-        commands = {stage.name: stage.command for stage in stages_of(job)}
-        return done_entry(job, commands, read_records(job.folder)["train"]["made_by"])
+        return done_entry(job, _made_by(job))
     except (InputError, OSError) as error:  # the folder vanished, the disk is full, ...
         return failed_entry(job, " ".join(str(error).split()))
 
@@ -125,7 +124,8 @@ def _run_stages(job: Job) -> str | None:
             return f"{stage.name}: {failure}"
         if missing := [name for name in stage.outputs if not (job.folder / name).exists()]:
             return f"{stage.name}: ended well, but left no {missing[0]}"
-        records[stage.name] = {**_record(job, stage, records), "made_by": machine_info()}
+        made_by = {**machine_info(), "command": shown(stage.command)}
+        records[stage.name] = {**_record(job, stage, records), "made_by": made_by}
         write_records(job.folder, records)
     return None
 
@@ -141,6 +141,12 @@ def _record(job: Job, stage: Stage, records: dict[str, Record]) -> Record:
     return make_record(
         job.folder, words, [*stage.given, *(digest(records[name]) for name in stage.needs)], stage.outputs
     )
+
+
+def _made_by(job: Job) -> dict[str, dict[str, Any]]:
+    """For each stage of a finished run the command that made its files, and on what machine."""
+    records = read_records(job.folder)
+    return {stage.name: records[stage.name]["made_by"] for stage in stages_of(job)}
 
 
 def _relative(word: str, places: dict[str, str]) -> str:

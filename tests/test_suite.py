@@ -1,0 +1,648 @@
+"""test.py and test-fast.py: a sweep makes each run once, whatever happens, and mixes nothing.
+
+The stages run in this process, where they take a tenth of the time; tests/test_suite_process.py has the programs.
+"""
+
+import dataclasses
+import functools
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+import compress
+import metrics
+import render
+import train
+from arguments.suite import SuiteConfig
+from scene.ply import read as read_ply
+from utils import comparison, report
+from utils.demo_scene import write_demo_scene
+from utils.errors import InputError
+from utils.lock import FolderLock
+from utils.suite import stages
+from utils.suite.command import run_suite
+from utils.suite.plan import make_plan
+from utils.suite.results import read_results
+
+ROOT = Path(__file__).parent.parent
+STEPS = 12
+PLY = f"point_cloud/iteration_{STEPS}/point_cloud.ply"
+TABLE = """
+scene     dataset            images    budget  small  fast  fast_sh_rate
+bicycle   mip-nerf-360       images_4     200     80   150         0.005
+train     tanks-and-temples  images       100      -    60         0.02
+playroom  deep-blending      -            100     40     -         -
+"""
+FLAGS = [
+    ("--data other", "data", Path("other")),
+    ("--output out", "output", Path("out")),
+    ("--scenes bicycle train", "scenes", ("bicycle", "train")),
+    ("--budget-file mine.txt", "budget_file", Path("mine.txt")),
+    ("--small", "small", True),
+    ("--budgets 0.1,0.4,1", "budgets", "0.1,0.4,1"),
+    ("--repeats 3", "repeats", 3),
+    ("--protocol resized", "protocol", "resized"),
+    ("--iterations 50", "iterations", 50),
+    ("--compress", "compress", True),
+    ("--jobs 2", "jobs", 2),
+    ("--ray auto", "ray", "auto"),
+    ("--retries 5", "retries", 5),
+    ("--dry_run", "dry_run", True),
+    ("--quiet", "quiet", True),
+    ("--device cpu", "device", "cpu"),
+    ("--threads 3", "threads", 3),
+]
+STAGES = ["train", "render", "metrics", "render time", "utils.comparison"]
+
+
+class Killed(BaseException):
+    """Stands for the end of the process: nothing that comes after it runs."""
+
+
+class InProcess:
+    """Runs the stages' programs as functions, and notes which; ``hook`` is called with the name after each."""
+
+    def __init__(self):
+        self.ran: list[str] = []
+        self.hook = lambda words: None
+
+    def __call__(self, words, log: Path) -> str | None:
+        name = Path(words[0]).stem if words[0] != "-m" else words[1]
+        self.ran.append(f"{name} time" if "--time" in words else name)
+        try:
+            self._call(name, list(words[1:]))
+        except InputError as error:
+            return str(error)
+        return self.hook(words)
+
+    @staticmethod
+    def _call(name: str, argv: list[str]) -> None:
+        if name == "utils.comparison":
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(sys, "argv", argv)
+                comparison.main()
+            return
+        {"train": train, "render": render, "metrics": metrics, "compress": compress}[name].main(argv)
+
+    def taken(self) -> list[str]:
+        """What has run since the last call."""
+        ran, self.ran = self.ran, []
+        return ran
+
+
+@pytest.fixture
+def programs(monkeypatch) -> InProcess:
+    """Stages run in this process."""
+    in_process = InProcess()
+
+    def run_python(words, log):
+        log.parent.mkdir(parents=True, exist_ok=True)
+        return in_process(words, log)
+
+    monkeypatch.setattr(stages, "run_python", run_python)
+    monkeypatch.setattr(report, "write_report", functools.partial(report.write_report, plots=False))  # they take long
+    return in_process
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory) -> Path:
+    """A data folder with two of the table's three scenes, at different depths. Read only."""
+    data = tmp_path_factory.mktemp("suite") / "data"
+    bicycle = data / "360_v2" / "bicycle"
+    write_demo_scene(bicycle, 48, 32, 10, 300)
+    (bicycle / "images").rename(bicycle / "images_4")
+    write_demo_scene(data / "tandt_db" / "tandt" / "train", 48, 32, 9, 300, seed=1)
+    return data
+
+
+@pytest.fixture
+def data(scenes, tmp_path) -> Path:
+    """A copy of the data folder, with the table beside it."""
+    (tmp_path / "budget.txt").write_text(TABLE)
+    return shutil.copytree(scenes, tmp_path / "data")
+
+
+@pytest.fixture
+def words(data, tmp_path) -> list[str]:
+    """What each sweep below is told."""
+    table, out = str(tmp_path / "budget.txt"), str(tmp_path / "out")
+    return ["--data", str(data), "--output", out, "--budget-file", table, "--iterations", str(STEPS), "--threads", "1"]
+
+
+@pytest.fixture
+def sweep(words, programs, tmp_path):
+    """Run a sweep and give its exit code."""
+
+    def run(*flags: str, schedule: str = "full") -> int:
+        return run_suite([*words, "--quiet", *flags], schedule)
+
+    return run
+
+
+def entries(out: Path) -> dict[str, dict]:
+    return {run["folder"]: run for run in json.loads((out / "suite.json").read_text())["runs"]}
+
+
+def figures(out: Path) -> dict[str, tuple]:
+    """What of a table does not depend on the machine's speed, with the models' bytes."""
+    return {
+        name: (run["state"], run["quality"], run["gaussians"], run["mb"], (out / name / PLY).read_bytes())
+        for name, run in entries(out).items()
+    }
+
+
+def quality_of(run: Path, method: str) -> dict[str, float]:
+    return json.loads((run / "results.json").read_text())[method]
+
+
+def files_in(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+# ---- flags and plan ----
+
+
+@pytest.mark.parametrize(("flags", "field", "value"), FLAGS)
+def test_a_flag_sets_its_field_and_nothing_else(flags, field, value):
+    plain = SuiteConfig.from_command_line(["--data", "data"], "")
+    changed = SuiteConfig.from_command_line(["--data", "data", *flags.split(" ")], "")
+    assert changed == dataclasses.replace(plain, **{field: value})
+
+
+def test_the_table_above_holds_every_flag():
+    assert {field for _, field, _ in FLAGS} == {field.name for field in dataclasses.fields(SuiteConfig)}
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "--repeats 0", "--jobs 0", "--iterations 0", "--retries -1", "--threads -1", "--protocol mine",
+        "--budgets 0.1,,1", "--budgets 0", "--budgets -1", "--budgets nan", "--budgets inf", "--budgets 0.5,0.50",
+        "--budgets 10%", "--small --budgets 0.1", "--scenes unicycle", "--budget-file missing.txt", "--data missing",
+        "--sceens bicycle",
+    ],
+)  # fmt: skip
+def test_bad_flags_are_one_line_and_nothing_is_written(sweep, tmp_path, flags):
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(InputError) as error:
+        sweep(*flags.split(" "))
+    assert "\n" not in str(error.value) and sorted(tmp_path.iterdir()) == before
+
+
+def plan_of(words: list[str], *flags: str, schedule: str = "full"):
+    return make_plan(SuiteConfig.from_command_line([*words, *flags], ""), schedule)
+
+
+def test_scenes_are_found_up_to_two_folders_down_and_others_are_said_to_be_missing(words, data):
+    plan = plan_of(words)
+    assert [job.source for job in plan.jobs] == [data / "360_v2/bicycle", data / "tandt_db/tandt/train"]
+    (missing,) = plan.missing
+    assert missing.scene == "playroom" and "https://" in missing.where
+
+
+def test_a_folder_of_a_scenes_name_that_holds_no_scene_is_none(words, data):
+    """Scenes called train must not be found in the folders of training photos that other data sets have."""
+    shutil.copytree(data / "360_v2" / "bicycle" / "images_4", data / "nerf" / "lego" / "train")
+    assert [job.scene for job in plan_of(words).jobs] == ["bicycle", "train"]
+
+
+def test_a_scene_that_is_there_twice_is_refused_and_a_link_to_it_is_not(words, data):
+    (data / "bicycle").symlink_to(data / "360_v2" / "bicycle")
+    assert len(plan_of(words).jobs) == 2
+    shutil.copytree(data / "tandt_db" / "tandt" / "train", data / "train")
+    with pytest.raises(InputError, match="one scene train"):
+        plan_of(words)
+
+
+def test_budgets_come_from_the_column_of_the_schedule_and_from_shares(words):
+    def budgets(*flags: str, schedule: str = "full") -> list[tuple]:
+        jobs = plan_of(words, "--scenes", "bicycle", *flags, schedule=schedule).jobs
+        return [(job.name, job.budget, job.sh_rest_lr) for job in jobs]
+
+    assert budgets() == [("bicycle/full-normal-seed0", 200, None)]
+    assert budgets("--small") == [("bicycle/full-small-seed0", 80, None)]
+    assert budgets(schedule="fast") == [("bicycle/fast-fast-seed0", 150, 0.005)]
+    assert budgets("--budgets", "0.1,1", "--repeats", "2") == [
+        ("bicycle/full-x0.1-seed0", 20, None),
+        ("bicycle/full-normal-seed0", 200, None),
+        ("bicycle/full-x0.1-seed1", 20, None),
+        ("bicycle/full-normal-seed1", 200, None),
+    ]
+
+
+def test_a_budget_that_the_table_does_not_have_is_refused(words):
+    with pytest.raises(InputError, match="train.*'small'"):
+        plan_of(words, "--small")
+    shutil.copytree(Path(words[1]) / "360_v2" / "bicycle", Path(words[1]) / "playroom")
+    with pytest.raises(InputError, match="playroom.*'fast'"):
+        plan_of(words, schedule="fast")
+
+
+def test_the_protocol_chooses_the_folder_of_the_photos(words):
+    for protocol, images in (("canonical", ["images_4", "images"]), ("resized", ["images", "images"])):
+        jobs = plan_of(words, "--protocol", protocol).jobs
+        assert [job.images for job in jobs] == images and {job.resolution for job in jobs} == {-1}
+
+
+def test_jobs_share_the_cores_unless_told_otherwise(words, monkeypatch):
+    monkeypatch.setattr("utils.suite.plan.num_cores", lambda: 9)
+    without = words[:-2]
+    assert [plan_of(without, "--jobs", str(n)).jobs[0].threads for n in (1, 2, 20)] == [0, 4, 1]
+    assert plan_of(words, "--jobs", "2").jobs[0].threads == 1
+
+
+# ---- a sweep ----
+
+
+@pytest.fixture(scope="module")
+def swept_once() -> list[Path]:
+    """Filled by the first test that needs it: the output folder of a sweep over two scenes. Read only."""
+    return []
+
+
+@pytest.fixture
+def swept(swept_once, sweep, programs, tmp_path, tmp_path_factory) -> Path:
+    """A copy of the output folder of a finished sweep over two scenes."""
+    out = tmp_path / "out"
+    if swept_once:
+        return shutil.copytree(swept_once[0], out)
+    assert sweep() == 0
+    assert programs.taken() == 2 * STAGES
+    swept_once.append(shutil.copytree(out, tmp_path_factory.mktemp("swept") / "out"))
+    return out
+
+
+def test_a_sweep_leaves_an_entry_of_what_each_run_left(sweep, tmp_path):
+    assert sweep("--repeats", "2", "--scenes", "bicycle") == 0
+    out = tmp_path / "out"
+    runs = entries(out)
+    assert list(runs) == ["bicycle/full-normal-seed0", "bicycle/full-normal-seed1"]
+    for seed, (name, run) in enumerate(runs.items()):
+        assert run["state"] == "done" and run["error"] is None and run["seed"] == seed
+        assert run["quality"] == quality_of(out / name, f"ours_{STEPS}") and run["quality"]["PSNR"] > 5
+        assert run["gaussians"] == run["budget"] == 200 == len(read_ply(out / name / PLY)["means"])
+        assert run["mb"] == (out / name / PLY).stat().st_size / 1e6
+        assert run["fps"] > 0 and run["fps_size"] == [48, 32] and run["peak_mb"] > 0 and run["minutes"] > 0
+        assert run["curves"]["iteration"] == [STEPS] and run["curves"]["gaussians"] == [200]
+        assert (out / run["views"]["sheet"]).stat().st_size > 0
+        assert (
+            run["commands"]["train"].startswith("python train.py -s ") and f"--seed {seed}" in run["commands"]["train"]
+        )
+    assert runs["bicycle/full-normal-seed0"]["quality"] != runs["bicycle/full-normal-seed1"]["quality"]
+
+
+def test_the_file_says_how_the_runs_came_about_and_the_report_reads_it(swept, words, capsys):
+    content = json.loads((swept / "suite.json").read_text())
+    assert content["command"].startswith("python test.py --data ") and content["iterations"] == STEPS
+    assert (content["protocol"], content["schedule"]) == ("canonical", "full")
+    assert content["machine"]["cores"] >= 1 and content["machine"]["torch"]
+    assert [scene["scene"] for scene in content["missing"]] == ["playroom"]
+    assert len(read_results(swept / "suite.json").done()) == 2
+    assert "bicycle" in (swept / "report" / "report.md").read_text()
+
+
+def test_the_fast_sweep_trains_by_the_fast_schedule(sweep, tmp_path):
+    assert sweep("--scenes", "train", schedule="fast") == 0
+    config = json.loads((tmp_path / "out" / "train" / "fast-fast-seed0" / "config.json").read_text())
+    assert (config["schedule"], config["final_budget"], config["sh_rest_lr"]) == ("fast", 60, 0.02)
+    assert config["eval"] and config["images"] == "images"
+
+
+def test_lines_tell_what_is_done_and_what_is_left(words, programs, swept, capsys):
+    capsys.readouterr()
+    assert run_suite(words, "full") == 0
+    printed = capsys.readouterr()
+    assert "playroom is not there" in printed.out
+    lines = [line for line in printed.out.splitlines() if line.startswith(("bicycle/", "train/"))]
+    assert "200 Gaussians" in lines[0] and " dB" in lines[0] and "1 to go" in lines[0] and "0 to go" in lines[1]
+    assert "report.md" in printed.out and not printed.err
+
+
+def test_several_runs_at_once_give_the_same_table(sweep, programs, tmp_path):
+    """Both runs have to meet in their first stage."""
+    meeting = threading.Barrier(2)
+
+    def meet(words) -> None:
+        if "--eval" in words:
+            meeting.wait(60)
+
+    assert sweep() == 0
+    alone = figures(tmp_path / "out")
+    shutil.rmtree(tmp_path / "out")
+    programs.hook = meet
+    original, guard = InProcess._call, threading.Lock()
+
+    def one_at_a_time(name, argv):  # torch and argv belong to the whole process
+        with guard:
+            original(name, argv)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(InProcess, "_call", staticmethod(one_at_a_time))
+        assert sweep("--jobs", "2") == 0
+    assert figures(tmp_path / "out") == alone and list(entries(tmp_path / "out")) == list(alone)
+
+
+# ---- what is finished, and what is not ----
+
+
+def test_what_is_finished_is_not_done_again(sweep, programs, swept):
+    before = files_in(swept)
+    assert sweep() == 0
+    assert programs.taken() == []
+    assert entries(swept) == {run["folder"]: run for run in json.loads(before["suite.json"])["runs"]}
+    assert {name: data for name, data in files_in(swept).items() if name.startswith(("bicycle", "train"))} == {
+        name: data for name, data in before.items() if name.startswith(("bicycle", "train"))
+    }
+
+
+def test_threads_jobs_and_places_of_folders_do_not_make_work_unfinished(words, sweep, programs, swept, data, tmp_path):
+    shutil.move(data, tmp_path / "data elsewhere")
+    shutil.move(swept, tmp_path / "out elsewhere")
+    shutil.copytree(ROOT / "tests" / "cuda_emulation", swept)  # something else stands there now
+    moved = ["--data", str(tmp_path / "data elsewhere"), "--output", str(tmp_path / "out elsewhere")]
+    assert sweep(*moved, "--threads", "2", "--jobs", "2") == 0
+    assert programs.taken() == []
+
+
+def replace_by(name: str, other: str):
+    def change(out: Path, run: Path) -> None:
+        shutil.copy(out / "train" / "full-normal-seed0" / other, run / name)
+
+    return change
+
+
+def remove(name: str):
+    return lambda out, run: (run / name).unlink()
+
+
+def note_a_view_more(out: Path, run: Path) -> None:
+    pictures = run / "test" / f"ours_{STEPS}"
+    for kind in ("renders", "gt"):
+        shutil.copy(pictures / kind / "00000.png", pictures / kind / "00009.png")
+
+
+def write_text(name: str, text: str):
+    return lambda out, run: (run / name).write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("change", "again"),
+    [
+        (replace_by("results.json", "results.json"), ["metrics"]),
+        (remove("per_view.json"), ["metrics"]),
+        (replace_by("views.png", "views.png"), ["utils.comparison"]),
+        (write_text("timing.json", "{}"), ["render time"]),
+        (note_a_view_more, ["render"]),
+        (replace_by(f"test/ours_{STEPS}/renders/00000.png", f"test/ours_{STEPS}/renders/00001.png"), ["render"]),
+        (remove("summary.json"), STAGES),
+        (replace_by(PLY, PLY), STAGES),
+        (remove("stages.json"), STAGES),
+        (write_text("stages.json", '{"format": 1, "stages": {"train": []}}'), STAGES),
+        (write_text("stages.json", "[" * 100_000), STAGES),
+    ],
+)  # fmt: skip
+def test_files_of_another_run_are_noticed_and_made_again(sweep, programs, swept, change, again):
+    """A file counts if it is the one that its stage left, not because it is there; the other scene is left alone."""
+    before = figures(swept)
+    change(swept, swept / "bicycle" / "full-normal-seed0")
+    assert sweep() == 0
+    assert programs.taken() == again
+    assert figures(swept) == before
+
+
+def test_another_budget_in_the_table_trains_again_and_only_that_scene(sweep, programs, swept, tmp_path):
+    (tmp_path / "budget.txt").write_text(TABLE.replace("200", "210"))
+    assert sweep() == 0
+    assert programs.taken().count("train") == 1 and entries(swept)["bicycle/full-normal-seed0"]["gaussians"] == 210
+
+
+def test_photos_that_come_later_train_again(sweep, programs, data, tmp_path):
+    """A scene whose copying had not ended is another scene when it has."""
+    photos = data / "360_v2" / "bicycle" / "images_4"
+    late = sorted(photos.iterdir())[-1]
+    late.rename(tmp_path / late.name)
+    sweep("--scenes", "bicycle")
+    programs.taken()
+    (tmp_path / late.name).rename(late)
+    assert sweep("--scenes", "bicycle") == 0
+    assert programs.taken()[0] == "train"
+
+
+def test_compression_joins_what_is_finished(sweep, programs, swept):
+    assert sweep("--compress", "--scenes", "train") == 0
+    assert programs.taken() == ["compress", "render", "metrics"]
+    run, other = entries(swept).values()
+    size = (swept / run["compressed"]["file"]).stat().st_size / 1e6
+    quality = quality_of(swept / run["folder"], "compact")
+    assert run["compressed"] == {"file": f"{run['folder']}/compressed/compact.gsz", "mb": size, **quality}
+    assert size < run["mb"] and quality != run["quality"] and other["compressed"] is None
+
+
+# ---- interrupted ----
+
+
+@pytest.mark.parametrize("stage", range(2 * len(STAGES)))
+def test_a_sweep_that_was_killed_goes_on_to_the_same_table(sweep, programs, swept, tmp_path, stage):
+    """Killed in each of its stages, after the stage has written its files and before it is noted as finished."""
+    uninterrupted = figures(swept)
+    out = tmp_path / "killed"
+
+    def kill(words) -> None:
+        if len(programs.ran) == stage + 1:
+            raise Killed
+
+    programs.hook = kill
+    with pytest.raises(Killed):
+        sweep("--output", str(out))
+    assert len(entries(out)) == stage // len(STAGES)  # what the file holds is what was finished
+    programs.hook = lambda words: None
+    assert sweep("--output", str(out)) == 0
+    assert len(programs.ran) == 2 * len(STAGES) + 1  # the stage that was killed is the only one to run twice
+    assert figures(out) == uninterrupted
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="finds the programs in /proc")
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_sweep_that_is_ended_by_a_signal_leaves_no_program_and_a_whole_file(words, tmp_path, number):
+    """The real scripts, in the middle of a training that would take minutes."""
+    long = [*words, "--scenes", "bicycle", "--iterations", "1000000"]
+    sweep = subprocess.Popen([sys.executable, ROOT / "test.py", *long], cwd=tmp_path, stderr=subprocess.PIPE)
+    log = tmp_path / "out" / "bicycle" / "full-normal-seed0" / "suite.log"
+    program = wait_for(lambda: log.exists() and b"$ python" in log.read_bytes() and child_of(sweep.pid))
+    sweep.send_signal(number)
+    printed = sweep.communicate(timeout=120)[1].decode()
+    if number != signal.SIGKILL:
+        assert sweep.returncode == 130 and printed == "stopped; the same command goes on from here\n"
+    wait_for(lambda: not is_alive(program))
+    assert entries(tmp_path / "out") == {}
+    with FolderLock(tmp_path / "out"):
+        pass
+
+
+def wait_for(condition, seconds: float = 120):
+    end = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+    return value
+
+
+def child_of(pid: int) -> int | None:
+    """The training that a sweep has started."""
+    text = Path(f"/proc/{pid}/task").glob("*/children")
+    children = [int(word) for path in text for word in path.read_text().split()]
+    return next((each for each in children if b"train.py" in Path(f"/proc/{each}/cmdline").read_bytes()), None)
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+# ---- what can be wrong ----
+
+
+@pytest.mark.parametrize("part", ["images_4", "sparse/0/cameras.bin", "sparse/0/images.bin"])
+def test_a_scene_that_fails_is_told_in_one_line_and_the_others_go_on(sweep, programs, data, tmp_path, capfd, part):
+    whole = data / "360_v2" / "bicycle" / part
+    whole.rename(tmp_path / "late")
+    capfd.readouterr()
+    assert sweep() == 1
+    (error,) = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert error.startswith("error: bicycle/full-normal-seed0: train: ") and error.endswith("(1 to go)")
+    failed, done = entries(tmp_path / "out").values()
+    assert (failed["state"], done["state"]) == ("failed", "done") and str(data) in failed["error"]
+    assert "bicycle" in (tmp_path / "out" / "report" / "report.md").read_text()
+    programs.taken()
+    (tmp_path / "late").rename(whole)
+    assert sweep() == 0
+    assert programs.taken() == STAGES
+
+
+def test_a_stage_that_fails_is_tried_again_and_those_before_it_are_not(sweep, programs, tmp_path):
+    programs.hook = lambda words: "no luck" if "metrics.py" in words[0] else None
+    assert sweep("--scenes", "train") == 1
+    assert entries(tmp_path / "out")["train/full-normal-seed0"]["error"] == "metrics: no luck"
+    assert programs.taken() == ["train", "render", "metrics"]
+    programs.hook = lambda words: None
+    assert sweep("--scenes", "train") == 0
+    assert programs.taken() == ["metrics", "render time", "utils.comparison"]
+
+
+def test_a_stage_that_ends_well_and_leaves_nothing_has_failed(sweep, programs, tmp_path):
+    results = tmp_path / "out" / "train" / "full-normal-seed0" / "results.json"
+    programs.hook = lambda words: results.unlink() if "metrics.py" in words[0] else None
+    assert sweep("--scenes", "train") == 1
+    assert (
+        entries(tmp_path / "out")["train/full-normal-seed0"]["error"] == "metrics: ended well, but left no results.json"
+    )
+
+
+def test_a_folder_that_cannot_be_written_fails_its_run_alone(sweep, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "bicycle").write_text("mine")
+    assert sweep() == 1
+    assert [run["state"] for run in entries(tmp_path / "out").values()] == ["failed", "done"]
+    assert (tmp_path / "out" / "bicycle").read_text() == "mine"
+
+
+def test_missing_scenes_are_an_error_only_where_they_are_named_or_all(sweep, programs, data):
+    assert sweep() == 0
+    assert sweep("--scenes", "train", "playroom") == 1
+    with pytest.raises(InputError, match="none of playroom"):
+        sweep("--scenes", "playroom")
+    shutil.rmtree(data / "360_v2")
+    shutil.rmtree(data / "tandt_db")
+    with pytest.raises(InputError, match="none of bicycle, train, playroom"):
+        sweep()
+
+
+def test_an_unknown_scene_brings_the_closest_known_one(sweep):
+    with pytest.raises(InputError, match="did you mean bicycle"):
+        sweep("--scenes", "bycicle")
+
+
+def test_a_second_sweep_into_a_folder_is_refused_and_changes_nothing(sweep, programs, swept):
+    before = files_in(swept)
+    with FolderLock(swept):
+        before[".lock"] = f"process {os.getpid()} ".encode()
+        with pytest.raises(InputError, match="at work"):
+            sweep("--budgets", "0.5")
+        after = files_in(swept)
+    assert after.pop(".lock").startswith(before.pop(".lock"))
+    assert after == before and programs.taken() == []
+
+
+@pytest.mark.parametrize(
+    ("flags", "schedule"), [(["--protocol", "resized"], "full"), (["--iterations", "13"], "full"), ([], "fast")]
+)
+def test_a_folder_of_other_runs_is_refused_and_nothing_mixed(sweep, programs, swept, flags, schedule):
+    before = files_in(swept)
+    with pytest.raises(InputError, match="--output"):
+        sweep(*flags, "--scenes", "train", schedule=schedule)
+    assert {**files_in(swept), ".lock": b""} == {**before, ".lock": b""} and programs.taken() == []
+
+
+def test_runs_that_are_not_asked_for_today_are_kept(sweep, swept):
+    before = entries(swept)
+    assert sweep("--budgets", "0.5", "--scenes", "train") == 0
+    after = entries(swept)
+    assert list(after) == ["train/full-x0.5-seed0", *before]
+    assert {name: after[name] for name in before} == before
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"format": 2, "runs": []}', '{"format": 1, "runs": [{}]}'])
+def test_a_broken_file_is_refused_and_can_be_made_again_without_a_run(sweep, programs, swept, text):
+    before = figures(swept)
+    (swept / "suite.json").write_text(text)
+    with pytest.raises(InputError, match="move it away"):
+        sweep()
+    assert (swept / "suite.json").read_text() == text
+    (swept / "suite.json").unlink()
+    assert sweep() == 0
+    assert programs.taken() == [] and figures(swept) == before
+
+
+# ---- dry run ----
+
+
+def test_a_dry_run_shows_what_is_missing_and_writes_nothing(sweep, programs, words, swept, tmp_path, capsys):
+    (swept / "bicycle" / "full-normal-seed0" / "results.json").unlink()
+    before = files_in(tmp_path)
+    assert sweep("--dry-run", "--budgets", "0.5,1") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if not line.startswith(" ")] == [
+        "bicycle/full-x0.5-seed0: 100 Gaussians, 5 stages to run",
+        "train/full-x0.5-seed0: 50 Gaussians, 5 stages to run",
+        "bicycle/full-normal-seed0: 200 Gaussians, 1 stages to run",
+        "train/full-normal-seed0: 100 Gaussians, finished",
+    ]
+    commands = [line.strip() for line in lines if line.startswith(" ")]
+    assert len(commands) == 11 and commands[-1] == f"python metrics.py -m {swept}/bicycle/full-normal-seed0"
+    assert programs.taken() == [] and files_in(tmp_path) == before
+
+
+def test_a_dry_run_makes_no_folder(sweep, tmp_path):
+    before = sorted(tmp_path.rglob("*"))
+    assert sweep("--dry-run") == 0
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("script", "flags", "code"),
+    [("test.py", ["--dry-run", "--scenes", "train", "playroom"], 1), ("test-fast.py", ["--jobs", "0"], 2)],
+)
+def test_the_scripts_end_with_the_exit_code_of_what_happened(words, tmp_path, script, flags, code):
+    done = subprocess.run([sys.executable, ROOT / script, *words, *flags], cwd=tmp_path, capture_output=True)
+    assert done.returncode == code
+    assert (done.stderr.startswith(b"error: ") and done.stderr.count(b"\n") == 1) == (code == 2)
