@@ -52,7 +52,10 @@ class TrainConfig(MachineConfig, SceneConfig):
     schedule: str = option(
         "full", choices=tuple(SCHEDULES), help="full: best quality; fast: half the steps, many cheaper"
     )
-    iterations: int | None = option(None, type=int, help="stretch or shrink the schedule to this number of steps")
+    iterations: int | None = option(
+        None, type=int, help="stretch or shrink the schedule to this number of steps; of one process: K of them "
+        "(torchrun) take 1/K as many and see the same number of views"
+    )  # fmt: skip
     test_iterations: tuple[int, ...] = option((), type=int, many=True, help="measure also after these steps")
     save_iterations: tuple[int, ...] = option((), type=int, many=True, help="save also after these steps")
     sh_degree: int = option(3, type=int, saves_memory=True, help="highest degree of the spherical harmonics, 0 to 3")

@@ -218,13 +218,13 @@ def digest(tensors: Iterable[Tensor]) -> int:
 
 
 def _words(tensor: Tensor) -> Iterator[Tensor]:
-    """Its bytes as int64, piece by piece; then what is left over, filled with zeros, and the number of bytes."""
+    """Its bytes as int64, piece by piece; then what is left over, filled with zeros, and the size plus 1."""
     data = tensor.contiguous().reshape(-1).view(torch.uint8)
     whole = len(data) // 8 * 8
     yield from data[:whole].view(torch.int64).split(_CHUNK)
     rest = torch.zeros(8, dtype=torch.uint8, device=data.device)
     rest[: len(data) - whole] = data[whole:]
-    yield torch.cat([rest.view(torch.int64), torch.tensor([len(data)], device=data.device)])
+    yield torch.cat([rest.view(torch.int64), torch.tensor([len(data) + 1], device=data.device)])
 
 
 def _weights(first: int, count: int, device: torch.device) -> Tensor:
