@@ -53,7 +53,7 @@ def run_on_ray(
         jobs: objects that can be pickled, with the folders ``source`` (read) and ``folder`` (written), absolute paths.
             All nodes must have them, and the project, in the same place.
         address: ``local`` to start a cluster on this machine; ``auto`` for the one that the environment variable
-            RAY_ADDRESS names, or else runs on this machine; or ``HOST:PORT`` or ``ray://HOST:PORT``.
+            RAY_ADDRESS names, or else runs on this machine; or ``HOST:PORT`` of one that this machine is a node of.
         cpus: share of each job.
         gpus: share of each job; can be a fraction.
         retries: how often a job is begun again when its worker or node is lost.
@@ -115,6 +115,7 @@ def _joined(ray: ModuleType, address: str) -> Iterator[None]:
 
 def _check_address(address: str) -> None:
     """Try to join, in another process: where there is no cluster, Ray goes on trying for minutes, and can't be told."""
+    fix = f"start one by 'ray start --head', or run on this machine alone with --ray {LOCAL}"
     try:
         done = subprocess.run([sys.executable, "-c", _JOIN, address], capture_output=True, text=True, timeout=PATIENCE)
     except subprocess.TimeoutExpired:
@@ -123,8 +124,10 @@ def _check_address(address: str) -> None:
         if done.returncode == 0:
             return
         found = f"'{(done.stderr.splitlines() or ['nothing'])[-1]}'"
-    fix = f"start one by 'ray start --head', or run on this machine alone with --ray {LOCAL}"
-    raise InputError(f"--ray {address}", "a Ray cluster that runs", found, fix)
+        if "InvalidAuthToken" in done.stderr:
+            found = "one that wants a token"
+            fix = "set the environment variable RAY_AUTH_MODE=token, and have its ~/.ray/auth_token on this machine"
+    raise InputError(f"--ray {address}", "a Ray cluster that can be joined", found, fix)
 
 
 @contextmanager
