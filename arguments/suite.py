@@ -37,7 +37,9 @@ class SuiteConfig(MachineConfig):
     )  # fmt: skip
     iterations: int | None = option(None, type=int, help="stretch or shrink every run to this number of steps")
     compress: bool = option(False, type=bool, help="also compress each model by compress.py --no-prune, and measure it")
-    jobs: int = option(1, type=int, help="runs at the same time; they share the cores, and disturb each other's times")
+    jobs: int = option(
+        1, type=int, help="runs at the same time; they share cores and GPUs, and disturb each other's times"
+    )  # fmt: skip
     ray: str | None = option(
         None, help="run on the Ray cluster at this HOST:PORT; auto: the one that runs on this machine; local: a new "
         "one here; --jobs runs share the cores that this machine has, and a GPU"

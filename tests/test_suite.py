@@ -3,7 +3,6 @@
 The stages run in this process, where they take a tenth of the time; tests/test_suite_process.py has the programs.
 """
 
-import dataclasses
 import functools
 import json
 import os
@@ -16,86 +15,30 @@ import time
 from pathlib import Path
 
 import pytest
+from suite_cases import (
+    PLY,
+    STAGES,
+    STEPS,
+    TABLE,
+    InProcess,
+    Killed,
+    entries,
+    figures,
+    files_in,
+    quality_of,
+    write_scenes,
+    write_table,
+)  # fmt: skip
 
-import compress
-import metrics
-import render
-import train
-from arguments.suite import SuiteConfig
 from scene.ply import read as read_ply
-from utils import comparison, report
-from utils.demo_scene import write_demo_scene
+from utils import report
 from utils.errors import InputError
 from utils.lock import FolderLock
-from utils.suite import stages
+from utils.suite import execute, stages
 from utils.suite.command import run_suite
-from utils.suite.plan import make_plan
 from utils.suite.results import read_results
 
 ROOT = Path(__file__).parent.parent
-STEPS = 12
-PLY = f"point_cloud/iteration_{STEPS}/point_cloud.ply"
-TABLE = """
-scene     dataset            images    budget  small  fast  fast_sh_rate
-bicycle   mip-nerf-360       images_4     200     80   150         0.005
-train     tanks-and-temples  images       100      -    60         0.02
-playroom  deep-blending      -            100     40     -         -
-"""
-FLAGS = [
-    ("--data other", "data", Path("other")),
-    ("--output out", "output", Path("out")),
-    ("--scenes bicycle train", "scenes", ("bicycle", "train")),
-    ("--budget-file mine.txt", "budget_file", Path("mine.txt")),
-    ("--small", "small", True),
-    ("--budgets 0.1,0.4,1", "budgets", "0.1,0.4,1"),
-    ("--repeats 3", "repeats", 3),
-    ("--protocol resized", "protocol", "resized"),
-    ("--iterations 50", "iterations", 50),
-    ("--compress", "compress", True),
-    ("--jobs 2", "jobs", 2),
-    ("--ray auto", "ray", "auto"),
-    ("--retries 5", "retries", 5),
-    ("--dry_run", "dry_run", True),
-    ("--quiet", "quiet", True),
-    ("--device cpu", "device", "cpu"),
-    ("--threads 3", "threads", 3),
-]
-STAGES = ["train", "render", "metrics", "render time", "utils.comparison"]
-
-
-class Killed(BaseException):
-    """Stands for the end of the process: nothing that comes after it runs."""
-
-
-class InProcess:
-    """Runs the stages' programs as functions, and notes which; ``hook`` is called with the name after each."""
-
-    def __init__(self):
-        self.ran: list[str] = []
-        self.hook = lambda words: None
-
-    def __call__(self, words, log: Path) -> str | None:
-        name = Path(words[0]).stem if words[0] != "-m" else words[1]
-        self.ran.append(f"{name} time" if "--time" in words else name)
-        try:
-            self._call(name, list(words[1:]))
-        except InputError as error:
-            return str(error)
-        return self.hook(words)
-
-    @staticmethod
-    def _call(name: str, argv: list[str]) -> None:
-        if name == "utils.comparison":
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(sys, "argv", argv)
-                comparison.main()
-            return
-        {"train": train, "render": render, "metrics": metrics, "compress": compress}[name].main(argv)
-
-    def taken(self) -> list[str]:
-        """What has run since the last call."""
-        ran, self.ran = self.ran, []
-        return ran
 
 
 @pytest.fixture
@@ -103,11 +46,7 @@ def programs(monkeypatch) -> InProcess:
     """Stages run in this process."""
     in_process = InProcess()
 
-    def run_python(words, log):
-        log.parent.mkdir(parents=True, exist_ok=True)
-        return in_process(words, log)
-
-    monkeypatch.setattr(stages, "run_python", run_python)
+    monkeypatch.setattr(stages, "run_python", in_process)
     monkeypatch.setattr(report, "write_report", functools.partial(report.write_report, plots=False))  # they take long
     return in_process
 
@@ -115,25 +54,19 @@ def programs(monkeypatch) -> InProcess:
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory) -> Path:
     """A data folder with two of the table's three scenes, at different depths. Read only."""
-    data = tmp_path_factory.mktemp("suite") / "data"
-    bicycle = data / "360_v2" / "bicycle"
-    write_demo_scene(bicycle, 48, 32, 10, 300)
-    (bicycle / "images").rename(bicycle / "images_4")
-    write_demo_scene(data / "tandt_db" / "tandt" / "train", 48, 32, 9, 300, seed=1)
-    return data
+    return write_scenes(tmp_path_factory.mktemp("suite") / "data")
 
 
 @pytest.fixture
 def data(scenes, tmp_path) -> Path:
-    """A copy of the data folder, with the table beside it."""
-    (tmp_path / "budget.txt").write_text(TABLE)
+    """A copy of the data folder."""
     return shutil.copytree(scenes, tmp_path / "data")
 
 
 @pytest.fixture
 def words(data, tmp_path) -> list[str]:
     """What each sweep below is told."""
-    table, out = str(tmp_path / "budget.txt"), str(tmp_path / "out")
+    table, out = str(write_table(tmp_path)), str(tmp_path / "out")
     return ["--data", str(data), "--output", out, "--budget-file", table, "--iterations", str(STEPS), "--threads", "1"]
 
 
@@ -145,118 +78,6 @@ def sweep(words, programs, tmp_path):
         return run_suite([*words, "--quiet", *flags], schedule)
 
     return run
-
-
-def entries(out: Path) -> dict[str, dict]:
-    return {run["folder"]: run for run in json.loads((out / "suite.json").read_text())["runs"]}
-
-
-def figures(out: Path) -> dict[str, tuple]:
-    """What of a table does not depend on the machine's speed, with the models' bytes."""
-    return {
-        name: (run["state"], run["quality"], run["gaussians"], run["mb"], (out / name / PLY).read_bytes())
-        for name, run in entries(out).items()
-    }
-
-
-def quality_of(run: Path, method: str) -> dict[str, float]:
-    return json.loads((run / "results.json").read_text())[method]
-
-
-def files_in(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-# ---- flags and plan ----
-
-
-@pytest.mark.parametrize(("flags", "field", "value"), FLAGS)
-def test_a_flag_sets_its_field_and_nothing_else(flags, field, value):
-    plain = SuiteConfig.from_command_line(["--data", "data"], "")
-    changed = SuiteConfig.from_command_line(["--data", "data", *flags.split(" ")], "")
-    assert changed == dataclasses.replace(plain, **{field: value})
-
-
-def test_the_table_above_holds_every_flag():
-    assert {field for _, field, _ in FLAGS} == {field.name for field in dataclasses.fields(SuiteConfig)}
-
-
-@pytest.mark.parametrize(
-    "flags",
-    [
-        "--repeats 0", "--jobs 0", "--iterations 0", "--retries -1", "--threads -1", "--protocol mine",
-        "--budgets 0.1,,1", "--budgets 0", "--budgets -1", "--budgets nan", "--budgets inf", "--budgets 0.5,0.50",
-        "--budgets 10%", "--small --budgets 0.1", "--scenes unicycle", "--budget-file missing.txt", "--data missing",
-        "--sceens bicycle",
-    ],
-)  # fmt: skip
-def test_bad_flags_are_one_line_and_nothing_is_written(sweep, tmp_path, flags):
-    before = sorted(tmp_path.iterdir())
-    with pytest.raises(InputError) as error:
-        sweep(*flags.split(" "))
-    assert "\n" not in str(error.value) and sorted(tmp_path.iterdir()) == before
-
-
-def plan_of(words: list[str], *flags: str, schedule: str = "full"):
-    return make_plan(SuiteConfig.from_command_line([*words, *flags], ""), schedule)
-
-
-def test_scenes_are_found_up_to_two_folders_down_and_others_are_said_to_be_missing(words, data):
-    plan = plan_of(words)
-    assert [job.source for job in plan.jobs] == [data / "360_v2/bicycle", data / "tandt_db/tandt/train"]
-    (missing,) = plan.missing
-    assert missing.scene == "playroom" and "https://" in missing.where
-
-
-def test_a_folder_of_a_scenes_name_that_holds_no_scene_is_none(words, data):
-    """Scenes called train must not be found in the folders of training photos that other data sets have."""
-    shutil.copytree(data / "360_v2" / "bicycle" / "images_4", data / "nerf" / "lego" / "train")
-    assert [job.scene for job in plan_of(words).jobs] == ["bicycle", "train"]
-
-
-def test_a_scene_that_is_there_twice_is_refused_and_a_link_to_it_is_not(words, data):
-    (data / "bicycle").symlink_to(data / "360_v2" / "bicycle")
-    assert len(plan_of(words).jobs) == 2
-    shutil.copytree(data / "tandt_db" / "tandt" / "train", data / "train")
-    with pytest.raises(InputError, match="one scene train"):
-        plan_of(words)
-
-
-def test_budgets_come_from_the_column_of_the_schedule_and_from_shares(words):
-    def budgets(*flags: str, schedule: str = "full") -> list[tuple]:
-        jobs = plan_of(words, "--scenes", "bicycle", *flags, schedule=schedule).jobs
-        return [(job.name, job.budget, job.sh_rest_lr) for job in jobs]
-
-    assert budgets() == [("bicycle/full-normal-seed0", 200, None)]
-    assert budgets("--small") == [("bicycle/full-small-seed0", 80, None)]
-    assert budgets(schedule="fast") == [("bicycle/fast-fast-seed0", 150, 0.005)]
-    assert budgets("--budgets", "0.1,1", "--repeats", "2") == [
-        ("bicycle/full-x0.1-seed0", 20, None),
-        ("bicycle/full-normal-seed0", 200, None),
-        ("bicycle/full-x0.1-seed1", 20, None),
-        ("bicycle/full-normal-seed1", 200, None),
-    ]
-
-
-def test_a_budget_that_the_table_does_not_have_is_refused(words):
-    with pytest.raises(InputError, match="train.*'small'"):
-        plan_of(words, "--small")
-    shutil.copytree(Path(words[1]) / "360_v2" / "bicycle", Path(words[1]) / "playroom")
-    with pytest.raises(InputError, match="playroom.*'fast'"):
-        plan_of(words, schedule="fast")
-
-
-def test_the_protocol_chooses_the_folder_of_the_photos(words):
-    for protocol, images in (("canonical", ["images_4", "images"]), ("resized", ["images", "images"])):
-        jobs = plan_of(words, "--protocol", protocol).jobs
-        assert [job.images for job in jobs] == images and {job.resolution for job in jobs} == {-1}
-
-
-def test_jobs_share_the_cores_unless_told_otherwise(words, monkeypatch):
-    monkeypatch.setattr("utils.suite.plan.num_cores", lambda: 9)
-    without = words[:-2]
-    assert [plan_of(without, "--jobs", str(n)).jobs[0].threads for n in (1, 2, 20)] == [0, 4, 1]
-    assert plan_of(words, "--jobs", "2").jobs[0].threads == 1
 
 
 # ---- a sweep ----
@@ -348,6 +169,22 @@ def test_several_runs_at_once_give_the_same_table(sweep, programs, tmp_path):
         patch.setattr(InProcess, "_call", staticmethod(one_at_a_time))
         assert sweep("--jobs", "2") == 0
     assert figures(tmp_path / "out") == alone and list(entries(tmp_path / "out")) == list(alone)
+
+
+@pytest.mark.parametrize(("gpus", "expected"), [(["4", "7"], {"4", "7"}), (["4"], {None}), ([], {None})])
+def test_runs_at_once_get_a_gpu_each_where_there_are_several(sweep, monkeypatch, gpus, expected):
+    """Both runs have to be at work at the same time."""
+    meeting, given = threading.Barrier(2), []
+
+    def run_job(job, gpu):
+        meeting.wait(60)
+        given.append(gpu)
+        return stages.failed_entry(job, "not run")
+
+    monkeypatch.setattr(execute, "run_job", run_job)
+    monkeypatch.setattr(execute, "visible_gpus", lambda: gpus)
+    assert sweep("--jobs", "2", "--repeats", "2") == 1
+    assert set(given) == expected and len(given) == 4
 
 
 # ---- what is finished, and what is not ----
@@ -449,21 +286,17 @@ def test_compression_joins_what_is_finished(sweep, programs, swept):
 # ---- interrupted ----
 
 
-@pytest.mark.parametrize("stage", range(2 * len(STAGES)))
+@pytest.mark.parametrize("stage", [0, 1, 2, 3, 4, 7])
 def test_a_sweep_that_was_killed_goes_on_to_the_same_table(sweep, programs, swept, tmp_path, stage):
     """Killed in each of its stages, after the stage has written its files and before it is noted as finished."""
     uninterrupted = figures(swept)
     out = tmp_path / "killed"
 
-    def kill(words) -> None:
-        if len(programs.ran) == stage + 1:
-            raise Killed
-
-    programs.hook = kill
+    programs.kill_after = stage + 1
     with pytest.raises(Killed):
         sweep("--output", str(out))
     assert len(entries(out)) == stage // len(STAGES)  # what the file holds is what was finished
-    programs.hook = lambda words: None
+    programs.kill_after = None
     assert sweep("--output", str(out)) == 0
     assert len(programs.ran) == 2 * len(STAGES) + 1  # the stage that was killed is the only one to run twice
     assert figures(out) == uninterrupted

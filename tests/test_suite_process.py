@@ -56,6 +56,12 @@ def test_a_program_runs_in_the_projects_folder_and_reads_no_keyboard(tmp_path):
     assert log.read_text().splitlines()[-1] == f"{ROOT} ''"
 
 
+def test_a_program_gets_the_variables_that_it_is_given_beside_those_of_the_sweep(tmp_path):
+    log = tmp_path / "log"
+    run_python(["-c", "import os; print(os.environ['GPU'], len(os.environ['PATH']))"], log, {"GPU": "7"})
+    assert log.read_text().splitlines()[-1] == f"7 {len(os.environ['PATH'])}"
+
+
 def test_a_sweep_that_stops_ends_its_programs_and_starts_no_others(tmp_path):
     log, caught = tmp_path / "log", []
 

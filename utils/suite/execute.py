@@ -2,10 +2,11 @@
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from queue import SimpleQueue
 from typing import Any
 
 from arguments.suite import SuiteConfig
-from utils.machine import num_cores
+from utils.machine import num_cores, visible_gpus
 from utils.suite.entries import failed_entry
 from utils.suite.plan import Job
 from utils.suite.process import allow_all, stop_all
@@ -20,13 +21,25 @@ def execute(jobs: Sequence[Job], config: SuiteConfig) -> Iterator[Entry]:
     Raises:
         InputError: a cluster is asked for and can't be had.
     """
-    return _on_cluster(jobs, config) if config.ray is not None else _here(jobs, config.jobs)
+    return _on_cluster(jobs, config) if config.ray is not None else _here(jobs, config)
 
 
-def _here(jobs: Sequence[Job], num_at_once: int) -> Iterator[Entry]:
-    pool = ThreadPoolExecutor(num_at_once, thread_name_prefix="job")
+def _here(jobs: Sequence[Job], config: SuiteConfig) -> Iterator[Entry]:
+    gpus = visible_gpus() if config.device != "cpu" else []
+    free: SimpleQueue[str | None] = SimpleQueue()  # a place for each of the runs at the same time
+    for place in range(config.jobs):
+        free.put(gpus[place % len(gpus)] if len(gpus) > 1 else None)
+
+    def run(job: Job) -> Entry:
+        gpu = free.get()
+        try:
+            return run_job(job, gpu)
+        finally:
+            free.put(gpu)
+
+    pool = ThreadPoolExecutor(config.jobs, thread_name_prefix="job")
     try:
-        for future in as_completed([pool.submit(run_job, job) for job in jobs]):
+        for future in as_completed([pool.submit(run, job) for job in jobs]):
             yield future.result()
     finally:
         stop_all()

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]  # of the project, where its programs run
@@ -23,12 +23,13 @@ class Stopped(Exception):
     """The sweep has been told to end, and with it the program."""
 
 
-def run_python(words: Sequence[str], log: Path) -> str | None:
+def run_python(words: Sequence[str], log: Path, environment: Mapping[str, str] | None = None) -> str | None:
     """Run a Python program of this project.
 
     Args:
         words: what follows ``python``: a script, or ``-m`` and a module, and its arguments; paths are absolute.
         log: what it prints is added to this file.
+        environment: variables that it gets beside those of this process.
 
     Returns:
         None if it ended well; otherwise what went wrong, in one line.
@@ -42,7 +43,7 @@ def run_python(words: Sequence[str], log: Path) -> str | None:
         file.write(f"\n$ python {shlex.join(words)}\n".encode())
         file.flush()
         start = file.tell()
-        child = _start([sys.executable, *words], file.fileno())
+        child = _start([sys.executable, *words], file.fileno(), environment or {})
         try:
             code = child.wait()
         finally:
@@ -72,10 +73,10 @@ def allow_all() -> None:
     _stopping.clear()
 
 
-def _start(words: list[str], output: int) -> subprocess.Popen:
+def _start(words: list[str], output: int, variables: Mapping[str, str]) -> subprocess.Popen:
     # A group of its own: Ctrl-C in a terminal reaches the sweep alone, which then ends its programs one by one.
     keeper = [sys.executable, "-I", "-S", str(Path(__file__).with_name("child.py")), str(os.getpid())]
-    environment = {**os.environ, "TQDM_MININTERVAL": "30", "PYTHONUNBUFFERED": "1"}
+    environment = {**os.environ, "TQDM_MININTERVAL": "30", "PYTHONUNBUFFERED": "1", **variables}
     with _guard:
         if _stopping.is_set():
             raise Stopped

@@ -85,8 +85,12 @@ def stages_of(job: Job) -> tuple[Stage, ...]:
     )  # fmt: skip
 
 
-def run_job(job: Job) -> dict[str, Any]:
+def run_job(job: Job, gpu: str | None = None) -> dict[str, Any]:
     """Run what is not finished yet of a run, up to the first stage that fails.
+
+    Args:
+        job: the run.
+        gpu: the one of several GPUs that it may use, as CUDA_VISIBLE_DEVICES names it; None: whatever is there.
 
     Returns:
         The run's entry in suite.json.
@@ -95,7 +99,7 @@ def run_job(job: Job) -> dict[str, Any]:
         Stopped: the sweep has been told to end.
     """
     try:
-        failure = _run_stages(job)
+        failure = _run_stages(job, gpu)
         if failure:
             return failed_entry(job, failure)
         return done_entry(job, _made_by(job))
@@ -114,13 +118,14 @@ def unfinished_stages(job: Job) -> list[Stage]:
     return unfinished
 
 
-def _run_stages(job: Job) -> str | None:
+def _run_stages(job: Job, gpu: str | None) -> str | None:
     records = read_records(job.folder)
+    environment = {} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu}
     for stage in stages_of(job):
         if _is_finished(job, stage, records):
             continue
         _empty(job, stage)
-        if failure := run_python(stage.command, job.folder / LOG):
+        if failure := run_python(stage.command, job.folder / LOG, environment):
             return f"{stage.name}: {failure}"
         if missing := [name for name in stage.outputs if not (job.folder / name).exists()]:
             return f"{stage.name}: ended well, but left no {missing[0]}"

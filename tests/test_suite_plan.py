@@ -1,0 +1,141 @@
+"""What test.py and test-fast.py are told, and what they plan: scenes found or missing, budgets, seeds, threads."""
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import pytest
+from suite_cases import write_scenes, write_table
+
+from arguments.suite import SuiteConfig
+from utils.errors import InputError
+from utils.suite.command import run_suite
+from utils.suite.plan import make_plan
+
+FLAGS = [
+    ("--data other", "data", Path("other")),
+    ("--output out", "output", Path("out")),
+    ("--scenes bicycle train", "scenes", ("bicycle", "train")),
+    ("--budget-file mine.txt", "budget_file", Path("mine.txt")),
+    ("--small", "small", True),
+    ("--budgets 0.1,0.4,1", "budgets", "0.1,0.4,1"),
+    ("--repeats 3", "repeats", 3),
+    ("--protocol resized", "protocol", "resized"),
+    ("--iterations 50", "iterations", 50),
+    ("--compress", "compress", True),
+    ("--jobs 2", "jobs", 2),
+    ("--ray auto", "ray", "auto"),
+    ("--retries 5", "retries", 5),
+    ("--dry_run", "dry_run", True),
+    ("--quiet", "quiet", True),
+    ("--device cpu", "device", "cpu"),
+    ("--threads 3", "threads", 3),
+]
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory) -> Path:
+    """A data folder. Read only."""
+    return write_scenes(tmp_path_factory.mktemp("suite") / "data")
+
+
+@pytest.fixture
+def data(scenes, tmp_path) -> Path:
+    """A copy of the data folder."""
+    return shutil.copytree(scenes, tmp_path / "data")
+
+
+@pytest.fixture
+def words(data, tmp_path) -> list[str]:
+    """What each plan below is told."""
+    table, out = str(write_table(tmp_path)), str(tmp_path / "out")
+    return ["--data", str(data), "--output", out, "--budget-file", table]
+
+
+@pytest.mark.parametrize(("flags", "field", "value"), FLAGS)
+def test_a_flag_sets_its_field_and_nothing_else(flags, field, value):
+    plain = SuiteConfig.from_command_line(["--data", "data"], "")
+    changed = SuiteConfig.from_command_line(["--data", "data", *flags.split(" ")], "")
+    assert changed == dataclasses.replace(plain, **{field: value})
+
+
+def test_the_table_above_holds_every_flag():
+    assert {field for _, field, _ in FLAGS} == {field.name for field in dataclasses.fields(SuiteConfig)}
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "--repeats 0", "--jobs 0", "--iterations 0", "--retries -1", "--threads -1", "--protocol mine",
+        "--budgets 0.1,,1", "--budgets 0", "--budgets -1", "--budgets nan", "--budgets inf", "--budgets 0.5,0.50",
+        "--budgets 10%", "--small --budgets 0.1", "--scenes unicycle", "--budget-file missing.txt", "--data missing",
+        "--sceens bicycle",
+    ],
+)  # fmt: skip
+def test_bad_flags_are_one_line_and_nothing_is_written(words, tmp_path, flags):
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(InputError) as error:
+        run_suite([*words, *flags.split(" ")], "full")
+    assert "\n" not in str(error.value) and sorted(tmp_path.iterdir()) == before
+
+
+def plan_of(words: list[str], *flags: str, schedule: str = "full"):
+    return make_plan(SuiteConfig.from_command_line([*words, *flags], ""), schedule)
+
+
+def test_scenes_are_found_up_to_two_folders_down_and_others_are_said_to_be_missing(words, data):
+    plan = plan_of(words)
+    assert [job.source for job in plan.jobs] == [data / "360_v2/bicycle", data / "tandt_db/tandt/train"]
+    (missing,) = plan.missing
+    assert missing.scene == "playroom" and "https://" in missing.where
+
+
+def test_a_folder_of_a_scenes_name_that_holds_no_scene_is_none(words, data):
+    """Scenes called train must not be found in the folders of training photos that other data sets have."""
+    shutil.copytree(data / "360_v2" / "bicycle" / "images_4", data / "nerf" / "lego" / "train")
+    assert [job.scene for job in plan_of(words).jobs] == ["bicycle", "train"]
+
+
+def test_a_scene_that_is_there_twice_is_refused_and_a_link_to_it_is_not(words, data):
+    (data / "bicycle").symlink_to(data / "360_v2" / "bicycle")
+    assert len(plan_of(words).jobs) == 2
+    shutil.copytree(data / "tandt_db" / "tandt" / "train", data / "train")
+    with pytest.raises(InputError, match="one scene train"):
+        plan_of(words)
+
+
+def test_budgets_come_from_the_column_of_the_schedule_and_from_shares(words):
+    def budgets(*flags: str, schedule: str = "full") -> list[tuple]:
+        jobs = plan_of(words, "--scenes", "bicycle", *flags, schedule=schedule).jobs
+        return [(job.name, job.budget, job.sh_rest_lr) for job in jobs]
+
+    assert budgets() == [("bicycle/full-normal-seed0", 200, None)]
+    assert budgets("--small") == [("bicycle/full-small-seed0", 80, None)]
+    assert budgets(schedule="fast") == [("bicycle/fast-fast-seed0", 150, 0.005)]
+    assert budgets("--budgets", "0.1,1", "--repeats", "2") == [
+        ("bicycle/full-x0.1-seed0", 20, None),
+        ("bicycle/full-normal-seed0", 200, None),
+        ("bicycle/full-x0.1-seed1", 20, None),
+        ("bicycle/full-normal-seed1", 200, None),
+    ]
+
+
+def test_a_budget_that_the_table_does_not_have_is_refused(words):
+    with pytest.raises(InputError, match="train.*'small'"):
+        plan_of(words, "--small")
+    shutil.copytree(Path(words[1]) / "360_v2" / "bicycle", Path(words[1]) / "playroom")
+    with pytest.raises(InputError, match="playroom.*'fast'"):
+        plan_of(words, schedule="fast")
+
+
+def test_the_protocol_chooses_the_folder_of_the_photos(words):
+    for protocol, images in (("canonical", ["images_4", "images"]), ("resized", ["images", "images"])):
+        jobs = plan_of(words, "--protocol", protocol).jobs
+        assert [job.images for job in jobs] == images and {job.resolution for job in jobs} == {-1}
+
+
+def test_jobs_share_the_cores_unless_told_otherwise(words, monkeypatch):
+    monkeypatch.setattr("utils.suite.plan.num_cores", lambda: 9)
+    assert [plan_of(words, "--jobs", str(n)).jobs[0].threads for n in (1, 2, 20)] == [0, 4, 1]
+    assert plan_of(words, "--jobs", "2", "--threads", "3").jobs[0].threads == 3
+    assert plan_of(words, "--ray", "auto").jobs[0].threads == 9  # of which Ray has to be told a number
