@@ -78,10 +78,12 @@ def train(config: TrainConfig, ranks: OneRank = ALONE) -> dict[str, Any]:
         torch.set_num_threads(config.threads)
     use_deterministic_algorithms(config.deterministic)
     name = f"{config.source_path.absolute().name}-{config.schedule}-{config.final_budget}"
-    run = Run(config.model_path or free_folder(name), tensorboard=config.tensorboard, quiet=config.quiet)
+    folder = config.model_path or free_folder(name)
+    run = Run(folder, tensorboard=config.tensorboard, quiet=config.quiet, writes=ranks.is_first)
     if (run.folder / "config.json").exists():
         run.say(f"{run.folder} holds an earlier run; its files are replaced as new ones are ready")
     scene = load(config, run, device)
+    check_same_start(ranks, config, scene)
     schedule = shared(config.make_schedule(), ranks.count)
 
     if ranks.is_first:
@@ -90,7 +92,6 @@ def train(config: TrainConfig, ranks: OneRank = ALONE) -> dict[str, Any]:
     memory = MemoryMeter(device)
     model = GaussianModel.from_points(scene.points, config.sh_degree, device)
     clock = Stopwatch(device)
-    check_same_start(ranks, config, scene, model)
     scores = fit(config, schedule, scene, model, run, clock, ranks)
     if not ranks.is_first:
         return {}
@@ -202,16 +203,18 @@ def steps_of(iterations: Iterable[int], ranks: OneRank) -> set[int]:
     return {math.ceil(each / ranks.count) for each in iterations}
 
 
-def check_same_start(ranks: OneRank, config: TrainConfig, scene: Scene, model: GaussianModel) -> None:
-    """Make sure that what all processes must have alike is alike.
+def check_same_start(ranks: OneRank, config: TrainConfig, scene: Scene) -> None:
+    """Make sure that all processes start from the same; what the photos show is not looked at.
 
     Raises:
-        InputError: it is not.
+        InputError: one does not.
     """
     neutral = {"source_path": Path(), "model_path": None, "device": "auto", "threads": 0, "quiet": False}
     settings = repr((dataclasses.replace(config, **neutral), [camera.name for camera in scene.train]))
-    ranks.check_same("flags and photos", [torch.frombuffer(bytearray(settings.encode()), dtype=torch.uint8)])
-    ranks.check_same("Gaussians to start from", model.rows.values())
+    settings = torch.frombuffer(bytearray(settings.encode()), dtype=torch.uint8)
+    poses = [camera.world_to_camera for camera in scene.train]
+    points = [scene.points.xyz, scene.points.rgb]
+    ranks.check_same("flags, photos, poses and points", [settings, *poses, *points])
 
 
 def generators(seed: int, count: int) -> list[torch.Generator]:

@@ -159,7 +159,7 @@ def joined_ranks() -> Iterator[OneRank]:
     with _failures_told_once(dist.PrefixStore("failures", store)), _only_the_first_speaks(rank):
         yield Ranks()
         with _others_needed():
-            dist.barrier()  # nobody leaves while another might still fail
+            dist.all_reduce(torch.zeros(1))  # nobody leaves while another might still fail
     dist.destroy_process_group()
 
 

@@ -25,13 +25,15 @@ class Run:
         folder: where everything goes.
         tensorboard: write TensorBoard events beside the log, where the package is installed.
         quiet: print nothing.
+        writes: False: another process writes this folder, and nothing but paths is asked of this object.
 
     Raises:
         InputError: the folder can't be written.
     """
 
-    def __init__(self, folder: Path, *, tensorboard: bool = False, quiet: bool = False) -> None:
-        _check_writable(folder)
+    def __init__(self, folder: Path, *, tensorboard: bool = False, quiet: bool = False, writes: bool = True) -> None:
+        if writes:
+            _check_writable(folder)
         self.folder = folder
         self._tensorboard = tensorboard
         self._quiet = quiet
