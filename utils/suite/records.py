@@ -13,6 +13,7 @@ from utils.files import write_json
 
 FILE = "stages.json"
 FORMAT = 1
+MADE_BY = {"command", "commit", "processor", "cores", "accelerator", "torch"}  # what reports say of how it was made
 
 Record = dict[str, Any]
 
@@ -51,8 +52,13 @@ def make_record(folder: Path, words: Sequence[str], basis: Sequence[str], output
 
 
 def is_same(record: Any, expected: Record) -> bool:
-    """Whether a record from a file says the same as one of now; who made it, under ``made_by``, does not count."""
-    return isinstance(record, dict) and _what(record) == _what(expected)
+    """Whether a record from a file says the same as one of now; how it was made, under ``made_by``, can differ."""
+    return (
+        isinstance(record, dict)
+        and _what(record) == _what(expected)
+        and isinstance(record.get("made_by"), dict)
+        and MADE_BY <= record["made_by"].keys()
+    )
 
 
 def digest(record: Record) -> str:
