@@ -32,8 +32,9 @@ from gaussian_renderer import DEVICES
 from render import find_ply
 from scene import ply
 from scene.gaussian_model import GaussianModel
-from train import generators, load
+from train import load
 from utils.errors import InputError, run_script
+from utils.generators import generators
 from utils.run import Run
 from utils.usage import MB, MemoryMeter, Stopwatch
 from utils.views import ViewSampler

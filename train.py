@@ -13,11 +13,11 @@ photos + poses            config (frozen) + Schedule (frozen)
             point_cloud.ply --> render.py -> metrics.py
 """
 
-import dataclasses
 import math
 import os
 import sys
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,23 +33,26 @@ from arguments.options import flags_that_save_memory, to_json
 from arguments.schedule import Schedule
 from arguments.sharing import shared
 from gaussian_renderer import DEVICES, importance, render
-from gaussian_renderer.evaluation import evaluate, ground_truth
+from gaussian_renderer.evaluation import Scores, ground_truth, measure
 from scene import Scene, load_scene
 from scene.densification import Densification, EdgeWeights, add_view_scores
 from scene.gaussian_model import GaussianModel
 from scene.natural_selection import NaturalSelection
-from utils.errors import run_script
+from utils.checkpoint import Checkpoints, Interval
+from utils.errors import InputError, run_script
+from utils.files import flush_to_disk
+from utils.generators import RandomStates, generators
 from utils.progress import Progress
-from utils.ranks import ALONE, OneRank, joined_ranks
+from utils.ranks import ALONE, OneRank, digest, joined_ranks
+from utils.resume import check_same_poses, finished, settled_start
 from utils.run import Run, free_folder
+from utils.signals import StopRequest
+from utils.summary import describe
 from utils.usage import MB, MemoryMeter, Stopwatch
 from utils.viewer_files import camera_entries, cfg_args, write_points
 from utils.views import ViewSampler
 
 LOG_EVERY = 100  # steps
-NUM_TRAIN_VIEWS = 5  # measured beside the test views
-
-Scores = dict[str, dict[str, float]]  # by split, then by metric
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -73,64 +76,79 @@ def train(config: TrainConfig, ranks: OneRank = ALONE) -> dict[str, Any]:
         InputError: the scene or the folder is unusable; nothing has been written then.
     """
     device = ranks.own_device(pick_device(config.device, DEVICES))
-    config = dataclasses.replace(config, threads=config.threads or ranks.threads)
+    config = replace(config, threads=config.threads or ranks.threads)
     if config.threads:
         torch.set_num_threads(config.threads)
-    use_deterministic_algorithms(config.deterministic)
     name = f"{config.source_path.absolute().name}-{config.schedule}-{config.final_budget}"
     folder = config.model_path or free_folder(name)
     run = Run(folder, tensorboard=config.tensorboard, quiet=config.quiet, writes=ranks.is_first)
-    if (run.folder / "config.json").exists():
-        run.say(f"{run.folder} holds an earlier run; its files are replaced as new ones are ready")
+    if summary := finished(config, run):
+        return summary
+    checkpoints = Checkpoints(folder, Interval.parse(config.checkpoint_every if ranks.count == 1 else "0"))
+    config, begun = settled_start(config, run, checkpoints, ranks)
+    use_deterministic_algorithms(config.deterministic)
     scene = load(config, run, device)
     check_same_start(ranks, config, scene)
     schedule = shared(config.make_schedule(), ranks.count)
+    checkpoints.about = {"config": to_json(config), "poses": digest(camera.world_to_camera for camera in scene.train)}
+    if begun is not None:
+        check_same_poses(begun, checkpoints, config)
 
-    if ranks.is_first:
-        write_inputs(run, config, scene, device)
     torch.optim.Adam([torch.zeros(1)])  # makes torch load the code behind it, which is no cost of this training
     memory = MemoryMeter(device)
-    model = GaussianModel.from_points(scene.points, config.sh_degree, device)
+    model = first_gaussians(config if begun is None else replace(config, init_ply=None), scene, device)
+    if ranks.is_first:
+        write_inputs(run, config, scene, device, is_new=begun is None)
     clock = Stopwatch(device)
-    scores = fit(config, schedule, scene, model, run, clock, ranks)
+    with StopRequest(is_heard=ranks.count == 1) as stop:
+        scores = fit(config, schedule, scene, model, Around(run, clock, memory, checkpoints, stop, ranks))
     if not ranks.is_first:
         return {}
     iterations = config.make_schedule().iterations
+    ply = run.ply_path(iterations)
     summary = {
         "iterations": iterations,
         "processes": ranks.count,
         "num_gaussians": model.num_gaussians,
-        "ply_mb": run.ply_path(iterations).stat().st_size / MB,
+        "ply_mb": ply.stat().st_size / MB,
         "training_minutes": clock.seconds / 60,
         "steps_per_second": schedule.iterations / clock.seconds,
         **memory.read(),
         **scores,
-        "point_cloud": str(run.ply_path(iterations)),
+        "point_cloud": str(ply),
     }
-    run.write_json("summary.json", summary)
-    run.close()
-    run.say(describe(summary, config))
+    run.finish(iterations, summary)
+    checkpoints.clear()
+    run.say(describe(summary, config.final_budget))
     return summary
 
 
-def fit(
-    config: TrainConfig,
-    schedule: Schedule,
-    scene: Scene,
-    model: GaussianModel,
-    run: Run,
-    clock: Stopwatch,
-    ranks: OneRank,
-) -> Scores:
+@dataclass(frozen=True)
+class Around:
+    """What a training has around it: where it writes, its meters, who may stop it, and who takes part."""
+
+    run: Run
+    clock: Stopwatch
+    memory: MemoryMeter
+    checkpoints: Checkpoints
+    stop: StopRequest
+    ranks: OneRank
+
+
+def fit(config: TrainConfig, schedule: Schedule, scene: Scene, model: GaussianModel, around: Around) -> Scores:
     """THE loop: fit the model to the photos, let it grow, and select it down to the budget.
 
     Where several processes share the run, each sees a view of its own in every step, and all make the same edits.
 
     Returns:
         The last measurement; nothing in processes other than the first.
+
+    Raises:
+        Stopped: as the user has asked for; a checkpoint of the last step is there.
     """
+    run, clock, checkpoints, ranks = around.run, around.clock, around.checkpoints, around.ranks
     device = model.device
-    view_rng, importance_rng, growth_rng, selection_rng, background_rng = generators(config.seed, 5)
+    sources = view_rng, importance_rng, growth_rng, selection_rng, background_rng = generators(config.seed, 5)
     views, importance_views = ViewSampler(len(scene.train), view_rng), ViewSampler(len(scene.train), importance_rng)
     densification = Densification(schedule.growths, config.final_budget, growth_rng, ranks)
     selection = NaturalSelection(schedule.selections, config.final_budget, selection_rng, mode=config.selection)
@@ -155,7 +173,13 @@ def fit(
         return total / len(drawn)
 
     model.start_training(schedule.learning_rates(0, scene.extent))
-    for step in range(1, schedule.iterations + 1):
+    changing = {  # all that a step leaves behind for the next; what is not in here is the same in every run
+        "model": model, "densification": densification, "selection": selection, "views": views,
+        "importance views": importance_views, "random": RandomStates(sources), "progress": progress, "run": run,
+        "clock": clock, "memory": around.memory,
+    }  # fmt: skip
+    done = checkpoints.restore(changing)
+    for step in range(done + 1, schedule.iterations + 1):
         rates = schedule.learning_rates(step, scene.extent, selection.opacity_rate_factor(step))
         model.set_learning_rates(rates, schedule.betas(step))
         if schedule.raises_sh_degree(step):
@@ -189,13 +213,36 @@ def fit(
         if is_last or step in save_steps:
             with clock.paused():
                 model.save_ply(run.ply_path(iteration))
+                flush_to_disk(run.ply_path(iteration))
         if is_last or step in test_steps:
             with clock.paused():
                 scores = measure(scene, model, background, options)
                 for split, values in scores.items():
                     run.log(split, iteration, values)
+        if not is_last and (around.stop or checkpoints.is_due(step)):
+            with clock.paused():
+                checkpoints.save(step, changing)
+            if around.stop:
+                progress.close()
+                raise around.stop.stopped(
+                    f"stopped after step {step}; the same command with --resume goes on from there"
+                )
     progress.close()
     return scores
+
+
+def first_gaussians(config: TrainConfig, scene: Scene, device: torch.device) -> GaussianModel:
+    """What the training starts from: the scene's points, or a model.
+
+    Raises:
+        InputError: the model can't be used.
+    """
+    if config.init_ply is None:
+        return GaussianModel.from_points(scene.points, config.sh_degree, device)
+    model = GaussianModel.load_ply(config.init_ply, device, config.sh_degree)
+    if not model.num_gaussians:
+        raise InputError(config.init_ply, "at least one Gaussian", "none", "give another model")
+    return model
 
 
 def steps_of(iterations: Iterable[int], ranks: OneRank) -> set[int]:
@@ -209,18 +256,19 @@ def check_same_start(ranks: OneRank, config: TrainConfig, scene: Scene) -> None:
     Raises:
         InputError: one does not.
     """
-    neutral = {"source_path": Path(), "model_path": None, "device": "auto", "threads": 0, "quiet": False}
-    settings = repr((dataclasses.replace(config, **neutral), [camera.name for camera in scene.train]))
+    neutral = {
+        "source_path": Path(),
+        "model_path": None,
+        "resume": False,
+        "device": "auto",
+        "threads": 0,
+        "quiet": False,
+    }
+    settings = repr((replace(config, **neutral), [camera.name for camera in scene.train]))
     settings = torch.frombuffer(bytearray(settings.encode()), dtype=torch.uint8)
     poses = [camera.world_to_camera for camera in scene.train]
     points = [scene.points.xyz, scene.points.rgb]
     ranks.check_same("flags, photos, poses and points", [settings, *poses, *points])
-
-
-def generators(seed: int, count: int) -> list[torch.Generator]:
-    """Independent sources of random numbers, so that one more draw here does not change what is drawn there."""
-    seeds = torch.randint(2**62, (count,), generator=torch.Generator().manual_seed(seed)).tolist()
-    return [torch.Generator().manual_seed(each) for each in seeds]
 
 
 def use_deterministic_algorithms(wanted: bool) -> None:
@@ -251,48 +299,17 @@ def load(config: TrainConfig, run: Run, device: torch.device) -> Scene:
     return scene
 
 
-def write_inputs(run: Run, config: TrainConfig, scene: Scene, device: torch.device) -> None:
-    """Write what is known before training: the config, and what viewers of 3DGS look for."""
+def write_inputs(run: Run, config: TrainConfig, scene: Scene, device: torch.device, is_new: bool) -> None:
+    """Write what is known before training: the config, and what viewers of 3DGS look for; at first a new run's log."""
+    run.remove_leftovers()
+    if is_new:
+        counts = {"train_views": len(scene.train), "test_views": len(scene.test), "points": len(scene.points.xyz)}
+        run.log("start", 0, counts)
     values = {**to_json(config), "model_path": str(run.folder.absolute())}
     run.write_json("config.json", values)
     run.write_text("cfg_args", cfg_args(values, device.type))
     run.write_json("cameras.json", camera_entries(scene.test + scene.train))
     write_points(run.folder / "input.ply", scene.points.xyz, scene.points.rgb)
-    counts = {"train_views": len(scene.train), "test_views": len(scene.test), "points": len(scene.points.xyz)}
-    run.log("start", 0, counts)
-
-
-def measure(scene: Scene, model: GaussianModel, background: Tensor, options: dict[str, Any]) -> Scores:
-    """Quality of the test views, if there are any, and of a few training views."""
-    stride = max(1, len(scene.train) // NUM_TRAIN_VIEWS)
-    splits = {"test": scene.test, "train": scene.train[::stride][:NUM_TRAIN_VIEWS]}
-    return {name: evaluate(views, model, background, **options) for name, views in splits.items() if views}
-
-
-def describe(summary: dict[str, Any], config: TrainConfig) -> str:
-    """The summary for a reader."""
-    quality = [
-        f"{split + ' views':12} PSNR {summary[split]['psnr']:.2f} dB   SSIM {summary[split]['ssim']:.4f}"
-        for split in ("test", "train")
-        if split in summary
-    ]
-    if "test" not in summary:
-        quality.append("             (no test views: --eval keeps every 8th photo out of training)")
-    memory = f"{'memory':12} peak {summary['peak_rss_mb']:,.0f} MB"
-    if "peak_rss_above_start_mb" in summary:
-        memory += f", {summary['peak_rss_above_start_mb']:,.0f} MB of it since the start of training"
-    if "peak_device_mb" in summary:
-        memory += f"; on the GPU {summary['peak_device_mb']:,.0f} MB"
-    return "\n".join(
-        [
-            *quality,
-            f"{'Gaussians':12} {summary['num_gaussians']:,} of {config.final_budget:,}   {summary['ply_mb']:.2f} MB",
-            f"{'time':12} {summary['training_minutes']:.2f} min without loading, measuring and saving, "
-            f"{summary['steps_per_second']:.1f} steps/s",
-            memory,
-            f"{'files':12} {summary['point_cloud']}",
-        ]
-    )
 
 
 if __name__ == "__main__":

@@ -1,23 +1,28 @@
 """What train.py and render.py can be told, as frozen dataclasses. Holds no step numbers of a schedule."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from arguments.device import DEVICES
-from arguments.options import build, check, from_json, given, option, parse, read_json
+from arguments.options import build, check, from_json, given, option, read_json
 from arguments.schedule import FAST, FULL, Growth, Schedule
+from utils.checkpoint import Interval
 from utils.errors import InputError
 
 SCHEDULES = {"full": FULL, "fast": FAST}
 SELECTIONS = ("natural", "cutoff", "none")
+RESUME_CONFIGS = ("same", "saved", "given", "anew")
 
 
 @dataclass(frozen=True, kw_only=True)
 class SceneConfig:
     """How photos are read and rendered: what renders of a model must share with its training."""
 
-    source_path: Path = option(type=Path, short="-s", help="folder of the scene: photos and poses (required)")
+    source_path: Path = option(
+        type=Path, short="-s", may_change=True, help="folder of the scene: photos and poses (required)"
+    )
     images: str = option("images", short="-i", help="subfolder of the photos, such as images_4")
     resolution: int = option(
         -1, type=int, short="-r", saves_memory=True,
@@ -33,8 +38,8 @@ class SceneConfig:
 class MachineConfig:
     """What to compute on."""
 
-    device: str = option("auto", choices=DEVICES, help="auto: the GPU where there is one")
-    threads: int = option(0, type=int, help="CPU threads; 0: all cores")
+    device: str = option("auto", choices=DEVICES, may_change=True, help="auto: the GPU where there is one")
+    threads: int = option(0, type=int, may_change=True, help="CPU threads; 0: all cores")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +51,9 @@ class TrainConfig(MachineConfig, SceneConfig):
     """
 
     model_path: Path | None = option(
-        None, type=Path, short="-m", help="folder of the results (default: a new one, output/SCENE-SCHEDULE-BUDGET)"
-    )
+        None, type=Path, short="-m", may_change=True,
+        help="folder of the results (default: a new one, output/SCENE-SCHEDULE-BUDGET)"
+    )  # fmt: skip
     final_budget: int = option(type=int, saves_memory=True, help="number of Gaussians at the end (required)")
     schedule: str = option(
         "full", choices=tuple(SCHEDULES), help="full: best quality; fast: half the steps, many cheaper"
@@ -56,8 +62,12 @@ class TrainConfig(MachineConfig, SceneConfig):
         None, type=int, help="stretch or shrink the schedule to this number of steps; of one process: K of them "
         "(torchrun) take 1/K as many and see the same number of views"
     )  # fmt: skip
-    test_iterations: tuple[int, ...] = option((), type=int, many=True, help="measure also after these steps")
-    save_iterations: tuple[int, ...] = option((), type=int, many=True, help="save also after these steps")
+    test_iterations: tuple[int, ...] = option(
+        (), type=int, many=True, may_change=True, help="measure also after these steps"
+    )
+    save_iterations: tuple[int, ...] = option(
+        (), type=int, many=True, may_change=True, help="save also after these steps"
+    )
     sh_degree: int = option(3, type=int, saves_memory=True, help="highest degree of the spherical harmonics, 0 to 3")
     seed: int = option(0, type=int, help="start of all random draws")
     deterministic: bool = option(False, type=bool, help="same bits from every run on a GPU, too, which is slower")
@@ -75,13 +85,35 @@ class TrainConfig(MachineConfig, SceneConfig):
         Growth.gradient_threshold, type=float, help="screen-space gradient at which Gaussians split"
     )
     lambda_dssim: float = option(0.2, type=float, help="weight of the SSIM part of the loss, 0 to 1")
-    tensorboard: bool = option(True, type=bool, help="write TensorBoard events where the package is installed")
-    quiet: bool = option(False, type=bool, help="print nothing but errors")
+    init_ply: Path | None = option(
+        None, type=Path, help="start from the Gaussians of this 3DGS PLY instead of the scene's points"
+    )
+    checkpoint_every: str = option(
+        "auto", may_change=True, help="write a checkpoint after so many steps (2000) or minutes (10m); auto: every 5 "
+        "minutes, or less often where that would take more than 1 %% of the time; 0: only on Ctrl-C and SIGTERM"
+    )  # fmt: skip
+    resume: bool = option(
+        False, type=bool, may_change=True,
+        help="continue the run in -m from its newest checkpoint, with its flags where none are given; begin where "
+        "there is none"
+    )  # fmt: skip
+    resume_config: str = option(
+        "same", choices=RESUME_CONFIGS, may_change=True,
+        help="where flags differ from those of the run to continue: same: refuse; saved: keep the run's; given: "
+        "change them from here on; anew: begin again"
+    )  # fmt: skip
+    tensorboard: bool = option(
+        True, type=bool, may_change=True, help="write TensorBoard events where the package is installed"
+    )
+    quiet: bool = option(False, type=bool, may_change=True, help="print nothing but errors")
 
     def __post_init__(self) -> None:
         check(self)
         at_least(0, "--threads", self.threads)
         at_least(1, "--final-budget", self.final_budget)
+        Interval.parse(self.checkpoint_every)
+        if self.resume and self.model_path is None:
+            raise InputError("--resume", "the folder of the run to continue", "none", "name it with -m")
         if self.iterations is not None:
             at_least(1, "--iterations", self.iterations)
         in_range(0, 3, "--sh-degree", self.sh_degree)
@@ -110,12 +142,13 @@ class TrainConfig(MachineConfig, SceneConfig):
 
     @classmethod
     def from_command_line(cls, argv: Sequence[str]) -> "TrainConfig":
-        """Read the flags of train.py.
+        """Read the flags of train.py; with ``--resume``, those not given come from the run's ``config.json``.
 
         Raises:
             InputError: a flag is unknown, missing or has a value it can't have.
         """
-        return parse(cls, argv, "Train Gaussians on posed photos, down to a given number of them.")
+        flags = given(cls, argv, "Train Gaussians on posed photos, down to a given number of them.")
+        return build(cls, {**flags_to_continue(cls, flags), **flags})
 
     @classmethod
     def from_folder(cls, model_path: Path) -> "TrainConfig":
@@ -164,6 +197,15 @@ class RenderConfig(MachineConfig, SceneConfig):
         path = flags["model_path"] / "config.json" if "model_path" in flags else None
         trained = from_json(SceneConfig, read_json(path), path) if path and path.exists() else {}
         return build(cls, {**trained, **flags})
+
+
+def flags_to_continue(cls: type, flags: Mapping[str, Any]) -> dict[str, Any]:
+    """The flags of the run that ``--resume`` and ``-m`` name; nothing where there is none, or none is wanted."""
+    path = flags["model_path"] / "config.json" if "model_path" in flags else None
+    if not flags.get("resume") or path is None or not path.exists():
+        return {}
+    saved = from_json(cls, read_json(path), path)
+    return {name: value for name, value in saved.items() if name not in ("resume", "resume_config")}
 
 
 def at_least(low: float, name: str, value: float) -> None:

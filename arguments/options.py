@@ -3,12 +3,12 @@
 import argparse
 import dataclasses
 import difflib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from utils.errors import InputError
+from utils import files
+from utils.errors import InputError, brief
 
 Config = TypeVar("Config")
 
@@ -22,6 +22,7 @@ def option(
     choices: Sequence[str] | None = None,
     many: bool = False,
     saves_memory: bool = False,
+    may_change: bool = False,
 ) -> Any:
     """Field of a config dataclass that is also a flag and a JSON entry.
 
@@ -33,9 +34,11 @@ def option(
         choices: the values allowed.
         many: the value is a tuple of any number of ``type``.
         saves_memory: another value can make do with much less memory.
+        may_change: another value gives the same model, so that a run may be continued with it.
     """
     metadata = {
         "help": help, "type": type, "short": short, "choices": choices, "many": many, "saves_memory": saves_memory,
+        "may_change": may_change,
     }  # fmt: skip
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -130,12 +133,10 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         InputError: the file is missing, unreadable or holds something else.
     """
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(path, "a JSON file", f"'{error}'", "train again or give the flags") from error
+    fix = "train again or give the flags"
+    values = files.read_json(path, "a JSON file", fix)
     if not isinstance(values, dict):
-        raise InputError(path, "a JSON object", type(values).__name__, "train again or give the flags")
+        raise InputError(path, "a JSON object", type(values).__name__, fix)
     return values
 
 
@@ -180,9 +181,9 @@ def _check_value(where: str | Path, field: dataclasses.Field, value: Any) -> Non
         return
     for item in value if field.metadata["many"] and isinstance(value, tuple) else (value,):
         if not _is(item, kind):
-            raise InputError(where, f"a value of type {kind.__name__}", repr(item), "see --help")
+            raise InputError(where, f"a value of type {kind.__name__}", brief(item), "see --help")
         if choices and item not in choices:
-            raise InputError(where, f"one of {', '.join(choices)}", repr(item), "choose one of these")
+            raise InputError(where, f"one of {', '.join(choices)}", brief(item), "choose one of these")
 
 
 def _is(value: Any, kind: type) -> bool:

@@ -1,16 +1,22 @@
 """Rendered views beside their photos, as the 8-bit pictures that are saved and measured."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from diff_gaussian_rasterization import photometric_loss
 from torch import Tensor
 
 from gaussian_renderer import render
+from scene import Scene
 from scene.cameras import Camera
 from scene.gaussian_model import GaussianModel
 from utils.images import to_uint8
 from utils.losses import psnr
+
+NUM_TRAIN_VIEWS = 5  # measured beside the test views
+
+Scores = dict[str, dict[str, float]]  # by split, then by metric
 
 
 def ground_truth(camera: Camera, device: torch.device) -> tuple[Tensor, Tensor | None]:
@@ -60,3 +66,10 @@ def evaluate(
         for name, value in (("psnr", psnr(image, photo)), ("ssim", loss.ssim), ("l1", loss.l1)):
             totals[name] += value.item()
     return {name: total / len(cameras) for name, total in totals.items()}
+
+
+def measure(scene: Scene, model: GaussianModel, background: Tensor, options: dict[str, Any]) -> Scores:
+    """Quality of the test views, if there are any, and of a few training views."""
+    stride = max(1, len(scene.train) // NUM_TRAIN_VIEWS)
+    splits = {"test": scene.test, "train": scene.train[::stride][:NUM_TRAIN_VIEWS]}
+    return {name: evaluate(views, model, background, **options) for name, views in splits.items() if views}

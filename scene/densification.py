@@ -50,6 +50,10 @@ class GradientStats:
         """(N,) mean over the views that saw it; 0 where none did."""
         return self.abs_grad_sum / self.views.clamp_min(1)
 
+    def to(self, device: torch.device) -> GradientStats:
+        """The same on a device."""
+        return GradientStats(self.abs_grad_sum.to(device), self.views.to(device))
+
     def keep(self, rows: Tensor) -> None:
         """Follow a removal: rows is (M,) int64 or (N,) bool."""
         self.abs_grad_sum, self.views = self.abs_grad_sum[rows], self.views[rows]
@@ -142,6 +146,8 @@ class Densification:
             self.stats = None
         elif self.stats is None:
             self.stats = GradientStats.zeros(model.num_gaussians, model.device)
+        elif self.stats.views.device != model.device:  # a state that was read from a file
+            self.stats = self.stats.to(model.device)
         return self.stats
 
     def edit(self, step: int, model: GaussianModel, importance: Callable[[int | None], Tensor]) -> tuple[int, int]:

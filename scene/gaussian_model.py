@@ -69,13 +69,28 @@ class GaussianModel:
         return cls({name: row.to(device, copy=True) for name, row in rows.items()}, sh_degree=0)
 
     @classmethod
-    def load_ply(cls, path: str | Path, device: torch.device | str) -> GaussianModel:
+    def load_ply(cls, path: str | Path, device: torch.device | str, max_sh_degree: int | None = None) -> GaussianModel:
         """Read a 3DGS PLY of any SH degree from 0 to 3; the degree it has is rendered in full.
+
+        Args:
+            path: of the file.
+            device: where the rows live.
+            max_sh_degree: have room for this degree: higher ones are left out, missing ones start at zero. None: as the
+                file has it.
 
         Raises:
             InputError: not a 3DGS PLY, see ``scene.ply.read``.
         """
-        return cls.from_rows(ply.read(path), device)
+        rows = ply.read(path)
+        if max_sh_degree is None:
+            return cls.from_rows(rows, device)
+        read = rows["sh_rest"]
+        room = (max_sh_degree + 1) ** 2 - 1
+        rows["sh_rest"] = np.zeros((len(read), room, 3), np.float32)
+        rows["sh_rest"][:, : read.shape[1]] = read[:, :room]
+        model = cls.from_rows(rows, device)
+        model.sh_degree = min(max_sh_degree, math.isqrt(read.shape[1] + 1) - 1)
+        return model
 
     @classmethod
     def from_rows(cls, rows: dict[str, np.ndarray], device: torch.device | str) -> GaussianModel:

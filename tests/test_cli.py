@@ -47,6 +47,10 @@ TRAIN_FLAGS = [
     ("--sh_rest_lr 0.02", "sh_rest_lr", 0.02),
     ("--densify_grad_threshold 1e-3", "densify_grad_threshold", 1e-3),
     ("--lambda_dssim 0.5", "lambda_dssim", 0.5),
+    ("--init_ply some.ply", "init_ply", Path("some.ply")),
+    ("--checkpoint_every 10m", "checkpoint_every", "10m"),
+    ("--no-resume", "resume", False),
+    ("--resume_config saved", "resume_config", "saved"),
     ("--no-tensorboard", "tensorboard", False),
 ]
 RENDER_FLAGS = [
@@ -121,6 +125,13 @@ def test_a_value_may_follow_an_equals_sign_and_keeps_its_underscores():
         "--seed -1",
         "--device tpu",
         "--images",
+        "--resume",
+        "--resume-config other",
+        "--checkpoint-every soon",
+        "--checkpoint-every 0m",
+        "--checkpoint-every nanm",
+        "--checkpoint-every 1.5",
+        "--checkpoint-every=-5",
     ],
 )
 def test_bad_flags_of_train_are_one_line(words):

@@ -1,10 +1,16 @@
 """The one exception for what a user can get wrong, and how a script ends on it, or where the machine is too small."""
 
 import re
+import reprlib
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
+
+_LONGEST = 500  # characters of each part of a message; files can be quoted in it
+_BRIEF = reprlib.Repr()
+_BRIEF.maxstring = _BRIEF.maxother = 80
 
 
 class InputError(Exception):
@@ -18,6 +24,7 @@ class InputError(Exception):
     """
 
     def __init__(self, where: str | Path, expected: str, found: str, fix: str) -> None:
+        expected, found, fix = map(_shortened, (expected, found, fix))
         super().__init__(_one_line(f"{where}: expected {expected}, found {found}; {fix}"))
         self._parts = (where, expected, found, fix)
 
@@ -25,11 +32,30 @@ class InputError(Exception):
         return InputError, self._parts
 
 
+def brief(value: object) -> str:
+    """``repr`` of what a file holds, for a message: never long, and of nested values only the outer ones."""
+    return _BRIEF.repr(value)
+
+
+class Stopped(Exception):
+    """The user has asked a script to end, and it has put its work in order.
+
+    Args:
+        signal_number: of the request.
+        said: what the user is told, and how to go on.
+    """
+
+    def __init__(self, signal_number: int, said: str) -> None:
+        super().__init__(signal_number, said)
+        self.signal_number, self.said = signal_number, said
+
+
 def run_script(main: Callable[[], None], *, less_memory: str = "") -> NoReturn:
     """Run ``main`` and end the process.
 
     Exit code 0; or one line on stderr and exit code 2 after an ``InputError``, where memory runs out, and where the
-    GPU fails. Anything else is a bug, and keeps its traceback.
+    GPU fails; or a line and, as shells count, 128 and the signal's number where the user has asked for the end.
+    Anything else is a bug, and keeps its traceback.
 
     Args:
         main: the script.
@@ -37,6 +63,10 @@ def run_script(main: Callable[[], None], *, less_memory: str = "") -> NoReturn:
     """
     try:
         main()
+    except (Stopped, KeyboardInterrupt) as error:
+        number, said = (error.signal_number, error.said) if isinstance(error, Stopped) else (signal.SIGINT, "stopped")
+        print(said, file=sys.stderr)
+        sys.exit(128 + number)
     except (InputError, MemoryError, RuntimeError) as error:
         line = _line_for_user(error, less_memory)
         if line is None:
@@ -103,4 +133,9 @@ def _entry(path: str, name: str) -> int:
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.split())
+    """The words of a text, which may quote a stranger's file: what would steer a terminal becomes question marks."""
+    return "".join(letter if letter.isprintable() else "?" for letter in " ".join(text.split()))
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 100]} ... {text[-90:]}"

@@ -1,18 +1,23 @@
-"""Writing files so that nothing half-written is ever seen under its final name."""
+"""Writing files so that nothing half-written is ever seen under its final name, and reading those of strangers."""
 
 import json
 import os
+import re
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from utils.errors import InputError
 
+_RANDOM = 12  # hexadecimal digits in the name of a temporary file
+_TEMPORARY = re.compile(rf"\..+\.[0-9a-f]{{{_RANDOM}}}(\.\w+)?")
+MAX_JSON = 1 << 27  # bytes; what Python makes of them takes up to 30 times as much
+
 
 @contextmanager
-def atomic_write(path: str | Path) -> Iterator[Path]:
+def atomic_write(path: str | Path, *, durable: bool = False) -> Iterator[Path]:
     """Give a temporary path beside ``path``; move it into place when the block ends well, delete it otherwise.
 
     The temporary name keeps the suffix, because image and array writers choose their format by it. Missing folders are
@@ -20,6 +25,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
 
     Args:
         path: where the finished file belongs; an existing file is replaced.
+        durable: return only when the file is on the disk, so that it outlives a power failure.
 
     Yields:
         The path to write to; an empty file is there already.
@@ -28,12 +34,16 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         InputError: the folder or the file cannot be written.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:12]}{path.suffix}")
+    temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:_RANDOM]}{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.touch()  # an unwritable folder shows before the work, and the file gets the user's umask
         yield temporary
+        if durable:
+            _sync(temporary)
         os.replace(temporary, path)
+        if durable:
+            _sync(path.parent)
     except OSError as error:
         raise InputError(
             path, "a place that can be written", f"'{error}'", "choose another folder or free this one"
@@ -50,6 +60,85 @@ def write_json(path: str | Path, content: Any) -> None:
     """
     with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def open_file(path: str | Path, expected: str, fix: str) -> Iterator[BinaryIO]:
+    """Open a file to read bytes from: an ordinary one, as a device or a pipe may never end.
+
+    Args:
+        path: the file.
+        expected: what it has to be, for the message.
+        fix: what the user can do where it isn't that.
+
+    Yields:
+        The open file; any ``OSError`` in the block is taken for a failure to read it.
+
+    Raises:
+        InputError: no such file, or none that can be read.
+    """
+    if not os.path.isfile(path):  # Path.is_file would raise for names that are too long
+        raise InputError(path, expected, "something else" if os.path.exists(path) else "nothing", fix)
+    try:
+        with open(path, "rb") as file:
+            yield file
+    except OSError as error:
+        raise InputError(path, expected, f"'{error}'", fix) from error
+
+
+def read_json(path: str | Path, expected: str, fix: str) -> Any:
+    """Read a JSON file in UTF-8, 16 or 32 of at most 2^27 bytes, whatever it holds.
+
+    Args:
+        path: the file.
+        expected: what it has to be, for the message.
+        fix: what the user can do where it isn't that.
+
+    Raises:
+        InputError: no such file, too large, no JSON, or nested deeper than Python reads.
+    """
+    with open_file(path, expected, fix) as file:
+        size = os.path.getsize(path)
+        if size > MAX_JSON:
+            raise InputError(path, f"{expected} of at most {MAX_JSON:,} bytes", f"{size:,}", fix)
+        content = file.read()
+    try:
+        return json.loads(content)
+    except RecursionError as error:
+        raise InputError(path, expected, "lists or objects that are nested too deep", fix) from error
+    except ValueError as error:  # no UTF-8, no JSON, integers of thousands of digits
+        raise InputError(path, expected, f"'{error}'", fix) from error
+
+
+def flush_to_disk(path: Path) -> None:
+    """Return only when a file, and its name in its folder, would outlive a power failure.
+
+    Raises:
+        InputError: the disk fails.
+    """
+    try:
+        _sync(path)
+        _sync(path.parent)
+    except OSError as error:
+        raise InputError(path, "a file on a disk that works", f"'{error}'", "choose another folder") from error
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files that killed processes have left directly in a folder. Nobody may be writing there."""
+    for path in folder.glob(".*"):
+        if _TEMPORARY.fullmatch(path.name) and path.is_file():
+            _remove_if_there(path)
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    if path.is_dir() and os.name == "nt":  # Windows opens no folders
+        return
+    number = os.open(path, os.O_RDWR if path.is_file() else os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
 
 
 def _remove_if_there(path: Path) -> None:

@@ -1,6 +1,7 @@
 """What a user sees while a training runs."""
 
 import math
+from typing import Any
 
 from torch import Tensor
 from tqdm import tqdm
@@ -48,6 +49,15 @@ class Progress:
     def close(self) -> None:
         """Leave the bar as it is."""
         self._bar.close()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The running means, and where the bar is."""
+        return {"means": dict(self.means), "step": self._bar.n}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from ``state_dict``; the bar's speed is that of the steps to come."""
+        self.means = dict(state["means"])
+        self._bar.initial = self._bar.n = state["step"]
 
     def _note(self, name: str, value: float) -> None:
         assert math.isfinite(value), f"the {name} of the training is {value}"

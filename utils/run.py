@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import tempfile
 import time
 from collections.abc import Mapping
@@ -11,8 +12,11 @@ from typing import Any
 from torch import Tensor
 
 from utils.errors import InputError
-from utils.files import atomic_write, write_json
+from utils.files import atomic_write, flush_to_disk, remove_leftovers, write_json
 from utils.images import write_png
+
+LOG = "log.jsonl"
+END = "end"  # the event of the last line, of a run that has come to its end
 
 
 class Run:
@@ -38,8 +42,14 @@ class Run:
         self._tensorboard = tensorboard
         self._quiet = quiet
         self._log = None
+        self._lines: list[str] = []
         self._events = None
         self._start = time.time()
+
+    def remove_leftovers(self) -> None:
+        """Remove what killed processes were writing for the run. Nobody else may be training into the folder."""
+        for folder in (self.folder, *self.folder.glob("point_cloud/*"), self.folder / "checkpoints"):
+            remove_leftovers(folder)
 
     def say(self, text: str) -> None:
         """Print a line to the user."""
@@ -65,17 +75,42 @@ class Run:
         return self.folder / "point_cloud" / f"iteration_{iteration}" / "point_cloud.ply"
 
     def log(self, event: str, iteration: int, values: Mapping[str, float]) -> None:
-        """Add a line to ``log.jsonl`` and scalars to TensorBoard; the first call starts both anew."""
+        """Add a line to ``log.jsonl`` and scalars to TensorBoard; the first call starts the log anew."""
         if self._log is None:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._log = (self.folder / "log.jsonl").open("w", encoding="utf-8")
-            self._events = _event_writer(self.folder) if self._tensorboard else None
+            self._open_log([], iteration)
         seconds = round(time.time() - self._start, 3)
-        self._log.write(json.dumps({"event": event, "iteration": iteration, "time": seconds, **values}) + "\n")
+        line = json.dumps({"event": event, "iteration": iteration, "time": seconds, **values}) + "\n"
+        self._lines.append(line)
+        self._log.write(line)
         self._log.flush()
         if self._events:
             for name, value in values.items():
                 self._events.add_scalar(f"{event}/{name}", value, iteration)
+
+    def _open_log(self, lines: list[str], next_iteration: int) -> None:
+        """Start a log of these lines, and let TensorBoard drop what an earlier log says from an iteration on."""
+        self._lines = lines
+        self.write_text(LOG, "".join(lines))
+        self._log = (self.folder / LOG).open("a", encoding="utf-8")
+        self._events = _event_writer(self.folder, next_iteration) if self._tensorboard else None
+
+    def state_dict(self) -> dict[str, Any]:
+        """The log, which is short, and the time: a run that is continued goes on writing from there."""
+        return {"log": list(self._lines), "seconds": time.time() - self._start}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from ``state_dict``: what the log got since then is dropped."""
+        self._start = time.time() - state["seconds"]
+        lines = list(state["log"])
+        self._open_log(lines, json.loads(lines[-1])["iteration"] + 1 if lines else 0)
+
+    def finish(self, iteration: int, summary: Mapping[str, Any]) -> None:
+        """Write ``summary.json`` and the last line of the log; when this returns, they are on the disk."""
+        self.write_json("summary.json", summary)
+        self.log(END, iteration, {})
+        self.close()
+        for name in ("summary.json", LOG):
+            flush_to_disk(self.folder / name)
 
     def close(self) -> None:
         """Finish log and events."""
@@ -107,10 +142,20 @@ def _check_writable(folder: Path) -> None:
         raise InputError(folder, "a folder that can be written", f"'{error}'", "choose another with -m") from error
 
 
-def _event_writer(folder: Path) -> Any:
+def is_finished(folder: Path) -> bool:
+    """Whether the last run in a folder has come to its end: its log says so, which begins anew with every run."""
+    try:
+        with (folder / LOG).open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - 1000))
+            return json.loads(file.read().splitlines()[-1])["event"] == END
+    except (OSError, ValueError, IndexError, KeyError, TypeError, RecursionError):
+        return False
+
+
+def _event_writer(folder: Path, next_iteration: int) -> Any:
     """TensorBoard's writer, or None where the package is missing."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         return None
-    return SummaryWriter(str(folder))
+    return SummaryWriter(str(folder), purge_step=next_iteration)

@@ -40,6 +40,15 @@ class Stopwatch:
             synchronize(self._device)
             self._since = time.perf_counter()
 
+    def state_dict(self) -> dict[str, float]:
+        """The time so far."""
+        return {"seconds": self.seconds}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        """Continue from ``state_dict``, whether running or paused."""
+        self._before = state["seconds"]
+        self._since = None if self._since is None else time.perf_counter()
+
 
 class MemoryMeter:
     """Peak memory since the meter was made."""
@@ -50,6 +59,7 @@ class MemoryMeter:
             self._accelerator.reset_peak_memory_stats()
         _reset_peak()
         self._start = _status("VmRSS")
+        self._earlier: dict[str, float] = {}
 
     def read(self) -> dict[str, float]:
         """Figures in MB: peak of the process, what of that came since the start, and the peak on the device."""
@@ -59,7 +69,15 @@ class MemoryMeter:
             figures["peak_rss_above_start_mb"] = (peak - self._start) / MB
         if self._accelerator:
             figures["peak_device_mb"] = self._accelerator.max_memory_allocated() / MB
-        return figures
+        return {name: max(value, self._earlier.get(name, value)) for name, value in figures.items()}
+
+    def state_dict(self) -> dict[str, float]:
+        """The figures so far."""
+        return self.read()
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        """Take the peaks of the run that is continued into account."""
+        self._earlier = dict(state)
 
 
 def _reset_peak() -> None:

@@ -1,5 +1,7 @@
 """The order in which training views are drawn."""
 
+from typing import Any
+
 import torch
 
 
@@ -28,3 +30,11 @@ class ViewSampler:
         if count is None or count >= self._num_views:
             return list(range(self._num_views))
         return [self.draw() for _ in range(count)]
+
+    def state_dict(self) -> dict[str, Any]:
+        """The views left on the stack; the generator is saved by its owner."""
+        return {"stack": list(self._stack)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from ``state_dict``."""
+        self._stack = list(state["stack"])

@@ -1,0 +1,354 @@
+"""Runs that were stopped and continued: the same bits as from one that was not, and nothing lost by what goes wrong."""
+
+import dataclasses
+import json
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+
+from arguments import TrainConfig
+from arguments.config import SCHEDULES
+from arguments.options import to_json
+from arguments.resuming import FIXED
+from arguments.schedule import FAST, FULL, OptimizerPhase
+from scene.gaussian_model import GaussianModel
+from train import train
+from utils.checkpoint import Checkpoints
+from utils.demo_scene import write_demo_scene
+from utils.errors import InputError, Stopped, run_script
+from utils.signals import StopRequest
+
+STEPS = 60
+# Short runs update at every step; these keep gradients waiting, as the schedules do in earnest.
+WAITING = (OptimizerPhase(20, 1, 3), OptimizerPhase(44, 5, 5), OptimizerPhase(STEPS, 4, 8))
+
+
+class Killed(BaseException):
+    """What stands for the death of the process: nothing in the project catches it."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def schedules_that_wait():
+    with pytest.MonkeyPatch.context() as patch:
+        for name, schedule in (("full", FULL), ("fast", FAST)):
+            short = schedule.scaled(STEPS / schedule.iterations)
+            patch.setitem(SCHEDULES, name, dataclasses.replace(short, optimizer_phases=WAITING))
+        yield
+
+
+def make_config(scene: Path, out: Path, **changes) -> TrainConfig:
+    values = {"final_budget": 300, "eval": True, "quiet": True, "tensorboard": False, "threads": 1}
+    return TrainConfig(source_path=scene, model_path=out, **{**values, **changes})
+
+
+def run_until(config: TrainConfig, step: int, monkeypatch) -> TrainConfig:
+    """Train, die right after the checkpoint of a step, and give the config that continues."""
+    save = Checkpoints.save
+
+    def save_and_die(self: Checkpoints, now: int, parts) -> Path:
+        path = save(self, now, parts)
+        if now == step:
+            raise Killed
+        return path
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(Checkpoints, "save", save_and_die)
+        train(config)
+    return dataclasses.replace(config, resume=True)
+
+
+def ply(config: TrainConfig, step: int = STEPS) -> bytes:
+    return (config.model_path / "point_cloud" / f"iteration_{step}" / "point_cloud.ply").read_bytes()
+
+
+def log_of(config: TrainConfig) -> list[dict]:
+    """The log without its times."""
+    lines = map(json.loads, (config.model_path / "log.jsonl").read_text().splitlines())
+    return [{name: value for name, value in line.items() if name not in ("time", "seconds")} for line in lines]
+
+
+def files_of(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_scene_dir, tmp_path_factory) -> tuple[TrainConfig, dict]:
+    """A run that nothing happened to. Read only."""
+    out = tmp_path_factory.mktemp("whole") / "model"
+    config = make_config(tiny_scene_dir, out, test_iterations=(10,), save_iterations=(30,), checkpoint_every="7")
+    return config, train(config)
+
+
+@pytest.fixture
+def stopped(whole, tmp_path, monkeypatch) -> TrainConfig:
+    """A config that continues the same run after step 35; those of 28 and 35 are there."""
+    return run_until(dataclasses.replace(whole[0], model_path=tmp_path / "model"), 35, monkeypatch)
+
+
+# ---- the same bits ----
+
+
+def test_a_run_killed_again_and_again_ends_with_the_same_bits(whole, tmp_path, monkeypatch):
+    """In growth, with gradients waiting, in selection, after it: model, log and figures are those of one go."""
+    config = dataclasses.replace(whole[0], model_path=tmp_path / "model", checkpoint_every="1")
+    for step in (2, 13, 22, 31, 38, 47, 59):
+        config = run_until(config, step, monkeypatch)
+    summary = train(config)
+    assert ply(config) == ply(whole[0]) and ply(config, 30) == ply(whole[0], 30)
+    assert log_of(config) == log_of(whole[0])
+    assert {split: summary[split] for split in ("test", "train")} == {s: whole[1][s] for s in ("test", "train")}
+    assert summary["training_minutes"] > 0 and summary["steps_per_second"] > 0
+
+
+def test_the_fast_schedule_continues_with_the_same_bits_too(tiny_scene_dir, tmp_path, monkeypatch):
+    changes = {"schedule": "fast", "random_background": True, "antialiasing": True, "checkpoint_every": "1"}
+    one, other = (make_config(tiny_scene_dir, tmp_path / name, **changes) for name in ("one", "other"))
+    train(one)
+    for step in (9, 18, 41):
+        other = run_until(other, step, monkeypatch)
+    train(other)
+    assert ply(one) == ply(other)
+
+
+def test_a_finished_run_leaves_no_checkpoints(whole):
+    assert not (whole[0].model_path / "checkpoints").exists()
+
+
+def test_checkpoints_are_written_as_often_as_asked(stopped):
+    names = sorted(path.name for path in (stopped.model_path / "checkpoints").iterdir())
+    assert names == ["step_00000028.ckpt", "step_00000035.ckpt"]
+
+
+def test_a_damaged_checkpoint_costs_steps_and_no_bits(whole, stopped, capsys):
+    newest = stopped.model_path / "checkpoints" / "step_00000035.ckpt"
+    newest.write_bytes(newest.read_bytes()[:-100])
+    (stopped.model_path / "point_cloud" / "iteration_30" / f".point_cloud.{'a' * 12}.ply").touch()
+    train(dataclasses.replace(stopped, quiet=False))
+    out = capsys.readouterr().out
+    assert "step_00000035.ckpt can't be used" in out and "continues after step 28" in out
+    assert ply(stopped) == ply(whole[0]) and log_of(stopped) == log_of(whole[0])
+    assert not [path for path in stopped.model_path.rglob(".*") if path.name != ".lock"]
+
+
+# ---- asked to stop ----
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_step_and_saves_it(whole, tmp_path, monkeypatch, number, capsys):
+    config = dataclasses.replace(whole[0], model_path=tmp_path / "model", checkpoint_every="0")
+    step = GaussianModel.step
+    calls = []
+
+    def step_and_signal(self: GaussianModel, *args) -> None:
+        step(self, *args)
+        calls.append(1)
+        if len(calls) == 23:
+            os.kill(os.getpid(), number)
+
+    before = signal.getsignal(number)
+    with monkeypatch.context() as patch:
+        patch.setattr(GaussianModel, "step", step_and_signal)
+        with pytest.raises(SystemExit) as ended:
+            run_script(lambda: train(config))
+    assert ended.value.code == 128 + number and signal.getsignal(number) == before
+    assert "after step 23" in (said := capsys.readouterr().err) and "--resume" in said and said.count("\n") == 1
+    train(dataclasses.replace(config, resume=True))
+    assert ply(config) == ply(whole[0])
+
+
+def test_a_second_signal_ends_at_once():
+    with pytest.raises(KeyboardInterrupt), StopRequest() as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_ctrl_c_outside_of_training_is_one_line(capsys):
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as ended:
+        run_script(interrupted)
+    assert ended.value.code == 130 and capsys.readouterr().err == "stopped\n"
+
+
+def test_where_signals_cannot_be_heard_nothing_is_changed():
+    before = signal.getsignal(signal.SIGTERM)
+    with StopRequest(is_heard=False) as stop:
+        assert signal.getsignal(signal.SIGTERM) == before and not stop
+
+
+def test_a_stopped_script_says_how_to_go_on(capsys):
+    def stopped() -> None:
+        raise Stopped(signal.SIGTERM, "do this")
+
+    with pytest.raises(SystemExit) as ended:
+        run_script(stopped)
+    assert ended.value.code == 143 and capsys.readouterr().err == "do this\n"
+
+
+# ---- nothing to continue, or nothing left to do ----
+
+
+def test_with_nothing_to_continue_the_run_begins_and_says_so(tiny_scene_dir, tmp_path, capsys, whole):
+    """A script may always pass --resume."""
+    config = dataclasses.replace(whole[0], model_path=tmp_path / "model", resume=True, quiet=False)
+    train(config)
+    assert "the training begins" in capsys.readouterr().out
+    assert ply(config) == ply(whole[0])
+
+
+def test_a_finished_run_is_not_trained_again(whole, capsys):
+    before = files_of(whole[0].model_path)
+    assert train(dataclasses.replace(whole[0], resume=True, quiet=False)) == whole[1]
+    assert "finished" in capsys.readouterr().out
+    for choice, match in (("same", "--final-budget 299"), ("given", "finished")):
+        other = dataclasses.replace(whole[0], resume=True, final_budget=299, resume_config=choice)
+        with pytest.raises(InputError, match=match):
+            train(other)
+    assert files_of(whole[0].model_path) == before
+
+
+def test_without_resume_a_run_begins_anew_and_takes_the_place_of_the_old_one(whole, stopped, monkeypatch):
+    """The old checkpoints stay until the new run has one of its own."""
+    run_until(dataclasses.replace(stopped, resume=False, seed=1, checkpoint_every="3"), 3, monkeypatch)
+    assert [path.name for path in (stopped.model_path / "checkpoints").iterdir()] == ["step_00000003.ckpt"]
+    with pytest.raises(InputError, match="--seed 1, found --seed 0"):
+        train(stopped)
+
+
+# ---- other flags ----
+
+
+def test_other_flags_are_named_and_refused(stopped):
+    before = files_of(stopped.model_path)
+    other = dataclasses.replace(stopped, final_budget=200, lambda_dssim=0.5)
+    with pytest.raises(InputError, match="--final-budget 300, --lambda-dssim 0.2, found --final-budget 200") as error:
+        train(other)
+    assert "--resume-config" in str(error.value) and files_of(stopped.model_path) == before
+
+
+def test_flags_that_make_no_difference_may_differ(whole, stopped, tiny_scene_dir, tmp_path):
+    """The scene and the run may have moved, too."""
+    scene, out = tmp_path / "moved", tmp_path / "renamed"
+    shutil.copytree(tiny_scene_dir, scene)
+    stopped.model_path.rename(out)
+    other = dataclasses.replace(
+        stopped, source_path=scene, model_path=out, threads=2, checkpoint_every="1m", save_iterations=(50,)
+    )
+    train(other)
+    assert ply(other) == ply(whole[0])
+
+
+def test_the_saved_flags_can_be_taken(whole, stopped):
+    train(dataclasses.replace(stopped, final_budget=200, schedule="fast", resume_config="saved"))
+    assert ply(stopped) == ply(whole[0])
+    assert TrainConfig.from_folder(stopped.model_path).final_budget == 300
+
+
+def test_the_given_flags_can_be_taken_as_far_as_the_state_allows(stopped):
+    changed = {"schedule": "fast", "iterations": 50, "selection": "none", "sh_degree": 1, "seed": 4, "init_ply": Path()}
+    assert set(changed) == set(FIXED)
+    for name, value in changed.items():
+        with pytest.raises(InputError, match="--" + name.replace("_", "-")):
+            train(dataclasses.replace(stopped, resume_config="given", **{name: value}))
+    other = dataclasses.replace(stopped, resume_config="given", final_budget=200)
+    assert train(other)["num_gaussians"] == 200
+
+
+def test_where_flags_differ_the_run_can_begin_anew(stopped):
+    other = dataclasses.replace(stopped, resume_config="anew", final_budget=200, quiet=True)
+    assert train(other)["num_gaussians"] == 200
+    assert log_of(other)[0]["event"] == "start" and not (other.model_path / "checkpoints").exists()
+
+
+def test_resume_takes_the_flags_of_the_run_where_none_are_given(stopped):
+    resumed = TrainConfig.from_command_line(["-m", str(stopped.model_path), "--resume", "--threads", "2"])
+    absolute = {"source_path": stopped.source_path.absolute(), "model_path": stopped.model_path}
+    assert resumed == dataclasses.replace(stopped, threads=2, **absolute)
+    with pytest.raises(InputError, match="give it"):
+        TrainConfig.from_command_line(["-m", str(stopped.model_path / "nowhere"), "--resume"])
+
+
+def test_another_scene_is_refused(stopped, tmp_path):
+    """Of as many photos, with the same names."""
+    write_demo_scene(tmp_path / "other", width=96, height=64, num_views=12, num_points=1500, seed=1)
+    with pytest.raises(InputError, match="training views that the run began with"):
+        train(dataclasses.replace(stopped, source_path=tmp_path / "other"))
+
+
+def test_damaged_checkpoints_alone_are_one_line(stopped):
+    for path in (stopped.model_path / "checkpoints").iterdir():
+        path.write_bytes(path.read_bytes()[:50])
+    before = files_of(stopped.model_path)
+    with pytest.raises(InputError, match="2 that can't"):
+        train(stopped)
+    assert files_of(stopped.model_path) == before
+
+
+def test_every_flag_says_whether_it_may_change():
+    """A new flag of the method must not be passed over by accident."""
+    free = {field.name for field in dataclasses.fields(TrainConfig) if field.metadata["may_change"]}
+    assert free == {
+        "source_path", "model_path", "device", "threads", "test_iterations", "save_iterations", "checkpoint_every",
+        "resume", "resume_config", "tensorboard", "quiet",
+    }  # fmt: skip
+    assert set(to_json(make_config(Path(), Path()))) - free >= set(FIXED)
+
+
+# ---- starting from a model ----
+
+
+@pytest.mark.parametrize("degree", [0, 2, 3])
+def test_training_starts_from_a_model(whole, tiny_scene_dir, tmp_path, degree):
+    """Of SH degree 3 here; what is given up or added leaves the rest as it is."""
+    path = whole[0].model_path / "point_cloud" / f"iteration_{STEPS}" / "point_cloud.ply"
+    full, cut = GaussianModel.load_ply(path, "cpu"), GaussianModel.load_ply(path, "cpu", degree)
+    assert cut.max_sh_degree == cut.sh_degree == degree
+    assert all(cut.rows[name].equal(full.rows[name]) for name in cut.rows if name != "sh_rest")
+    assert cut.sh_rest.equal(full.sh_rest[:, : cut.sh_rest.shape[1]])
+
+    changes = {"init_ply": path, "sh_degree": degree, "final_budget": 250, "test_iterations": (1,)}
+    config = make_config(tiny_scene_dir, tmp_path / "out", **changes)
+    assert train(config)["num_gaussians"] == 250
+    first = next(line for line in log_of(config) if line["event"] == "train")
+    assert first["psnr"] == pytest.approx(whole[1]["train"]["psnr"], abs=1)  # one step after where the model was
+
+
+def test_a_model_of_lower_degree_gets_room(whole, tmp_path):
+    path = whole[0].model_path / "point_cloud" / f"iteration_{STEPS}" / "point_cloud.ply"
+    GaussianModel.load_ply(path, "cpu", 1).save_ply(tmp_path / "low.ply")
+    model = GaussianModel.load_ply(tmp_path / "low.ply", "cpu", 3)
+    assert (model.sh_degree, model.max_sh_degree) == (1, 3)
+    assert model.sh_rest[:, :3].any() and not model.sh_rest[:, 3:].any()
+
+
+def test_a_run_from_a_model_continues_without_it(whole, tiny_scene_dir, tmp_path, monkeypatch):
+    first = tmp_path / "first.ply"
+    path = whole[0].model_path / "point_cloud" / f"iteration_{STEPS}" / "point_cloud.ply"
+    shutil.copy(path, first)
+    one, other = (make_config(tiny_scene_dir, tmp_path / name, init_ply=first) for name in ("one", "other"))
+    train(one)
+    other = run_until(dataclasses.replace(other, checkpoint_every="11"), 22, monkeypatch)
+    first.unlink()
+    train(other)
+    assert ply(one) == ply(other)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"ply\nformat ascii 1.0\nelement vertex 0\nend_header\n"])
+def test_a_model_that_cannot_be_used_is_one_line_and_writes_nothing(tiny_scene_dir, tmp_path, content):
+    path = tmp_path / "model.ply"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(InputError) as error:
+        train(make_config(tiny_scene_dir, tmp_path / "out", init_ply=path))
+    assert "model.ply" in str(error.value) and not (tmp_path / "out").exists()
+
+
+def test_tensorboard_is_told_what_to_drop(stopped):
+    pytest.importorskip("torch.utils.tensorboard")
+    train(dataclasses.replace(stopped, tensorboard=True))
+    assert list(stopped.model_path.glob("events.out.tfevents.*"))

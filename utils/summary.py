@@ -1,0 +1,34 @@
+"""What a training says when it is done. The figures come from train.py."""
+
+from typing import Any
+
+
+def describe(summary: dict[str, Any], budget: int) -> str:
+    """The summary for a reader.
+
+    Args:
+        summary: the content of ``summary.json``.
+        budget: number of Gaussians that was asked for.
+    """
+    quality = [
+        f"{split + ' views':12} PSNR {summary[split]['psnr']:.2f} dB   SSIM {summary[split]['ssim']:.4f}"
+        for split in ("test", "train")
+        if split in summary
+    ]
+    if "test" not in summary:
+        quality.append("             (no test views: --eval keeps every 8th photo out of training)")
+    memory = f"{'memory':12} peak {summary['peak_rss_mb']:,.0f} MB"
+    if "peak_rss_above_start_mb" in summary:
+        memory += f", {summary['peak_rss_above_start_mb']:,.0f} MB of it since the start of training"
+    if "peak_device_mb" in summary:
+        memory += f"; on the GPU {summary['peak_device_mb']:,.0f} MB"
+    return "\n".join(
+        [
+            *quality,
+            f"{'Gaussians':12} {summary['num_gaussians']:,} of {budget:,}   {summary['ply_mb']:.2f} MB",
+            f"{'time':12} {summary['training_minutes']:.2f} min without loading, measuring and saving, "
+            f"{summary['steps_per_second']:.1f} steps/s",
+            memory,
+            f"{'files':12} {summary['point_cloud']}",
+        ]
+    )
