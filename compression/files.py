@@ -10,7 +10,7 @@ from compression.container import MAGIC, FormatError
 from compression.rows import Rows
 from scene import ply
 from utils.errors import InputError
-from utils.files import atomic_write
+from utils.files import atomic_write, open_file
 
 
 def read_model(path: str | Path) -> Rows:
@@ -26,7 +26,8 @@ def read_model(path: str | Path) -> Rows:
         InputError: no such file, of no known format, damaged, or with values that are not finite.
     """
     path = Path(path)
-    start = _read(path, formats.START)
+    with open_file(path, "a model that can be read", "check the path") as file:
+        start = file.read(formats.START)
     if start.startswith(MAGIC):
         return _read_gsz(path)
     if read := formats.reader_for(path, start):
@@ -54,15 +55,9 @@ def write_gsz(path: str | Path, data: bytes) -> None:
 
 
 def _read_gsz(path: Path) -> Rows:
+    with open_file(path, "a model that can be read", "check the path") as file:
+        data = file.read()
     try:
-        return decode(_read(path))
+        return decode(data)
     except FormatError as error:
         raise InputError(path, error.expected, error.found, "copy or make the file again") from error
-
-
-def _read(path: Path, num_bytes: int = -1) -> bytes:
-    try:
-        with path.open("rb") as file:
-            return file.read(num_bytes)
-    except OSError as error:
-        raise InputError(path, "a model that can be read", f"'{error}'", "check the path") from error

@@ -4,7 +4,10 @@ Observations and tracks are skipped, and so are the files of rigs and frames: im
 Format: https://colmap.github.io/format.html; camera models: https://colmap.github.io/cameras.html.
 """
 
+import io
 import struct
+from array import array
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +16,7 @@ from scene.frames import Frame, checked_lens, rigid_motion, safe_name
 from scene.lens import Lens
 from scene.points import Points, checked_points
 from utils.errors import InputError
+from utils.files import open_file
 
 _Cameras = dict[int, Lens]
 _Image = tuple[str, int, tuple[float, ...]]  # name, camera id, pose qw qx qy qz tx ty tz
@@ -27,6 +31,7 @@ _MODELS = {
     "OPENCV_FISHEYE": (5, 8),
     "FULL_OPENCV": (6, 12),
 }
+_MOST_PARAMS = max(num_params for _, num_params in _MODELS.values())
 _ONE_FOCAL_LENGTH = ("SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL")
 _BROKEN = "copy the file again or rerun COLMAP"
 
@@ -78,7 +83,7 @@ def _frame(path: Path, image: _Image, lenses: _Cameras, images: Path) -> Frame:
 
 def _rotation_from_quaternion(q: np.ndarray) -> np.ndarray:
     """(4,) real part first -> (3,3); all NaN for a quaternion without a direction."""
-    with np.errstate(invalid="ignore", over="ignore"):
+    with np.errstate(all="ignore"):
         w, x, y, z = q / np.linalg.norm(q)
     return np.array(
         [
@@ -102,11 +107,16 @@ def _unknown_model(path: Path, found: str) -> InputError:
     return InputError(path, f"a camera model out of {', '.join(_MODELS)}", found, "undistort the photos with COLMAP")
 
 
+def _content(path: Path) -> bytes:
+    with open_file(path, "a file of a COLMAP model", _BROKEN) as file:
+        return file.read()
+
+
 class _Cursor:
     """Reads a binary file front to back and refuses to read beyond its end."""
 
     def __init__(self, path: Path) -> None:
-        self.path, self.data, self.offset = path, path.read_bytes(), 0
+        self.path, self.data, self.offset = path, _content(path), 0
 
     def broken(self, expected: str, found: str) -> InputError:
         return InputError(self.path, expected, found, _BROKEN)
@@ -178,6 +188,7 @@ def _read_points(model: Path) -> Points | None:
 
 # id, position, colour, error, length of the track (of two 32-bit numbers an item) that follows
 _POINT = np.dtype([("id", "<u8"), ("xyz", "<f8", 3), ("rgb", "u1", 3), ("error", "<f8"), ("track", "<u8")])
+_CHUNK = 1 << 16  # points gathered at once
 
 
 def _read_points_binary(path: Path) -> Points:
@@ -193,17 +204,22 @@ def _read_points_binary(path: Path) -> Points:
         offset += _POINT.itemsize + 8 * track_length(data, offset + _POINT.itemsize - 8)[0]
     if offset != len(data):
         raise cursor.broken(f"the end at byte {offset}", f"{len(data)} bytes")
-    heads = np.frombuffer(data, np.uint8)[starts[:, None] + np.arange(_POINT.itemsize)].view(_POINT)[:, 0]
+    heads, content = np.empty(num_points, _POINT), np.frombuffer(data, np.uint8)
+    for i in range(0, num_points, _CHUNK):
+        places = starts[i : i + _CHUNK, None] + np.arange(_POINT.itemsize)
+        heads[i : i + _CHUNK] = content[places].view(_POINT)[:, 0]
     return checked_points(path, heads["xyz"], heads["rgb"])
 
 
-def _lines(path: Path) -> list[tuple[int, str]]:
-    """Lines with their numbers, without comments."""
-    try:
-        lines = path.read_bytes().decode().split("\n")
-    except ValueError:
-        raise InputError(path, "text in UTF-8", "other bytes", _BROKEN) from None
-    return [(i, line.strip()) for i, line in enumerate(lines, 1) if not line.startswith("#")]
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Lines with their numbers, without comments; one at a time, as a list of short ones takes many times the file."""
+    for number, line in enumerate(io.BytesIO(_content(path)), 1):
+        if line.startswith(b"#"):
+            continue
+        try:
+            yield number, line.decode().strip()
+        except ValueError:
+            raise InputError(path, f"text in UTF-8 in line {number}", "other bytes", _BROKEN) from None
 
 
 def _bad_line(path: Path, number: int, expected: str, line: str) -> InputError:
@@ -216,7 +232,7 @@ def _read_cameras_text(path: Path) -> _Cameras:
         if not line:
             continue
         try:
-            camera_id, model, width, height, *params = line.split()
+            camera_id, model, width, height, *params = line.split(maxsplit=4 + _MOST_PARAMS)
             values = int(camera_id), int(width), int(height), tuple(map(float, params))
         except ValueError:
             raise _bad_line(path, number, "CAMERA_ID MODEL WIDTH HEIGHT PARAMS", line) from None
@@ -229,7 +245,7 @@ def _read_cameras_text(path: Path) -> _Cameras:
 
 
 def _read_images_text(path: Path) -> list[_Image]:
-    images, lines = [], iter(_lines(path))
+    images, lines = [], _lines(path)
     for number, line in lines:
         if not line:
             continue
@@ -243,14 +259,14 @@ def _read_images_text(path: Path) -> list[_Image]:
 
 
 def _read_points_text(path: Path) -> Points:
-    xyz, rgb = [], []
+    values = array("d")  # x y z r g b of each
     for number, line in _lines(path):
         if not line:
             continue
         try:
-            _, x, y, z, r, g, b, *_ = line.split(maxsplit=8)
-            xyz.append((float(x), float(y), float(z)))
-            rgb.append((int(r), int(g), int(b)))
-        except ValueError:
+            _, x, y, z, r, g, b, *_ = line.split(maxsplit=7)
+            values.extend((float(x), float(y), float(z), int(r), int(g), int(b)))
+        except (ValueError, OverflowError):  # the latter: integers that no float can hold
             raise _bad_line(path, number, "POINT3D_ID X Y Z R G B ERROR TRACK", line) from None
-    return checked_points(path, np.array(xyz).reshape(-1, 3), np.array(rgb).reshape(-1, 3))
+    table = np.array(values).reshape(-1, 6)
+    return checked_points(path, table[:, :3], table[:, 3:])

@@ -3,6 +3,7 @@
 import sys
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from os.path import isfile  # not Path.is_file, which raises where a name is too long
 from pathlib import Path
 
 import torch
@@ -10,10 +11,11 @@ import torch
 from scene.cameras import Camera
 from scene.colmap import has_colmap_model, read_colmap
 from scene.frames import Frame
-from scene.photos import Photo, photo_size
+from scene.photos import Photo
 from scene.points import Points, random_points_in_box, random_points_in_view, read_points_ply
 from scene.transforms import read_transforms
 from utils.errors import InputError
+from utils.pictures import picture_size
 
 TEST_EVERY = 8
 _WIDEST = 1600  # px; wider photos are resized to it unless told otherwise [3DGS]
@@ -83,7 +85,7 @@ def load_scene(
     if resolution == 0 or resolution < -1:
         raise InputError("-r", "1, 2, 4, 8, a width in px, or -1", str(resolution), "choose one of these")
     data = _read(source, images)
-    missing = tuple(frame.name for frame in (*data.frames, *data.test) if not frame.path.is_file())
+    missing = tuple(frame.name for frame in (*data.frames, *data.test) if not isfile(frame.path))
     train, test = _split(data, eval)
     if not train:
         found = f"none ({len(test)} kept for testing, {len(missing)} registered but not on disk)"
@@ -144,7 +146,7 @@ def _points_file(source: Path, named: Path | None) -> Points | None:
 def _split(data: _DataSet, eval: bool) -> tuple[list[Frame], list[Frame]]:
     """Photos that are on disk, for training and for testing, sorted by name."""
     train, test = (
-        sorted((frame for frame in frames if frame.path.is_file()), key=lambda frame: frame.name)
+        sorted((frame for frame in frames if isfile(frame.path)), key=lambda frame: frame.name)
         for frames in (data.frames, data.test)
     )
     if not eval:
@@ -160,11 +162,11 @@ def _mask_path(source: Path, frame: Frame) -> Path | None:
         return frame.mask_path
     photo = source / "masks" / frame.name
     candidates = (photo.with_name(photo.name + ".png"), photo.with_suffix(".png"), photo)
-    return next((path for path in candidates if path.is_file()), None)
+    return next((path for path in candidates if isfile(path)), None)
 
 
 def _camera(frame: Frame, mask_path: Path | None, resolution: int, background: int | None) -> Camera:
-    on_disk = photo_size(frame.path)
+    on_disk = picture_size(frame.path)
     if not _is_reduced(on_disk, (frame.lens.width, frame.lens.height)):
         expected = f"{frame.lens.width}x{frame.lens.height} px as its camera has, or evenly reduced"
         fix = "use the photos that the cameras were found with"
@@ -188,9 +190,9 @@ def _is_reduced(size: tuple[int, int], full: tuple[int, int]) -> bool:
 
 
 def _check_mask(path: Path, photo_size_px: tuple[int, int]) -> None:
-    if not path.is_file():
+    if not isfile(path):
         raise InputError(path, "a mask", "nothing", "add it or remove its entry")
-    size = photo_size(path)
+    size = picture_size(path)
     if not (_is_reduced(size, photo_size_px) or _is_reduced(photo_size_px, size)):
         expected = f"the proportions of its photo, {photo_size_px[0]}x{photo_size_px[1]} px"
         raise InputError(path, expected, f"{size[0]}x{size[1]} px", "make the mask again for this photo")

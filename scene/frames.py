@@ -8,6 +8,8 @@ import numpy as np
 from scene.lens import Lens
 from utils.errors import InputError
 
+_MOVE = "move the file into the scene's folder, or link it there, and correct its entry"
+
 
 @dataclass(frozen=True, eq=False)
 class Frame:
@@ -40,7 +42,7 @@ def safe_name(source: Path, name: str) -> str:
     """
     path = PureWindowsPath(name)  # splits at both kinds of slash and knows drives
     if not path.parts or path.anchor or ".." in path.parts or not name.isprintable():
-        raise InputError(source, "names inside the scene's folder", repr(name)[:80], "rename the photo and its entry")
+        raise InputError(source, "names inside the scene's folder", repr(name)[:80], _MOVE)
     return name
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from scene.lens import Lens, undistortion
 from utils.errors import InputError
+from utils.pictures import open_picture
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,49 +87,26 @@ class Photo:
         return torch.from_numpy(np.ascontiguousarray(rgb.transpose(2, 0, 1))), counts
 
 
-def photo_size(path: Path) -> tuple[int, int]:
-    """(width, height) px, from the header alone.
-
-    Raises:
-        InputError: this is no picture.
-    """
-    try:
-        with Image.open(path) as picture:
-            return picture.size
-    except Exception as error:  # Pillow's plugins raise whatever their parsers trip over
-        raise _undecodable(path, error) from error
-
-
 def _read_photo(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
     """(H,W,3) uint8 RGB and, if the file has one, (H,W) uint8 alpha."""
-    try:
-        with Image.open(path) as picture:
-            if picture.mode.startswith("I;16"):  # 16-bit grey, which Pillow would clip instead of scaling
-                picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
-            if picture.has_transparency_data:
-                rgba = np.asarray(picture.convert("RGBA"))
-                return np.ascontiguousarray(rgba[..., :3]), np.ascontiguousarray(rgba[..., 3])
-            return np.asarray(picture.convert("RGB")), None
-    except Exception as error:
-        raise _undecodable(path, error) from error
+    with open_picture(path) as picture:
+        if picture.mode.startswith("I;16"):  # 16-bit grey, which Pillow would clip instead of scaling
+            picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+        if picture.has_transparency_data:
+            rgba = np.asarray(picture.convert("RGBA"))
+            return np.ascontiguousarray(rgba[..., :3]), np.ascontiguousarray(rgba[..., 3])
+        return np.asarray(picture.convert("RGB")), None
 
 
 def _read_mask(path: Path, shape: tuple[int, int]) -> np.ndarray:
     """(H,W) uint8 of 0 and 255, brought to the photo's ``shape``; any channel that is not zero counts."""
-    try:
-        with Image.open(path) as picture:
-            if picture.mode in ("P", "PA"):
-                picture = picture.convert("RGB")  # palette indices mean nothing
-            pixels = np.asarray(picture)
-    except Exception as error:
-        raise _undecodable(path, error) from error
+    with open_picture(path) as picture:
+        if picture.mode in ("P", "PA"):
+            picture = picture.convert("RGB")  # palette indices mean nothing
+        pixels = np.asarray(picture)
     colours = pixels if pixels.ndim == 2 else pixels[..., : 1 if pixels.shape[2] == 2 else 3].any(axis=2)
     mask = np.where(colours, 255, 0).astype(np.uint8)
     return cv2.resize(mask, shape[::-1], interpolation=cv2.INTER_NEAREST)
-
-
-def _undecodable(path: Path, error: Exception) -> InputError:
-    return InputError(path, "a picture", f"'{error}'", "replace the file or take it out of the scene")
 
 
 def _composite(rgb: np.ndarray, alpha: np.ndarray, background: int) -> np.ndarray:

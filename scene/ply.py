@@ -1,4 +1,4 @@
-"""Trained models on disk: the 3DGS PLY that every viewer of the field opens, through plyfile.
+"""Trained models on disk: the 3DGS PLY that every viewer of the field opens.
 
 Point clouds of captures are another matter, see ``scene.points``.
 """
@@ -8,8 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from plyfile import PlyData, PlyElement, PlyParseError
+from plyfile import PlyData, PlyElement
 
+from scene.ply_file import read_table
 from utils.errors import InputError
 from utils.files import atomic_write
 
@@ -66,8 +67,8 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
             or values that are not finite.
     """
     path = Path(path)
-    vertices = _vertices(path)
-    names = set(vertices.dtype.names)
+    vertices = read_table(path, "vertex", "save or download the model again")
+    names = set(vertices)
     missing = [name for group in _COLUMNS_OF.values() for name in group if name not in names]
     if missing:
         raise InputError(
@@ -78,7 +79,7 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
     if num_rest not in _REST_COUNTS or not names.issuperset(rest_names):
         counts = ", ".join(map(str, _REST_COUNTS))
         raise InputError(path, f"f_rest_0 and on, {counts} of them", f"{num_rest}", "give a model of SH degree 0 to 3")
-    num = len(vertices)
+    num = len(vertices["x"])
     rows = {row: _table(path, vertices, columns) for row, columns in _COLUMNS_OF.items()}
     rows["sh_dc"] = rows["sh_dc"].reshape(num, 1, 3)
     rest = _table(path, vertices, rest_names).reshape(num, 3, num_rest // 3)
@@ -86,23 +87,11 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
     return rows
 
 
-def _vertices(path: Path) -> np.ndarray:
-    try:
-        elements = PlyData.read(str(path))
-        if "vertex" not in elements:
-            raise InputError(path, "a vertex element", "none", "give a trained model")
-        return elements["vertex"].data
-    except OSError as error:
-        raise InputError(path, "a PLY file that can be read", f"'{error}'", "check the path") from error
-    # ValueError: bytes in the header that are not text; MemoryError: a count that no file of this size can hold
-    except (PlyParseError, ValueError, MemoryError) as error:
-        raise InputError(path, "a PLY file", f"'{error}'", "save or download the model again") from error
-
-
-def _table(path: Path, vertices: np.ndarray, names: list[str] | tuple[str, ...]) -> np.ndarray:
-    table = np.empty((len(vertices), len(names)), np.float32)
-    for column, name in enumerate(names):
-        table[:, column] = vertices[name]
+def _table(path: Path, vertices: dict[str, np.ndarray], names: list[str] | tuple[str, ...]) -> np.ndarray:
+    table = np.empty((len(vertices["x"]), len(names)), np.float32)
+    with np.errstate(over="ignore"):  # becomes infinite, and is refused as that
+        for column, name in enumerate(names):
+            table[:, column] = vertices[name]
     bad = np.argwhere(~np.isfinite(table))
     if len(bad):
         row, column = map(int, bad[0])

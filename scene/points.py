@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from plyfile import PlyData, PlyParseError
 from torch import Tensor
 
 from scene.cameras import Camera
+from scene.ply_file import read_table
 from utils.errors import InputError
 
 
@@ -94,12 +94,13 @@ def read_points_ply(path: Path) -> Points:
     Raises:
         InputError: the file is missing, broken, or laid out otherwise.
     """
-    try:
-        vertices = PlyData.read(str(path))["vertex"].data
-        xyz = np.stack([vertices[name] for name in "xyz"], axis=1)
-        coloured = {"red", "green", "blue"} <= set(vertices.dtype.names)
-        rgb = np.stack([vertices[c] if coloured else np.full(len(xyz), 128) for c in ("red", "green", "blue")], axis=1)
-        return checked_points(path, xyz, rgb)
-    # ValueError: among others bytes that are not text; TypeError: lists for numbers; MemoryError: a count beyond reason
-    except (OSError, PlyParseError, ValueError, KeyError, TypeError, MemoryError) as error:
-        raise InputError(path, "a PLY point cloud", f"'{error}'", "export it again or remove it") from error
+    fix = "export it again or remove it"
+    vertices = read_table(path, "vertex", fix)
+    missing = [name for name in "xyz" if name not in vertices]
+    if missing:
+        raise InputError(path, "a point cloud with x, y and z", f"none named {', '.join(missing)}", fix)
+    xyz = np.stack([vertices[name] for name in "xyz"], axis=1)
+    colours = [vertices.get(name) for name in ("red", "green", "blue")]
+    if any(colour is None for colour in colours):
+        colours = [np.full(len(xyz), 128)] * 3
+    return checked_points(path, xyz, np.stack(colours, axis=1))

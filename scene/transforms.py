@@ -3,8 +3,10 @@
 Poses there are camera to world with OpenGL axes (x right, y up, z backward). The world is left as it is.
 """
 
-import json
 import math
+from collections import ChainMap
+from collections.abc import Mapping
+from os.path import isfile  # not Path.is_file, which raises where a name is too long
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -12,8 +14,9 @@ import numpy as np
 
 from scene.frames import Frame, checked_lens, rigid_motion, safe_name
 from scene.lens import Lens
-from scene.photos import photo_size
-from utils.errors import InputError
+from utils.errors import InputError, brief
+from utils.files import read_json
+from utils.pictures import picture_size
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".JPG", ".PNG")
 _FLIP_YZ = np.diag([1.0, -1.0, -1.0])
@@ -36,22 +39,19 @@ def read_transforms(path: Path, images: str) -> tuple[list[Frame], Path | None]:
     Raises:
         InputError: the file is broken, or says what cannot be.
     """
-    try:
-        table = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(path, "JSON", f"'{error}'", _FIX) from error
+    table = read_json(path, "JSON", _FIX)
     if not isinstance(table, dict) or not isinstance(table.get("frames"), list):
         raise InputError(path, "an object with a list 'frames'", "none", _FIX)
     frames = []
     for index, entry in enumerate(table["frames"]):
         if not isinstance(entry, dict):
-            raise InputError(path, f"an object as frame {index}", repr(entry)[:80], _FIX)
-        frames.append(_frame(path, {**table, **entry}, images))
+            raise InputError(path, f"an object as frame {index}", brief(entry), _FIX)
+        frames.append(_frame(path, ChainMap(entry, table), images))
     points = table.get("ply_file_path")
     return frames, None if points is None else path.parent / _name(path, points)
 
 
-def _frame(path: Path, entry: dict[str, Any], images: str) -> Frame:
+def _frame(path: Path, entry: Mapping[str, Any], images: str) -> Frame:
     name = _name(path, entry.get("file_path"))
     parts = PurePosixPath(name).parts
     in_images = parts[0] == "images" and len(parts) > 1
@@ -69,7 +69,7 @@ def _frame(path: Path, entry: dict[str, Any], images: str) -> Frame:
 
 def _name(path: Path, name: Any) -> str:
     if not isinstance(name, str):
-        raise InputError(path, "a path for each photo", repr(name)[:80], _FIX)
+        raise InputError(path, "a path for each photo", brief(name), _FIX)
     return str(PurePosixPath(safe_name(path, name.replace("\\", "/"))))
 
 
@@ -77,24 +77,26 @@ def _with_suffix(photo: Path) -> Path:
     """The photo itself or, where paths come without it as in Blender data sets, with its suffix."""
     candidates = [photo, *(photo.with_name(photo.name + suffix) for suffix in _SUFFIXES)]
     missing = photo if photo.suffix in _SUFFIXES else candidates[1]
-    return next((candidate for candidate in candidates if candidate.is_file()), missing)
+    return next((candidate for candidate in candidates if isfile(candidate)), missing)
 
 
 def _world_to_camera(path: Path, name: str, matrix: Any) -> np.ndarray:
     try:
         camera_to_world = np.array(matrix, dtype=np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):  # the last: integers that no float can hold
         camera_to_world = np.empty(0)
     if camera_to_world.shape not in ((4, 4), (3, 4)):
-        raise InputError(path, f"a 4x4 transform_matrix of '{name}'", repr(matrix)[:80], _FIX)
-    pose = rigid_motion(path, name, camera_to_world[:3, :3] @ _FLIP_YZ, camera_to_world[:3, 3])
+        raise InputError(path, f"a 4x4 transform_matrix of '{name}'", brief(matrix), _FIX)
+    with np.errstate(invalid="ignore"):  # what is not finite is refused by name
+        rotation = camera_to_world[:3, :3] @ _FLIP_YZ
+    pose = rigid_motion(path, name, rotation, camera_to_world[:3, 3])
     world_to_camera = np.eye(4)
     world_to_camera[:3, :3] = pose[:3, :3].T
     world_to_camera[:3, 3] = -pose[:3, :3].T @ pose[:3, 3]
     return world_to_camera
 
 
-def _lens(path: Path, entry: dict[str, Any], original: Path, photo: Path) -> Lens:
+def _lens(path: Path, entry: Mapping[str, Any], original: Path, photo: Path) -> Lens:
     """The lens of one frame, whose entry has the file's global values filled in.
 
     Without w and h its size is that of the ``original`` photo, which the file names, not of the reduced ``photo``.
@@ -106,15 +108,15 @@ def _lens(path: Path, entry: dict[str, Any], original: Path, photo: Path) -> Len
             return None
         # The bound keeps out infinities, NaN and integers that no float can hold, all of which Python's JSON reads.
         if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e30:
-            raise InputError(path, f"a number for '{key}'", repr(value)[:80], _FIX)
+            raise InputError(path, f"a number for '{key}'", brief(value), _FIX)
         return float(value)
 
     width, height = number("w"), number("h")
     if width is None or height is None:
-        if photo.is_file() and not original.is_file():
+        if isfile(photo) and not isfile(original):
             raise InputError(path, f"w and h, or the photo {original}", "neither", "add the size in pixels as w and h")
         # Where both are missing the photo is left out later, so that its lens does not matter.
-        width, height = photo_size(original) if original.is_file() else (1, 1)
+        width, height = picture_size(original) if isfile(original) else (1, 1)
     fx = number("fl_x", _focal_length(number("camera_angle_x"), width))
     fy = number("fl_y", _focal_length(number("camera_angle_y"), height))
     if fx is None and fy is None:
@@ -130,7 +132,7 @@ def _focal_length(angle: float | None, size: float) -> float | None:
     return None if angle is None else 0.5 * size / math.tan(0.5 * angle) if 0 < angle < math.pi else 0.0
 
 
-def _distortion(path: Path, entry: dict[str, Any], number: Any) -> tuple[bool, tuple[float, ...]]:
+def _distortion(path: Path, entry: Mapping[str, Any], number: Any) -> tuple[bool, tuple[float, ...]]:
     model = entry.get("camera_model", "OPENCV_FISHEYE" if entry.get("is_fisheye") else "OPENCV")
     if model in _PINHOLES:
         return False, ()
@@ -139,4 +141,4 @@ def _distortion(path: Path, entry: dict[str, Any], number: Any) -> tuple[bool, t
     if model in _BROWN:
         return False, tuple(number(key, 0.0) for key in ("k1", "k2", "p1", "p2", "k3", "k4", "k5", "k6"))
     known = ", ".join((*_PINHOLES, *_BROWN, "OPENCV_FISHEYE"))
-    raise InputError(path, f"a camera_model out of {known}", repr(model)[:80], "undistort the photos first")
+    raise InputError(path, f"a camera_model out of {known}", brief(model), "undistort the photos first")

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from utils.errors import InputError
+from utils.pictures import picture_size
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,9 @@ def find_pairs(method: Path) -> list[Pair]:
 
 
 def _read_rgb(path: Path) -> Tensor:
-    pixels = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR) if path.stat().st_size else None
+    expected, fix = "a PNG image", "run render.py again"
+    picture_size(path, expected, fix)  # before room is made for the pixels
+    pixels = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
     if pixels is None:
-        raise InputError(path, "a PNG image", "something else", "run render.py again")
+        raise InputError(path, expected, "something else", fix)
     return torch.from_numpy(pixels[:, :, ::-1].transpose(2, 0, 1).copy()).float() / 255

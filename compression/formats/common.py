@@ -13,7 +13,7 @@ from compression.morton import MAX_BITS, morton_order
 from compression.rows import Rows, checked
 from scene.gaussian_model import SH_C0
 from utils.errors import InputError
-from utils.files import atomic_write
+from utils.files import atomic_write, open_file
 
 MAX_PART = 0.5**0.5  # no part of a unit quaternion but the largest can be larger
 
@@ -56,10 +56,8 @@ def read_file(path: str | Path, unpack: Callable[[bytes], Rows]) -> Rows:
     Raises:
         InputError: no such file, or not one of this format.
     """
-    try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise InputError(path, "a file that can be read", f"'{error}'", "check the path") from error
+    with open_file(path, "a file that can be read", "check the path") as file:
+        data = file.read()
     try:
         return checked(unpack(data))
     except FormatError as error:

@@ -1,0 +1,201 @@
+"""Tables of numbers in PLY files, ascii and binary of either byte order, with every count checked against the file.
+
+Reads one element. Lists are passed over in other elements, and refused in this one. Writing is left to plyfile.
+"""
+
+import os
+import re
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from utils.errors import InputError
+from utils.files import open_file
+
+_MAX_HEADER = 1 << 16  # bytes
+_MAX_COUNT = 1 << 48  # so that sizes stay far within 64 bits
+_BYTE_ORDER = {"ascii": "", "binary_little_endian": "<", "binary_big_endian": ">"}
+_KINDS = {
+    **{"char": "i1", "uchar": "u1", "short": "i2", "ushort": "u2", "int": "i4", "uint": "u4"},
+    **{"int8": "i1", "uint8": "u1", "int16": "i2", "uint16": "u2", "int32": "i4", "uint32": "u4"},
+    **{"float": "f4", "float32": "f4", "double": "f8", "float64": "f8"},
+}
+
+
+class _Broken(ValueError):
+    """What is wrong with a file: what was expected, and what was found."""
+
+
+@dataclass(frozen=True)
+class _Element:
+    """An element of the header; the kind of a list is a pair, of its length and of its items."""
+
+    name: str
+    count: int
+    kinds: dict[str, str | tuple[str, str]] = field(default_factory=dict)
+
+    @property
+    def has_lists(self) -> bool:
+        return any(isinstance(kind, tuple) for kind in self.kinds.values())
+
+    def dtype(self, order: str) -> np.dtype:
+        """Of a row without lists."""
+        return np.dtype([(name, order + kind) for name, kind in self.kinds.items()])
+
+
+def read_table(path: str | Path, name: str, fix: str) -> dict[str, np.ndarray]:
+    """Read one element.
+
+    Args:
+        path: a PLY file.
+        name: of the element.
+        fix: what the user can do where the file is none, for the message.
+
+    Returns:
+        Arrays (N,) by name of their property, in the file's order; float64 from a text.
+
+    Raises:
+        InputError: no such file, no PLY, one that is shorter than its header says, no such element, or lists in it.
+    """
+    with open_file(path, "a PLY file", "check the path") as file:
+        try:
+            return _read(file, os.path.getsize(path), name)
+        except _Broken as error:
+            raise InputError(path, *error.args, fix) from error
+
+
+def _read(file: BinaryIO, num_bytes: int, name: str) -> dict[str, np.ndarray]:
+    order, elements, start = _header(file.read(_MAX_HEADER))
+    file.seek(start)
+    for element in elements:
+        _check_count(element, num_bytes - file.tell(), is_text=not order)
+        if element.name == name:
+            return _columns(file, element, order)
+        if not order:
+            _skip_lines(file, element.count)
+        elif element.has_lists:
+            _skip_lists(file, element, order)
+        else:
+            file.seek(element.count * element.dtype(order).itemsize, os.SEEK_CUR)
+    raise _Broken(f"a PLY file with the element '{name}'", ", ".join(each.name for each in elements)[:80] or "none")
+
+
+# ---- header ----
+
+
+def _header(start: bytes) -> tuple[str, list[_Element], int]:
+    """Byte order ("" for text), elements, and where their data starts."""
+    opening = re.match(rb"ply(\r\n|\n|\r)", start)
+    if not opening:
+        raise _Broken("a PLY file", f"one that starts with {start[:8]!r}")
+    last = opening[1] + b"end_header" + opening[1]
+    end = start.find(last)
+    if end < 0:
+        raise _Broken(f"the end of a PLY header within {_MAX_HEADER:,} bytes", "none")
+    order, elements = None, {}
+    for line in start[opening.end() : end].decode("latin-1").split(opening[1].decode()):
+        match line.split():
+            case ["format", kind, "1.0"] if order is None and kind in _BYTE_ORDER:
+                order = _BYTE_ORDER[kind]
+            case ["element", name, count] if order is not None and name not in elements:
+                element = elements[name] = _Element(name, _count(count))
+            case ["property", *words] if elements:
+                _add_property(element, words)
+            case [] | ["comment" | "obj_info", *_]:
+                pass
+            case _:
+                raise _Broken("the lines of a PLY header", f"'{line[:80]}'")
+    if order is None:
+        raise _Broken("the format of a PLY file, ascii or binary", "none")
+    return order, list(elements.values()), end + len(last)
+
+
+def _count(word: str) -> int:
+    if not (word.isascii() and word.isdigit() and len(word) < 16 and int(word) <= _MAX_COUNT):
+        raise _Broken("a number of rows in a PLY header", f"'{word[:80]}'")
+    return int(word)
+
+
+def _add_property(element: _Element, words: list[str]) -> None:
+    match words:
+        case ["list", length, item, name] if length in _KINDS and item in _KINDS:
+            kind = (_KINDS[length], _KINDS[item])
+        case [item, name] if item in _KINDS:
+            kind = _KINDS[item]
+        case _:
+            raise _Broken("a property of a PLY header", f"'{' '.join(words)[:80]}'")
+    if name in element.kinds:
+        raise _Broken("properties with names of their own", f"'{name}' twice in '{element.name}'")
+    element.kinds[name] = kind
+
+
+# ---- data ----
+
+
+def _check_count(element: _Element, num_bytes: int, is_text: bool) -> None:
+    """Nothing is made room for, and no row is looked for, that cannot be in the bytes that follow."""
+    if is_text:
+        row_size = 2 * len(element.kinds) or 1  # a digit and what separates it from the next one
+        missing = 1  # after the last one
+    else:
+        kinds = [kind[0] if isinstance(kind, tuple) else kind for kind in element.kinds.values()]
+        row_size, missing = sum(int(kind[1]) for kind in kinds), 0
+    if element.count and (not element.kinds or element.count * row_size > num_bytes + missing):
+        expected = f"{element.count:,} rows of '{element.name}' as the header says"
+        raise _Broken(expected, f"{max(num_bytes, 0):,} bytes")
+
+
+def _columns(file: BinaryIO, element: _Element, order: str) -> dict[str, np.ndarray]:
+    if element.has_lists:
+        raise _Broken(f"numbers as '{element.name}' of a PLY file", "lists")
+    if not order:
+        table = _numbers(file, element.count * len(element.kinds)).reshape(element.count, len(element.kinds))
+        return dict(zip(element.kinds, table.T, strict=True))
+    rows = np.fromfile(file, element.dtype(order), element.count)
+    if len(rows) != element.count:  # the file has become shorter
+        raise _Broken(f"{element.count:,} rows of '{element.name}'", f"{len(rows):,}")
+    return {name: rows[name] for name in element.kinds}
+
+
+def _numbers(file: BinaryIO, count: int) -> np.ndarray:
+    """(count,) float64 from text."""
+    if not count:
+        return np.empty(0)
+    try:
+        with warnings.catch_warnings():  # what is no number ends the array, with a warning in numpy before 2.4
+            warnings.simplefilter("ignore", DeprecationWarning)
+            numbers = np.fromfile(file, np.float64, count, sep=" ")
+    except ValueError:
+        raise _Broken(f"{count:,} numbers", "something else") from None
+    if len(numbers) != count:
+        raise _Broken(f"{count:,} numbers", f"{len(numbers):,}")
+    return numbers
+
+
+def _skip_lines(file: BinaryIO, count: int) -> None:
+    for i in range(count):
+        if not file.readline():
+            raise _Broken(f"{count:,} lines of an element", f"{i:,}")
+
+
+def _skip_lists(file: BinaryIO, element: _Element, order: str) -> None:
+    """Walk over rows whose lengths stand in them; where the file is too short, reading the next length says so."""
+    for _ in range(element.count):
+        for kind in element.kinds.values():
+            num_bytes = int(kind[-1][1]) if isinstance(kind, tuple) else int(kind[1])
+            if isinstance(kind, tuple):
+                length = file.read(int(kind[0][1]))
+                if len(length) < int(kind[0][1]):
+                    raise _Broken(f"{element.count:,} rows of '{element.name}'", "the end of the file")
+                num_bytes *= _list_length(length, order + kind[0])
+            file.seek(num_bytes, os.SEEK_CUR)
+
+
+def _list_length(content: bytes, kind: str) -> int:
+    length = np.frombuffer(content, kind)[0]
+    if kind[1] == "f" or length < 0:
+        raise _Broken("lists with a whole number as their length", f"{length} of type {kind[1:]}")
+    return int(length)
