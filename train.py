@@ -88,6 +88,9 @@ def train(config: TrainConfig, ranks: OneRank = ALONE) -> dict[str, Any]:
     config, begun = settled_start(config, run, checkpoints, ranks)
     use_deterministic_algorithms(config.deterministic)
     scene = load(config, run, device)
+    if config.all_photos and scene.missing:
+        found = f"{len(scene.missing)} missing, {scene.missing[0]} for one"
+        raise InputError(config.source_path, "all registered photos", found, "copy them, or leave out --all-photos")
     check_same_start(ranks, config, scene)
     schedule = shared(config.make_schedule(), ranks.count)
     checkpoints.about = {"config": to_json(config), "poses": digest(camera.world_to_camera for camera in scene.train)}

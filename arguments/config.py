@@ -54,6 +54,9 @@ class TrainConfig(MachineConfig, SceneConfig):
         None, type=Path, short="-m", may_change=True,
         help="folder of the results (default: a new one, output/SCENE-SCHEDULE-BUDGET)"
     )  # fmt: skip
+    all_photos: bool = option(
+        False, type=bool, may_change=True, help="refuse a scene of which photos are missing; without, the others do"
+    )
     final_budget: int = option(type=int, saves_memory=True, help="number of Gaussians at the end (required)")
     schedule: str = option(
         "full", choices=tuple(SCHEDULES), help="full: best quality; fast: half the steps, many cheaper"

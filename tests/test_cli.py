@@ -34,6 +34,7 @@ TRAIN_FLAGS = [
     *SHARED_FLAGS,
     ("--source_path other", "source_path", Path("other")),
     ("--model_path out", "model_path", Path("out")),
+    ("--all_photos", "all_photos", True),
     ("--final_budget 7", "final_budget", 7),
     ("--schedule fast", "schedule", "fast"),
     ("--iterations 50", "iterations", 50),

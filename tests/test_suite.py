@@ -30,8 +30,10 @@ from suite_cases import (
     write_table,
 )  # fmt: skip
 
+from scene.densification import Densification
 from scene.ply import read as read_ply
 from utils import report
+from utils.checkpoint import Checkpoints
 from utils.errors import InputError
 from utils.lock import FolderLock
 from utils.suite import execute, stages
@@ -307,6 +309,29 @@ def test_a_sweep_that_was_killed_goes_on_to_the_same_table(sweep, programs, swep
     assert sweep("--output", str(out)) == 0
     assert len(programs.ran) == 2 * len(STAGES) + 1  # the stage that was killed is the only one to run twice
     assert figures(out) == uninterrupted
+
+
+def test_a_training_that_was_killed_goes_on_where_it_was(sweep, programs, swept, tmp_path, monkeypatch):
+    """From its last checkpoint, and to the same table."""
+    uninterrupted, out = figures(swept), tmp_path / "killed"
+    save, steps = Checkpoints.save, []
+
+    def save_and_die(self: Checkpoints, step: int, parts) -> None:
+        save(self, step, parts)
+        raise Killed
+
+    def step_noted(self: Densification, step: int, *others) -> tuple[int, int]:
+        steps.append(step)
+        return edit(self, step, *others)
+
+    edit = Densification.edit
+    monkeypatch.setattr(Checkpoints, "is_due", lambda self, step: step == 7)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(Checkpoints, "save", save_and_die)
+        sweep("--output", str(out))
+    monkeypatch.setattr(Densification, "edit", step_noted)
+    assert sweep("--output", str(out)) == 0
+    assert steps[0] == 8 and figures(out) == uninterrupted
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the programs in /proc")

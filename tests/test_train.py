@@ -291,6 +291,17 @@ def test_bad_input_leaves_an_older_run_alone(tiny_scene_dir, tmp_path):
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
 
 
+def test_missing_photos_can_be_refused(tiny_scene_dir, tmp_path):
+    """Half a copy of a scene trains on what is there, unless ``--all-photos`` asks for all; then nothing is written."""
+    scene = shutil.copytree(tiny_scene_dir, tmp_path / "scene")
+    gone = sorted((scene / "images").iterdir())[3]
+    gone.unlink()
+    with pytest.raises(InputError, match=rf"all registered photos, found 1 missing, {gone.name}"):
+        train(make_config(scene, tmp_path / "model", all_photos=True))
+    assert not (tmp_path / "model").exists()
+    assert train(make_config(scene, tmp_path / "model", iterations=12))["num_gaussians"] > 0
+
+
 def test_a_missing_scene_writes_nothing(tmp_path):
     with pytest.raises(InputError, match="nowhere"):
         train(make_config(tmp_path / "nowhere", tmp_path / "out"))

@@ -2,7 +2,7 @@
 
 import importlib.util
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,7 @@ def stages_of(job: Job) -> tuple[Stage, ...]:
     machine = ("--threads", str(job.threads)) if job.threads else ()
     ply = f"point_cloud/iteration_{job.last_step}/point_cloud.ply"
     train = (
-        *_script("train.py"), *photos, *model, "-i", job.images, "-r", str(job.resolution), "--eval",
+        *_script("train.py"), *photos, *model, "-i", job.images, "-r", str(job.resolution), "--eval", "--all-photos",
         "--schedule", job.schedule, "--final-budget", str(job.budget), "--seed", str(job.seed),
         *_given("--iterations", job.iterations), *_given("--sh-rest-lr", job.sh_rest_lr), *device,
     )  # fmt: skip
@@ -125,7 +125,8 @@ def _run_stages(job: Job, gpu: str | None) -> str | None:
         if _is_finished(job, stage, records):
             continue
         _empty(job, stage)
-        if failure := run_python(stage.command, job.folder / LOG, environment):
+        command = _continued(job, stage, records)
+        if failure := run_python(command, job.folder / LOG, environment):
             return f"{stage.name}: {failure}"
         if missing := [name for name in stage.outputs if not (job.folder / name).exists()]:
             return f"{stage.name}: ended well, but left no {missing[0]}"
@@ -133,6 +134,21 @@ def _run_stages(job: Job, gpu: str | None) -> str | None:
         records[stage.name] = {**_record(job, stage, records), "made_by": made_by}
         write_records(job.folder, records)
     return None
+
+
+def _continued(job: Job, stage: Stage, records: dict[str, Record]) -> tuple[str, ...]:
+    """The command of a stage; a training that was begun in the same way goes on where its checkpoints end.
+
+    That it has been begun, is noted: a record without files, which is not that of a finished stage.
+    """
+    if stage.name != "train":
+        return stage.command
+    begun, noted = _record(job, replace(stage, outputs=()), records), records.get(stage.name)
+    if isinstance(noted, dict) and digest(noted) == digest(begun):
+        return (*stage.command, "--resume", "--resume-config", "anew")
+    records[stage.name] = begun
+    write_records(job.folder, records)
+    return stage.command
 
 
 def _is_finished(job: Job, stage: Stage, records: dict[str, Record]) -> bool:
