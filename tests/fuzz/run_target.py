@@ -1,0 +1,40 @@
+"""One input through one target; shared by the fuzzer and by the tests, which need no atheris."""
+
+import hashlib
+import warnings
+from pathlib import Path
+
+from compression.container import FormatError
+from tests.fuzz.targets import TARGETS
+from utils.errors import InputError
+
+LONGEST_MESSAGE = 2500  # characters
+
+
+def is_read(name: str, data: bytes, folder: Path) -> bool:
+    """Whether a target reads an input; false where it refuses it in one line.
+
+    Args:
+        name: of the target.
+        data: the input.
+        folder: of the target, the same each time.
+
+    Raises:
+        Exception: whatever is neither; numpy's warnings of numbers that went wrong, too.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of Pillow, about metadata
+        warnings.simplefilter("error", RuntimeWarning)
+        try:
+            TARGETS[name].read(data, folder)
+        except (InputError, FormatError) as error:
+            assert str(error).isprintable() and len(str(error)) < LONGEST_MESSAGE, str(error)
+            return False
+    return True
+
+
+def write_inputs(folder: Path, inputs: list[bytes]) -> None:
+    """Write inputs under names that depend on nothing but them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for data in inputs:
+        (folder / hashlib.sha1(data).hexdigest()).write_bytes(data)
