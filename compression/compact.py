@@ -52,14 +52,14 @@ class CompactSettings:
         rate: weight of the estimated bits of a Gaussian in the loss of fine-tuning.
     """
 
-    position_step: float = 0.02
-    scale_step: float = 0.15
-    opacity_step: float = 0.2
+    position_step: float = 0.016
+    scale_step: float = 0.1
+    opacity_step: float = 0.12
     quat_step: float = 1 / 40
     dc_step: float = 0.08
     rest_step: float = 0.12
     dead_zone: float = 0.6
-    rate: float = 2e-3
+    rate: float = 1e-3
 
 
 class CompactQuantizer:
