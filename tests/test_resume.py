@@ -8,22 +8,18 @@ import signal
 from pathlib import Path
 
 import pytest
+from kill_runs import BUDGET, SCENE, STEPS, short_schedules
 
 from arguments import TrainConfig
 from arguments.config import SCHEDULES
 from arguments.options import to_json
 from arguments.resuming import FIXED
-from arguments.schedule import FAST, FULL, OptimizerPhase
 from scene.gaussian_model import GaussianModel
 from train import train
 from utils.checkpoint import Checkpoints
 from utils.demo_scene import write_demo_scene
 from utils.errors import InputError, Stopped, run_script
 from utils.signals import StopRequest
-
-STEPS = 60
-# Short runs update at every step; these keep gradients waiting, as the schedules do in earnest.
-WAITING = (OptimizerPhase(20, 1, 3), OptimizerPhase(44, 5, 5), OptimizerPhase(STEPS, 4, 8))
 
 
 class Killed(BaseException):
@@ -33,14 +29,21 @@ class Killed(BaseException):
 @pytest.fixture(scope="module", autouse=True)
 def schedules_that_wait():
     with pytest.MonkeyPatch.context() as patch:
-        for name, schedule in (("full", FULL), ("fast", FAST)):
-            short = schedule.scaled(STEPS / schedule.iterations)
-            patch.setitem(SCHEDULES, name, dataclasses.replace(short, optimizer_phases=WAITING))
+        for name, schedule in short_schedules().items():
+            patch.setitem(SCHEDULES, name, schedule)
         yield
 
 
+@pytest.fixture(scope="module")
+def scene_dir(tmp_path_factory) -> Path:
+    """A scene even smaller than the one that other tests share. Read only."""
+    out = tmp_path_factory.mktemp("resume") / "scene"
+    write_demo_scene(out, **SCENE)
+    return out
+
+
 def make_config(scene: Path, out: Path, **changes) -> TrainConfig:
-    values = {"final_budget": 300, "eval": True, "quiet": True, "tensorboard": False, "threads": 1}
+    values = {"final_budget": BUDGET, "eval": True, "quiet": True, "tensorboard": False, "threads": 1}
     return TrainConfig(source_path=scene, model_path=out, **{**values, **changes})
 
 
@@ -75,10 +78,10 @@ def files_of(folder: Path) -> dict[Path, bytes]:
 
 
 @pytest.fixture(scope="module")
-def whole(tiny_scene_dir, tmp_path_factory) -> tuple[TrainConfig, dict]:
+def whole(scene_dir, tmp_path_factory) -> tuple[TrainConfig, dict]:
     """A run that nothing happened to. Read only."""
     out = tmp_path_factory.mktemp("whole") / "model"
-    config = make_config(tiny_scene_dir, out, test_iterations=(10,), save_iterations=(30,), checkpoint_every="7")
+    config = make_config(scene_dir, out, test_iterations=(10,), save_iterations=(30,), checkpoint_every="7")
     return config, train(config)
 
 
@@ -103,14 +106,47 @@ def test_a_run_killed_again_and_again_ends_with_the_same_bits(whole, tmp_path, m
     assert summary["training_minutes"] > 0 and summary["steps_per_second"] > 0
 
 
-def test_the_fast_schedule_continues_with_the_same_bits_too(tiny_scene_dir, tmp_path, monkeypatch):
+def test_the_fast_schedule_continues_with_the_same_bits_too(scene_dir, tmp_path, monkeypatch):
     changes = {"schedule": "fast", "random_background": True, "antialiasing": True, "checkpoint_every": "1"}
-    one, other = (make_config(tiny_scene_dir, tmp_path / name, **changes) for name in ("one", "other"))
+    one, other = (make_config(scene_dir, tmp_path / name, **changes) for name in ("one", "other"))
     train(one)
     for step in (9, 18, 41):
         other = run_until(other, step, monkeypatch)
     train(other)
     assert ply(one) == ply(other)
+
+
+@pytest.fixture(scope="module")
+def left_at(scene_dir, tmp_path_factory) -> dict[int, TrainConfig]:
+    """Configs that continue a run after two steps, 18 in growth and 37 in selection; at the last it has ended."""
+    folder = tmp_path_factory.mktemp("left")
+    config = make_config(scene_dir, folder / "model", random_background=True, checkpoint_every="1")
+    configs = {STEPS: config}
+    for step in (18, 37):
+        with pytest.MonkeyPatch.context() as patch:
+            config = run_until(config, step, patch)
+        configs[step] = dataclasses.replace(config, model_path=folder / f"step {step}")
+        shutil.copytree(config.model_path, configs[step].model_path)
+    train(config)
+    return configs
+
+
+@pytest.mark.parametrize(
+    ("part", "step"),
+    [("densification", 18), ("importance views", 18), ("model", 37), ("selection", 37), ("views", 37), ("random", 37)],
+)
+def test_nothing_of_the_state_could_be_left_out(left_at, tmp_path, monkeypatch, part, step):
+    """Guards the tests above against kills that nobody would notice."""
+    restore = Checkpoints.restore
+
+    def restore_the_others(self: Checkpoints, parts: dict) -> int:
+        return restore(self, {name: each for name, each in parts.items() if name != part})
+
+    config = dataclasses.replace(left_at[step], model_path=tmp_path / "model")
+    shutil.copytree(left_at[step].model_path, config.model_path)
+    monkeypatch.setattr(Checkpoints, "restore", restore_the_others)
+    train(config)
+    assert ply(config) != ply(left_at[STEPS])
 
 
 def test_a_finished_run_leaves_no_checkpoints(whole):
@@ -193,7 +229,7 @@ def test_a_stopped_script_says_how_to_go_on(capsys):
 # ---- nothing to continue, or nothing left to do ----
 
 
-def test_with_nothing_to_continue_the_run_begins_and_says_so(tiny_scene_dir, tmp_path, capsys, whole):
+def test_with_nothing_to_continue_the_run_begins_and_says_so(scene_dir, tmp_path, capsys, whole):
     """A script may always pass --resume."""
     config = dataclasses.replace(whole[0], model_path=tmp_path / "model", resume=True, quiet=False)
     train(config)
@@ -231,10 +267,10 @@ def test_other_flags_are_named_and_refused(stopped):
     assert "--resume-config" in str(error.value) and files_of(stopped.model_path) == before
 
 
-def test_flags_that_make_no_difference_may_differ(whole, stopped, tiny_scene_dir, tmp_path):
+def test_flags_that_make_no_difference_may_differ(whole, stopped, scene_dir, tmp_path):
     """The scene and the run may have moved, too."""
     scene, out = tmp_path / "moved", tmp_path / "renamed"
-    shutil.copytree(tiny_scene_dir, scene)
+    shutil.copytree(scene_dir, scene)
     stopped.model_path.rename(out)
     other = dataclasses.replace(
         stopped, source_path=scene, model_path=out, threads=2, checkpoint_every="1m", save_iterations=(50,)
@@ -275,7 +311,7 @@ def test_resume_takes_the_flags_of_the_run_where_none_are_given(stopped):
 
 def test_another_scene_is_refused(stopped, tmp_path):
     """Of as many photos, with the same names."""
-    write_demo_scene(tmp_path / "other", width=96, height=64, num_views=12, num_points=1500, seed=1)
+    write_demo_scene(tmp_path / "other", **SCENE, seed=1)
     with pytest.raises(InputError, match="training views that the run began with"):
         train(dataclasses.replace(stopped, source_path=tmp_path / "other"))
 
@@ -293,8 +329,8 @@ def test_every_flag_says_whether_it_may_change():
     """A new flag of the method must not be passed over by accident."""
     free = {field.name for field in dataclasses.fields(TrainConfig) if field.metadata["may_change"]}
     assert free == {
-        "source_path", "model_path", "device", "threads", "test_iterations", "save_iterations", "checkpoint_every",
-        "resume", "resume_config", "tensorboard", "quiet",
+        "source_path", "model_path", "all_photos", "device", "threads", "test_iterations", "save_iterations",
+        "checkpoint_every", "resume", "resume_config", "tensorboard", "quiet",
     }  # fmt: skip
     assert set(to_json(make_config(Path(), Path()))) - free >= set(FIXED)
 
@@ -303,7 +339,7 @@ def test_every_flag_says_whether_it_may_change():
 
 
 @pytest.mark.parametrize("degree", [0, 2, 3])
-def test_training_starts_from_a_model(whole, tiny_scene_dir, tmp_path, degree):
+def test_training_starts_from_a_model(whole, scene_dir, tmp_path, degree):
     """Of SH degree 3 here; what is given up or added leaves the rest as it is."""
     path = whole[0].model_path / "point_cloud" / f"iteration_{STEPS}" / "point_cloud.ply"
     full, cut = GaussianModel.load_ply(path, "cpu"), GaussianModel.load_ply(path, "cpu", degree)
@@ -312,7 +348,7 @@ def test_training_starts_from_a_model(whole, tiny_scene_dir, tmp_path, degree):
     assert cut.sh_rest.equal(full.sh_rest[:, : cut.sh_rest.shape[1]])
 
     changes = {"init_ply": path, "sh_degree": degree, "final_budget": 250, "test_iterations": (1,)}
-    config = make_config(tiny_scene_dir, tmp_path / "out", **changes)
+    config = make_config(scene_dir, tmp_path / "out", **changes)
     assert train(config)["num_gaussians"] == 250
     first = next(line for line in log_of(config) if line["event"] == "train")
     assert first["psnr"] == pytest.approx(whole[1]["train"]["psnr"], abs=1)  # one step after where the model was
@@ -326,11 +362,11 @@ def test_a_model_of_lower_degree_gets_room(whole, tmp_path):
     assert model.sh_rest[:, :3].any() and not model.sh_rest[:, 3:].any()
 
 
-def test_a_run_from_a_model_continues_without_it(whole, tiny_scene_dir, tmp_path, monkeypatch):
+def test_a_run_from_a_model_continues_without_it(whole, scene_dir, tmp_path, monkeypatch):
     first = tmp_path / "first.ply"
     path = whole[0].model_path / "point_cloud" / f"iteration_{STEPS}" / "point_cloud.ply"
     shutil.copy(path, first)
-    one, other = (make_config(tiny_scene_dir, tmp_path / name, init_ply=first) for name in ("one", "other"))
+    one, other = (make_config(scene_dir, tmp_path / name, init_ply=first) for name in ("one", "other"))
     train(one)
     other = run_until(dataclasses.replace(other, checkpoint_every="11"), 22, monkeypatch)
     first.unlink()
@@ -339,12 +375,12 @@ def test_a_run_from_a_model_continues_without_it(whole, tiny_scene_dir, tmp_path
 
 
 @pytest.mark.parametrize("content", [None, b"", b"ply\nformat ascii 1.0\nelement vertex 0\nend_header\n"])
-def test_a_model_that_cannot_be_used_is_one_line_and_writes_nothing(tiny_scene_dir, tmp_path, content):
+def test_a_model_that_cannot_be_used_is_one_line_and_writes_nothing(scene_dir, tmp_path, content):
     path = tmp_path / "model.ply"
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(InputError) as error:
-        train(make_config(tiny_scene_dir, tmp_path / "out", init_ply=path))
+        train(make_config(scene_dir, tmp_path / "out", init_ply=path))
     assert "model.ply" in str(error.value) and not (tmp_path / "out").exists()
 
 

@@ -1,0 +1,299 @@
+"""Short trainings killed (SIGKILL) at random moments and continued, until each has ended; compares what they leave.
+
+``python -m tests.kill_runs --kills 200 --out kills.json`` exits with 1 unless every run ends with the bits of one that
+was left in peace. Each training is a fork of this process, so that a kill costs no start of Python; ``--whole N`` adds
+kills of train.py as a program of its own. Nobody stands for what power failures do: that takes a machine.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import random
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import plyfile
+import torch
+
+import utils.state_file
+from arguments import TrainConfig
+from arguments.config import SCHEDULES
+from arguments.schedule import FAST, FULL, OptimizerPhase, Schedule
+from train import train
+from utils.demo_scene import write_demo_scene
+
+ROOT = Path(__file__).parent.parent
+STEPS = 60
+SCENE = {"width": 48, "height": 32, "num_views": 14, "num_points": 400}  # growth looks at 10 of the 12 for training
+BUDGET = 300  # to which the set shrinks after it has grown from 400 to about 800
+# Short runs update at every step; these keep gradients waiting, as the schedules do in earnest.
+WAITING = (OptimizerPhase(20, 1, 3), OptimizerPhase(44, 5, 5), OptimizerPhase(STEPS, 4, 8))
+MOMENTS = ("any time", "checkpoint", "PLY", "file operation")
+WEIGHTS = (4, 3, 2, 3)
+PATIENCE = 300  # seconds
+
+
+def short_schedules() -> dict[str, Schedule]:
+    """Both schedules in ``STEPS`` steps, by name."""
+    scaled = {name: each.scaled(STEPS / each.iterations) for name, each in (("full", FULL), ("fast", FAST))}
+    return {name: replace(each, optimizer_phases=WAITING) for name, each in scaled.items()}
+
+
+def make_config(scene: Path, out: Path, schedule: str) -> TrainConfig:
+    return TrainConfig(
+        source_path=scene, model_path=out, schedule=schedule, final_budget=BUDGET, save_iterations=(30,), eval=True,
+        threads=1, tensorboard=False, quiet=True, random_background=True, checkpoint_every="4", resume=True,
+    )  # fmt: skip
+
+
+# ---- one attempt: a child that trains, and its death ----
+
+
+def fork(work: Callable[[], None]) -> int:
+    """Run ``work`` in a child that can't come back; its process id."""
+    child = os.fork()
+    if child:
+        return child
+    code = 1
+    try:
+        work()
+        code = 0
+    finally:
+        os._exit(code)
+
+
+def training(config: TrainConfig, die_at: int | None, slow: bool) -> None:
+    """In the child: train; die at the so-many-th operation on files of the run; write slowly, to be caught at it."""
+    operations = 0
+
+    def count(event: str, args: tuple) -> None:
+        nonlocal operations
+        if event in ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir") and str(config.model_path) in str(
+            args[0]
+        ):
+            operations += 1
+            if operations == die_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    if die_at is not None:
+        sys.addaudithook(count)
+    with slow_writing() if slow else contextlib.nullcontext():
+        train(config)
+
+
+@contextlib.contextmanager
+def slow_writing() -> Iterator[None]:
+    """Checkpoints and PLYs take some hundredths of a second to write, and are seen half-written meanwhile."""
+    bytes_of, write = utils.state_file._bytes_of, plyfile.PlyData.write
+
+    def slow_bytes_of(tensor: torch.Tensor) -> memoryview:
+        time.sleep(0.002)
+        return bytes_of(tensor)
+
+    def slow_write(self: plyfile.PlyData, path: str) -> None:
+        write(self, path)
+        content = Path(path).read_bytes()
+        with open(path, "wb", buffering=0) as file:
+            for start in range(0, len(content), 4096):
+                time.sleep(0.002)
+                file.write(content[start : start + 4096])
+
+    utils.state_file._bytes_of, plyfile.PlyData.write = slow_bytes_of, slow_write
+    try:
+        yield
+    finally:
+        utils.state_file._bytes_of, plyfile.PlyData.write = bytes_of, write
+
+
+def ended(child: int, timeout: float = 0) -> int | None:
+    """The exit code of a child (negative: the signal), or None: it is still running after so many seconds."""
+    if timeout:
+        its_end = os.pidfd_open(child)
+        select.select([its_end], [], [], timeout)
+        os.close(its_end)
+    pid, status = os.waitpid(child, os.WNOHANG)
+    return os.waitstatus_to_exitcode(status) if pid else None
+
+
+def temporaries(folder: Path) -> dict[str, int]:
+    """How many half-written checkpoints and PLYs there are."""
+    checkpoints, plys = folder.glob("checkpoints/.*"), folder.glob("point_cloud/*/.*")
+    return {"checkpoint": len(list(checkpoints)), "PLY": len(list(plys))}
+
+
+def wait_for_moment(child: int, folder: Path, moment: str, seconds: float, rng: random.Random) -> int | None:
+    """Wait until a child is to be killed; its exit code if it ends before."""
+    if moment == "any time":
+        return ended(child, rng.uniform(0, seconds))
+    if moment == "file operation":
+        return ended(child, PATIENCE)  # it kills itself
+    skipped = rng.randrange(8 if moment == "checkpoint" else 1)  # so many of them are let pass
+    was_there = bool(temporaries(folder)[moment])  # left by an earlier kill; goes when the training begins
+    until = time.monotonic() + PATIENCE
+    while time.monotonic() < until:
+        if (code := ended(child)) is not None:
+            return code
+        is_there = bool(temporaries(folder)[moment])
+        if is_there and not was_there:
+            if not skipped:
+                return ended(child, rng.uniform(0, 0.06))
+            skipped -= 1
+        was_there = is_there
+        time.sleep(0.005)
+    raise TimeoutError(f"no {moment} was written in {PATIENCE} s")
+
+
+# ---- one run: attempts until it has ended ----
+
+
+@dataclass
+class Outcome:
+    """What became of a run; ``problems`` is empty if all is as it should be."""
+
+    schedule: str
+    kills: list[str]
+    problems: list[str]
+
+
+def result_of(folder: Path) -> dict[str, bytes | str]:
+    """The PLYs of a run, and its log without times."""
+    plys = {path.parent.name: path.read_bytes() for path in folder.glob("point_cloud/*/point_cloud.ply")}
+    lines = map(json.loads, (folder / "log.jsonl").read_text().splitlines())
+    log = [{name: value for name, value in line.items() if name not in ("time", "seconds")} for line in lines]
+    return {**plys, "log": json.dumps(log)}
+
+
+def run_and_kill(
+    config: TrainConfig, num_kills: int, seconds: float, reference: dict[str, bytes | str], rng: random.Random
+) -> Outcome:
+    """Train, be killed so many times, continue each time, and compare what is there in the end."""
+    outcome = Outcome(config.schedule, [], [])
+    while len(outcome.kills) < num_kills:
+        (moment,) = rng.choices(MOMENTS, WEIGHTS)
+        die_at = rng.randrange(1, 120) if moment == "file operation" else None
+        child = fork(lambda config=config, die_at=die_at: training(config, die_at, slow=die_at is None))
+        code = wait_for_moment(child, config.model_path, moment, seconds, rng)
+        if code is None:
+            os.kill(child, signal.SIGKILL)
+            code = ended(child, PATIENCE)
+        if code == 0:
+            break  # it was done before
+        if code != -signal.SIGKILL:
+            outcome.problems.append(f"ended with {code} after kills at {outcome.kills}")
+            return outcome
+        half_written = [name for name, number in temporaries(config.model_path).items() if number]
+        outcome.kills.append(f"while writing a {half_written[0]}" if half_written else f"at {moment}")
+    if code := ended(fork(lambda: training(config, None, slow=False)), PATIENCE):
+        outcome.problems.append(f"the last attempt ended with {code}")
+        return outcome
+    compare(config.model_path, reference, outcome)
+    return outcome
+
+
+def compare(folder: Path, reference: dict[str, bytes | str], outcome: Outcome) -> None:
+    """Note whatever is not as in the run that was left in peace."""
+    result = result_of(folder)
+    names = reference.keys() | result.keys()
+    outcome.problems += [f"another {name}" for name in names if reference.get(name) != result.get(name)]
+    left = [path.name for path in folder.rglob("*") if path.name.startswith(".") and path.name != ".lock"]
+    outcome.problems += [f"{name} is left" for name in left]
+    outcome.problems += ["checkpoints are left"] if (folder / "checkpoints").exists() else []
+
+
+def whole_program(scene: Path, folder: Path, num_kills: int, rng: random.Random) -> list[Outcome]:
+    """Kill train.py itself, started from the command line, and compare in the same way."""
+
+    def start(out: Path) -> subprocess.Popen:
+        words = (
+            f"--final-budget {BUDGET} --iterations 100 --eval --threads 1 --quiet --no-tensorboard --checkpoint-every 5"
+        )
+        program = [sys.executable, ROOT / "train.py", "-s", scene, "-m", out, "--resume", *words.split()]
+        return subprocess.Popen(program, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+    begun = time.monotonic()
+    start(folder / "peace").communicate()
+    seconds, reference, outcomes = time.monotonic() - begun, result_of(folder / "peace"), []
+    while (missing := num_kills - sum(len(each.kills) for each in outcomes)) > 0:
+        outcome, out = Outcome("full, train.py", [], []), folder / f"whole{len(outcomes)}"
+        for _ in range(min(missing, rng.randint(1, 3))):
+            program = start(out)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                program.wait(rng.uniform(0.3, 1) * seconds)
+            program.kill()
+            if program.wait() == -signal.SIGKILL:
+                outcome.kills.append("of the program")
+        program = start(out)
+        said = program.communicate()[1]
+        if program.returncode:
+            outcome.problems.append(f"train.py ended with {program.returncode}: {said[-300:]}")
+        else:
+            compare(out, reference, outcome)
+        outcomes.append(outcome)
+    return outcomes
+
+
+def report(outcomes: list[Outcome], seconds: float, seed: int) -> dict:
+    kills = Counter(kill for outcome in outcomes for kill in outcome.kills)
+    return {
+        "kills": kills.total(),
+        "runs": len(outcomes),
+        "identical": sum(not outcome.problems for outcome in outcomes),
+        "moments": dict(kills.most_common()),
+        "runs_by_schedule": dict(Counter(outcome.schedule for outcome in outcomes)),
+        "problems": [problem for outcome in outcomes for problem in outcome.problems],
+        "seed": seed,
+        "minutes": round(seconds / 60, 1),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=200, help="of forks (default: %(default)s)")
+    parser.add_argument("--whole", type=int, default=0, help="further kills, of train.py as a program")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--folder", type=Path, help="where the runs are, for their time (default: the system's)")
+    parser.add_argument("--out", type=Path, help="write the report to this JSON file, too")
+    args = parser.parse_args()
+    rng, begun, outcomes = random.Random(args.seed), time.monotonic(), []
+    SCHEDULES.update(short_schedules())
+    torch.set_num_threads(1)  # no thread must run here, as forks don't get it
+    torch.optim.Adam([torch.zeros(1)])  # what training would load later
+    with tempfile.TemporaryDirectory(dir=args.folder) as name:
+        folder = Path(name)
+        assert ended(fork(lambda: write_demo_scene(folder / "scene", **SCENE)), PATIENCE) == 0
+        references, seconds = {}, {}
+        for schedule in SCHEDULES:
+            config = replace(make_config(folder / "scene", folder / schedule, schedule), checkpoint_every="0")
+            start = time.monotonic()
+            assert ended(fork(lambda config=config: training(config, None, slow=False)), PATIENCE) == 0
+            references[schedule], seconds[schedule] = result_of(config.model_path), time.monotonic() - start
+        while (missing := args.kills - sum(len(each.kills) for each in outcomes)) > 0:
+            schedule = ("full", "fast")[len(outcomes) % 2]
+            config = make_config(folder / "scene", folder / "run", schedule)
+            num_kills = min(missing, rng.randint(1, 4))
+            outcomes.append(run_and_kill(config, num_kills, 1.5 * seconds[schedule], references[schedule], rng))
+            shutil.rmtree(config.model_path)
+            done = sum(len(each.kills) for each in outcomes)
+            print(f"{done} kills, {len(outcomes)} runs {outcomes[-1].problems}", file=sys.stderr, flush=True)
+        outcomes += whole_program(folder / "scene", folder, args.whole, rng) if args.whole else []
+    result = report(outcomes, time.monotonic() - begun, args.seed)
+    print(text := json.dumps(result, indent=2))
+    if args.out:
+        args.out.write_text(text + "\n")
+    sys.exit(bool(result["problems"]))
+
+
+if __name__ == "__main__":
+    main()
