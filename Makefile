@@ -3,6 +3,8 @@
 #
 #   make demo     a scene that the project makes itself: train, render, measure, compress, and a picture at the end
 #   make test     lint and the whole test suite (TEST_DATA=folder adds the tests on real captures)
+#   make sanitize the CPU engine's tests on builds with AddressSanitizer, UndefinedBehaviorSanitizer, ThreadSanitizer
+#   make fuzz     inputs that a fuzzer finds, for SECONDS=60; findings are files, and the exit code says if there are any
 #   make bench    the rasterizer's speed
 #   make gpu-check   on a machine with a GPU: tests, speed, training; the results go to OUT=folder
 #   make lint     ruff
@@ -33,7 +35,7 @@ endif
 # A package's stamp is older than its newest source file exactly when it has to be installed again.
 sources = $(shell find submodules/$(1) -type f -not -path '*/build/*' -not -path '*.egg-info/*' -not -name '*.pyc')
 
-.PHONY: setup demo test bench gpu gpu-check lint clean
+.PHONY: setup demo test sanitize fuzz bench gpu gpu-check lint clean
 .DELETE_ON_ERROR:
 
 setup: $(VENV)/rasterizer.stamp $(VENV)/simple-knn.stamp
@@ -94,6 +96,12 @@ demo: setup $(OUTPUT)/scene
 
 test: setup lint
 	$(BIN)/python -m pytest
+
+sanitize: setup
+	$(BIN)/python tests/sanitize.py
+
+fuzz: setup
+	$(BIN)/python tests/engine_fuzzer.py --seconds $(or $(SECONDS),60)
 
 bench: setup
 	$(BIN)/python -m benchmarks.rasterizer

@@ -2,43 +2,28 @@
 
 from __future__ import annotations
 
-import fcntl
 import importlib.util
-import os
-import shutil
-import subprocess
-import sys
 import sysconfig
-import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import ModuleType
 
+import native_build
 import torch
+from native_build import ROOT, BuildError, run
 from torch import Tensor
 
-ROOT = Path(__file__).parent.parent
+__all__ = ["KERNELS", "MODULE", "BuildError", "GuardedMemory", "build", "build_engine", "load", "run", "why_not"]
+
 SOURCES = Path(__file__).parent / "cuda_emulation"
 KERNELS = ROOT / "submodules" / "diff-gaussian-rasterization" / "src"
-# Git ignores it. Two environments do not share one: each has its own Python, nanobind and CMake.
-BUILD = ROOT / "build" / f"cuda_emulation-{sys.implementation.cache_tag}-{zlib.crc32(sys.prefix.encode()):08x}"
 MODULE = f"_C{sysconfig.get_config_var('EXT_SUFFIX')}"
-
-
-class BuildError(RuntimeError):
-    """The compiler or CMake failed; the message ends with what it said."""
 
 
 def why_not() -> str | None:
     """What is missing for a build, if anything."""
-    if not any(shutil.which(name) for name in (os.environ.get("CXX", "c++"), "g++", "clang++")):
-        return "no C++ compiler to build the emulated CUDA engine"
-    if _tool("cmake") is None:
-        return "no CMake to build the emulated CUDA engine"
-    if importlib.util.find_spec("nanobind") is None:
-        return "no nanobind to build the emulated CUDA engine"
-    return None
+    return native_build.why_not("the emulated CUDA engine")
 
 
 def build(*targets: str) -> Path:
@@ -47,34 +32,14 @@ def build(*targets: str) -> Path:
     Raises:
         BuildError: A source does not compile.
     """
-    BUILD.mkdir(parents=True, exist_ok=True)
-    with open(BUILD / "lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # two test runs at once build once
-        cmake, ninja = _tool("cmake"), _tool("ninja")
-        if not (BUILD / "build.ninja").exists() and not (BUILD / "Makefile").exists():
-            options = [f"-DPython_EXECUTABLE={sys.executable}"]
-            options += ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"] if ninja else []
-            run([cmake, "-S", str(SOURCES), "-B", str(BUILD), *options])
-        run([cmake, "--build", str(BUILD), "--parallel", "2", "--target", *targets])
-    return BUILD
+    folder = native_build.folder_for("cuda_emulation")
+    native_build.build(SOURCES, folder, targets)
+    return folder
 
 
 def build_engine() -> Path:
     """The file of the extension module, built if need be; raises as ``build``."""
     return build("_C") / MODULE
-
-
-def run(command: Sequence[str]) -> str:
-    """The standard output of a command that must succeed.
-
-    Raises:
-        BuildError: It did not.
-    """
-    result = subprocess.run(command, capture_output=True, text=True)
-    if result.returncode != 0:
-        said = (result.stdout + result.stderr)[-6000:]
-        raise BuildError(f"{command[0]} failed with exit code {result.returncode}:\n{said}")
-    return result.stdout
 
 
 def load(path: Path, memory: GuardedMemory) -> ModuleType:
@@ -118,9 +83,3 @@ class GuardedMemory:
             begin = -tensor.data_ptr() % self._ALIGNMENT
             around = torch.cat([tensor[:begin], tensor[begin + num_bytes :]])
             assert (around == self._POISON).all(), f"a kernel wrote beside an array of {num_bytes} bytes"
-
-
-def _tool(name: str) -> str | None:
-    """A program of this environment, or of the system."""
-    here = Path(sys.executable).parent / name
-    return str(here) if here.is_file() else shutil.which(name)

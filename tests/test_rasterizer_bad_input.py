@@ -1,6 +1,7 @@
 """Poison values must not crash the rasterizer or leak to healthy Gaussians; wrong arguments must be named."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -84,6 +85,27 @@ def test_needles_and_pancakes_leave_everything_finite(engine, antialiased):
     scales[1::3] = torch.tensor([1e2, 1e2, 1e-6]).double()
     for dtype in engine.dtypes:
         assert_finite(engine.run(case.but({"scales": scales}), dtype))
+
+
+def test_needles_from_far_outside_do_not_make_light(engine):
+    """Where a needle ends in the image and its mean lies 1000 to 100,000 units away, the exponent of alpha is all
+    rounding; transmittance stays between 0 and 1.
+    """
+    num, g = 300, torch.Generator().manual_seed(350)
+    case = make_case(0, num, 20, 16, color="colors", identity=True, centred=True)
+    camera = replace(case.camera, fx=50.0, fy=50.0)
+    angle, length = 6.283 * torch.rand(num, generator=g), 10 ** (3 + 2 * torch.rand(num, generator=g))
+    z, thin, none = 0.3 + 3 * torch.rand(num, generator=g), torch.full((num,), 1e-3), torch.zeros(num)
+    needles = {
+        "means": torch.stack([length * angle.cos(), length * angle.sin(), z], 1),
+        "quats": torch.stack([(angle / 2).cos(), none, none, (angle / 2).sin()], 1),
+        "scales": torch.stack([length, thin, thin], 1),
+        "opacities": torch.full((num, 1), 0.01),
+    }
+    for dtype in engine.dtypes:
+        out = engine.run(case.but({name: rows.double() for name, rows in needles.items()}, camera=camera), dtype)
+        assert ((out["transmittance"] >= 0) & (out["transmittance"] <= 1)).all()
+        assert_finite(out)
 
 
 def test_opacity_of_exactly_one_255th_touches_at_most_its_centre(engine):

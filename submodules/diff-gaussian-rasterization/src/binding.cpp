@@ -120,6 +120,12 @@ Images<T> make_images(const View<std::remove_const_t<T>>& view, const char* pref
             checked<T>(pictures.inverse_depth, (p + "inverse_depth").c_str(), {h, w}, place)};
 }
 
+/// Both engines write and read these two without asking.
+void check_complete(const Pictures& pictures) {
+    if (!pictures.image) refuse("image", "an array", "none");
+    if (!pictures.transmittance) refuse("transmittance", "an array", "none");
+}
+
 /// A frame of the CUDA engine with the memory that it lies in.
 struct CudaFrame {
     cuda::Frame frame;
@@ -135,6 +141,7 @@ AnyFrame forward_on_cpu(const Rows& rows, const ViewArgs& view_args, const Optio
                         const Array& radii) {
     const View<T> view = make_view<T>(view_args);
     const Gaussians<T> gaussians = make_gaussians<T>(rows, options, true);
+    check_complete(pictures);
     const Images<T> out = make_images<T>(view, "", pictures, kMainMemory);
     int32_t* radii_out = checked<int32_t>(radii, "radii", {gaussians.count});
     nb::gil_scoped_release released;
@@ -148,6 +155,7 @@ AnyFrame forward_on_cuda(const Rows& rows, const ViewArgs& view_args, const Opti
     const Place place = rows.place();
     const Gaussians<float> gaussians = make_gaussians<float>(rows, options, true);
     const View<float> view = make_view<float>(view_args);
+    check_complete(pictures);
     const Images<float> out = make_images<float>(view, "", pictures, place);
     int32_t* radii_out = checked<int32_t>(radii, "radii", {gaussians.count}, place);
     CudaFrame made{{}, std::make_unique<TorchMemory>(queue.allocate), radii};
@@ -166,9 +174,20 @@ struct BackwardArgs {
     OptionalArray v_screen_means, abs_grad_sum, views;
 };
 
+/// What the shapes of single arrays do not say.
+void check_together(const BackwardArgs& args) {
+    check_complete(args.images);
+    if (args.v_images.inverse_depth && !args.images.inverse_depth)
+        refuse("v_inverse_depth", "none, as inverse_depth is none", "an array");
+    if (args.abs_grad_sum.has_value() != args.views.has_value())
+        refuse("statistics", "both abs_grad_sum and views, or neither", "one of them");
+}
+
 template <class T>
-Gradients<T> make_gradients(const Rows& v_rows, const BackwardArgs& args, int64_t count, Place place) {
-    const RowPointers<T> p = point_at<T>(v_rows, "v_", count, num_rest_of(v_rows), place);
+Gradients<T> make_gradients(const Rows& v_rows, const BackwardArgs& args, const Gaussians<T>& g, Place place) {
+    check_together(args);
+    const int64_t count = g.count;
+    const RowPointers<T> p = point_at<T>(v_rows, "v_", count, g.num_rest, place);
     return {p.means,
             p.quats,
             p.scales,
@@ -192,7 +211,7 @@ void run_backward(const Frame<T>& frame, const Rows& rows, const Rows& v_rows, c
     check_rows(frame.radius_px.size(), g.count);
     const auto images = make_images<const T>(frame.view, "", args.images, kMainMemory);
     const auto v_images = make_images<const T>(frame.view, "v_", args.v_images, kMainMemory);
-    const Gradients<T> out = make_gradients<T>(v_rows, args, g.count, kMainMemory);
+    const Gradients<T> out = make_gradients<T>(v_rows, args, g, kMainMemory);
     nb::gil_scoped_release released;
     backward(frame, g, images, v_images, out);
 }
@@ -205,7 +224,7 @@ void run_backward(const CudaFrame& made, const Rows& rows, const Rows& v_rows, c
     check_rows(frame.num_gaussians, g.count);
     const auto images = make_images<const float>(frame.view, "", args.images, place);
     const auto v_images = make_images<const float>(frame.view, "v_", args.v_images, place);
-    const Gradients<float> out = make_gradients<float>(v_rows, args, g.count, place);
+    const Gradients<float> out = make_gradients<float>(v_rows, args, g, place);
     TorchMemory scratch(queue.allocate);
     nb::gil_scoped_release released;
     cuda::backward(queue.context(place, scratch), frame, g, images, v_images, out);

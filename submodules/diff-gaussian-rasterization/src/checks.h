@@ -94,9 +94,12 @@ T* checked(const OptionalArray& array, const char* name, const Shape& shape, Pla
     return array ? checked<T>(*array, name, shape, place) : nullptr;
 }
 
+/// More than any machine has use for; each one costs memory.
+inline constexpr int kMaxThreads = 256;
+
 inline int threads_or_all(int num_threads) {
     if (num_threads < 0) refuse("threads", "0 (all cores) or more", std::to_string(num_threads));
-    return num_threads > 0 ? num_threads : std::max(1u, std::thread::hardware_concurrency());
+    return num_threads > 0 ? std::min(num_threads, kMaxThreads) : std::max(1u, std::thread::hardware_concurrency());
 }
 
 }  // namespace dgr

@@ -101,7 +101,9 @@ void walk_tile(const Frame<T>& frame, int64_t tile_index, TilePixels<T>& tile, c
                     if (chords.left[row] > T(column + kLanes<T> - 1) || chords.right[row] < T(column)) continue;
                     const int at = row * kTile + column;
                     const Vec2<B> d{d_x[column / kLanes<T>], d_y};
-                    const B exponent = log2_alpha(log2_opacity, conic, d), floor = B::load(tile.log2_floor + at);
+                    // Far from a needle's mean rounding may make it anything; beyond 1 all is capped alike.
+                    const B exponent = min(B(1), log2_alpha(log2_opacity, conic, d));  // NaN stays
+                    const B floor = B::load(tile.log2_floor + at);
                     const Mask<T> reaches = exponent >= floor;
                     if (tile.has_dead && !any(reaches)) continue;  // inside its chord a splat reaches all live pixels
                     const B alpha = exp2(exponent);

@@ -123,7 +123,7 @@ template <class T> inline Batch<T> exp2(Batch<T> x) {
         for (int i = 0; i < kLanes<T>; ++i) r.lanes[i] = std::exp2(x.lanes[i]);
         return r;
     } else {
-        using Ints = typename Mask<T>::Lanes;
+        typedef uint32_t Words __attribute__((vector_size(kVectorBytes)));  // in which overflow has a meaning
         using Floats = typename Batch<T>::Lanes;
         const float to_integer = 12582912.0f;  // 1.5 * 2^23: adding it leaves the rounded integer in the low bits
         const Floats shifted = x.lanes + to_integer;
@@ -132,7 +132,7 @@ template <class T> inline Batch<T> exp2(Batch<T> x) {
         const Floats low = f * 6.931469302e-1f + 1.0f, middle = f * 5.550779325e-2f + 2.402223191e-1f,
                      high = f * 1.325460243e-3f + 9.671999181e-3f;
         const Floats p = (high * ff + middle) * ff + low;
-        return std::bit_cast<Floats>(std::bit_cast<Ints>(p) + (std::bit_cast<Ints>(shifted) << 23));
+        return std::bit_cast<Floats>(std::bit_cast<Words>(p) + (std::bit_cast<Words>(shifted) << 23));
     }
 }
 

@@ -41,7 +41,8 @@ template <class T> DGR_FN TileSpan tile_span(const View<T>& view, const Splat<T>
     const int y_end = (tile_y + 1) * Limits::tile;
     const Vec2<T> chord =
         chord_between(s, T(tile_y * Limits::tile), T((y_end < view.height ? y_end : view.height) - 1));
-    const int first = static_cast<int>(floor(max(chord.x, T(0)))) / Limits::tile;
+    const T beyond(view.tiles_x() * Limits::tile);
+    const int first = static_cast<int>(floor(min(max(chord.x, T(0)), beyond))) / Limits::tile;
     const int last = static_cast<int>(ceil(min(max(chord.y, T(0)), T(view.width - 1)))) / Limits::tile;
     const int end = last + 1 < box.x_end ? last + 1 : box.x_end;
     return {first > box.x_begin ? first : box.x_begin, first > end ? first : end};

@@ -1,0 +1,87 @@
+"""Trains again and again in one process and holds the growth of its memory against a limit.
+
+    python -m benchmarks.soak --trainings 20 --out soak.json
+
+Each training is a whole one on the demo scene, small and shrunk to a few steps: reading, growth, selection, measuring,
+writing. Resident memory is read after each; the first ones warm up caches and do not count.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from arguments import TrainConfig
+from train import train
+from utils.demo_scene import write_demo_scene
+from utils.errors import run_script
+from utils.files import write_json
+from utils.machine import machine_info
+
+LIMIT_KB = 512  # a training, as the slope of a line through all after the warm-up
+
+
+def resident_bytes() -> int:
+    """Memory of this process that is in main memory (Linux)."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def memory_after_trainings(config: TrainConfig, count: int) -> Iterator[int]:
+    """Train ``count`` times as the config says, into the same folder.
+
+    Yields:
+        Resident bytes after each.
+    """
+    for _ in range(count):
+        train(config)
+        gc.collect()
+        yield resident_bytes()
+
+
+def growth(resident: Sequence[int], warm_up: int) -> float:
+    """Bytes that a training leaves behind: the slope of the line that fits best all after the first ``warm_up``."""
+    after = np.asarray(resident[warm_up:], np.float64)
+    return float(np.polyfit(np.arange(len(after)), after, 1)[0])
+
+
+def main() -> None:
+    """Train, print, write the JSON; exit code 1 if memory grows by more than is allowed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--trainings", type=int, default=20)
+    parser.add_argument("--warm-up", type=int, default=5, help="trainings that do not count")
+    parser.add_argument("--iterations", type=int, default=150, help="steps of each")
+    parser.add_argument("--final-budget", type=int, default=800)
+    parser.add_argument("--threads", type=int, default=0, help="0: all cores")
+    parser.add_argument("--out", type=Path, help="write the figures as JSON here")
+    options = parser.parse_args()
+
+    with tempfile.TemporaryDirectory() as folder:
+        scene = Path(folder) / "scene"
+        write_demo_scene(scene, width=96, height=64, num_views=12, num_points=1500)
+        config = TrainConfig(
+            source_path=scene, model_path=Path(folder) / "run", eval=True, final_budget=options.final_budget,
+            iterations=options.iterations, device="cpu", threads=options.threads, quiet=True,
+        )  # fmt: skip
+        resident = []
+        for number, now in enumerate(memory_after_trainings(config, options.trainings), 1):
+            resident.append(now)
+            print(f"training {number:2}: {now / 1e6:.1f} MB", flush=True)
+    slope_kb = growth(resident, options.warm_up) / 1e3
+    print(f"growth: {slope_kb:.0f} kB a training after the first {options.warm_up}; allowed are {LIMIT_KB} kB")
+    if options.out:
+        write_json(options.out, {
+            "machine": machine_info(), "trainings": options.trainings, "iterations": options.iterations,
+            "warm_up": options.warm_up, "resident_bytes": resident, "growth_kb": slope_kb, "limit_kb": LIMIT_KB,
+        })  # fmt: skip
+    sys.exit(slope_kb > LIMIT_KB)
+
+
+if __name__ == "__main__":
+    run_script(main)
