@@ -32,7 +32,7 @@ from gaussian_renderer import DEVICES
 from render import find_ply
 from scene import ply
 from scene.gaussian_model import GaussianModel
-from train import load
+from scene.loading import load
 from utils.errors import InputError, run_script
 from utils.generators import generators
 from utils.run import Run

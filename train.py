@@ -29,14 +29,16 @@ from diff_gaussian_rasterization import photometric_loss
 from torch import Tensor
 
 from arguments import TrainConfig, pick_device
+from arguments.device import use_deterministic_algorithms
 from arguments.options import flags_that_save_memory, to_json
 from arguments.schedule import Schedule
 from arguments.sharing import shared
 from gaussian_renderer import DEVICES, importance, render
 from gaussian_renderer.evaluation import Scores, ground_truth, measure
-from scene import Scene, load_scene
+from scene import Scene
 from scene.densification import Densification, EdgeWeights, add_view_scores
 from scene.gaussian_model import GaussianModel
+from scene.loading import check_all_photos, load
 from scene.natural_selection import NaturalSelection
 from utils.checkpoint import Checkpoints, Interval
 from utils.errors import InputError, run_script
@@ -88,9 +90,8 @@ def train(config: TrainConfig, ranks: OneRank = ALONE) -> dict[str, Any]:
     config, begun = settled_start(config, run, checkpoints, ranks)
     use_deterministic_algorithms(config.deterministic)
     scene = load(config, run, device)
-    if config.all_photos and scene.missing:
-        found = f"{len(scene.missing)} missing, {scene.missing[0]} for one"
-        raise InputError(config.source_path, "all registered photos", found, "copy them, or leave out --all-photos")
+    if config.all_photos:
+        check_all_photos(scene, config.source_path)
     check_same_start(ranks, config, scene)
     schedule = shared(config.make_schedule(), ranks.count)
     checkpoints.about = {"config": to_json(config), "poses": digest(camera.world_to_camera for camera in scene.train)}
@@ -272,34 +273,6 @@ def check_same_start(ranks: OneRank, config: TrainConfig, scene: Scene) -> None:
     poses = [camera.world_to_camera for camera in scene.train]
     points = [scene.points.xyz, scene.points.rgb]
     ranks.check_same("flags, photos, poses and points", [settings, *poses, *points])
-
-
-def use_deterministic_algorithms(wanted: bool) -> None:
-    """Let engine and torch give the same bits from every run, or not."""
-    torch.use_deterministic_algorithms(wanted, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # nothing reads it, and filling takes time
-
-
-def load(config: TrainConfig, run: Run, device: torch.device) -> Scene:
-    """Read the scene and decode all photos, so that whatever is wrong with them shows before anything is written.
-
-    Raises:
-        InputError: the scene or one of its photos can't be read.
-    """
-    scene = load_scene(
-        config.source_path, config.images, config.resolution, config.eval, config.white_background, config.seed
-    )
-    scene.prefetch(config.threads or torch.get_num_threads())
-    for camera in scene.train + scene.test:
-        camera.photo.pixels()
-        if device.type != "cpu":
-            camera.photo.pin_memory()
-    first = scene.train[0]
-    run.say(
-        f"{config.source_path}: {len(scene.train)} training and {len(scene.test)} test views, "
-        f"{first.width}x{first.height} px, {len(scene.points.xyz):,} points"
-    )
-    return scene
 
 
 def write_inputs(run: Run, config: TrainConfig, scene: Scene, device: torch.device, is_new: bool) -> None:

@@ -32,6 +32,12 @@ def pick_device(name: str, usable: Collection[str] = ("cpu", "cuda")) -> torch.d
     return torch.device("cuda" if name != "cpu" and sees_gpu and has_engine else "cpu")
 
 
+def use_deterministic_algorithms(wanted: bool) -> None:
+    """Let engine and torch give the same bits from every run, or not."""
+    torch.use_deterministic_algorithms(wanted, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # nothing reads it, and filling takes time
+
+
 def _no_engine() -> InputError:
     """The GPU is there, and only the engine was built without it."""
     expected = f"an engine built for the {torch.cuda.get_device_name()}"
