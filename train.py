@@ -84,9 +84,10 @@ def train(config: TrainConfig, ranks: OneRank = ALONE) -> dict[str, Any]:
     name = f"{config.source_path.absolute().name}-{config.schedule}-{config.final_budget}"
     folder = config.model_path or free_folder(name)
     run = Run(folder, tensorboard=config.tensorboard, quiet=config.quiet, writes=ranks.is_first)
-    if summary := finished(config, run):
-        return summary
     checkpoints = Checkpoints(folder, Interval.parse(config.checkpoint_every if ranks.count == 1 else "0"))
+    if summary := finished(config, run):
+        checkpoints.clear()  # if it was killed before it could do so
+        return summary
     config, begun = settled_start(config, run, checkpoints, ranks)
     use_deterministic_algorithms(config.deterministic)
     scene = load(config, run, device)

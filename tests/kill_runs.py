@@ -17,9 +17,10 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -70,12 +71,14 @@ def fork(work: Callable[[], None]) -> int:
     try:
         work()
         code = 0
+    except BaseException:
+        traceback.print_exc()
     finally:
         os._exit(code)
 
 
-def training(config: TrainConfig, die_at: int | None, slow: bool) -> None:
-    """In the child: train; die at the so-many-th operation on files of the run; write slowly, to be caught at it."""
+def training(config: TrainConfig, moment: str = "", die_at: int = 0) -> None:
+    """In the child: train; die at the so-many-th operation on files of the run, or write slowly, to be caught at it."""
     operations = 0
 
     def count(event: str, args: tuple) -> None:
@@ -87,34 +90,30 @@ def training(config: TrainConfig, die_at: int | None, slow: bool) -> None:
             if operations == die_at:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-    if die_at is not None:
+    if die_at:
         sys.addaudithook(count)
-    with slow_writing() if slow else contextlib.nullcontext():
-        train(config)
+    if moment == "checkpoint":
+        utils.state_file._bytes_of = slow_bytes_of
+    if moment == "PLY":
+        plyfile.PlyData.write = slow_write
+    train(config)
 
 
-@contextlib.contextmanager
-def slow_writing() -> Iterator[None]:
-    """Checkpoints and PLYs take some hundredths of a second to write, and are seen half-written meanwhile."""
-    bytes_of, write = utils.state_file._bytes_of, plyfile.PlyData.write
+def slow_bytes_of(tensor: torch.Tensor, bytes_of=utils.state_file._bytes_of) -> memoryview:
+    """Checkpoints take some hundredths of a second to write, and are seen half-written meanwhile."""
+    if tensor.ndim == 3:
+        time.sleep(0.01)
+    return bytes_of(tensor)
 
-    def slow_bytes_of(tensor: torch.Tensor) -> memoryview:
-        time.sleep(0.002)
-        return bytes_of(tensor)
 
-    def slow_write(self: plyfile.PlyData, path: str) -> None:
-        write(self, path)
-        content = Path(path).read_bytes()
-        with open(path, "wb", buffering=0) as file:
-            for start in range(0, len(content), 4096):
-                time.sleep(0.002)
-                file.write(content[start : start + 4096])
-
-    utils.state_file._bytes_of, plyfile.PlyData.write = slow_bytes_of, slow_write
-    try:
-        yield
-    finally:
-        utils.state_file._bytes_of, plyfile.PlyData.write = bytes_of, write
+def slow_write(self: plyfile.PlyData, path: str, write=plyfile.PlyData.write) -> None:
+    """PLYs, too."""
+    write(self, path)
+    content = Path(path).read_bytes()
+    with open(path, "wb", buffering=0) as file:
+        for start in range(0, len(content), 20_000):
+            time.sleep(0.01)
+            file.write(content[start : start + 20_000])
 
 
 def ended(child: int, timeout: float = 0) -> int | None:
@@ -182,8 +181,8 @@ def run_and_kill(
     outcome = Outcome(config.schedule, [], [])
     while len(outcome.kills) < num_kills:
         (moment,) = rng.choices(MOMENTS, WEIGHTS)
-        die_at = rng.randrange(1, 120) if moment == "file operation" else None
-        child = fork(lambda config=config, die_at=die_at: training(config, die_at, slow=die_at is None))
+        die_at = rng.randrange(1, 120) if moment == "file operation" else 0
+        child = fork(lambda moment=moment, die_at=die_at: training(config, moment, die_at))
         code = wait_for_moment(child, config.model_path, moment, seconds, rng)
         if code is None:
             os.kill(child, signal.SIGKILL)
@@ -195,7 +194,7 @@ def run_and_kill(
             return outcome
         half_written = [name for name, number in temporaries(config.model_path).items() if number]
         outcome.kills.append(f"while writing a {half_written[0]}" if half_written else f"at {moment}")
-    if code := ended(fork(lambda: training(config, None, slow=False)), PATIENCE):
+    if code := ended(fork(lambda: training(config)), PATIENCE):
         outcome.problems.append(f"the last attempt ended with {code}")
         return outcome
     compare(config.model_path, reference, outcome)
@@ -261,38 +260,53 @@ def report(outcomes: list[Outcome], seconds: float, seed: int) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=200, help="of forks (default: %(default)s)")
+    parser.add_argument("--at-once", type=int, default=1, help="runs side by side")
     parser.add_argument("--whole", type=int, default=0, help="further kills, of train.py as a program")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, help="where the runs are, for their time (default: the system's)")
     parser.add_argument("--out", type=Path, help="write the report to this JSON file, too")
     args = parser.parse_args()
-    rng, begun, outcomes = random.Random(args.seed), time.monotonic(), []
+    begun = time.monotonic()
     SCHEDULES.update(short_schedules())
     torch.set_num_threads(1)  # no thread must run here, as forks don't get it
     torch.optim.Adam([torch.zeros(1)])  # what training would load later
     with tempfile.TemporaryDirectory(dir=args.folder) as name:
-        folder = Path(name)
-        assert ended(fork(lambda: write_demo_scene(folder / "scene", **SCENE)), PATIENCE) == 0
-        references, seconds = {}, {}
-        for schedule in SCHEDULES:
-            config = replace(make_config(folder / "scene", folder / schedule, schedule), checkpoint_every="0")
-            start = time.monotonic()
-            assert ended(fork(lambda config=config: training(config, None, slow=False)), PATIENCE) == 0
-            references[schedule], seconds[schedule] = result_of(config.model_path), time.monotonic() - start
-        while (missing := args.kills - sum(len(each.kills) for each in outcomes)) > 0:
-            schedule = ("full", "fast")[len(outcomes) % 2]
-            config = make_config(folder / "scene", folder / "run", schedule)
-            num_kills = min(missing, rng.randint(1, 4))
-            outcomes.append(run_and_kill(config, num_kills, 1.5 * seconds[schedule], references[schedule], rng))
-            shutil.rmtree(config.model_path)
-            done = sum(len(each.kills) for each in outcomes)
-            print(f"{done} kills, {len(outcomes)} runs {outcomes[-1].problems}", file=sys.stderr, flush=True)
-        outcomes += whole_program(folder / "scene", folder, args.whole, rng) if args.whole else []
+        outcomes = all_outcomes(args, Path(name))
     result = report(outcomes, time.monotonic() - begun, args.seed)
     print(text := json.dumps(result, indent=2))
     if args.out:
         args.out.write_text(text + "\n")
     sys.exit(bool(result["problems"]))
+
+
+def all_outcomes(args: argparse.Namespace, folder: Path) -> list[Outcome]:
+    """What the command line asks for: forks by some workers, then whole programs."""
+    assert ended(fork(lambda: write_demo_scene(folder / "scene", **SCENE)), PATIENCE) == 0
+    references, seconds = {}, {}
+    for schedule in SCHEDULES:
+        config = replace(make_config(folder / "scene", folder / schedule, schedule), checkpoint_every="0")
+        start = time.monotonic()
+        assert ended(fork(lambda config=config: training(config)), PATIENCE) == 0
+        references[schedule], seconds[schedule] = result_of(config.model_path), time.monotonic() - start
+
+    def work(worker: int, num_kills: int) -> None:
+        rng, outcomes = random.Random(f"{args.seed} {worker}"), []
+        while (missing := num_kills - sum(len(each.kills) for each in outcomes)) > 0:
+            schedule = ("full", "fast")[len(outcomes) % 2]
+            config = make_config(folder / "scene", folder / f"run{worker}", schedule)
+            kills = min(missing, rng.randint(1, 4))
+            outcomes.append(run_and_kill(config, kills, 1.5 * seconds[schedule], references[schedule], rng))
+            shutil.rmtree(config.model_path)
+            print(f"worker {worker}: {num_kills - missing + kills} kills", *outcomes[-1].problems, file=sys.stderr)
+        (folder / f"worker{worker}.json").write_text(json.dumps([asdict(each) for each in outcomes]))
+
+    shares = [args.kills // args.at_once + (worker < args.kills % args.at_once) for worker in range(args.at_once)]
+    workers = [fork(lambda each=each: work(*each)) for each in enumerate(shares)]
+    assert [ended(worker, 1e6) for worker in workers] == [0] * len(workers), "a worker has failed"
+    files = [json.loads((folder / f"worker{worker}.json").read_text()) for worker in range(len(workers))]
+    outcomes = [Outcome(**each) for file in files for each in file]
+    rng = random.Random(args.seed)
+    return outcomes + (whole_program(folder / "scene", folder, args.whole, rng) if args.whole else [])
 
 
 if __name__ == "__main__":

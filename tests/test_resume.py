@@ -248,6 +248,18 @@ def test_a_finished_run_is_not_trained_again(whole, capsys):
     assert files_of(whole[0].model_path) == before
 
 
+def test_a_run_killed_after_its_end_is_finished_and_leaves_no_checkpoints(stopped, whole, monkeypatch):
+    def die(self: Checkpoints) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(Checkpoints, "clear", die)
+        train(stopped)
+    assert (stopped.model_path / "checkpoints").exists()
+    train(stopped)
+    assert not (stopped.model_path / "checkpoints").exists() and ply(stopped) == ply(whole[0])
+
+
 def test_without_resume_a_run_begins_anew_and_takes_the_place_of_the_old_one(whole, stopped, monkeypatch):
     """The old checkpoints stay until the new run has one of its own."""
     run_until(dataclasses.replace(stopped, resume=False, seed=1, checkpoint_every="3"), 3, monkeypatch)
