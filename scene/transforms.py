@@ -103,9 +103,9 @@ def _lens(path: Path, entry: Mapping[str, Any], original: Path, photo: Path) -> 
     """
 
     def number(key: str, default: float | None = None) -> float | None:
-        value = entry.get(key, default)
-        if value is None:
-            return None
+        value = entry.get(key)
+        if value is None:  # also where the file says null
+            return default
         # The bound keeps out infinities, NaN and integers that no float can hold, all of which Python's JSON reads.
         if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e30:
             raise InputError(path, f"a number for '{key}'", brief(value), _FIX)

@@ -153,6 +153,14 @@ def test_numbers_that_no_float_holds(tmp_path, number):
         refused(tmp_path / "transforms.json", load_scene, tmp_path, eval=False)
 
 
+def test_null_is_the_same_as_nothing(tmp_path):
+    """For every number of a lens that has a default."""
+    nothing = dict.fromkeys(("w", "h", "cx", "cy", "k1", "k2", "p1", "p2", "fl_y", "camera_angle_x"))
+    write_transforms(tmp_path, num_frames=1, frame=lambda i: nothing)
+    camera = load_scene(tmp_path, eval=False).train[0]
+    assert (camera.cx, camera.cy, camera.fx, camera.fy) == (20, 15, 35, 35)
+
+
 def test_many_keys_and_many_frames_take_no_more_than_their_sum(tmp_path):
     """Each frame inherits the table's entries; with a copy of them for each frame this would take half a minute."""
     frame = {"file_path": "images/none.png", "transform_matrix": np.eye(4).tolist()}
