@@ -25,7 +25,7 @@ from utils.errors import run_script
 from utils.files import write_json
 from utils.machine import machine_info
 
-LIMIT_KB = 512  # a training, as the slope of a line through all after the warm-up
+LIMIT_KB = 100  # a training, as the slope of a line through all after the warm-up
 
 
 def resident_bytes() -> int:

@@ -12,10 +12,10 @@ def test_growth_is_the_slope_after_the_warm_up():
 
 
 def test_trainings_in_a_row_leave_no_memory_behind(tiny_scene_dir, tmp_path):
-    """Five of them: after the first two, a training leaves less than 4 MB; its photos alone would be more."""
+    """Five of them: after the first two, a training leaves less than 1 MB; slack is for the allocator."""
     config = TrainConfig(
         source_path=tiny_scene_dir, model_path=tmp_path / "run", eval=True, final_budget=300, iterations=60,
         device="cpu", quiet=True, tensorboard=False,
     )  # fmt: skip
     resident = list(memory_after_trainings(config, 5))
-    assert growth(resident, 2) < 4e6, [f"{each / 1e6:.1f} MB" for each in resident]
+    assert growth(resident, 2) < 1e6, [f"{each / 1e6:.1f} MB" for each in resident]

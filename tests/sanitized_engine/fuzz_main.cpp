@@ -1,6 +1,7 @@
 // A small coverage-guided fuzzer for compilers that bring none (GCC); Clang's libFuzzer takes its place where it is.
 // It knows libFuzzer's words that tests/engine_fuzzer.py uses:  engine_fuzz [-runs=N] [-max_total_time=S] [-seed=N]
 // [-artifact_prefix=FOLDER/] CORPUS... : files are run once each, folders are read and the first one grows.
+#include <fcntl.h>
 #include <sys/resource.h>
 #include <sys/time.h>
 #include <unistd.h>
@@ -11,6 +12,7 @@
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
@@ -62,11 +64,12 @@ void save_current(const char* kind) {
     for (uint8_t byte : *current) hash = (hash ^ byte) * 16777619u;
     char name[4200];
     std::snprintf(name, sizeof(name), "%s%s-%08x", artifact_prefix.c_str(), kind, hash);
-    if (FILE* file = std::fopen(name, "wb")) {
-        std::fwrite(current->data(), 1, current->size(), file);
-        std::fclose(file);
-        std::fprintf(stderr, "the input is in %s\n", name);
-    }
+    const int file = open(name, O_CREAT | O_WRONLY | O_TRUNC, 0644);
+    const bool is_written = write(file, current->data(), current->size()) == static_cast<ssize_t>(current->size());
+    const char* said[] = {is_written ? "the input is in " : "cannot be written: ", name, "\n"};
+    for (const char* part : said)
+        if (write(STDERR_FILENO, part, std::strlen(part)) < 0) break;
+    close(file);
     current = nullptr;
 }
 void on_signal(int signal) {

@@ -46,14 +46,16 @@ void adam(const AdamStep* tensors, int num_tensors, const int32_t* radius_px, in
     const std::vector<Chunk> chunks = chunks_of(tensors, num_tensors);
     Team team(std::min<int64_t>(num_threads, chunks.size()));
     team.for_each(chunks.size(), [&](int64_t i) {
-        const auto [tensor, begin, end] = chunks[i];
-        const auto apply = [&](int64_t from, int64_t to) { update(tensors[tensor], factors[tensor], from, to); };
-        if (!radius_px) return apply(begin, end);
+        const Chunk& chunk = chunks[i];
+        const auto apply = [&](int64_t from, int64_t to) {
+            update(tensors[chunk.tensor], factors[chunk.tensor], from, to);
+        };
+        if (!radius_px) return apply(chunk.begin, chunk.end);
         // Neighbours that are visible go together, so that short rows fill the vectors too.
-        for (int64_t from = begin; from < end;) {
-            while (from < end && radius_px[from] == 0) ++from;
+        for (int64_t from = chunk.begin; from < chunk.end;) {
+            while (from < chunk.end && radius_px[from] == 0) ++from;
             int64_t to = from;
-            while (to < end && radius_px[to] != 0) ++to;
+            while (to < chunk.end && radius_px[to] != 0) ++to;
             apply(from, to);
             from = to;
         }
