@@ -1,4 +1,4 @@
-"""The engine's fuzzer, briefly: with sanitizers, on the inputs that are kept, and on some hundred new ones.
+"""The engine's fuzzer, briefly: with sanitizers, on the inputs that are kept, and on a hundred new ones.
 
 ``make fuzz`` runs it for longer. What it holds of every input is in sanitized_engine/engine_target.cpp.
 """
@@ -9,7 +9,7 @@ from pathlib import Path
 import engine_fuzzer
 import pytest
 
-NUM_RUNS = 300
+NUM_RUNS = 100
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def test_inputs_that_are_kept_do_no_harm(program):
 
 
 def test_new_inputs_do_no_harm(program, tmp_path):
-    """The same few hundred each time, and they get further than they began."""
+    """The same each time, and they get further than they began."""
     arguments = [f"-runs={NUM_RUNS}", "-seed=1", f"-artifact_prefix={tmp_path}/", tmp_path, engine_fuzzer.INPUTS]
     done = engine_fuzzer.run(program, arguments, timeout=200)
     assert done.returncode == 0, done.stderr[-5000:]
