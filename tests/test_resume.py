@@ -5,6 +5,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,8 @@ from utils.checkpoint import Checkpoints
 from utils.demo_scene import write_demo_scene
 from utils.errors import InputError, Stopped, run_script
 from utils.signals import StopRequest
+
+ROOT = Path(__file__).parent.parent
 
 
 class Killed(BaseException):
@@ -114,6 +118,16 @@ def test_the_fast_schedule_continues_with_the_same_bits_too(scene_dir, tmp_path,
         other = run_until(other, step, monkeypatch)
     train(other)
     assert ply(one) == ply(other)
+
+
+@pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="waits for processes as Linux does")
+def test_runs_killed_by_the_system_end_with_the_same_bits(tmp_path):
+    """Four of the kills of docs/reliability.md."""
+    words = ["-m", "tests.kill_runs", "--kills", "4", "--folder", tmp_path, "--out", tmp_path / "kills.json"]
+    done = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "kills.json").read_text())
+    assert report["kills"] == 4 and report["identical"] == report["runs"] > 0
 
 
 @pytest.fixture(scope="module")
