@@ -252,7 +252,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     for name in ("width", "height", "views", "points"):
         if getattr(args, name) < 1:
-            raise InputError(f"--{name}", "a number above 0", getattr(args, name), "give a larger one")
+            raise InputError(f"--{name}", "a number above 0", str(getattr(args, name)), "give a larger one")
     write_demo_scene(args.out, args.width, args.height, args.views, args.points, args.seed, progress=True)
     print(f"{args.out}: {args.views} photos of {args.width}x{args.height} pixels, {args.points} points")
 
