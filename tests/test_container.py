@@ -233,7 +233,7 @@ def test_models_of_other_tools_are_read(tmp_path, ending):
 @pytest.mark.parametrize(
     "name, content, expected",
     [
-        ("model.gsz", None, "No such file"),
+        ("model.gsz", None, "found nothing"),
         ("model.gsz", b"", "a .gsz file"),
         ("model.gsz", b"plain text", "a .gsz file"),
         ("model.gsz", pack({"profile": "none"}, {})[:-1], "cut off"),

@@ -186,6 +186,15 @@ def test_a_damaged_checkpoint_costs_steps_and_no_bits(whole, stopped, capsys):
 # ---- asked to stop ----
 
 
+@pytest.fixture
+def ctrl_c_is_heard():
+    """Also where the tests run in the background of a shell, which lets them ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c_is_heard")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_step_and_saves_it(whole, tmp_path, monkeypatch, number, capsys):
     config = dataclasses.replace(whole[0], model_path=tmp_path / "model", checkpoint_every="0")
@@ -209,6 +218,7 @@ def test_a_signal_ends_the_step_and_saves_it(whole, tmp_path, monkeypatch, numbe
     assert ply(config) == ply(whole[0])
 
 
+@pytest.mark.usefixtures("ctrl_c_is_heard")
 def test_a_second_signal_ends_at_once():
     with pytest.raises(KeyboardInterrupt), StopRequest() as stop:
         os.kill(os.getpid(), signal.SIGINT)
