@@ -89,9 +89,10 @@ class CompactQuantizer:
         arrays = checked({name: row.detach().cpu().numpy() for name, row in rows.items()})
         rows = {name: torch.from_numpy(array) for name, array in arrays.items()}
         code = self._scalars(rows)
+        shape_codes = code.shape_codes(rows)
         if len(rows["means"]):
-            code = replace(code, weight_offset=-int(code.raw_weight_index(code.shape_codes(rows)).median()))
-        weights = weight_of(code.shape_codes(rows)["weights"])
+            code = replace(code, weight_offset=-int(code.raw_weight_index(shape_codes).median()))
+        weights = weight_of(code.weight_indices(shape_codes)["weights"])
         self.code = replace(code, basis=self._basis(rows["sh_rest"], weights))
         self._inverse = inverse_of(self.code.basis, 3 * code.num_rest)
         self._weights = weights

@@ -12,16 +12,9 @@ import pytest
 from tests.fuzz import FINDINGS
 from tests.fuzz.run_target import is_read
 from tests.fuzz.targets import ROOT, TARGETS
-from utils import pictures
 
 FOUND = sorted(path for path in FINDINGS.glob("*/*") if path.is_file())
 SECONDS = 1  # for each target
-
-
-@pytest.fixture(autouse=True)
-def limits_stay(monkeypatch):
-    """A target lowers this limit for its process, which here is that of other tests, too."""
-    monkeypatch.setattr(pictures, "_FEW_PIXELS", pictures._FEW_PIXELS)
 
 
 @pytest.mark.parametrize("name", TARGETS)

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.distributed.rendezvous import rendezvous
 
 from utils.errors import InputError
+from utils.machine import num_cores
 
 # How long a process waits for the others, while the first measures or saves for example. A process that has gone is
 # noticed at once by gloo, and by torchrun in any case.
@@ -87,7 +88,7 @@ class Ranks(OneRank):
         self.rank = dist.get_rank()
         self.count = dist.get_world_size()
         self._local_rank = int(os.environ.get("LOCAL_RANK", self.rank))
-        self.threads = max(1, _num_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", self.count)))
+        self.threads = max(1, num_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", self.count)))
 
     def own_device(self, device: torch.device) -> torch.device:
         """The GPU with the number that the process has on its machine; it becomes torch's current one.
@@ -196,11 +197,6 @@ def _others_needed() -> Iterator[None]:
         raise InputError(
             "torchrun", "all processes running", found, "look for what it said, and start again"
         ) from error
-
-
-def _num_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def digest(tensors: Iterable[Tensor]) -> int:

@@ -1,6 +1,5 @@
 """What a suite found, read from ``suite.json`` and checked entry by entry. Knows no statistics and no layout."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 from arguments.config import SCHEDULES
 from utils.errors import InputError
+from utils.files import read_json
 
 FORMAT = 1
 FILE = "suite.json"
@@ -86,7 +86,7 @@ def read_results(path: Path) -> SuiteResults:
     Raises:
         InputError: the file is missing, not JSON, not of a suite, or an entry of it is not what it has to be.
     """
-    root = _Entry(path, "the file", _load(path))
+    root = _Entry(path, "the file", read_json(path, "the results of a suite as JSON", "name a folder of test.py"))
     found = root.values.get("format")
     if found != FORMAT or isinstance(found, bool):
         root.fail(f"results of a suite in format {FORMAT}", f"format {found!r}")
@@ -118,13 +118,6 @@ def _machines(root: "_Entry") -> list[dict[str, Any]]:
     entries = [run.child("machine", optional=True) for run in root.children("runs")]
     found = [entry.values for entry in entries if entry] or [root.child("machine").values]
     return [machine for i, machine in enumerate(found) if machine not in found[:i]]
-
-
-def _load(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(path, "the results of a suite as JSON", f"'{error}'", "name a folder of test.py") from error
 
 
 def _missing(entry: "_Entry") -> dict[str, str]:
