@@ -1,4 +1,4 @@
-"""Render the test and training views of a trained model to PNGs beside their photos, or measure frames per second."""
+"""Render a trained model: its test and training views beside their photos, maps of their depth, a video; or time it."""
 
 import os
 import statistics
@@ -20,11 +20,17 @@ from arguments.options import flags_that_save_memory
 from compression import read_model
 from gaussian_renderer import DEVICES, render
 from gaussian_renderer.evaluation import view_pair
-from scene import Camera, load_scene
+from gaussian_renderer.film import film
+from gaussian_renderer.maps import depth_map, depth_step, quantized, shades
+from scene import Camera, Scene, load_scene
 from scene.gaussian_model import GaussianModel
+from scene.paths import views_along
+from scene.saved_cameras import read_cameras
 from utils.errors import InputError, run_script
+from utils.images import in_colours
 from utils.run import Run, saved_iterations
 from utils.usage import synchronize
+from utils.video import default_size
 
 WARM_UP_FRAMES = 5
 TIMED_FRAMES = 50  # at least
@@ -38,30 +44,84 @@ def main(argv: Sequence[str] | None = None) -> None:
 def render_scene(config: RenderConfig) -> None:
     """Render the views of a scene into the model's folder, ``{test,train}/METHOD/{renders,gt}/00000.png`` and on.
 
-    With ``config.time`` no view is written, but ``timing.json``.
+    With ``config.time`` no view is written, but ``timing.json``; with ``config.video`` nothing but the video.
 
     Raises:
-        InputError: model or scene can't be read, there is no view to render, or the folder can't be written.
+        InputError: model or scene can't be read, there is nothing to render, or a file can't be written.
     """
     device = pick_device(config.device, DEVICES)
     if config.threads:
         torch.set_num_threads(config.threads)
     path, method = find_model(config)
-    run = Run(config.model_path, quiet=config.quiet)
+    run = Run(config.model_path, quiet=config.quiet, writes=config.video is None)
     model = GaussianModel.from_rows(read_model(path), device)
-    splits = find_views(config)
     background = torch.full((3,), float(config.white_background))
     options = {"antialiased": config.antialiasing, "threads": config.threads}
     run.say(f"{path}: {model.num_gaussians:,} Gaussians")
+    if config.video:
+        views = video_views(config, config.video)
+        run.say(film(config.video, views, config.frame_rate(), model, background, quiet=config.quiet, **options))
+        return
+    scene = read_scene(config)
+    splits = chosen_views(config, scene)
     if config.time:
         times = measure_times([camera for views in splits.values() for camera in views], model, background, options)
         run.write_json("timing.json", {**times, "model": str(path.absolute())})
         run.say(describe_times(times))
         return
+    step = depth_step(scene.extent)
     for split, views in splits.items():
         for index, camera in enumerate(tqdm(views, desc=split, unit="view", disable=config.quiet)):
             run.write_view(split, method, index, *view_pair(camera, model, background, **options))
+            if config.depth:
+                depth = depth_map(camera, model, **options)
+                write_map(run, (split, method, "depth", index), quantized(depth, step), inverse(depth))
+        if config.depth:
+            run.write_json(f"{split}/{method}/depth.json", {"world_units_per_step": step, "nothing": 0})
         run.say(f"{split}: {len(views)} views in {config.model_path / split / method}")
+
+
+def write_map(run: Run, name: tuple[str, str, str, int], values: Tensor, shown: Tensor) -> None:
+    """Write a map of a view in 16 bits and, into a folder beside it, in colours.
+
+    Args:
+        run: whose folder it goes to.
+        name: split, method, kind and number of the view.
+        values: (H,W) int32.
+        shown: (H,W) float, what the colours follow; 0 is black.
+    """
+    split, method, kind, index = name
+    run.write_picture(split, method, kind, index, values)
+    run.write_picture(split, method, f"{kind}_in_colours", index, in_colours(shades(shown), shown > 0))
+
+
+def inverse(depth: Tensor) -> Tensor:
+    """1 / depth, by which what is near gets most of the colours; 0 stays 0."""
+    return torch.where(depth > 0, 1 / depth, 0)
+
+
+def video_views(config: RenderConfig, video: Path) -> list[Camera]:
+    """The cameras of a video's frames.
+
+    Raises:
+        InputError: there are no cameras to go by, or no such path along them.
+    """
+    cameras = find_cameras(config)
+    size = config.size or default_size(video, cameras[0].width, cameras[0].height)
+    return views_along(config.path or "orbit", cameras, config.num_frames(len(cameras)), size)
+
+
+def find_cameras(config: RenderConfig) -> tuple[Camera, ...]:
+    """All cameras of the run, or of the scene where the folder has none, in the order of their names.
+
+    Raises:
+        InputError: neither has any.
+    """
+    saved = config.model_path / "cameras.json"
+    if saved.exists() or config.source_path is None:
+        return read_cameras(saved)
+    scene = read_scene(config)
+    return tuple(sorted(scene.test + scene.train, key=lambda camera: camera.name))
 
 
 def find_model(config: RenderConfig) -> tuple[Path, str]:
@@ -106,15 +166,23 @@ def find_ply(folder: Path, iteration: int) -> tuple[Path, int]:
     return Run(folder).ply_path(wanted), wanted
 
 
-def find_views(config: RenderConfig) -> dict[str, tuple[Camera, ...]]:
+def read_scene(config: RenderConfig) -> Scene:
+    """The scene that the config names.
+
+    Raises:
+        InputError: it can't be read.
+    """
+    return load_scene(
+        config.source_path, config.images, config.resolution, config.eval, config.white_background, seed=0
+    )
+
+
+def chosen_views(config: RenderConfig, scene: Scene) -> dict[str, tuple[Camera, ...]]:
     """The views to render, by split.
 
     Raises:
-        InputError: the scene can't be read, or nothing of it is asked for.
+        InputError: nothing of the scene is asked for.
     """
-    scene = load_scene(
-        config.source_path, config.images, config.resolution, config.eval, config.white_background, seed=0
-    )
     skipped = {"test": config.skip_test, "train": config.skip_train}
     splits = {"test": scene.test, "train": scene.train}
     chosen = {split: views for split, views in splits.items() if views and not skipped[split]}

@@ -1,4 +1,4 @@
-"""What train.py and render.py can be told, as frozen dataclasses. Holds no step numbers of a schedule."""
+"""What train.py can be told, and what all commands share, as frozen dataclasses. Holds no step numbers."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -162,44 +162,6 @@ class TrainConfig(MachineConfig, SceneConfig):
         """
         path = model_path / "config.json"
         return build(cls, from_json(cls, read_json(path), path))
-
-
-@dataclass(frozen=True, kw_only=True)
-class RenderConfig(MachineConfig, SceneConfig):
-    """All of a rendering of a scene's views.
-
-    Raises:
-        InputError: a value is of the wrong type or out of its range.
-    """
-
-    source_path: Path = option(type=Path, short="-s", help="folder of the scene (default: that of the run)")
-    model_path: Path = option(type=Path, short="-m", help="folder that train.py wrote; renders go there (required)")
-    model: Path | None = option(
-        None, type=Path, help="render this file instead of the folder's PLY: .gsz, .ply or another format"
-    )
-    iteration: int = option(-1, type=int, help="the saved step to render; -1: the last")
-    skip_train: bool = option(False, type=bool, help="leave the training views out")
-    skip_test: bool = option(False, type=bool, help="leave the test views out")
-    time: bool = option(False, type=bool, help="measure frames per second, for timing.json, and write no pictures")
-    quiet: bool = option(False, type=bool, help="print nothing but errors")
-
-    def __post_init__(self) -> None:
-        check(self)
-        at_least(0, "--threads", self.threads)
-        at_least(-1, "--iteration", self.iteration)
-        check_resolution(self.resolution)
-
-    @classmethod
-    def from_command_line(cls, argv: Sequence[str]) -> "RenderConfig":
-        """Read the flags of render.py; what they leave open about the scene comes from the run's ``config.json``.
-
-        Raises:
-            InputError: a flag is unknown, missing or has a value it can't have.
-        """
-        flags = given(cls, argv, "Render the test and training views of a trained model.")
-        path = flags["model_path"] / "config.json" if "model_path" in flags else None
-        trained = from_json(SceneConfig, read_json(path), path) if path and path.exists() else {}
-        return build(cls, {**trained, **flags})
 
 
 def flags_to_continue(cls: type, flags: Mapping[str, Any]) -> dict[str, Any]:

@@ -60,7 +60,16 @@ RENDER_FLAGS = [
     ("--iteration 7000", "iteration", 7000),
     ("--skip_train", "skip_train", True),
     ("--skip_test", "skip_test", True),
+    ("--depth", "depth", True),
     ("--time", "time", True),
+]
+VIDEO_FLAGS = [
+    ("--video b.gif", "video", Path("b.gif")),
+    ("--path spline", "path", "spline"),
+    ("--fps 12", "fps", 12),
+    ("--frames 50", "frames", 50),
+    ("--seconds 2.5", "seconds", 2.5),
+    ("--size 64 48", "size", (64, 48)),
 ]
 
 
@@ -81,7 +90,17 @@ def test_a_flag_of_render_sets_its_field_and_nothing_else(words, field, value):
     assert changed == dataclasses.replace(plain, **{field: value})
 
 
-@pytest.mark.parametrize(("config", "flags"), [(TrainConfig, TRAIN_FLAGS), (RenderConfig, RENDER_FLAGS)])
+@pytest.mark.parametrize(("words", "field", "value"), VIDEO_FLAGS)
+def test_a_flag_of_a_video_sets_its_field_and_nothing_else(words, field, value):
+    needed = ["-m", "model", "--video", "a.mp4"]
+    plain = RenderConfig.from_command_line(needed)
+    changed = RenderConfig.from_command_line([*needed, *words.split(" ")])
+    assert changed == dataclasses.replace(plain, **{field: value})
+
+
+@pytest.mark.parametrize(
+    ("config", "flags"), [(TrainConfig, TRAIN_FLAGS), (RenderConfig, [*RENDER_FLAGS, *VIDEO_FLAGS])]
+)
 def test_the_tables_above_hold_every_flag(config, flags):
     assert {field for _, field, _ in flags} == {field.name for field in dataclasses.fields(config)}
 

@@ -1,9 +1,10 @@
-"""Rendered images as 8-bit pictures."""
+"""Rendered images as 8-bit pictures, and maps of numbers as 16-bit ones or in colours."""
 
 from pathlib import Path
 
 import cv2
 import numpy as np
+import torch
 from torch import Tensor
 
 from utils.files import atomic_write
@@ -21,13 +22,29 @@ def to_uint8(image: Tensor) -> Tensor:
     return (image.clamp(0, 1) * 255).round().byte()
 
 
+def in_colours(shades: Tensor, is_shown: Tensor) -> Tensor:
+    """A map in colours from dark blue over green to red.
+
+    Args:
+        shades: (H,W) float in [0, 1].
+        is_shown: (H,W) bool; the rest is black.
+
+    Returns:
+        (3,H,W) uint8 RGB on the CPU.
+    """
+    colours = cv2.applyColorMap(to_uint8(shades).cpu().numpy(), cv2.COLORMAP_TURBO)
+    return torch.from_numpy(colours).flip(-1).permute(2, 0, 1) * is_shown.cpu()
+
+
 def write_png(path: Path, pixels: Tensor) -> None:
-    """Write (3,H,W) uint8 RGB as a PNG.
+    """Write (3,H,W) uint8 RGB, or (H,W) int32 from 0 to 65535 in 16 bits of grey, as a PNG.
 
     Raises:
         InputError: the file can't be written.
     """
-    encoded, data = cv2.imencode(".png", np.ascontiguousarray(pixels.cpu().permute(1, 2, 0).flip(-1).numpy()))
+    values = pixels.cpu().numpy()
+    values = values.astype(np.uint16) if values.ndim == 2 else values.transpose(1, 2, 0)[:, :, ::-1]
+    encoded, data = cv2.imencode(".png", np.ascontiguousarray(values))
     assert encoded, f"OpenCV can't encode {tuple(pixels.shape)} {pixels.dtype}"
     with atomic_write(path) as temporary:
         temporary.write_bytes(data.tobytes())

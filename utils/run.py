@@ -67,8 +67,12 @@ class Run:
 
     def write_view(self, split: str, method: str, index: int, image: Tensor, photo: Tensor) -> None:
         """Write a rendered view and its photo, both (3,H,W) uint8, as ``SPLIT/METHOD/{renders,gt}/INDEX.png``."""
-        for kind, pixels in (("renders", image), ("gt", photo)):
-            write_png(self.folder / split / method / kind / f"{index:05d}.png", pixels)
+        self.write_picture(split, method, "renders", index, image)
+        self.write_picture(split, method, "gt", index, photo)
+
+    def write_picture(self, split: str, method: str, kind: str, index: int, pixels: Tensor) -> None:
+        """Write a picture that belongs to a view, of a kind that ``utils.images.write_png`` knows."""
+        write_png(self.folder / split / method / kind / f"{index:05d}.png", pixels)
 
     def ply_path(self, iteration: int) -> Path:
         """Where the Gaussians after a step are."""

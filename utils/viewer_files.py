@@ -1,6 +1,6 @@
 """The files of a run folder that viewers and scripts made for 3DGS read, besides the PLY of the Gaussians.
 
-They are written only: what this project reads back is ``config.json``.
+Of these, this project reads back ``cameras.json`` (``scene/saved_cameras.py``).
 """
 
 import argparse
@@ -21,7 +21,8 @@ def camera_entries(cameras: Iterable[Any]) -> list[dict[str, Any]]:
         cameras: of :class:`scene.cameras.Camera`.
 
     Returns:
-        For each camera its centre in world units, its camera-to-world rotation by rows, and sizes in px.
+        For each camera its centre in world units, its camera-to-world rotation by rows, and sizes in px; 3DGS has
+        no principal point there, viewers pass over it.
     """
     return [
         {
@@ -33,6 +34,8 @@ def camera_entries(cameras: Iterable[Any]) -> list[dict[str, Any]]:
             "rotation": camera.world_to_camera[:3, :3].T.tolist(),
             "fy": camera.fy,
             "fx": camera.fx,
+            "cx": camera.cx,
+            "cy": camera.cy,
         }
         for index, camera in enumerate(cameras)
     ]

@@ -1,0 +1,51 @@
+"""A model seen from one camera after the other, as a video."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from gaussian_renderer import render
+from scene.cameras import Camera
+from scene.gaussian_model import GaussianModel
+from utils.images import to_uint8
+from utils.video import write_video
+
+
+def film(
+    path: Path, cameras: Sequence[Camera], fps: int, model: GaussianModel, background: Tensor, *, quiet: bool,
+    **options: Any,
+) -> str:  # fmt: skip
+    """Render and write a video.
+
+    Args:
+        path: .mp4 or .gif.
+        cameras: one a frame, at least one, all of one size.
+        fps: frames a second.
+        model: the Gaussians.
+        background: (3,) RGB in [0, 1].
+        quiet: show no progress.
+        options: of :func:`gaussian_renderer.render`.
+
+    Returns:
+        What came out, for a reader.
+
+    Raises:
+        InputError: the file can't be written.
+    """
+    views = tqdm(cameras, desc="video", unit="frame", disable=quiet)
+    write_video(path, frames(views, model, background, **options), fps)
+    size, megabytes = f"{cameras[0].width}x{cameras[0].height} px", path.stat().st_size / 1e6
+    return f"{path}: {len(cameras)} frames of {size} at {fps} a second, {megabytes:.2f} MB"
+
+
+@torch.no_grad()
+def frames(cameras: Sequence[Camera], model: GaussianModel, background: Tensor, **options: Any) -> Iterator[np.ndarray]:
+    """Rendered views, (H,W,3) uint8 RGB."""
+    for camera in cameras:
+        image = to_uint8(render(camera, model, background, **options).image)
+        yield np.ascontiguousarray(image.permute(1, 2, 0).cpu().numpy())
