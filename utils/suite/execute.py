@@ -1,7 +1,7 @@
 """The runs of a sweep: one after the other, several at once, or on a cluster."""
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from queue import SimpleQueue
 from typing import Any
 
@@ -39,8 +39,11 @@ def _here(jobs: Sequence[Job], config: SuiteConfig) -> Iterator[Entry]:
 
     pool = ThreadPoolExecutor(config.jobs, thread_name_prefix="job")
     try:
-        for future in as_completed([pool.submit(run, job) for job in jobs]):
-            yield future.result()
+        running = {pool.submit(run, job) for job in jobs}
+        while running:
+            # Not for ever: a signal that comes just before the wait, or to another thread, is heard only after it.
+            done, running = wait(running, timeout=1, return_when=FIRST_COMPLETED)
+            yield from [future.result() for future in done]
     finally:
         stop_all()
         pool.shutdown(cancel_futures=True)
