@@ -23,6 +23,7 @@ def option(
     many: bool = False,
     saves_memory: bool = False,
     may_change: bool = False,
+    positional: bool = False,
 ) -> Any:
     """Field of a config dataclass that is also a flag and a JSON entry.
 
@@ -35,10 +36,11 @@ def option(
         many: the value is a tuple of any number of ``type``.
         saves_memory: another value can make do with much less memory.
         may_change: another value gives the same model, so that a run may be continued with it.
+        positional: the value is given without a flag.
     """
     metadata = {
         "help": help, "type": type, "short": short, "choices": choices, "many": many, "saves_memory": saves_memory,
-        "may_change": may_change,
+        "may_change": may_change, "positional": positional,
     }  # fmt: skip
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -82,7 +84,7 @@ def given(cls: type, argv: Sequence[str], description: str) -> dict[str, Any]:
     parser = Parser(description)
     for field in dataclasses.fields(cls):
         _add_flag(parser, field)
-    return vars(parser.parse_args(argv))
+    return {name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None}
 
 
 def build(cls: type[Config], values: Mapping[str, Any]) -> Config:
@@ -141,7 +143,9 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def flag(field: dataclasses.Field) -> str:
-    """The name of a field's flag."""
+    """The name of a field's flag, or what stands for its value where it has none."""
+    if field.metadata["positional"]:
+        return field.name.upper()
     return "--" + field.name.replace("_", "-")
 
 
@@ -161,6 +165,9 @@ def _add_flag(parser: Parser, field: dataclasses.Field) -> None:
     meta, names = field.metadata, [flag(field)]
     names += [meta["short"]] if meta["short"] else []
     help = meta["help"] + ("" if field.default in (dataclasses.MISSING, None, ()) else f" (default: {field.default})")
+    if meta["positional"]:
+        parser.add_argument(field.name, nargs="?", metavar=flag(field), type=meta["type"], help=help)
+        return
     if meta["type"] is bool:
         parser.add_argument(*names, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=help)
         return

@@ -15,7 +15,7 @@ from scene.photos import Photo
 from scene.points import Points, random_points_in_box, random_points_in_view, read_points_ply
 from scene.transforms import read_transforms
 from utils.errors import InputError
-from utils.pictures import picture_size
+from utils.pictures import find_mask, picture_size
 
 TEST_EVERY = 8
 _WIDEST = 1600  # px; wider photos are resized to it unless told otherwise [3DGS]
@@ -160,9 +160,7 @@ def _mask_path(source: Path, frame: Frame) -> Path | None:
     """The mask that the data set names, or the one in masks/ under the photo's name."""
     if frame.mask_path is not None:
         return frame.mask_path
-    photo = source / "masks" / frame.name
-    candidates = (photo.with_name(photo.name + ".png"), photo.with_suffix(".png"), photo)
-    return next((path for path in candidates if isfile(path)), None)
+    return find_mask(source / "masks", frame.name)
 
 
 def _camera(frame: Frame, mask_path: Path | None, resolution: int, background: int | None) -> Camera:

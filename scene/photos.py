@@ -12,12 +12,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from scene.lens import Lens, undistortion
 from utils.errors import InputError
-from utils.pictures import open_picture
+from utils.pictures import mask_values, open_picture, rgb_and_alpha
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,22 +89,13 @@ class Photo:
 def _read_photo(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
     """(H,W,3) uint8 RGB and, if the file has one, (H,W) uint8 alpha."""
     with open_picture(path) as picture:
-        if picture.mode.startswith("I;16"):  # 16-bit grey, which Pillow would clip instead of scaling
-            picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
-        if picture.has_transparency_data:
-            rgba = np.asarray(picture.convert("RGBA"))
-            return np.ascontiguousarray(rgba[..., :3]), np.ascontiguousarray(rgba[..., 3])
-        return np.asarray(picture.convert("RGB")), None
+        return rgb_and_alpha(picture)
 
 
 def _read_mask(path: Path, shape: tuple[int, int]) -> np.ndarray:
     """(H,W) uint8 of 0 and 255, brought to the photo's ``shape``; any channel that is not zero counts."""
     with open_picture(path) as picture:
-        if picture.mode in ("P", "PA"):
-            picture = picture.convert("RGB")  # palette indices mean nothing
-        pixels = np.asarray(picture)
-    colours = pixels if pixels.ndim == 2 else pixels[..., : 1 if pixels.shape[2] == 2 else 3].any(axis=2)
-    mask = np.where(colours, 255, 0).astype(np.uint8)
+        mask = mask_values(picture)
     return cv2.resize(mask, shape[::-1], interpolation=cv2.INTER_NEAREST)
 
 

@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 # A package may import those before it and itself. Whatever stands at the top of the tree, the scripts, may import all.
-LAYERS = (("utils", "arguments"), ("scene",), ("gaussian_renderer",), ("compression",))
+LAYERS = (("utils", "arguments"), ("scene", "photogrammetry"), ("gaussian_renderer",), ("compression",), ("viewer",))
 ENGINES = {"diff_gaussian_rasterization", "simple_knn"}
 LAYER_OF_ENGINE = {
     "diff_gaussian_rasterization": "gaussian_renderer",

@@ -25,7 +25,7 @@ class InputError(Exception):
 
     def __init__(self, where: str | Path, expected: str, found: str, fix: str) -> None:
         expected, found, fix = map(_shortened, (expected, found, fix))
-        super().__init__(_one_line(f"{where}: expected {expected}, found {found}; {fix}"))
+        super().__init__(one_line(f"{where}: expected {expected}, found {found}; {fix}"))
         self._parts = (where, expected, found, fix)
 
     def __reduce__(self) -> tuple:  # the default would rebuild it from the message alone, and fail in process pools
@@ -84,7 +84,7 @@ def _line_for_user(error: Exception, less_memory: str) -> str | None:
     if kinds & {"MemoryError", "OutOfMemoryError"} or _OUT_OF_MEMORY.search(str(error)):
         on_gpu = bool(kinds & {"OutOfMemoryError", "CudaError"}) or "CUDA" in str(error)
         return str(_out_of_memory(str(error), on_gpu, less_memory))
-    return _one_line(str(error)) if "CudaError" in kinds else None
+    return one_line(str(error)) if "CudaError" in kinds else None
 
 
 # What torch's allocators say, the ordinary ones of GPU and CPU, the stream-ordered one, and numpy.
@@ -132,7 +132,7 @@ def _entry(path: str, name: str) -> int:
     return int(lines[name].split()[0]) * 1024
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
     """The words of a text, which may quote a stranger's file: what would steer a terminal becomes question marks."""
     return "".join(letter if letter.isprintable() else "?" for letter in " ".join(text.split()))
 

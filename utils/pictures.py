@@ -1,6 +1,6 @@
 """Pictures of strangers: opened only in formats of photos, and only if their headers ask for what a photo needs.
 
-Pixels are made by whoever opens them, once the header has been believed.
+Headers are judged before pixels are made. What orientation tags say is left to whoever opens the picture.
 """
 
 import os
@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from utils.errors import InputError
@@ -47,11 +48,12 @@ def picture_size(path: Path, expected: str = _PICTURE, fix: str = _FIX) -> tuple
 
 
 @contextmanager
-def open_picture(path: Path) -> Iterator[Image.Image]:
+def open_picture(path: Path, more_formats: tuple[str, ...] = ()) -> Iterator[Image.Image]:
     """Open a picture for the length of the block; whatever goes wrong in it means that the picture is broken.
 
     Args:
         path: a file in one of the usual formats of photos.
+        more_formats: formats besides, as Pillow names them; whoever names one has registered it.
 
     Yields:
         The picture, not decoded yet, of at most ``MAX_PIXELS``.
@@ -59,18 +61,44 @@ def open_picture(path: Path) -> Iterator[Image.Image]:
     Raises:
         InputError: as for ``picture_size``, or because it can't be decoded.
     """
-    with _opened(path, _PICTURE, _FIX) as picture:
+    with _opened(path, _PICTURE, _FIX, more_formats) as picture:
         if picture.format in ("JPEG", "MPO"):
             _check_scans(path)
         yield picture
 
 
+def rgb_and_alpha(picture: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
+    """(H,W,3) uint8 RGB and, if the picture has one, (H,W) uint8 alpha."""
+    if picture.mode.startswith("I;16"):  # 16-bit grey, which Pillow would clip instead of scaling
+        picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+    if picture.has_transparency_data:
+        rgba = np.asarray(picture.convert("RGBA"))
+        return np.ascontiguousarray(rgba[..., :3]), np.ascontiguousarray(rgba[..., 3])
+    return np.asarray(picture.convert("RGB")), None
+
+
+def mask_values(picture: Image.Image) -> np.ndarray:
+    """(H,W) uint8 of 0 and 255; any channel that is not zero counts, alpha aside."""
+    if picture.mode in ("P", "PA"):
+        picture = picture.convert("RGB")  # palette indices mean nothing
+    pixels = np.asarray(picture)
+    colours = pixels if pixels.ndim == 2 else pixels[..., : 1 if pixels.shape[2] == 2 else 3].any(axis=2)
+    return np.where(colours, 255, 0).astype(np.uint8)
+
+
+def find_mask(masks: Path, name: str) -> Path | None:
+    """The mask of a photo in a folder of masks: ``NAME.jpg.png``, ``NAME.png`` or ``NAME.jpg``."""
+    photo = masks / name
+    candidates = (photo.with_name(photo.name + ".png"), photo.with_suffix(".png"), photo)
+    return next((path for path in candidates if os.path.isfile(path)), None)
+
+
 @contextmanager
-def _opened(path: Path, expected: str, fix: str) -> Iterator[Image.Image]:
+def _opened(path: Path, expected: str, fix: str, more_formats: tuple[str, ...] = ()) -> Iterator[Image.Image]:
     if not os.path.isfile(path):  # a pipe may never end
         raise InputError(path, expected, "something else" if os.path.exists(path) else "nothing", fix)
     try:
-        with Image.open(path, formats=_formats()) as picture:
+        with Image.open(path, formats=(*_formats(), *more_formats)) as picture:
             _check_size(path, *picture.size)
             yield picture
     except (InputError, MemoryError):

@@ -1,0 +1,27 @@
+"""Which photos are compared with which. All with all finds most; where that takes too long, their order helps."""
+
+from itertools import combinations
+
+NUM_EXHAUSTIVE = 150  # photos: 11,175 pairs
+NEIGHBOURS = 10  # photos that follow in sequence
+NUM_ANCHORS = 40  # photos all over the sequence that are compared with each other, to notice a return
+
+
+def is_sequential(matching: str, num_photos: int, is_video: bool) -> bool:
+    """Whether ``matching`` (auto, exhaustive or sequential) means only neighbours for these photos."""
+    return matching == "sequential" or matching == "auto" and (is_video or num_photos > NUM_EXHAUSTIVE)
+
+
+def pairs_to_match(num_photos: int, sequential: bool) -> list[tuple[int, int]]:
+    """Index pairs (i, j), i < j, in ascending order.
+
+    Args:
+        num_photos: photos, in the order in which they were taken as far as that is known.
+        sequential: only neighbours, those at a distance of 16, 32, 64, ... photos, and anchors all over the sequence.
+    """
+    if not sequential:
+        return list(combinations(range(num_photos), 2))
+    distances = {*range(1, NEIGHBOURS + 1), *(1 << power for power in range(4, num_photos.bit_length()))}
+    near = {(i, i + distance) for distance in distances for i in range(num_photos - distance)}
+    anchors = sorted({round(i * (num_photos - 1) / (NUM_ANCHORS - 1)) for i in range(NUM_ANCHORS)})
+    return sorted(near | set(combinations(anchors, 2)))

@@ -1,0 +1,443 @@
+"""convert.py before structure from motion: flags, photos, frames of videos, and where the scene goes."""
+
+import dataclasses
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+import pytest
+from PIL import ExifTags, Image
+
+from arguments.convert import ConvertConfig
+from photogrammetry.frames import STEP, choose_frames, measure_frames, ready_frames
+from photogrammetry.pairs import NEIGHBOURS, is_sequential, pairs_to_match
+from photogrammetry.photos import find_photos, ready_photos, safe_names
+from photogrammetry.stages import Stages
+from photogrammetry.workplace import OUTPUTS, REPORT, new_scene
+from utils.errors import InputError
+from utils.pictures import open_picture
+from utils.signals import StopRequest
+
+NEEDED = ["photos", "-o", "scene"]
+CORNERS = np.array([[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [255, 255, 0]]], np.uint8)
+
+
+def quiet() -> Stages:
+    return Stages(StopRequest(), quiet=True)
+
+
+def corners(width: int = 96, height: int = 64) -> np.ndarray:
+    """A picture of which each quarter has a colour of its own: red, green; blue, yellow."""
+    return np.repeat(np.repeat(CORNERS, height // 2, 0), width // 2, 1)
+
+
+def corner_colours(pixels: np.ndarray) -> np.ndarray:
+    """(2,2,3) bool: the colours of the four quarters."""
+    height, width = pixels.shape[:2]
+    return pixels[height // 4 :: height // 2, width // 4 :: width // 2][:2, :2] > 127
+
+
+def prepare(folder: Path, work: Path, masks: Path | None = None):
+    work.mkdir()
+    return ready_photos(folder, find_photos(folder), masks, work, quiet(), 2)
+
+
+# ---- flags ----
+
+
+@pytest.mark.parametrize(
+    ("words", "field", "value"),
+    [
+        ("--frames 50", "frames", 50),
+        ("--matching sequential", "matching", "sequential"),
+        ("--camera each", "camera", "each"),
+        ("--model OPENCV_FISHEYE", "model", "OPENCV_FISHEYE"),
+        ("--masks m", "masks", Path("m")),
+        ("--max_size 800", "max_size", 800),
+        ("--resize", "resize", True),
+        ("--keep", "keep", True),
+        ("--overwrite", "overwrite", True),
+        ("--seed 3", "seed", 3),
+        ("--threads 2", "threads", 2),
+        ("--quiet", "quiet", True),
+    ],
+)
+def test_a_flag_of_convert_sets_its_field_and_nothing_else(words, field, value):
+    plain = ConvertConfig.from_command_line(NEEDED)
+    assert plain.input == Path("photos") and plain.scene == Path("scene")
+    changed = ConvertConfig.from_command_line([*NEEDED, *words.split()])
+    assert changed == dataclasses.replace(plain, **{field: value})
+
+
+def test_the_layout_of_3dgs_is_named_by_one_flag():
+    config = ConvertConfig.from_command_line(["-s", "place"])
+    assert (config.input, config.scene) == (Path("place/input"), Path("place"))
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "python convert.py PHOTOS_OR_VIDEO -o SCENE"),
+        (["photos"], "name it with -o"),
+        (["photos", "-s", "place"], "leave one out"),
+        (["-o", "scene", "-s", "place"], "leave one out"),
+        ([*NEEDED, "--camera", "OPENCV"], "--model OPENCV"),
+        ([*NEEDED, "--camera", "two"], "shared or each"),
+        ([*NEEDED, "--model", "FOV"], "--model"),
+        ([*NEEDED, "--frames", "1"], "--frames"),
+        ([*NEEDED, "--frames", "-3"], "--frames"),
+        ([*NEEDED, "--max-size", "10"], "--max-size"),
+        ([*NEEDED, "--seed", "-1"], "--seed"),
+        ([*NEEDED, "--colmap", "x"], "known flags"),
+        ([*NEEDED, "more"], "known flags"),
+    ],
+)
+def test_bad_flags_of_convert_are_one_line(words, said):
+    with pytest.raises(InputError, match=said) as caught:
+        ConvertConfig.from_command_line(words)
+    assert "\n" not in str(caught.value)
+
+
+# ---- pairs ----
+
+
+def test_all_pairs_are_compared_exhaustively():
+    assert pairs_to_match(4, sequential=False) == [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)]
+
+
+@pytest.mark.parametrize("num_photos", [2, 3, 17, 40, 41, 300])
+def test_sequential_pairs_reach_neighbours_and_both_ends(num_photos):
+    pairs = pairs_to_match(num_photos, sequential=True)
+    assert len(set(pairs)) == len(pairs) and all(0 <= i < j < num_photos for i, j in pairs)
+    assert {(i, j) for i in range(num_photos) for j in range(i + 1, min(i + NEIGHBOURS + 1, num_photos))} <= set(pairs)
+    assert (0, num_photos - 1) in pairs  # a way around an object is closed
+    assert len(pairs) <= 17 * num_photos + 40 * 39 // 2
+
+
+def test_long_and_ordered_input_is_matched_sequentially():
+    assert not is_sequential("auto", 150, is_video=False) and is_sequential("auto", 151, is_video=False)
+    assert is_sequential("auto", 20, is_video=True) and not is_sequential("exhaustive", 900, is_video=True)
+    assert is_sequential("sequential", 3, is_video=False)
+
+
+# ---- photos ----
+
+
+def test_photos_are_found_below_in_the_order_of_their_numbers(tmp_path):
+    names = ["img_10.jpg", "img_9.JPG", "b/x.heic", ".hidden.jpg", ".trash/y.jpg", "images/z.jpg", "notes.txt"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert find_photos(tmp_path, frozenset({tmp_path / "images"})) == ["b/x.heic", "img_9.JPG", "img_10.jpg"]
+
+
+@pytest.mark.parametrize("names", [[], ["a.jpg"], ["a.dng", "b.dng", "c.txt"]])
+def test_less_than_two_photos_are_refused(tmp_path, names):
+    for name in names:
+        (tmp_path / name).touch()
+    with pytest.raises(InputError, match="two photos or more"):
+        find_photos(tmp_path)
+    with pytest.raises(InputError, match="nothing"):
+        find_photos(tmp_path / "absent")
+
+
+def test_names_become_safe_and_stay_different():
+    names = [
+        "a/IMG 1 (2).jpg",
+        "a/IMG_1__2_.png",
+        "x\ny.jpg",
+        "bad\udcff.jpg",
+        "n" * 250 + ".jpg",
+        "ü.jpg",
+        "A.jpg",
+        "a.JPG",
+    ]
+    safe = safe_names(names)
+    assert len({name.casefold() for name in safe.values()}) == len(names)
+    assert safe["a/IMG 1 (2).jpg"] == "a/IMG_1__2_" and safe["ü.jpg"] == "ü"
+    assert all(len(name.encode()) <= 200 and name.isprintable() and " " not in name for name in safe.values())
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_orientation_becomes_upright(tmp_path, orientation):
+    """The tag says how the stored pixels are to be turned; what is written has none and is as it was seen."""
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    seen = Image.fromarray(corners())
+    undo = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_90,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_270,
+    }
+    stored = seen.transpose(undo[orientation]) if orientation in undo else seen
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    exif[ExifTags.Base.Model] = "box"
+    for name in ("a.jpg", "b.jpg"):
+        stored.save(photos / name, exif=exif, quality=95)
+    ready = prepare(photos, tmp_path / "work")
+    with Image.open(ready.folder / ready.photos[0].name) as written:
+        assert written.size == seen.size
+        assert (corner_colours(np.asarray(written)) == (CORNERS > 127)).all()
+        assert written.getexif().get(ExifTags.Base.Orientation, 1) == 1
+        assert written.getexif()[ExifTags.Base.Model] == "box"
+    untouched = (photos / "a.jpg").read_bytes() == (ready.folder / "a.jpg").read_bytes()
+    assert untouched == (orientation == 1)
+
+
+def test_all_kinds_of_photos_are_made_ready_and_broken_ones_named(tmp_path):
+    photos, picture = tmp_path / "photos", Image.fromarray(corners())
+    photos.mkdir()
+    for name in ("IMG_1.jpg", "IMG_1.png", "c.heic", "d.tif", "e.webp", "f.bmp"):
+        picture.save(photos / name, **({"quality": 95} if name != "d.tif" else {}))
+    picture.convert("CMYK").save(photos / "g.jpg")
+    picture.convert("L").save(photos / "h.jpg")
+    picture.convert("P").save(photos / "i.png")
+    (photos / "j.jpg").write_bytes((photos / "IMG_1.jpg").read_bytes()[:-300])
+    (photos / "k.jpg").write_bytes(b"no photo")
+    before = {path.name: path.read_bytes() for path in photos.iterdir()}
+    ready = prepare(photos, tmp_path / "work")
+    assert set(ready.unreadable) == {"j.jpg", "k.jpg"}
+    names = {photo.source: photo.name for photo in ready.photos}
+    assert names["IMG_1.jpg"] == "IMG_1.jpg" and names["IMG_1.png"] == "IMG_1_2.png" and names["c.heic"] == "c.jpg"
+    for source, name in names.items():
+        with Image.open(ready.folder / name) as written:
+            assert written.mode in ("RGB", "L") and written.format in ("JPEG", "PNG") and written.size == (96, 64)
+            if source != "h.jpg":
+                assert (corner_colours(np.asarray(written.convert("RGB"))) == (CORNERS > 127)).all(), source
+    assert len({photo.lens for photo in ready.photos}) == 1
+    assert {path.name: path.read_bytes() for path in photos.iterdir()} == before
+
+
+def test_sizes_and_zooms_are_lenses_of_their_own(tmp_path):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for name, size, focal in (("a", (96, 64), 4.0), ("b", (96, 64), 9.0), ("c", (64, 96), 4.0), ("d", (96, 64), 4.0)):
+        exif = Image.Exif()
+        exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.FocalLength] = focal
+        Image.fromarray(corners(*size)).save(photos / f"{name}.jpg", exif=exif)
+    a, b, c, d = (photo.lens for photo in prepare(photos, tmp_path / "work").photos)
+    assert a == d and len({a, b, c}) == 3
+
+
+def test_all_photos_but_one_broken_is_an_error(tmp_path):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    Image.fromarray(corners()).save(photos / "a.jpg")
+    (photos / "b.jpg").write_bytes(b"")
+    with pytest.raises(InputError, match="1 of 2.*b.jpg"):
+        prepare(photos, tmp_path / "work")
+
+
+def test_masks_and_alpha_leave_the_same_out(tmp_path):
+    photos, masks, half = tmp_path / "photos", tmp_path / "masks", np.full((64, 96), 255, np.uint8)
+    photos.mkdir()
+    masks.mkdir()
+    half[:, :48] = 0
+    Image.fromarray(np.dstack([corners(), half])).save(photos / "alpha.png")
+    Image.fromarray(corners()).save(photos / "named.jpg")
+    Image.fromarray(corners()).save(photos / "none.jpg")
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    Image.fromarray(corners()).transpose(Image.Transpose.ROTATE_90).save(photos / "turned.jpg", exif=exif)
+    Image.fromarray(half[::2, ::2]).save(masks / "named.jpg.png")
+    Image.fromarray(half).transpose(Image.Transpose.ROTATE_90).save(masks / "turned.png")  # as the photo is stored
+    ready = prepare(photos, tmp_path / "work", masks)
+    assert [photo.has_mask for photo in ready.photos] == [True, True, False, True]
+    for name in ("alpha.png", "named.jpg", "turned.jpg"):
+        with Image.open(ready.masks / f"{name}.png") as mask:
+            np.testing.assert_array_equal(np.asarray(mask), half)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "said"), [("x.png", (96, 64), "masks of"), ("a.png", (64, 64), "proportions")]
+)
+def test_masks_that_do_not_belong_to_the_photos_are_refused(tmp_path, name, size, said):
+    photos, masks = tmp_path / "photos", tmp_path / "masks"
+    for folder in (photos, masks):
+        folder.mkdir()
+    for photo in ("a.jpg", "b.jpg"):
+        Image.fromarray(corners()).save(photos / photo)
+    Image.new("L", size).save(masks / name)
+    with pytest.raises(InputError, match=said):
+        prepare(photos, tmp_path / "work", masks)
+
+
+def test_only_convert_opens_heic(tmp_path):
+    """The readers of strangers' scenes keep to their list of formats."""
+    Image.fromarray(corners()).save(tmp_path / "a.heic")
+    with pytest.raises(InputError), open_picture(tmp_path / "a.heic"):
+        pass
+
+
+# ---- videos ----
+
+
+def write_video(path: Path, frames, rotation: int = 0) -> None:
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", 10)
+        stream.height, stream.width = frames[0].shape[:2]
+        stream.pix_fmt, stream.options = "yuv420p", {"crf": "10"}
+        if rotation:
+            stream.set_display_rotation(rotation)
+        for pixels in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
+
+
+@pytest.mark.parametrize("turns", range(4))
+def test_frames_are_upright(tmp_path, turns):
+    """Phones store what the sensor sees, and in the file how to turn it."""
+    stored = np.ascontiguousarray(np.rot90(corners(), -turns))
+    write_video(tmp_path / "v.mp4", [stored] * 3, 90 * turns)
+    ready = ready_frames(tmp_path / "v.mp4", 0, tmp_path, quiet())
+    assert [photo.name for photo in ready.photos] == ["frame_000000.jpg", "frame_000001.jpg", "frame_000002.jpg"]
+    for photo in ready.photos:
+        with Image.open(ready.folder / photo.name) as frame:
+            assert frame.size == (96, 64)
+            assert (corner_colours(np.asarray(frame)) == (CORNERS > 127)).all()
+
+
+def test_movement_and_sharpness_are_measured(tmp_path):
+    """A pan of 2 % of the width a frame is measured as such, and a blurred frame is less sharp than its neighbours."""
+    rng = np.random.default_rng(0)
+    wall = cv2.resize(rng.integers(0, 256, (40, 160, 3), dtype=np.uint8), (1280, 320), interpolation=cv2.INTER_CUBIC)
+    frames = [np.ascontiguousarray(wall[:240, 6 * i : 6 * i + 300]) for i in range(12)]
+    frames[7] = cv2.GaussianBlur(frames[7], (0, 0), 4)
+    write_video(tmp_path / "v.mp4", frames)
+    sharpness, motion = measure_frames(tmp_path / "v.mp4", quiet())
+    assert motion[0] == 0
+    np.testing.assert_allclose(motion[1:7], 0.02, atol=0.004)
+    assert sharpness[7] < 0.5 * np.delete(sharpness, 7).min()
+
+
+def test_frames_follow_the_movement_and_are_the_sharpest_around():
+    motion = np.full(200, 0.02)
+    motion[50:150] = 0  # the camera rests
+    sharpness = np.ones(200)
+    sharpness[::5] = 2
+    chosen = choose_frames(sharpness, motion, 20)
+    assert len(chosen) == 20 and not np.any(chosen % 5)
+    assert np.count_nonzero((chosen >= 50) & (chosen < 150)) <= 2
+
+
+def test_the_number_of_frames_is_what_the_way_needs_or_the_user_wants():
+    def number(motion: float, asked: int = 0, num_frames: int = 1000) -> int:
+        return len(choose_frames(np.ones(num_frames), np.full(num_frames, motion), asked))
+
+    assert number(STEP / 20) == 50 and number(0.0) == 20 and number(STEP) == 200
+    assert number(STEP / 20, 7) == 7 and number(STEP, 5000) == 1000 and number(STEP, num_frames=5) == 5
+
+
+def test_a_video_that_breaks_off_gives_what_came_before(tmp_path):
+    rng = np.random.default_rng(0)
+    write_video(tmp_path / "v.mkv", [rng.integers(0, 256, (64, 96, 3), dtype=np.uint8) for _ in range(20)])
+    whole = (tmp_path / "v.mkv").read_bytes()
+    (tmp_path / "half.mkv").write_bytes(whole[: len(whole) // 2])
+    assert 2 <= len(measure_frames(tmp_path / "half.mkv", quiet())[0]) < 20
+
+
+def sound(path: Path) -> None:
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("aac", 44100)
+        frame = av.AudioFrame.from_ndarray(np.zeros((2, 1024), np.float32), format="fltp", layout="stereo")
+        frame.sample_rate = 44100
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+
+
+BAD_VIDEOS = {
+    "text": lambda path: path.write_text("no video\n" * 100),
+    "empty": lambda path: path.write_bytes(b""),
+    "random": lambda path: path.write_bytes(np.random.default_rng(0).bytes(5000)),
+    "one frame": lambda path: write_video(path, [corners()]),
+    "sound alone": sound,
+    "a list of addresses": lambda path: path.write_text("#EXTM3U\n#EXTINF:10,\nhttp://127.0.0.1:9/a.ts\n"),
+    "a list of files": lambda path: path.write_text("ffconcat version 1.0\nfile other.mp4\n"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_VIDEOS)
+def test_what_is_no_video_is_one_line(tmp_path, kind):
+    path = tmp_path / "v.mp4"
+    BAD_VIDEOS[kind](path)
+    with pytest.raises(InputError, match="a video") as caught:
+        ready_frames(path, 0, tmp_path / "work", quiet())
+    assert "\n" not in str(caught.value) and str(path) in str(caught.value)
+
+
+# ---- where the scene goes ----
+
+
+def build(scene: Path, source: Path, overwrite: bool = False, content: str = "new", error: Exception | None = None):
+    with new_scene(scene, source, overwrite) as work:
+        (work / "images").mkdir()
+        (work / "images" / content).touch()
+        (work / "scratch").touch()
+        (work / REPORT).write_text(content)
+        if error:
+            raise error
+
+
+def listing(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
+
+
+def test_a_scene_appears_whole_beside_what_is_there(tmp_path):
+    source, scene = tmp_path / "scene" / "input", tmp_path / "scene"
+    source.mkdir(parents=True)
+    build(scene, source)
+    assert listing(scene) == {"input", "images", "images/new", REPORT}
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_nothing_is_left_of_a_scene_that_fails(tmp_path, overwrite):
+    build(tmp_path / "old", tmp_path / "photos", content="old")
+    before = listing(tmp_path)
+    for scene in ("old", "a/b/new"):
+        if scene == "old" and not overwrite:
+            continue
+        with pytest.raises(KeyError):
+            build(tmp_path / scene, tmp_path / "photos", overwrite, error=KeyError("x"))
+        with pytest.raises(InputError, match="can be written"):
+            build(tmp_path / scene, tmp_path / "photos", overwrite, error=OSError("the disk is full"))
+    assert listing(tmp_path) == before
+
+
+def test_only_scenes_of_convert_are_replaced_and_only_when_told(tmp_path):
+    source, scene = tmp_path / "photos", tmp_path / "scene"
+    build(scene, source, content="old")
+    (scene / "images_4").mkdir()
+    (scene / "notes").touch()
+    with pytest.raises(InputError, match="--overwrite"):
+        build(scene, source)
+    assert (scene / "images" / "old").exists()
+    build(scene, source, overwrite=True)
+    assert listing(scene) == {"images", "images/new", REPORT, "notes"}
+    (scene / REPORT).unlink()
+    with pytest.raises(InputError, match="that convert.py made"):
+        build(scene, source, overwrite=True)
+    assert (scene / "images" / "new").exists()
+
+
+@pytest.mark.parametrize("name", sorted(set(OUTPUTS) - {REPORT}))
+def test_photos_are_never_among_what_is_replaced(tmp_path, name):
+    source = tmp_path / "scene" / name / "photos"
+    source.mkdir(parents=True)
+    (tmp_path / "scene" / REPORT).touch()
+    with pytest.raises(InputError, match="outside"):
+        build(tmp_path / "scene", source, overwrite=True)
+    assert source.exists()
+
+
+def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
+    (tmp_path / "file").touch()
+    for scene in (tmp_path / "file", tmp_path / "file" / "scene"):
+        with pytest.raises(InputError, match="folder"):
+            build(scene, tmp_path / "photos")
+    assert listing(tmp_path) == {"file"}
