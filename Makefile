@@ -6,6 +6,7 @@
 #   make sanitize the CPU engine's tests on builds with AddressSanitizer, UndefinedBehaviorSanitizer, ThreadSanitizer
 #   make fuzz     inputs that a fuzzer finds, for SECONDS=60; findings are files, and the exit code says if there are any
 #   make bench    the rasterizer's speed
+#   make docs     the site of docs/, into build/docs
 #   make gpu-check   on a machine with a GPU: tests, speed, training; the results go to OUT=folder
 #   make lint     ruff
 #   make clean    remove the environment and everything built; output/ stays
@@ -35,7 +36,7 @@ endif
 # A package's stamp is older than its newest source file exactly when it has to be installed again.
 sources = $(shell find submodules/$(1) -type f -not -path '*/build/*' -not -path '*.egg-info/*' -not -name '*.pyc')
 
-.PHONY: setup demo test sanitize fuzz bench gpu gpu-check lint clean
+.PHONY: setup demo test sanitize fuzz bench docs gpu gpu-check lint clean
 .DELETE_ON_ERROR:
 
 setup: $(VENV)/rasterizer.stamp $(VENV)/simple-knn.stamp
@@ -105,6 +106,10 @@ fuzz: setup
 
 bench: setup
 	$(BIN)/python -m benchmarks.rasterizer
+
+docs: setup
+	$(BIN)/python -m sphinx -q -W --keep-going -c docs/site docs build/docs
+	@echo "build/docs/index.html"
 
 # Asks before the set-up, which takes minutes. DEVICE=cpu QUICK=1 tries the script itself, on the CPU.
 gpu:
