@@ -17,8 +17,9 @@ import math
 import os
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from contextlib import closing, nullcontext
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 # Before torch is imported: its idle OpenMP threads would otherwise spin on the cores that the rasterizer needs.
@@ -38,12 +39,15 @@ from gaussian_renderer.evaluation import Scores, ground_truth, measure
 from scene import Scene
 from scene.densification import Densification, EdgeWeights, add_view_scores
 from scene.gaussian_model import GaussianModel
-from scene.loading import check_all_photos, load
+from scene.gradients import WaitingGradients, add_gradients
+from scene.loading import check_all_photos, check_same_start, first_gaussians, load
 from scene.natural_selection import NaturalSelection
-from utils.checkpoint import Checkpoints, Interval
-from utils.errors import InputError, run_script
-from utils.files import flush_to_disk
+from utils.around import Around
+from utils.checkpoint import Checkpoints, Interval, OtherRanks
+from utils.errors import run_script
+from utils.faults import SkippedViews
 from utils.generators import RandomStates, generators
+from utils.lock import FolderLock
 from utils.progress import Progress
 from utils.ranks import ALONE, OneRank, digest, joined_ranks
 from utils.resume import check_same_poses, finished, settled_start
@@ -82,12 +86,20 @@ def train(config: TrainConfig, ranks: OneRank = ALONE) -> dict[str, Any]:
     if config.threads:
         torch.set_num_threads(config.threads)
     name = f"{config.source_path.absolute().name}-{config.schedule}-{config.final_budget}"
-    folder = config.model_path or free_folder(name)
-    run = Run(folder, tensorboard=config.tensorboard, quiet=config.quiet, writes=ranks.is_first)
-    checkpoints = Checkpoints(folder, Interval.parse(config.checkpoint_every if ranks.count == 1 else "0"))
-    if summary := finished(config, run):
-        checkpoints.clear()  # if it was killed before it could do so
-        return summary
+    folder = config.model_path or ranks.share(free_folder(name))
+    with FolderLock(folder) if ranks.is_first else nullcontext() as lock:
+        run = Run(folder, tensorboard=config.tensorboard, quiet=config.quiet, writes=ranks.is_first, lock=lock)
+        checkpoints = Checkpoints(folder, Interval.parse(config.checkpoint_every), ranks)
+        if summary := ranks.share(finished(config, run) if ranks.is_first else None):
+            checkpoints.clear()  # if it was killed before it could do so
+            return summary
+        return train_into(run, checkpoints, config, device, ranks)
+
+
+def train_into(
+    run: Run, checkpoints: Checkpoints, config: TrainConfig, device: torch.device, ranks: OneRank
+) -> dict[str, Any]:
+    """Train, or continue a training, in a folder that nobody else writes to; as :func:`train`."""
     config, begun = settled_start(config, run, checkpoints, ranks)
     use_deterministic_algorithms(config.deterministic)
     scene = load(config, run, device)
@@ -95,7 +107,11 @@ def train(config: TrainConfig, ranks: OneRank = ALONE) -> dict[str, Any]:
         check_all_photos(scene, config.source_path)
     check_same_start(ranks, config, scene)
     schedule = shared(config.make_schedule(), ranks.count)
-    checkpoints.about = {"config": to_json(config), "poses": digest(camera.world_to_camera for camera in scene.train)}
+    checkpoints.about = {
+        "config": to_json(config),
+        "poses": digest(camera.world_to_camera for camera in scene.train),
+        "processes": ranks.count,
+    }
     if begun is not None:
         check_same_poses(begun, checkpoints, config)
 
@@ -103,41 +119,42 @@ def train(config: TrainConfig, ranks: OneRank = ALONE) -> dict[str, Any]:
     memory = MemoryMeter(device)
     model = first_gaussians(config if begun is None else replace(config, init_ply=None), scene, device)
     if ranks.is_first:
-        write_inputs(run, config, scene, device, is_new=begun is None)
+        run.write_inputs = partial(write_inputs, run, config, scene, device)
+        run.remove_leftovers()
+        if begun is None:
+            counts = {"train_views": len(scene.train), "test_views": len(scene.test), "points": len(scene.points.xyz)}
+            run.log("start", 0, counts)
+        run.write_inputs()
     clock = Stopwatch(device)
-    with StopRequest(is_heard=ranks.count == 1) as stop:
-        scores = fit(config, schedule, scene, model, Around(run, clock, memory, checkpoints, stop, ranks))
-    if not ranks.is_first:
-        return {}
-    iterations = config.make_schedule().iterations
-    ply = run.ply_path(iterations)
-    summary = {
-        "iterations": iterations,
-        "processes": ranks.count,
-        "num_gaussians": model.num_gaussians,
-        "ply_mb": ply.stat().st_size / MB,
-        "training_minutes": clock.seconds / 60,
-        "steps_per_second": schedule.iterations / clock.seconds,
-        **memory.read(),
-        **scores,
-        "point_cloud": str(ply),
-    }
-    run.finish(iterations, summary)
+    with (
+        StopRequest() as stop,
+        closing(Progress(schedule.iterations, config.quiet)) as progress,
+        checkpoints.pointed_to(),
+    ):
+        skipped = SkippedViews(schedule.iterations, device)
+        around = Around(run, clock, memory, progress, checkpoints, skipped, stop, ranks)
+        scores = fit(config, schedule, scene, model, around)
+        num_skipped = around.num_skipped()
+        if not ranks.is_first:
+            return {}
+        iterations = config.make_schedule().iterations
+        ply = run.ply_path(iterations)
+        summary = {
+            "iterations": iterations,
+            "processes": ranks.count,
+            "num_gaussians": model.num_gaussians,
+            "ply_mb": ply.stat().st_size / MB,
+            "training_minutes": clock.seconds / 60,
+            "steps_per_second": schedule.iterations / clock.seconds,
+            "skipped_views": num_skipped,
+            **memory.read(),
+            **scores,
+            "point_cloud": str(ply),
+        }
+        run.finish(iterations, summary)
     checkpoints.clear()
     run.say(describe(summary, config.final_budget))
     return summary
-
-
-@dataclass(frozen=True)
-class Around:
-    """What a training has around it: where it writes, its meters, who may stop it, and who takes part."""
-
-    run: Run
-    clock: Stopwatch
-    memory: MemoryMeter
-    checkpoints: Checkpoints
-    stop: StopRequest
-    ranks: OneRank
 
 
 def fit(config: TrainConfig, schedule: Schedule, scene: Scene, model: GaussianModel, around: Around) -> Scores:
@@ -151,7 +168,7 @@ def fit(config: TrainConfig, schedule: Schedule, scene: Scene, model: GaussianMo
     Raises:
         Stopped: as the user has asked for; a checkpoint of the last step is there.
     """
-    run, clock, checkpoints, ranks = around.run, around.clock, around.checkpoints, around.ranks
+    run, clock, progress, ranks = around.run, around.clock, around.progress, around.ranks
     device = model.device
     sources = view_rng, importance_rng, growth_rng, selection_rng, background_rng = generators(config.seed, 5)
     views, importance_views = ViewSampler(len(scene.train), view_rng), ViewSampler(len(scene.train), importance_rng)
@@ -164,10 +181,8 @@ def fit(config: TrainConfig, schedule: Schedule, scene: Scene, model: GaussianMo
     def random_background() -> Tensor:
         return torch.rand(3, generator=background_rng)
 
-    progress = Progress(schedule.iterations, config.quiet)
     num_iterations = config.make_schedule().iterations  # of one process, which is how the user counts
     save_steps, test_steps = (steps_of(each, ranks) for each in (config.save_iterations, config.test_iterations))
-    scores: Scores = {}
 
     def edge_importance(num_views: int | None) -> Tensor:
         drawn = importance_views.draw_many(num_views)
@@ -177,13 +192,23 @@ def fit(config: TrainConfig, schedule: Schedule, scene: Scene, model: GaussianMo
         ranks.sum(total)
         return total / len(drawn)
 
+    def measured(iteration: int) -> Scores:
+        if not ranks.is_first:
+            return {}
+        with clock.paused():
+            scores = measure(scene, model, background, options)
+        for split, values in scores.items():
+            run.log(split, iteration, values)
+        return scores
+
     model.start_training(schedule.learning_rates(0, scene.extent))
+    of_each_rank = {"gradients": WaitingGradients(model), "densification": densification, "skipped": around.skipped}
     changing = {  # all that a step leaves behind for the next; what is not in here is the same in every run
         "model": model, "densification": densification, "selection": selection, "views": views,
-        "importance views": importance_views, "random": RandomStates(sources), "progress": progress, "run": run,
-        "clock": clock, "memory": around.memory,
+        "importance views": importance_views, "random": RandomStates(sources), **around.parts(),
+        "other ranks": OtherRanks(ranks, of_each_rank),
     }  # fmt: skip
-    done = checkpoints.restore(changing)
+    done = around.checkpoints.restore(changing)
     for step in range(done + 1, schedule.iterations + 1):
         rates = schedule.learning_rates(step, scene.extent, selection.opacity_rate_factor(step))
         model.set_learning_rates(rates, schedule.betas(step))
@@ -193,12 +218,15 @@ def fit(config: TrainConfig, schedule: Schedule, scene: Scene, model: GaussianMo
         camera = scene.train[ranks.own_draw(views.draw)]
         photo, mask = ground_truth(camera, device)
         behind = ranks.own_draw(random_background) if config.random_background else background
-        image = render(camera, model, behind, stats=densification.stats_for(step, model), **options).image
+        stats = densification.stats_of_view(step, model)
+        image = render(camera, model, behind, stats=stats, **options).image
         loss = photometric_loss(image, photo, mask=mask, ssim_weight=config.lambda_dssim, threads=config.threads).loss
         selection.adapt(step, model.opacities)
-        (loss + selection.penalty(step, model.rows["opacity_logits"])).backward()
+        usable = add_gradients(model, loss + selection.penalty(step, model.rows["opacity_logits"]))
+        densification.add(stats, usable)
+        around.skipped.note(usable, camera.name)
         due = schedule.rows_due(step)
-        ranks.average(model.rows[name].grad for name in due)
+        ranks.average_gradients(model.rows[name] for name in due)
         model.step(due)
 
         densification.edit(step, model, edge_importance)
@@ -206,48 +234,22 @@ def fit(config: TrainConfig, schedule: Schedule, scene: Scene, model: GaussianMo
         if schedule.may_edit(step):
             ranks.check_same(f"Gaussians after step {step}", model.rows.values())
 
-        progress.update(step, loss, image, photo, mask, model.num_gaussians)
+        progress.update(step, loss, image, photo, mask, model.num_gaussians, around.skipped.count)
         del image, loss  # with them goes what the engine kept for the backward pass, before the next view needs as much
-        if not ranks.is_first:
-            continue
         is_last, iteration = step == schedule.iterations, min(step * ranks.count, num_iterations)
         if is_last or step % LOG_EVERY == 0:
-            selecting = selection.figures(step, model.opacities)
-            known = {**progress.means, "gaussians": model.num_gaussians, "seconds": clock.seconds, **selecting}
+            known = {**progress.means, "gaussians": model.num_gaussians, "seconds": clock.seconds}
+            known |= {"skipped": around.num_skipped(), **selection.figures(step, model.opacities)}
             run.log("step", iteration, known)
-        if is_last or step in save_steps:
-            with clock.paused():
-                model.save_ply(run.ply_path(iteration))
-                flush_to_disk(run.ply_path(iteration))
-        if is_last or step in test_steps:
-            with clock.paused():
-                scores = measure(scene, model, background, options)
-                for split, values in scores.items():
-                    run.log(split, iteration, values)
-        if not is_last and (around.stop or checkpoints.is_due(step)):
-            with clock.paused():
-                checkpoints.save(step, changing)
-            if around.stop:
-                progress.close()
-                raise around.stop.stopped(
-                    f"stopped after step {step}; the same command with --resume goes on from there"
-                )
-    progress.close()
-    return scores
-
-
-def first_gaussians(config: TrainConfig, scene: Scene, device: torch.device) -> GaussianModel:
-    """What the training starts from: the scene's points, or a model.
-
-    Raises:
-        InputError: the model can't be used.
-    """
-    if config.init_ply is None:
-        return GaussianModel.from_points(scene.points, config.sh_degree, device)
-    model = GaussianModel.load_ply(config.init_ply, device, config.sh_degree)
-    if not model.num_gaussians:
-        raise InputError(config.init_ply, "at least one Gaussian", "none", "give another model")
-    return model
+        if is_last:
+            break
+        if step in save_steps:
+            around.save_model(model, iteration)
+        if step in test_steps:
+            measured(iteration)
+        around.pause(step, changing)
+    around.save_result(model, num_iterations, schedule.iterations, changing)
+    return measured(num_iterations)
 
 
 def steps_of(iterations: Iterable[int], ranks: OneRank) -> set[int]:
@@ -255,33 +257,8 @@ def steps_of(iterations: Iterable[int], ranks: OneRank) -> set[int]:
     return {math.ceil(each / ranks.count) for each in iterations}
 
 
-def check_same_start(ranks: OneRank, config: TrainConfig, scene: Scene) -> None:
-    """Make sure that all processes start from the same; what the photos show is not looked at.
-
-    Raises:
-        InputError: one does not.
-    """
-    neutral = {
-        "source_path": Path(),
-        "model_path": None,
-        "resume": False,
-        "device": "auto",
-        "threads": 0,
-        "quiet": False,
-    }
-    settings = repr((replace(config, **neutral), [camera.name for camera in scene.train]))
-    settings = torch.frombuffer(bytearray(settings.encode()), dtype=torch.uint8)
-    poses = [camera.world_to_camera for camera in scene.train]
-    points = [scene.points.xyz, scene.points.rgb]
-    ranks.check_same("flags, photos, poses and points", [settings, *poses, *points])
-
-
-def write_inputs(run: Run, config: TrainConfig, scene: Scene, device: torch.device, is_new: bool) -> None:
-    """Write what is known before training: the config, and what viewers of 3DGS look for; at first a new run's log."""
-    run.remove_leftovers()
-    if is_new:
-        counts = {"train_views": len(scene.train), "test_views": len(scene.test), "points": len(scene.points.xyz)}
-        run.log("start", 0, counts)
+def write_inputs(run: Run, config: TrainConfig, scene: Scene, device: torch.device) -> None:
+    """Write what is known before training: the config, and what viewers of 3DGS look for."""
     values = {**to_json(config), "model_path": str(run.folder.absolute())}
     run.write_json("config.json", values)
     run.write_text("cfg_args", cfg_args(values, device.type))

@@ -150,6 +150,22 @@ class Densification:
             self.stats = self.stats.to(model.device)
         return self.stats
 
+    def stats_of_view(self, step: int, model: GaussianModel) -> GradientStats | None:
+        """Statistics for the backward pass of one view of ``step``, which count once they are added."""
+        wanted = self.stats_for(step, model) is not None
+        return GradientStats.zeros(model.num_gaussians, model.device) if wanted else None
+
+    def add(self, view: GradientStats | None, usable: Tensor) -> None:
+        """Count the statistics of a view.
+
+        Args:
+            view: from :meth:`stats_of_view`, filled.
+            usable: () bool; False: they are not finite, and pass as nothing seen.
+        """
+        if view is not None:
+            self.stats.abs_grad_sum += torch.where(usable, view.abs_grad_sum, 0)
+            self.stats.views += torch.where(usable, view.views, 0)
+
     def edit(self, step: int, model: GaussianModel, importance: Callable[[int | None], Tensor]) -> tuple[int, int]:
         """Do what is due after the optimizer step of ``step``.
 

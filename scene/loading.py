@@ -1,12 +1,18 @@
-"""A scene as a training wants it: photos decoded before the first step. How it is read is in ``scene/dataset.py``."""
+"""A scene as a training wants it: photos decoded before the first step, and the first Gaussians.
 
+How it is read is in ``scene/dataset.py``.
+"""
+
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from scene.dataset import Scene, load_scene
+from scene.gaussian_model import GaussianModel
 from utils.errors import InputError
+from utils.ranks import OneRank
 from utils.run import Run
 
 
@@ -46,3 +52,38 @@ def check_all_photos(scene: Scene, source: Path) -> None:
     if scene.missing:
         found = f"{len(scene.missing)} missing, {scene.missing[0]} for one"
         raise InputError(source, "all registered photos", found, "copy them, or leave out --all-photos")
+
+
+def first_gaussians(config: Any, scene: Scene, device: torch.device) -> GaussianModel:
+    """What the training starts from: the scene's points, or a model.
+
+    Raises:
+        InputError: the model can't be used.
+    """
+    if config.init_ply is None:
+        return GaussianModel.from_points(scene.points, config.sh_degree, device)
+    model = GaussianModel.load_ply(config.init_ply, device, config.sh_degree)
+    if not model.num_gaussians:
+        raise InputError(config.init_ply, "at least one Gaussian", "none", "give another model")
+    return model
+
+
+def check_same_start(ranks: OneRank, config: Any, scene: Scene) -> None:
+    """Make sure that all processes start from the same; what the photos show is not looked at.
+
+    Raises:
+        InputError: one does not.
+    """
+    neutral = {
+        "source_path": Path(),
+        "model_path": None,
+        "resume": False,
+        "device": "auto",
+        "threads": 0,
+        "quiet": False,
+    }
+    settings = repr((replace(config, **neutral), [camera.name for camera in scene.train]))
+    settings = torch.frombuffer(bytearray(settings.encode()), dtype=torch.uint8)
+    poses = [camera.world_to_camera for camera in scene.train]
+    points = [scene.points.xyz, scene.points.rgb]
+    ranks.check_same("flags, photos, poses and points", [settings, *poses, *points])

@@ -49,7 +49,7 @@ def write(path: str | Path, rows: dict[str, np.ndarray]) -> None:
     names = [name for group in columns for name in group]
     table = np.ascontiguousarray(np.concatenate(list(columns.values()), axis=1), "<f4")
     vertices = table.view([(name, "<f4") for name in names]).reshape(num)
-    with atomic_write(path) as temporary:
+    with atomic_write(path, num_bytes=table.nbytes) as temporary:
         PlyData([PlyElement.describe(vertices, "vertex")], byte_order="<").write(str(temporary))
 
 

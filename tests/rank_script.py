@@ -41,12 +41,13 @@ def watched(ranks: OneRank, source: Path, out: Path) -> None:
     train(make_config(source, out / "whole", save_iterations=(51,), test_iterations=(100,)), ranks)
     for name in ("short", "again"):
         train(make_config(source, out / name, iterations=41, final_budget=200, random_background=True), ranks)
-    numbers = torch.arange(5.0) * (ranks.rank + 1)
-    ranks.average([numbers, None])
+    numbers = torch.zeros(5, requires_grad=True)
+    numbers.grad = torch.arange(5.0) * (ranks.rank + 1)
+    ranks.average_gradients([numbers])
     counts = torch.arange(3, dtype=torch.int32)
     ranks.sum(counts)
     files = sorted(set(written))
-    report = {"digests": digests, "written": files, "mean": numbers.tolist(), "sum": counts.tolist()}
+    report = {"digests": digests, "written": files, "mean": numbers.grad.tolist(), "sum": counts.tolist()}
     (out / f"rank{ranks.rank}.json").write_text(json.dumps(report))
 
 

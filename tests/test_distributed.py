@@ -186,7 +186,7 @@ def test_what_the_object_does_not_do():
 
     assert ALONE.own_draw(iter([7]).__next__) == 7 and ALONE.own_share([1, 2, 3]) == [1, 2, 3]
     assert ALONE.own_device(torch.device("cuda")) == torch.device("cuda")
-    ALONE.average(untouched())
+    ALONE.average_gradients(untouched())
     ALONE.check_same("", untouched())
     numbers = torch.arange(3.0)
     ALONE.sum(numbers)

@@ -5,15 +5,19 @@ Knows files and times. What has to be in a checkpoint, its owner says by ``state
 
 from __future__ import annotations
 
+import contextlib
+import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from utils.errors import InputError
 from utils.files import atomic_write, remove_leftovers
-from utils.state_file import DamagedFile, read_about, read_state, write_state
+from utils.ranks import ALONE, MEET_EVERY, OneRank
+from utils.state_file import DamagedFile, num_bytes, read_about, read_state, write_state
 
 FOLDER = "checkpoints"
 KEPT = 2
@@ -29,6 +33,25 @@ class Stateful(Protocol):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from there."""
+
+
+class OtherRanks:
+    """Of parts that every process has for itself, those of all processes but the first, as one part of the state."""
+
+    def __init__(self, ranks: OneRank, parts: Mapping[str, Stateful]) -> None:
+        self._ranks, self._parts = ranks, parts
+
+    def state_dict(self) -> dict[str, Any]:
+        """What each of them holds; complete in the first process, and all must call it."""
+        own = None if self._ranks.is_first else {name: part.state_dict() for name, part in self._parts.items()}
+        return {"others": self._ranks.gather(own)[1:]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from ``state_dict``, each process with its own."""
+        if not self._ranks.is_first:
+            own = state["others"][self._ranks.rank - 1]
+            for name, part in self._parts.items():
+                part.load_state_dict(own[name])
 
 
 @dataclass(frozen=True)
@@ -75,6 +98,12 @@ class Interval:
             return seconds >= 60 * self.minutes
         return seconds >= max(60 * _MINUTES, cost / _MAX_SHARE)
 
+    def shared(self, ranks: OneRank) -> Interval:
+        """The same for several processes, each of which sees a view in every step, at steps at which they meet."""
+        if not self.steps or ranks.count == 1:
+            return self
+        return Interval(steps=math.ceil(self.steps / ranks.count / MEET_EVERY) * MEET_EVERY)
+
 
 class Checkpoints:
     """The folder ``checkpoints`` of a run, which holds the last two while the run is not finished.
@@ -82,14 +111,16 @@ class Checkpoints:
     Args:
         run_folder: of the run; nothing is made there before :meth:`save`.
         interval: how often :meth:`is_due`.
+        ranks: the processes of the run. The first reads and writes, for all.
 
     Attributes:
         about: what to note in each, as JSON can hold it, to be read without the parts; the step is added.
     """
 
-    def __init__(self, run_folder: Path, interval: Interval) -> None:
+    def __init__(self, run_folder: Path, interval: Interval, ranks: OneRank = ALONE) -> None:
         self.folder = run_folder / FOLDER
-        self._interval = interval
+        self._interval = interval.shared(ranks)
+        self._ranks = ranks
         self.about: dict[str, Any] = {}
         self._found: Path | None = None
         self._own: list[Path] = []  # of this run, and the one that it continues: others are removed
@@ -107,6 +138,9 @@ class Checkpoints:
         Raises:
             InputError: there are some, and none can be used.
         """
+        return self._ranks.share(self._find(say) if self._ranks.is_first else None)
+
+    def _find(self, say: Callable[[str], None]) -> dict[str, Any] | None:
         paths = sorted(self.folder.glob("step_*.ckpt"), reverse=True)
         for path in paths:
             try:
@@ -137,11 +171,11 @@ class Checkpoints:
         Raises:
             InputError: the file has changed since, or it is not the state of such parts.
         """
-        if self._found is None:
-            return 0
         fix = "remove it to go on from the one before, or leave out --resume to begin anew"
         try:
-            state = read_state(self._found)
+            state = self._ranks.share(None if self._found is None else read_state(self._found))
+            if state is None:
+                return 0
             for name, part in parts.items():
                 part.load_state_dict(state["parts"][name])
             return state["step"]
@@ -154,20 +188,33 @@ class Checkpoints:
         """Whether one is to be written after ``step``."""
         return self._interval.is_due(step, time.monotonic() - self._last, self._cost)
 
-    def save(self, step: int, parts: Mapping[str, Stateful]) -> Path:
+    @property
+    def newest(self) -> int | None:
+        """The step of the newest one of this run, that can be gone back to; known in the first process."""
+        there = [path for path in self._own if path.exists()]
+        return int(there[-1].stem.removeprefix("step_")) if there else None
+
+    def save(self, step: int, parts: Mapping[str, Stateful], prepare: Callable[[], None] = lambda: None) -> None:
         """Write a checkpoint; when this returns, it is on the disk, and older ones but the last are gone.
+
+        All processes of a run call this, for what each of them has.
 
         Args:
             step: the last that is done.
             parts: all that changes.
+            prepare: called in the process that writes, before it does.
 
         Raises:
             InputError: it can't be written; the ones before are still there.
         """
         start = time.monotonic()
-        path = self.folder / f"step_{step:08}.ckpt"
         state = {"step": step, "parts": {name: part.state_dict() for name, part in parts.items()}}
-        with atomic_write(path, durable=True) as temporary:
+        self._last = start  # of the last try
+        if not self._ranks.is_first:
+            return
+        prepare()
+        path = self.folder / f"step_{step:08}.ckpt"
+        with atomic_write(path, durable=True, num_bytes=num_bytes(state)) as temporary:
             write_state(temporary, {**self.about, "step": step}, state)
             if not self._own:
                 self._remove_others()  # of an earlier run, whose steps may be higher: nobody shall take them for newer
@@ -175,10 +222,21 @@ class Checkpoints:
         self._remove_others()
         self._last = time.monotonic()
         self._cost = self._last - start
-        return path
+
+    @contextmanager
+    def pointed_to(self) -> Iterator[None]:
+        """Let an error of the block say, too, from which step ``--resume`` would go on, if there is such a step."""
+        try:
+            yield
+        except InputError as error:
+            if self.newest is None:
+                raise
+            raise error.with_hint(f"--resume goes on after step {self.newest}") from error
 
     def clear(self) -> None:
         """Remove them all: the run is finished."""
+        if not self._ranks.is_first:
+            return
         self._own = []
         self._remove_others()
         remove_leftovers(self.folder)
@@ -188,4 +246,5 @@ class Checkpoints:
     def _remove_others(self) -> None:
         for path in self.folder.glob("step_*.ckpt"):
             if path not in self._own:
-                path.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):  # the next one tries again
+                    path.unlink()

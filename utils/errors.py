@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
+from utils.memory import free_memory
+
 _LONGEST = 500  # characters of each part of a message; files can be quoted in it
 _BRIEF = reprlib.Repr()
 _BRIEF.maxstring = _BRIEF.maxother = 80
@@ -27,6 +29,11 @@ class InputError(Exception):
         expected, found, fix = map(_shortened, (expected, found, fix))
         super().__init__(one_line(f"{where}: expected {expected}, found {found}; {fix}"))
         self._parts = (where, expected, found, fix)
+
+    def with_hint(self, hint: str) -> "InputError":
+        """The same with one more way out."""
+        where, expected, found, fix = self._parts
+        return InputError(where, expected, found, f"{fix}; {hint}")
 
     def __reduce__(self) -> tuple:  # the default would rebuild it from the message alone, and fail in process pools
         return InputError, self._parts
@@ -48,6 +55,11 @@ class Stopped(Exception):
     def __init__(self, signal_number: int, said: str) -> None:
         super().__init__(signal_number, said)
         self.signal_number, self.said = signal_number, said
+
+
+def exit_code_of(error: Exception) -> int:
+    """How a script ends on an error that it tells in a line: 2, or 128 and the signal's number."""
+    return 128 + error.signal_number if isinstance(error, Stopped) else 2
 
 
 def run_script(main: Callable[[], None], *, less_memory: str = "") -> NoReturn:
@@ -106,30 +118,19 @@ def _out_of_memory(text: str, on_gpu: bool, flags: str) -> InputError:
 def _size(amount: str) -> str:
     """Bytes in a unit that can be read; other amounts as they are."""
     number, unit = amount.split()
-    return _readable(float(number)) if unit == "bytes" else amount
+    return readable(float(number)) if unit == "bytes" else amount
 
 
-def _readable(num_bytes: float) -> str:
-    return f"{num_bytes / 2**30:.2f} GiB" if num_bytes >= 2**30 else f"{num_bytes / 2**20:.0f} MiB"
+def readable(num_bytes: float) -> str:
+    """Bytes in a unit that can be read."""
+    if num_bytes >= 2**30:
+        return f"{num_bytes / 2**30:.2f} GiB"
+    return f"{num_bytes / 2**20:.0f} MiB" if num_bytes >= 2**20 else f"{num_bytes / 2**10:.0f} KiB"
 
 
 def _free_on_host() -> str:
-    """What is left, by Linux's account, of the machine's memory and of the process's own limit (``ulimit -v``)."""
-    try:
-        free = _entry("/proc/meminfo", "MemAvailable")
-        used = _entry("/proc/self/status", "VmSize")
-    except (OSError, KeyError):  # no Linux, or an old one
-        return "less"
-    import resource  # not on Windows
-
-    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-    return f"{_readable(free if limit == resource.RLIM_INFINITY else max(0, min(free, limit - used)))} free"
-
-
-def _entry(path: str, name: str) -> int:
-    """Bytes of an entry of a file of Linux's."""
-    lines = dict(line.split(":", 1) for line in Path(path).read_text().splitlines() if ":" in line)
-    return int(lines[name].split()[0]) * 1024
+    free = free_memory()
+    return "less" if free is None else f"{readable(free)} free"
 
 
 def one_line(text: str) -> str:

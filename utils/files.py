@@ -1,15 +1,17 @@
 """Writing files so that nothing half-written is ever seen under its final name, and reading those of strangers."""
 
+import errno
 import json
 import os
 import re
+import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from utils.errors import InputError
+from utils.errors import InputError, readable
 
 _RANDOM = 12  # hexadecimal digits in the name of a temporary file
 _TEMPORARY = re.compile(rf"\..+\.[0-9a-f]{{{_RANDOM}}}(\.\w+)?")
@@ -17,7 +19,7 @@ MAX_JSON = 1 << 27  # bytes; what Python makes of them takes up to 30 times as m
 
 
 @contextmanager
-def atomic_write(path: str | Path, *, durable: bool = False) -> Iterator[Path]:
+def atomic_write(path: str | Path, *, durable: bool = False, num_bytes: int = 0) -> Iterator[Path]:
     """Give a temporary path beside ``path``; move it into place when the block ends well, delete it otherwise.
 
     The temporary name keeps the suffix, because image and array writers choose their format by it. Missing folders are
@@ -26,6 +28,7 @@ def atomic_write(path: str | Path, *, durable: bool = False) -> Iterator[Path]:
     Args:
         path: where the finished file belongs; an existing file is replaced.
         durable: return only when the file is on the disk, so that it outlives a power failure.
+        num_bytes: the least that the file will have, as far as the caller knows; a shorter one is a failure.
 
     Yields:
         The path to write to; an empty file is there already.
@@ -39,17 +42,37 @@ def atomic_write(path: str | Path, *, durable: bool = False) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.touch()  # an unwritable folder shows before the work, and the file gets the user's umask
         yield temporary
+        if temporary.stat().st_size < num_bytes:  # not all writers tell when the disk is full
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         if durable:
             _sync(temporary)
         os.replace(temporary, path)
         if durable:
             _sync(path.parent)
     except OSError as error:
-        raise InputError(
-            path, "a place that can be written", f"'{error}'", "choose another folder or free this one"
-        ) from error
+        _remove_if_there(temporary)  # first, as it may be what fills the disk
+        raise _cannot_write(path, num_bytes, error) from error
     finally:
         _remove_if_there(temporary)
+
+
+def _cannot_write(path: Path, num_bytes: int, error: OSError) -> InputError:
+    """What is wrong with a place; where it is full, what is wanted and what is free."""
+    free = free_space(path)
+    if error.errno == errno.ENOSPC or (free is not None and free < num_bytes):
+        wanted = f"room for {readable(num_bytes)}" if num_bytes else "room on the disk"
+        is_quota = free is not None and free > max(num_bytes, 1 << 20)
+        return InputError(path, wanted, f"'{error}'" if is_quota else f"{readable(free or 0)} free", "make room there")
+    return InputError(path, "a place that can be written", f"'{error}'", "choose another folder or free this one")
+
+
+def free_space(path: Path) -> int | None:
+    """Bytes free on the disk on which a path is, or would be; None where the disk does not say."""
+    try:
+        nearest = next(each for each in (path.absolute(), *path.absolute().parents) if each.exists())
+        return shutil.disk_usage(nearest).free
+    except OSError:
+        return None
 
 
 def write_json(path: str | Path, content: Any) -> None:

@@ -25,7 +25,16 @@ class Progress:
         self._num_steps = num_steps
         self.means: dict[str, float] = {}
 
-    def update(self, step: int, loss: Tensor, image: Tensor, photo: Tensor, mask: Tensor | None, count: int) -> None:
+    def update(
+        self,
+        step: int,
+        loss: Tensor,
+        image: Tensor,
+        photo: Tensor,
+        mask: Tensor | None,
+        count: int,
+        skipped: Tensor | None = None,
+    ) -> None:
         """Count a step.
 
         Args:
@@ -35,14 +44,19 @@ class Progress:
             photo: (3,H,W) uint8.
             mask: (H,W) bool, the pixels that count, or None.
             count: number of Gaussians now.
+            skipped: () how many views were not usable, by a caller that leaves out what is not finite, as the means do.
         """
         if step % SHOW_EVERY and step != self._num_steps:
             return
         error = (image.detach() - photo / 255).square()
         error = error.mean() if mask is None else error.mean(0)[mask].mean()
-        self._note("loss", loss.item())
-        self._note("psnr", -10 * math.log10(max(error.item(), 1e-10)))
-        shown = {"loss": f"{self.means['loss']:.4f}", "PSNR": f"{self.means['psnr']:.2f}", "Gaussians": f"{count:,}"}
+        for name, value in (("loss", loss.item()), ("psnr", -10 * math.log10(max(error.item(), 1e-10)))):
+            assert skipped is not None or math.isfinite(value), f"the {name} of the training is {value}"
+            self._note(name, value)
+        means = {name: self.means.get(name, math.nan) for name in ("loss", "psnr")}
+        shown = {"loss": f"{means['loss']:.4f}", "PSNR": f"{means['psnr']:.2f}", "Gaussians": f"{count:,}"}
+        if skipped is not None and (number := int(skipped)):
+            shown["skipped"] = f"{number:,}"
         self._bar.set_postfix(shown, refresh=False)
         self._bar.update(step - self._bar.n)
 
@@ -60,5 +74,5 @@ class Progress:
         self._bar.initial = self._bar.n = state["step"]
 
     def _note(self, name: str, value: float) -> None:
-        assert math.isfinite(value), f"the {name} of the training is {value}"
-        self.means[name] = SMOOTHING * self.means.get(name, value) + (1 - SMOOTHING) * value
+        if math.isfinite(value):
+            self.means[name] = SMOOTHING * self.means.get(name, value) + (1 - SMOOTHING) * value

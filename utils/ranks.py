@@ -11,20 +11,21 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.rendezvous import rendezvous
 
-from utils.errors import InputError
+from utils.errors import InputError, exit_code_of
 from utils.machine import num_cores
 
 # How long a process waits for the others, while the first measures or saves for example. A process that has gone is
 # noticed at once by gloo, and by torchrun in any case.
 TIMEOUT = timedelta(hours=3)
 _VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+MEET_EVERY = 10  # steps after which processes tell each other what one of them wants to do
 _CHUNK = 1 << 20  # words of a digest at a time, which bounds its memory
 
 Item = TypeVar("Item")
@@ -63,8 +64,25 @@ class OneRank:
     def sum(self, *tensors: Tensor) -> None:
         """Add up each tensor over all processes, in place; every one gets the same bits."""
 
-    def average(self, tensors: Iterable[Tensor | None]) -> None:
-        """Replace each tensor by its mean over all processes, in place; None, where all have none, is passed over."""
+    def average_gradients(self, rows: Iterable[Tensor]) -> None:
+        """Replace the gradient of each row by its mean over all processes; one that has none counts as zeros."""
+
+    def share(self, value: Item) -> Item:
+        """What the first process gives, in all of them: numbers, text, tensors in main memory, and nests of these."""
+        return value
+
+    def gather(self, value: Item) -> list[Item]:
+        """What each process gives, in order, in the first of them; nothing in the others. As for :meth:`share`."""
+        return [value]
+
+    def any(self, step: int, wish: bool) -> bool:
+        """Whether one of the processes has a wish; several ask each other every ``MEET_EVERY`` steps only."""
+        return wish
+
+    def raise_one(self, error: Exception | None) -> None:
+        """Raise an error that a process has, in the first of them, and end the others with it; all must call it."""
+        if error is not None:
+            raise error
 
     def check_same(self, what: str, tensors: Iterable[Tensor]) -> None:
         """Make sure that all processes hold the same bits.
@@ -117,11 +135,40 @@ class Ranks(OneRank):
             for work in [dist.all_reduce(tensor, async_op=True) for tensor in tensors]:
                 work.wait()
 
-    def average(self, tensors: Iterable[Tensor | None]) -> None:  # noqa: D102
-        given = [tensor for tensor in tensors if tensor is not None]
-        self.sum(*given)
-        for tensor in given:
-            tensor /= self.count
+    def average_gradients(self, rows: Iterable[Tensor]) -> None:  # noqa: D102
+        rows = [row for row in rows if row.numel()]
+        for row in rows:
+            row.grad = torch.zeros_like(row) if row.grad is None else row.grad
+        self.sum(*(row.grad for row in rows))
+        for row in rows:
+            row.grad /= self.count
+
+    def share(self, value: Item) -> Item:  # noqa: D102
+        box = [value]
+        with _others_needed():
+            dist.broadcast_object_list(box)
+        return box[0]
+
+    def gather(self, value: Item) -> list[Item]:  # noqa: D102
+        everyone = [None] * self.count if self.is_first else None
+        with _others_needed():
+            dist.gather_object(_in_main_memory(value), everyone)
+        return everyone or []
+
+    def any(self, step: int, wish: bool) -> bool:  # noqa: D102
+        if step % MEET_EVERY:
+            return False
+        wishes = torch.tensor(int(wish))
+        self.sum(wishes)
+        return bool(wishes)
+
+    def raise_one(self, error: Exception | None) -> None:  # noqa: D102
+        errors = [None] * self.count
+        with _others_needed():
+            dist.all_gather_object(errors, error)
+        for each in errors:
+            if each is not None:
+                raise each if self.is_first else _ToldByFirst(exit_code_of(each))
 
     def check_same(self, what: str, tensors: Iterable[Tensor]) -> None:  # noqa: D102
         own = torch.tensor([digest(tensors)])
@@ -164,18 +211,26 @@ def joined_ranks() -> Iterator[OneRank]:
     dist.destroy_process_group()
 
 
+class _ToldByFirst(Exception):
+    """All processes have agreed to end, and the first says why."""
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__(exit_code)
+        self.exit_code = exit_code
+
+
 @contextlib.contextmanager
 def _failures_told_once(store: dist.Store) -> Iterator[None]:
     """Let the first failure pass, and end this process silently where another has failed before."""
     try:
         yield
-    except Exception:
-        if store.add("count", 1) == 1:
+    except Exception as error:
+        if not isinstance(error, _ToldByFirst) and store.add("count", 1) == 1:
             atexit.register(store.set, "told", "")  # at exit the error has been printed
             raise
         with contextlib.suppress(RuntimeError):  # the process that keeps the store has gone
             store.wait(["told"], timedelta(seconds=30))
-        sys.exit(2)
+        sys.exit(error.exit_code if isinstance(error, _ToldByFirst) else 2)
 
 
 @contextlib.contextmanager
@@ -197,6 +252,15 @@ def _others_needed() -> Iterator[None]:
         raise InputError(
             "torchrun", "all processes running", found, "look for what it said, and start again"
         ) from error
+
+
+def _in_main_memory(value: Any) -> Any:
+    """Numbers, text, tensors and nests of these, with no tensor left on a GPU."""
+    if isinstance(value, Tensor):
+        return value.detach().cpu()
+    if isinstance(value, dict):
+        return {name: _in_main_memory(each) for name, each in value.items()}
+    return type(value)(map(_in_main_memory, value)) if isinstance(value, (list, tuple)) else value
 
 
 def digest(tensors: Iterable[Tensor]) -> int:

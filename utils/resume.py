@@ -41,13 +41,14 @@ def settled_start(
         InputError: the checkpoints are damaged, or of a run that this config does not continue.
     """
     if not config.resume:
-        if (run.folder / "config.json").exists():
+        if ranks.is_first and (run.folder / "config.json").exists():
             run.say(f"{run.folder} holds an earlier run; its files are replaced as new ones are ready")
         return config, None
-    if ranks.count > 1:
-        raise InputError("--resume", "a training by one process", f"one by {ranks.count}", "leave it out")
     about = checkpoints.find(run.say)
     wanted = None if about is None else settled(config, about["config"], checkpoints.folder)
+    if wanted is not None and (processes := about.get("processes", 1)) != ranks.count:
+        fix = f"start {processes}, or leave out --resume to begin anew"
+        raise InputError("--resume", f"{processes} processes, as the run began with", f"{ranks.count}", fix)
     if wanted is None:
         run.say(f"{run.folder} holds no checkpoint to continue from; the training begins")
         checkpoints.forget()

@@ -1,21 +1,22 @@
 """The folder of one run, in the layout of 3DGS; nothing else writes there. Knows no Gaussians and no cameras."""
 
 import itertools
-import json
-import os
+import sys
 import tempfile
-import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
+from tqdm import tqdm
 
 from utils.errors import InputError
 from utils.files import atomic_write, flush_to_disk, remove_leftovers, write_json
 from utils.images import write_png
+from utils.lock import FolderLock
+from utils.run_log import RunLog, last_event
 
-LOG = "log.jsonl"
 END = "end"  # the event of the last line, of a run that has come to its end
 
 
@@ -29,22 +30,35 @@ class Run:
         folder: where everything goes.
         tensorboard: write TensorBoard events beside the log, where the package is installed.
         quiet: print nothing.
-        writes: False: another process writes this folder, and nothing but paths is asked of this object.
+        writes: False: another process writes this folder; nothing is logged, and no ``write_`` method is called.
+        lock: that the process holds on the folder.
+
+    Attributes:
+        write_inputs: writes what belongs in the folder from the start, again where the folder was removed.
 
     Raises:
         InputError: the folder can't be written.
     """
 
-    def __init__(self, folder: Path, *, tensorboard: bool = False, quiet: bool = False, writes: bool = True) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        tensorboard: bool = False,
+        quiet: bool = False,
+        writes: bool = True,
+        lock: FolderLock | None = None,
+    ) -> None:
         if writes:
             _check_writable(folder)
         self.folder = folder
-        self._tensorboard = tensorboard
+        self.write_inputs: Callable[[], None] = lambda: None
         self._quiet = quiet
-        self._log = None
-        self._lines: list[str] = []
-        self._events = None
-        self._start = time.time()
+        self._writes = writes
+        self._lock = lock
+        self._log = RunLog(folder, tensorboard, self.warn)
+        self._failing: set[str] = set()
+        self._was_removed = False
 
     def remove_leftovers(self) -> None:
         """Remove what killed processes were writing for the run. Nobody else may be training into the folder."""
@@ -79,48 +93,77 @@ class Run:
         return self.folder / "point_cloud" / f"iteration_{iteration}" / "point_cloud.ply"
 
     def log(self, event: str, iteration: int, values: Mapping[str, float]) -> None:
-        """Add a line to ``log.jsonl`` and scalars to TensorBoard; the first call starts the log anew."""
-        if self._log is None:
-            self._open_log([], iteration)
-        seconds = round(time.time() - self._start, 3)
-        line = json.dumps({"event": event, "iteration": iteration, "time": seconds, **values}) + "\n"
-        self._lines.append(line)
-        self._log.write(line)
-        self._log.flush()
-        if self._events:
-            for name, value in values.items():
-                self._events.add_scalar(f"{event}/{name}", value, iteration)
+        """Add a line to ``log.jsonl`` and scalars to TensorBoard; the first call starts the log anew.
 
-    def _open_log(self, lines: list[str], next_iteration: int) -> None:
-        """Start a log of these lines, and let TensorBoard drop what an earlier log says from an iteration on."""
-        self._lines = lines
-        self.write_text(LOG, "".join(lines))
-        self._log = (self.folder / LOG).open("a", encoding="utf-8")
-        self._events = _event_writer(self.folder, next_iteration) if self._tensorboard else None
+        A line that can't be written is kept for the next call.
+        """
+        if not self._writes:
+            return
+        with self.tolerating("the log"):
+            self.settle()
+            self._log.add(event, iteration, values)
 
     def state_dict(self) -> dict[str, Any]:
-        """The log, which is short, and the time: a run that is continued goes on writing from there."""
-        return {"log": list(self._lines), "seconds": time.time() - self._start}
+        """That of the log: a run that is continued goes on writing from there."""
+        return self._log.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from ``state_dict``: what the log got since then is dropped."""
-        self._start = time.time() - state["seconds"]
-        lines = list(state["log"])
-        self._open_log(lines, json.loads(lines[-1])["iteration"] + 1 if lines else 0)
+        """Continue from ``state_dict``."""
+        self._log.load_state_dict(state)
 
     def finish(self, iteration: int, summary: Mapping[str, Any]) -> None:
-        """Write ``summary.json`` and the last line of the log; when this returns, they are on the disk."""
+        """Write ``summary.json`` and the last line of the log; when this returns, they are on the disk.
+
+        Raises:
+            InputError: they can't be written.
+        """
+        self.settle()
         self.write_json("summary.json", summary)
-        self.log(END, iteration, {})
-        self.close()
-        for name in ("summary.json", LOG):
-            flush_to_disk(self.folder / name)
+        self._log.add(END, iteration, {})
+        self._log.flush_to_disk()
+        flush_to_disk(self.folder / "summary.json")
 
     def close(self) -> None:
         """Finish log and events."""
-        for file in (self._log, self._events):
-            if file:
-                file.close()
+        self._log.close()
+
+    # ---- when something goes wrong ----
+
+    def warn(self, text: str) -> None:
+        """Tell the user of something that has gone wrong, beside a progress bar, too."""
+        tqdm.write(f"warning: {text}", file=sys.stderr)
+
+    def settle(self) -> None:
+        """Where somebody has removed the folder, or what is in it, make it again with what belongs there.
+
+        Raises:
+            InputError: it can't be made again, or another process has made it its own.
+        """
+        if (self._lock and self._lock.renew()) or self._log.is_lost():
+            self._was_removed = True
+        if self._was_removed:
+            self._log.close()
+            self.write_inputs()
+            self._was_removed = False
+            self.warn(f"{self.folder} was removed; it is made again, without the models saved before")
+
+    @contextmanager
+    def tolerating(self, what: str) -> Iterator[None]:
+        """Write something that the training can go on without: a failure is told, once until it works again.
+
+        Args:
+            what: is written, in words.
+        """
+        try:
+            yield
+        except InputError as error:
+            if what not in self._failing:
+                self.warn(f"{what} can't be written, the training goes on: {error}")
+            self._failing.add(what)
+            return
+        if what in self._failing:
+            self._failing.remove(what)
+            self.warn(f"{what} can be written again")
 
 
 def free_folder(name: str, parent: Path = Path("output")) -> Path:
@@ -148,18 +191,4 @@ def _check_writable(folder: Path) -> None:
 
 def is_finished(folder: Path) -> bool:
     """Whether the last run in a folder has come to its end: its log says so, which begins anew with every run."""
-    try:
-        with (folder / LOG).open("rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - 1000))
-            return json.loads(file.read().splitlines()[-1])["event"] == END
-    except (OSError, ValueError, IndexError, KeyError, TypeError, RecursionError):
-        return False
-
-
-def _event_writer(folder: Path, next_iteration: int) -> Any:
-    """TensorBoard's writer, or None where the package is missing."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        return None
-    return SummaryWriter(str(folder), purge_step=next_iteration)
+    return last_event(folder) == END

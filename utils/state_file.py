@@ -63,6 +63,13 @@ def write_state(path: Path, about: dict[str, Any], state: Any) -> None:
         file.write(total.digest())
 
 
+def num_bytes(state: Any) -> int:
+    """Bytes of the arrays of a state, which is what its file has at least."""
+    tensors: list[Tensor] = []
+    _encode(state, tensors)
+    return sum(tensor.nbytes for tensor in tensors)
+
+
 def read_about(path: Path) -> dict[str, Any]:
     """Check the whole file and read what it is about.
 
