@@ -1,4 +1,4 @@
-"""Render a trained model: its test and training views beside their photos, maps of their depth, a video; or time it."""
+"""Render a trained model: its test and training views beside their photos, maps of them, a video; or time it."""
 
 import os
 import statistics
@@ -21,7 +21,7 @@ from compression import read_model
 from gaussian_renderer import DEVICES, render
 from gaussian_renderer.evaluation import view_pair
 from gaussian_renderer.film import film
-from gaussian_renderer.maps import depth_map, depth_step, quantized, shades
+from gaussian_renderer.maps import count_map, depth_map, depth_step, quantized, shades
 from scene import Camera, Scene, load_scene
 from scene.gaussian_model import GaussianModel
 from scene.paths import views_along
@@ -76,6 +76,9 @@ def render_scene(config: RenderConfig) -> None:
             if config.depth:
                 depth = depth_map(camera, model, **options)
                 write_map(run, (split, method, "depth", index), quantized(depth, step), inverse(depth))
+            if config.counts:
+                counts = count_map(camera, model, **options)
+                write_map(run, (split, method, "counts", index), quantized(counts), counts.float())
         if config.depth:
             run.write_json(f"{split}/{method}/depth.json", {"world_units_per_step": step, "nothing": 0})
         run.say(f"{split}: {len(views)} views in {config.model_path / split / method}")

@@ -14,7 +14,7 @@ from utils.video import check_name, check_size, is_gif
 PATHS = ("orbit", "spline", "cameras")
 MOST_FRAMES = 100_000
 _ONLY_VIDEO = ("path", "fps", "frames", "seconds", "size")
-_ONLY_VIEWS = ("skip_train", "skip_test", "time", "depth")
+_ONLY_VIEWS = ("skip_train", "skip_test", "time", "depth", "counts")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +36,9 @@ class RenderConfig(MachineConfig, SceneConfig):
     skip_train: bool = option(False, type=bool, help="leave the training views out")
     skip_test: bool = option(False, type=bool, help="leave the test views out")
     depth: bool = option(False, type=bool, help="write a depth map of each view, too: 16-bit PNG and in colours")
+    counts: bool = option(
+        False, type=bool, help="write for each view how many Gaussians each pixel takes, too: 16-bit PNG and in colours"
+    )
     time: bool = option(False, type=bool, help="measure frames per second, for timing.json, and write no pictures")
     video: Path | None = option(None, type=Path, help="make a video instead: FILE.mp4, or FILE.gif, which loops")
     path: str | None = option(

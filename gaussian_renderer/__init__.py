@@ -86,7 +86,8 @@ def importance(
         threads: CPU threads, 0: all cores.
 
     Returns:
-        Per Gaussian the sum over pixels of weight * T * alpha, the sum of T * alpha, and the number of pixels.
+        Per Gaussian the sum over pixels of weight * T * alpha, the sum of T * alpha, and the number of pixels; and for
+        each pixel the number of Gaussians.
     """
     return rasterize_importance(
         _view(camera, torch.zeros(3)),

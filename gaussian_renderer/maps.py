@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from gaussian_renderer import render
+from gaussian_renderer import importance, render
 from scene.cameras import Camera
 from scene.gaussian_model import GaussianModel
 
@@ -25,6 +25,16 @@ def depth_map(camera: Camera, model: GaussianModel, *, antialiased: bool, thread
     output = render(camera, model, torch.zeros(3), antialiased=antialiased, inverse_depth=True, threads=threads)
     weight = 1 - output.transmittance
     return torch.where(weight > _SOLID, weight / output.inverse_depth, 0)
+
+
+def count_map(camera: Camera, model: GaussianModel, *, antialiased: bool, threads: int) -> Tensor:
+    """How many Gaussians each pixel of a view takes: all that cover it, up to the one behind which nothing shows.
+
+    Returns:
+        (H,W) int32.
+    """
+    weights = model.means.new_zeros(camera.height, camera.width)  # of no interest here
+    return importance(camera, model, weights, antialiased=antialiased, threads=threads).num_gaussians
 
 
 def depth_step(extent: float) -> float:

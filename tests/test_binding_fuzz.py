@@ -73,6 +73,7 @@ def render_arguments(arrays: Arrays, rng: random.Random) -> Arguments:
         **{"radii": make(n, dtype=torch.int32), "v_screen_means": make(n, 4)},
         **{"abs_grad_sum": make(n), "views": make(n, dtype=torch.int32), "pixel_weights": make(height, width)},
         **{"weighted": make(n), "total": make(n), "num_pixels": make(n, dtype=torch.int32)},
+        "num_gaussians": make(height, width, dtype=torch.int32),
     }  # fmt: skip
 
 
@@ -107,9 +108,10 @@ def differing(a: Arguments, b: Arguments) -> list[str]:
 
 def importance(change: Callable[[Arguments], Arguments], right: Arguments) -> None:
     wrong = change(right)
+    names = ("pixel_weights", "weighted", "total", "num_pixels", "num_gaussians")
     _C.importance(
         _C.Rows(**part(wrong, "rows.")), view_of(wrong), _C.Queue(), antialiased=wrong["antialiased"],
-        threads=wrong["threads"], **{name: wrong[name] for name in ("pixel_weights", "weighted", "total", "num_pixels")}
+        threads=wrong["threads"], **{name: wrong[name] for name in names}
     )  # fmt: skip
 
 

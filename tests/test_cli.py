@@ -61,6 +61,7 @@ RENDER_FLAGS = [
     ("--skip_train", "skip_train", True),
     ("--skip_test", "skip_test", True),
     ("--depth", "depth", True),
+    ("--counts", "counts", True),
     ("--time", "time", True),
 ]
 VIDEO_FLAGS = [

@@ -113,7 +113,7 @@ def test_radii_are_positive_exactly_for_what_can_be_seen(engine, name):
 
 @pytest.mark.parametrize("name", ["sh3", "covariances", "antialiased", "67x50", "dense, stops early", "1x1"])
 def test_importance_equals_the_reference(engine, name):
-    """Weighted sums, plain sums and pixel counts equal the reference's."""
+    """Weighted sums, plain sums, and the counts of pixels and of Gaussians equal the reference's."""
     case = case_of(name)
     weights = torch.rand(case.camera.height, case.camera.width, dtype=torch.float64).float().double()
     expected = run_reference(case, weights)
@@ -123,8 +123,12 @@ def test_importance_equals_the_reference(engine, name):
         assert relative_error(actual.weighted, expected["weighted"]) < 1e-10
         assert relative_error(actual.total, expected["total"]) < 1e-10
         assert torch.equal(actual.num_pixels.long(), expected["num_pixels"])
+        assert torch.equal(actual.num_gaussians.long(), expected["num_gaussians"])
     actual = engine.importance(case, weights, torch.float32)
-    assert actual.num_pixels.dtype == torch.int32
+    assert actual.num_pixels.dtype == actual.num_gaussians.dtype == torch.int32
+    assert actual.num_pixels.sum() == actual.num_gaussians.sum()
+    clear = expected["margin"] >= BAND
+    assert torch.equal(actual.num_gaussians.cpu().long()[clear], expected["num_gaussians"][clear])
     # Rounding may move a decision in the few pixels of the band. Worst measured: 3e-6, no count moved.
     in_band = (expected["margin"] < BAND).sum().item()
     slack = 2e-5 * expected["total"].max() + in_band / 255

@@ -154,6 +154,7 @@ def test_nothing_to_see_is_the_background(engine, num):
                 assert value.shape[0] == num and not value.any(), name
         scores = engine.importance(case.but({"means": behind}), torch.ones(21, 19), dtype)
         assert scores.weighted.shape == (num,) and not scores.weighted.any() and not scores.num_pixels.any()
+        assert not scores.num_gaussians.any()
 
 
 def test_a_thousand_gaussians_at_one_place(engine):

@@ -104,6 +104,7 @@ def test_cuda_equals_the_cpu(engine, name, mode, request):
     assert torch.equal(actual["views"], expected["views"])
     in_band = (~clear).sum()
     assert ((actual["num_pixels"] - expected["num_pixels"]).abs() <= in_band).all()
+    assert torch.equal(actual["num_gaussians"] * clear, expected["num_gaussians"] * clear)
     for score in ("weighted", "total"):
         # Worst measured: 1e-6 of the largest.
         slack = 2e-5 * max(expected["total"].tolist(), default=0) + in_band / 255

@@ -1,4 +1,4 @@
-"""Videos and depth maps by render.py: what is in the files, and what can't be made."""
+"""Videos and maps by render.py: what is in the files, and what can't be made."""
 
 import json
 import math
@@ -15,8 +15,9 @@ from PIL import Image
 
 from arguments import RenderConfig
 from compression import encode, write_gsz
+from gaussian_renderer import importance
 from gaussian_renderer.film import frames
-from gaussian_renderer.maps import LAST, depth_map, depth_step, quantized, shades
+from gaussian_renderer.maps import LAST, count_map, depth_map, depth_step, quantized, shades
 from render import main, video_views
 from scene import load_scene
 from scene.cameras import Camera
@@ -152,7 +153,8 @@ BAD_FLAGS = [
     "--video out.mp4 --fps 0", "--video out.mp4 --fps 121", "--video out.mp4 --frames 0",
     "--video out.mp4 --frames 1000000", "--video out.mp4 --seconds -1",
     "--video out.mp4 --seconds inf", "--video out.mp4 --seconds 3 --frames 4", "--video out.mp4 --path circle",
-    "--video out.mp4 --depth", "--video out.mp4 --time", "--video out.mp4 --skip-test", "--path orbit", "--fps 10",
+    "--video out.mp4 --depth", "--video out.mp4 --counts", "--video out.mp4 --time", "--video out.mp4 --skip-test",
+    "--path orbit", "--fps 10",
     "--seconds 3", "--size 64 64",
 ]  # fmt: skip
 
@@ -280,3 +282,42 @@ def test_depth_maps_lie_beside_the_renders_and_name_their_unit(run, tiny_scene_d
         "gt",
         "renders",
     ]
+
+
+# ---- how many Gaussians a pixel takes ----
+
+
+def pile(num: int, opacity_logit: float) -> GaussianModel:
+    """Large Gaussians one behind the other, straight ahead."""
+    one = single(2.0, opacity_logit)
+    rows = {name: row.detach().repeat(num, *[1] * (row.ndim - 1)) for name, row in one.rows.items()}
+    rows["means"][:, 2] += torch.arange(num)
+    return GaussianModel(rows, 0)
+
+
+def test_a_pixel_counts_all_that_cover_it_until_nothing_more_shows():
+    assert count_map(AHEAD, pile(7, -3.0), **PLAIN)[12, 16] == 7
+    # Each lets 0.119 through: 2.0e-4 is left behind the fourth, and 2.4e-5 would be behind the fifth.
+    assert count_map(AHEAD, pile(7, 2.0), **PLAIN)[12, 16] == 4
+    assert not count_map(AHEAD, single(-3.0, 9.0), **PLAIN).any()
+
+
+def test_counts_and_pixels_of_all_gaussians_add_up_to_the_same(tiny_scene_dir):
+    scene = load_scene(tiny_scene_dir)
+    model = GaussianModel.from_points(scene.points, 0, "cpu")
+    camera = scene.train[0]
+    counts = count_map(camera, model, **PLAIN)
+    assert counts.dtype == torch.int32 and counts.shape == (camera.height, camera.width)
+    weights = torch.ones(camera.height, camera.width)
+    assert counts.sum() == importance(camera, model, weights).num_pixels.sum() > 0
+
+
+def test_count_maps_lie_beside_the_renders(run, tiny_scene_dir, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    main(["-m", str(tmp_path / "run"), "-s", str(tiny_scene_dir), "--eval", "--skip-train", "--counts", "--quiet"])
+    folder = tmp_path / "run" / "test" / "ours_7"
+    model = GaussianModel.load_ply(tmp_path / "run" / "point_cloud" / "iteration_7" / "point_cloud.ply", "cpu")
+    for index, camera in enumerate(load_scene(tiny_scene_dir, eval=True).test):
+        stored = cv2.imread(str(folder / "counts" / f"{index:05d}.png"), cv2.IMREAD_UNCHANGED)
+        assert stored.dtype == np.uint16 and np.array_equal(stored, count_map(camera, model, **PLAIN).numpy())
+    assert {path.name for path in folder.iterdir()} == {"counts", "counts_in_colours", "gt", "renders"}

@@ -57,6 +57,7 @@ class Rendering:
     weighted: Tensor  # sum over pixels of weight * T * alpha
     total: Tensor  # sum over pixels of T * alpha
     num_pixels: Tensor  # int64
+    num_gaussians: Tensor  # int64, of the pixel
     radii: Tensor  # px, half the larger side of the box around alpha >= 1/255; 0 if no such ellipse
     margin: Tensor  # smallest relative distance of any discrete decision of a pixel to its threshold
     clamp_margin: Tensor  # the same for the cap of alpha, where only gradients jump
@@ -181,7 +182,8 @@ def blend(splats: Splats, probe: Tensor, background: Tensor, pixels: Tensor, hal
     """Blend all splats front to back at the pixel centres (P, 2).
 
     Returns:
-        image (P, 3), transmittance (P,), inverse depth (P,), weighted, total, num_pixels (M,), margins (P,), (P,).
+        image (P, 3), transmittance (P,), inverse depth (P,), weighted, total, num_pixels (M,), num_gaussians, margins
+        (P,), (P,), (P,).
     """
     d = _Offsets.apply(splats.means_px, probe, pixels, half_size)
     xx, xy, yy = splats.cov_px[:, 0, 0], splats.cov_px[:, 0, 1], splats.cov_px[:, 1, 1]
@@ -211,7 +213,7 @@ def blend(splats: Splats, probe: Tensor, background: Tensor, pixels: Tensor, hal
     inverse_depth = share.T @ (1 / splats.depths)
     return (
         image, through[-1], inverse_depth, share.detach() @ weight, share.detach().sum(1), (seen & alive).sum(1),
-        margin, clamp_margin,
+        (seen & alive).sum(0), margin, clamp_margin,
     )  # fmt: skip
 
 
@@ -274,7 +276,7 @@ def render(
             weight[start : start + chunk],
         )  # fmt: skip
         parts.append(blend(*arguments) if h * w <= chunk else checkpoint(blend, *arguments, use_reentrant=False))
-    image, transmittance, inverse_depth, weighted, total, num, margin, clamp_margin = zip(*parts, strict=True)
+    image, transmittance, inverse_depth, weighted, total, num, taken, margin, clamp_margin = zip(*parts, strict=True)
 
     def per_pixel(values) -> Tensor:
         return torch.cat(values).reshape(h, w)
@@ -289,6 +291,7 @@ def render(
         weighted=per_gaussian(sum(weighted)),
         total=per_gaussian(sum(total)),
         num_pixels=per_gaussian(sum(num)),
+        num_gaussians=per_pixel(taken),
         radii=per_gaussian(radii_px(splats)),
         margin=per_pixel(margin),
         clamp_margin=per_pixel(clamp_margin),

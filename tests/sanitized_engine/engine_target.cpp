@@ -2,6 +2,7 @@
 // comes out. The sanitizers watch the rest. Nothing here is random: the same bytes do the same again.
 #include <cstdio>
 #include <cstdlib>
+#include <numeric>
 #include <tuple>
 
 #include "fuzz_scene.h"
@@ -112,15 +113,17 @@ void check_gradients(const FuzzScene<T>& scene, const Frame<T>& frame, const All
 
 template <class T> void check_importance(const FuzzScene<T>& scene, const Options& options) {
     std::vector<T> weighted(scene.count), total(scene.count);
-    std::vector<int32_t> num_pixels(scene.count);
+    std::vector<int32_t> num_pixels(scene.count), num_gaussians(scene.num_pixels());
     importance(scene.gaussians(false), scene.view, options, scene.v_transmittance.data(),
-               {weighted.data(), total.data(), num_pixels.data()});
+               {weighted.data(), total.data(), num_pixels.data(), num_gaussians.data()});
     const bool has_sound_weights = all_finite(scene.v_transmittance.values) && scene.is_tame();
     for (int64_t n = 0; n < scene.count; ++n) {
         REQUIRE(num_pixels[n] >= 0 && num_pixels[n] <= scene.num_pixels());
         REQUIRE(total[n] >= 0 && total[n] <= T(num_pixels[n]) * T(1.001));
         REQUIRE(!has_sound_weights || std::isfinite(weighted[n]));
     }
+    const auto sum = [](const auto& counts) { return std::accumulate(counts.begin(), counts.end(), int64_t(0)); };
+    REQUIRE(sum(num_pixels) == sum(num_gaussians));
 }
 
 /// Forward, backward and importance; the number of threads changes no bit.

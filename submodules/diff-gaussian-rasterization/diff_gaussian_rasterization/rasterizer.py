@@ -58,17 +58,19 @@ class Rasterized(NamedTuple):
 
 
 class Importance(NamedTuple):
-    """Sums over the pixels of a view, per Gaussian.
+    """Sums over the pixels of a view, per Gaussian; and what each pixel takes.
 
     Attributes:
         weighted: (N,), sum of pixel weight x transmittance x alpha.
         total: (N,), sum of transmittance x alpha.
         num_pixels: (N,) int32, pixels that the Gaussian contributed to.
+        num_gaussians: (H, W) int32, Gaussians that contributed to the pixel.
     """
 
     weighted: Tensor
     total: Tensor
     num_pixels: Tensor
+    num_gaussians: Tensor
 
 
 _ROWS = ("means", "quats", "scales", "covariances", "opacities", "sh_dc", "sh_rest", "colors")
@@ -231,11 +233,14 @@ def importance(
     """
     rows = dict(means=means, quats=quats, scales=scales, covariances=covariances, opacities=_column(opacities))
     _check(view, rows, {"pixel_weights": (pixel_weights, means.dtype, (view.height, view.width))})
-    count = means.shape[0]
-    result = Importance(means.new_empty(count), means.new_empty(count), means.new_empty(count, dtype=torch.int32))
+    count, counters = means.shape[0], dict(dtype=torch.int32, device=means.device)
+    result = Importance(
+        means.new_empty(count), means.new_empty(count), torch.empty(count, **counters),
+        torch.empty(view.height, view.width, **counters),
+    )  # fmt: skip
     _C.importance(
         _rows(rows), view._for_engine(means.dtype), queue_for(means.device), antialiased=antialiased, threads=threads,
         pixel_weights=pixel_weights.contiguous(), weighted=result.weighted, total=result.total,
-        num_pixels=result.num_pixels,
+        num_pixels=result.num_pixels, num_gaussians=result.num_gaussians,
     )  # fmt: skip
     return result

@@ -231,7 +231,7 @@ void run_backward(const CudaFrame& made, const Rows& rows, const Rows& v_rows, c
 }
 
 /// What importance fills, still unchecked.
-struct ImportanceArgs { Array pixel_weights, weighted, total, num_pixels; };
+struct ImportanceArgs { Array pixel_weights, weighted, total, num_pixels, num_gaussians; };
 
 /// Checks the arguments of importance and calls run(gaussians, view, weights, out) with the GIL released.
 template <class T, class Run>
@@ -243,7 +243,8 @@ void with_importance(const Rows& rows, const ViewArgs& view_args, const Options&
     const T* weights = checked<const T>(args.pixel_weights, "pixel_weights", {view.height, view.width}, place);
     const Importance<T> out{checked<T>(args.weighted, "weighted", {g.count}, place),
                             checked<T>(args.total, "total", {g.count}, place),
-                            checked<int32_t>(args.num_pixels, "num_pixels", {g.count}, place)};
+                            checked<int32_t>(args.num_pixels, "num_pixels", {g.count}, place),
+                            checked<int32_t>(args.num_gaussians, "num_gaussians", {view.height, view.width}, place)};
     nb::gil_scoped_release released;
     run(g, view, weights, out);
 }
@@ -354,9 +355,9 @@ NB_MODULE(_C, m) {
     m.def(
         "importance",
         [](const Rows& rows, const ViewArgs& view, const Queue& queue, bool antialiased, int threads,
-           Array pixel_weights, Array weighted, Array total, Array num_pixels) {
+           Array pixel_weights, Array weighted, Array total, Array num_pixels, Array num_gaussians) {
             const Options options = make_options(antialiased, 0, threads);
-            const ImportanceArgs args{pixel_weights, weighted, total, num_pixels};
+            const ImportanceArgs args{pixel_weights, weighted, total, num_pixels, num_gaussians};
             const auto on_cpu = [&](const auto& g, const auto& v, const auto* weights, const auto& out) {
                 importance(g, v, options, weights, out);
             };
@@ -374,7 +375,8 @@ NB_MODULE(_C, m) {
             }
         },
         nb::arg("rows"), nb::arg("view"), nb::arg("queue"), nb::kw_only(), nb::arg("antialiased"), nb::arg("threads"),
-        nb::arg("pixel_weights"), nb::arg("weighted"), nb::arg("total"), nb::arg("num_pixels"));
+        nb::arg("pixel_weights"), nb::arg("weighted"), nb::arg("total"), nb::arg("num_pixels"),
+        nb::arg("num_gaussians"));
 
     m.def(
         "photometric_loss",

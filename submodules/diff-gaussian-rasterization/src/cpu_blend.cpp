@@ -230,10 +230,10 @@ template <class T> struct ImportanceSlot {
 
 template <class T>
 void importance_tile(const Frame<T>& frame, int64_t tile_index, const T* pixel_weights,
-                     Buffer<ImportanceSlot<T>>& slots) {
+                     Buffer<ImportanceSlot<T>>& slots, int32_t* num_gaussians) {
     using B = Batch<T>;
     TilePixels<T> tile(frame.view, tile_index);
-    alignas(kVectorBytes) T pixel_weight[kTilePixels] = {};
+    alignas(kVectorBytes) T pixel_weight[kTilePixels] = {}, taken[kTilePixels] = {};
     tile.for_each_pixel(frame.view, [&](int i, int64_t pixel) { pixel_weight[i] = pixel_weights[pixel]; });
     walk_tile(
         frame, tile_index, tile,
@@ -245,10 +245,12 @@ void importance_tile(const Frame<T>& frame, int64_t tile_index, const T* pixel_w
                 weighted += weight * B::load(pixel_weight + at);
                 total += weight;
                 num_pixels += count(contributes);
+                (B::load(taken + at) + select(contributes, B(1), B(0))).store(taken + at);
             });
             slots[frame.slot_of(instance)] = {sum(weighted), sum(total), num_pixels};
         },
         [&](const Instance& instance) { slots[frame.slot_of(instance)] = {}; });
+    tile.for_each_pixel(frame.view, [&](int i, int64_t pixel) { num_gaussians[pixel] = int32_t(taken[i]); });
 }
 
 }  // namespace
@@ -278,7 +280,9 @@ void importance(const Gaussians<T>& gaussians, const View<T>& view, const Option
     Team team(options.num_threads);
     const Frame<T> frame = plan_frame(team, gaussians, view, options);
     Buffer<ImportanceSlot<T>> slots(frame.instances.size());
-    team.for_each(view.num_tiles(), [&](int64_t tile) { importance_tile(frame, tile, pixel_weights, slots); });
+    team.for_each(view.num_tiles(), [&](int64_t tile) {
+        importance_tile(frame, tile, pixel_weights, slots, out.num_gaussians);
+    });
     for (int64_t n = 0; n < gaussians.count; ++n) {
         ImportanceSlot<T> all{};
         for (int64_t s = frame.slot_begin[n]; s < frame.slot_begin[n + 1]; ++s) {

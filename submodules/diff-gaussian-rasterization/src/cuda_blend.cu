@@ -31,6 +31,7 @@ __device__ int64_t state_index(int64_t segment_begin, int64_t tile, int64_t segm
 struct BlendParams {
     Frame frame;
     Images<float> out;
+    int32_t* num_gaussians;  // (H,W), where there are no channels
 };
 
 struct BlendShared {
@@ -65,6 +66,7 @@ template <int kChannels> struct PixelSum {
     float transmittance = 1;
     float sums[kChannels > 0 ? kChannels : 1] = {};
     unsigned last = 0;
+    int32_t taken = 0;
     bool is_open;
 
     /// `index` counts the tile's instances from 1.
@@ -83,6 +85,7 @@ template <int kChannels> struct PixelSum {
         for (int c = 0; c < kChannels; ++c) sums[c] += weight * values[c];
         transmittance = after;
         last = index;
+        ++taken;
     }
     __device__ void store_state(float* state) const {
         state[threadIdx.x] = transmittance;
@@ -114,9 +117,10 @@ __device__ void write_pixel(const BlendParams& p, const PixelSum<kChannels>& sum
         p.out.transmittance[pixel] = sum.transmittance;
     }
     if constexpr (kChannels > 3) p.out.inverse_depth[pixel] = sum.sums[3];
+    if constexpr (kChannels == 0) p.num_gaussians[pixel] = sum.taken;
 }
 
-/// A tile a block. kChannels: 3 = colour, 4 = colour and inverse depth, 0 = transmittance only.
+/// A tile a block. kChannels: 3 = colour, 4 = colour and inverse depth, 0 = transmittance and number of Gaussians only.
 template <int kChannels> __global__ void __launch_bounds__(kTilePixels) blend_kernel(BlendParams p) {
     const Frame& frame = p.frame;
     const View<float>& view = frame.view;
@@ -378,7 +382,8 @@ template <class T> T* zeros(const Context& context, int64_t count) {
 
 /// Projects, orders and blends. Channels as in blend_kernel.
 Frame render(const Context& context, Memory& kept, const Gaussians<float>& gaussians, const View<float>& view,
-             const Options& options, int num_channels, const Images<float>& out, int32_t* radius_px) {
+             const Options& options, int num_channels, const Images<float>& out, int32_t* num_gaussians,
+             int32_t* radius_px) {
     Memory& scratch = context.scratch;
     const int64_t count = gaussians.count, num_tiles = view.num_tiles();
     Splat<float>* splats = kept.array<Splat<float>>(count);
@@ -399,7 +404,7 @@ Frame render(const Context& context, Memory& kept, const Gaussians<float>& gauss
         frame.states = kept.array<float>(frame.num_instances / kSegment * (1 + num_channels) * kTilePixels);
     }
     const Grid grid{num_tiles, kTilePixels, static_cast<int64_t>(sizeof(BlendShared))};
-    const BlendParams params{frame, out};
+    const BlendParams params{frame, out, num_gaussians};
     if (num_channels == 4)
         launch("blend", context, grid, blend_kernel<4>, params);
     else if (num_channels == 3)
@@ -426,7 +431,7 @@ void backward_as(const Context& context, const Frame& frame, const Gaussians<flo
 Frame forward(const Context& context, Memory& kept, const Gaussians<float>& gaussians, const View<float>& view,
               const Options& options, const Images<float>& out, int32_t* radius_px) {
     const DeviceGuard guard(context.device);
-    return render(context, kept, gaussians, view, options, out.inverse_depth ? 4 : 3, out, radius_px);
+    return render(context, kept, gaussians, view, options, out.inverse_depth ? 4 : 3, out, nullptr, radius_px);
 }
 
 void backward(const Context& context, const Frame& frame, const Gaussians<float>& gaussians,
@@ -440,7 +445,7 @@ void importance(const Context& context, const Gaussians<float>& gaussians, const
                 const Options& options, const float* pixel_weights, const Importance<float>& out) {
     const DeviceGuard guard(context.device);
     int32_t* radius_px = context.scratch.array<int32_t>(gaussians.count);
-    const Frame frame = render(context, context.scratch, gaussians, view, options, 0, {}, radius_px);
+    const Frame frame = render(context, context.scratch, gaussians, view, options, 0, {}, out.num_gaussians, radius_px);
     auto* slots = zeros<ImportanceSlot>(context, frame.num_instances);
     launch_segments<ImportancePass>("importance", context, {frame, {pixel_weights, slots}});
     launch("sum_importance", context, one_thread_each(gaussians.count, 256), sum_importance_kernel, slots,

@@ -29,10 +29,12 @@ template <class T>
 void backward(const Frame<T>& frame, const Gaussians<T>& gaussians, const Images<const T>& images,
               const Images<const T>& v_images, const Gradients<T>& out);
 
-/// Per Gaussian, over pixels: sum of pixel_weight * T * alpha, sum of T * alpha, number of pixels it contributed to.
+/// Per Gaussian, over pixels: sum of pixel_weight * T * alpha, sum of T * alpha, number of pixels it contributed to; and
+/// per pixel the number of Gaussians that did.
 template <class T> struct Importance {
     T *weighted, *total;  // (N)
     int32_t* num_pixels;  // (N)
+    int32_t* num_gaussians;  // (H,W)
 };
 template <class T>
 void importance(const Gaussians<T>& gaussians, const View<T>& view, const Options& options, const T* pixel_weights,
