@@ -108,8 +108,8 @@ def test_a_gif_loops_and_keeps_its_frames(run, tmp_path):
             gif.seek(index)
             assert gif.info["duration"] == 100  # ms
             found.append(np.asarray(gif.convert("RGB")))
-    # Worst measured: 34.9 dB, by 128 colours.
-    assert min(psnr(one, other) for one, other in zip(found, rendered(arguments), strict=True)) > 32
+    # Worst measured: 35.9 dB, by 128 colours.
+    assert min(psnr(one, other) for one, other in zip(found, rendered(arguments), strict=True)) > 34
 
 
 def test_the_length_is_given_in_frames_or_seconds():

@@ -103,4 +103,4 @@ def _palette(pictures: list[Image.Image]) -> Image.Image:
     """The colours that serve all pictures, from some of them. One palette, undithered: both make the file smaller."""
     chosen = pictures[:: max(1, len(pictures) // _PALETTE_FRAMES)]
     column = np.concatenate([np.asarray(picture) for picture in chosen])
-    return Image.fromarray(column).quantize(_GIF_COLOURS, method=Image.Quantize.MEDIANCUT)
+    return Image.fromarray(column).quantize(_GIF_COLOURS, method=Image.Quantize.FASTOCTREE)
