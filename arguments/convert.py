@@ -33,7 +33,7 @@ class ConvertConfig:
         "input; the scene goes beside that"
     )  # fmt: skip
     frames: int = option(
-        0, type=int, help="take at most so many frames of a video; 0: as many as its movement asks for, 20 to 200"
+        0, type=int, help="take at most so many frames of a video; 0: as many as its movement asks for, 30 to 200"
     )
     matching: str = option(
         "auto", choices=MATCHINGS, help="compare each photo with all others, or with its neighbours by name and some "

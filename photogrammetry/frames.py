@@ -16,8 +16,8 @@ from photogrammetry.stages import Stages
 from utils.errors import InputError, brief
 from utils.pictures import MAX_PIXELS
 
-STEP = 0.1  # movement from one chosen frame to the next, as a share of the picture's longer side
-FEWEST, MOST = 20, 200  # frames, where the user asks for no number
+STEP = 0.06  # movement from one chosen frame to the next, as a share of the picture's longer side
+FEWEST, MOST = 30, 200  # frames, where the user asks for no number
 _SHARPNESS_SIZE, _MOTION_SIZE = 640, 320  # px, longer side of what is measured on
 _CORNERS, _FEWEST_CORNERS = 200, 10
 _LEAST_MOTION = 1e-5  # of each frame, so that a camera that stands still is sampled evenly in time

@@ -21,6 +21,7 @@ FEW_PHOTOS = 10  # of a lens: with fewer, the eight numbers of OPENCV would fit 
 _PHOTOS_AT_ONCE = 4  # for each thread
 _PAIRS_AT_ONCE = 128
 _SMALLEST_PART = 2  # photos
+_FEW_VIEWS = 5  # photos; of fewer, too few points would be seen three times
 
 pycolmap.logging.minloglevel = int(pycolmap.logging.Level.FATAL)  # what goes wrong is told by diagnosis.py
 pycolmap.logging.alsologtostderr = False
@@ -74,19 +75,26 @@ def _extract(ready: Ready, database: Path, config: ConvertConfig, stages: Stages
     lenses: dict[Hashable, list[ReadyPhoto]] = defaultdict(list)
     for photo in ready.photos:
         lenses[photo.lens if config.camera == "shared" else photo.name].append(photo)
-    reader = pycolmap.ImageReaderOptions(camera_model=_lens_model(config.model, len(ready.photos), len(lenses)))
-    if any(photo.has_mask for photo in ready.photos):
-        reader.mask_path = ready.masks
+    lens_model = _lens_model(config.model, len(ready.photos), len(lenses))
     options = pycolmap.FeatureExtractionOptions(max_image_size=config.max_size, num_threads=threads, use_gpu=False)
-    portions = [
-        (names[0], names[start : start + _PHOTOS_AT_ONCE * threads])
-        for names in ([photo.name for photo in photos] for photos in lenses.values())
-        for start in range(0, len(names), _PHOTOS_AT_ONCE * threads)
-    ]
+    portions = [part for photos in lenses.values() for part in _parts_of_a_lens(photos, _PHOTOS_AT_ONCE * threads)]
     single, cpu = pycolmap.CameraMode.SINGLE, pycolmap.Device.cpu
-    for first, names in stages.each("features", portions, len(ready.photos), size=lambda portion: len(portion[1])):
-        reader.existing_camera_id = -1 if first in names else _camera_of(database, first)
+    for first, photos in stages.each("features", portions, len(ready.photos), size=lambda portion: len(portion[1])):
+        reader = pycolmap.ImageReaderOptions(camera_model=lens_model)
+        if first not in photos:
+            reader.existing_camera_id = _camera_of(database, first.name)
+        if photos[0].has_mask:
+            reader.mask_path = ready.masks
+        names = [photo.name for photo in photos]
         pycolmap.extract_features(database, ready.folder, names, single, reader, options, cpu)
+
+
+def _parts_of_a_lens(photos: list[ReadyPhoto], size: int) -> Iterator[tuple[ReadyPhoto, list[ReadyPhoto]]]:
+    """At most ``size`` photos at a time, all with masks or all without, beside the first photo of all."""
+    groups = [[photo for photo in photos if photo.has_mask == masked] for masked in (False, True)]
+    first = next(photo for group in groups for photo in group)
+    for group in groups:
+        yield from ((first, group[start : start + size]) for start in range(0, len(group), size))
 
 
 def _lens_model(wanted: str, num_photos: int, num_lenses: int) -> str:
@@ -131,6 +139,9 @@ def _map(
 ) -> list[pycolmap.Reconstruction]:
     """Place cameras and points, one camera after another; the connected parts that were found."""
     options = pycolmap.IncrementalPipelineOptions(min_model_size=_SMALLEST_PART, num_threads=threads, random_seed=seed)
+    options.triangulation.ignore_two_view_tracks = len(ready.photos) >= _FEW_VIEWS
+    if len(ready.photos) == 2:  # they don't tell the focal length
+        options.ba_refine_focal_length = options.ba_refine_extra_params = False
     placed, parts = [], work / "parts"
     parts.mkdir()
 

@@ -48,6 +48,8 @@ def write_scene(
     """
     distorted, out = work / "sparse" / "0", work / "undistorted"
     distorted.mkdir(parents=True)
+    for camera in model.cameras.values():
+        _name_both_focal_lengths(camera)
     model.write(distorted)
 
     def work_on(token: pycolmap.CancellationToken) -> None:
@@ -64,6 +66,13 @@ def write_scene(
     images = [image for image in model.images.values() if image.has_pose and image.name in masked]
     for image in stages.each("masks", images) if images else ():
         _undistort_mask(ready.masks / f"{image.name}.png", image.camera, scene / "masks" / f"{image.name}.png")
+
+
+def _name_both_focal_lengths(camera: pycolmap.Camera) -> None:
+    """Make a SIMPLE_PINHOLE, which would stay as it is, the PINHOLE that it is."""
+    if camera.model_name == "SIMPLE_PINHOLE":
+        focal, *centre = camera.params
+        camera.model, camera.params = pycolmap.CameraModelId.PINHOLE, [focal, focal, *centre]
 
 
 def _undistort_mask(source: Path, camera: pycolmap.Camera, target: Path) -> None:

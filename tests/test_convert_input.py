@@ -330,7 +330,7 @@ def test_the_number_of_frames_is_what_the_way_needs_or_the_user_wants():
     def number(motion: float, asked: int = 0, num_frames: int = 1000) -> int:
         return len(choose_frames(np.ones(num_frames), np.full(num_frames, motion), asked))
 
-    assert number(STEP / 20) == 50 and number(0.0) == 20 and number(STEP) == 200
+    assert number(STEP / 20) == 50 and number(0.0) == 30 and number(STEP) == 200
     assert number(STEP / 20, 7) == 7 and number(STEP, 5000) == 1000 and number(STEP, num_frames=5) == 5
 
 

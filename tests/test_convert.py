@@ -1,0 +1,213 @@
+"""convert.py as a whole: cameras are found where they were, and what can't be put together is said."""
+
+import json
+import shutil
+import signal
+from pathlib import Path
+
+import numpy as np
+import pycolmap
+import pytest
+from PIL import ExifTags, Image
+from pose_errors import pose_errors
+
+import convert
+from photogrammetry.diagnosis import Matches
+from scene.dataset import load_scene
+from utils.demo_scene import Lens, _write_colmap, make_poses, make_shapes, render_view
+from utils.errors import InputError, Stopped
+
+NUM_PHOTOS = 8
+
+
+class CentredLens(Lens):
+    """A lens as convert.py takes it to be: square pixels, the principal point in the middle."""
+
+    @property
+    def params(self):
+        return 0.84 * self.width, 0.84 * self.width, self.width / 2, self.height / 2
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory) -> Path:
+    """Eight neighbouring views of the demo scene, 320x240, with the poses that they were rendered from. Read only."""
+    scene, rng = tmp_path_factory.mktemp("given"), np.random.default_rng(0)
+    shapes, lens, poses = make_shapes(rng), CentredLens(320, 240), make_poses(60, rng)[:NUM_PHOTOS]
+    (scene / "images").mkdir()
+    (scene / "sparse" / "0").mkdir(parents=True)
+    names = [f"view_{i}.png" for i in range(NUM_PHOTOS)]
+    for name, pose in zip(names, poses, strict=True):
+        Image.fromarray(render_view(shapes, lens, pose)).save(scene / "images" / name)
+    _write_colmap(scene / "sparse" / "0", lens, poses, names, np.zeros((1, 3)), np.zeros((1, 3), np.uint8))
+    return scene
+
+
+@pytest.fixture(scope="module")
+def found(given, tmp_path_factory) -> Path:
+    """What convert.py makes of these photos alone, called as for 3DGS."""
+    scene = tmp_path_factory.mktemp("found")
+    shutil.copytree(given / "images", scene / "input")
+    convert.main(["-s", str(scene), "--resize", "--keep", "--quiet", "--model", "SIMPLE_PINHOLE"])
+    return scene
+
+
+def listing(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
+
+
+def test_cameras_are_found_where_they_were(given, found):
+    """The renders have no lens distortion and exact poses; only scale and frame of the scene are free."""
+    errors = pose_errors(given, found)
+    print(errors)
+    assert errors.count == NUM_PHOTOS
+    assert errors.rotation_deg.max() < 2 and errors.position.max() < 0.03
+
+
+def test_the_report_says_what_is_in_the_scene(found):
+    report = json.loads((found / "convert.json").read_text())
+    assert report["photos"] == report["registered"] == NUM_PHOTOS and not report["left_out"]
+    assert report["mean_reprojection_error_px"] < 1 and report["points"] > 100
+    model = pycolmap.Reconstruction(found / "sparse" / "0")
+    assert (model.num_reg_images(), model.num_points3D()) == (NUM_PHOTOS, report["points"])
+
+
+def test_train_reads_the_scene_and_its_smaller_photos(found):
+    assert {camera.model_name for camera in pycolmap.Reconstruction(found / "sparse" / "0").cameras.values()} == {
+        "PINHOLE"
+    }
+    whole = load_scene(found, eval=False)
+    for divisor in (2, 4, 8):
+        smaller = load_scene(found, images=f"images_{divisor}", eval=False)
+        assert len(smaller.train) == NUM_PHOTOS
+        assert smaller.train[0].photo.pixels().shape[2] == round(whole.train[0].width / divisor)
+
+
+def test_y_points_down_in_the_scene(given, found):
+    """The cameras were held upright, so their own y axes are that of the scene on average."""
+    poses = np.stack([camera.world_to_camera for camera in load_scene(found, eval=False).train])
+    down = poses[:, 1, :3].mean(0)
+    np.testing.assert_allclose(down / np.linalg.norm(down), [0, 1, 0], atol=1e-4)
+
+
+def test_what_is_written_is_named_in_the_manual(found):
+    top = {path.name for path in found.iterdir()}
+    assert top == {"input", "images", "images_2", "images_4", "images_8", "sparse", "distorted", "convert.json"}
+    assert {path.name for path in (found / "distorted").iterdir()} == {"input", "database.db", "sparse"}
+    assert len(listing(found / "input")) == NUM_PHOTOS
+
+
+def test_formats_sizes_masks_and_strangers_in_one_folder(given, tmp_path):
+    """What belongs together is put together; what does not is named, and nothing is asked of the user."""
+    photos, views = tmp_path / "my photos", [Image.open(path) for path in sorted((given / "images").iterdir())]
+    photos.mkdir()
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    views[0].transpose(Image.Transpose.ROTATE_90).save(photos / "a b.jpg", exif=exif, quality=95)
+    views[1].save(photos / "c.heic", quality=95)
+    views[2].resize((480, 360), Image.Resampling.BICUBIC).save(photos / "d.jpg", quality=95)
+    views[3].save(photos / "d.png")
+    alpha = Image.fromarray(np.where(np.arange(320) < 40, 0, 255).astype(np.uint8)[None].repeat(240, 0))
+    views[4].putalpha(alpha)
+    views[4].save(photos / "e.png")
+    views[5].save(photos / "f.webp", lossless=True)
+    noise = np.random.default_rng(0).integers(0, 256, (2, 60, 80, 3), dtype=np.uint8)
+    for name, pixels in zip(("g.jpg", "h.png"), noise, strict=True):
+        Image.fromarray(pixels).resize((320, 240), Image.Resampling.BICUBIC).save(photos / name)
+    (photos / "i.jpg").write_bytes(b"broken")
+    before = {path.name: path.read_bytes() for path in photos.iterdir()}
+    convert.main([str(photos), "-o", str(tmp_path / "scene"), "--quiet"])
+    report = json.loads((tmp_path / "scene" / "convert.json").read_text())
+    assert (
+        report["registered"] == 6 and report["left_out"] == ["g.jpg", "h.png"] and [*report["unreadable"]] == ["i.jpg"]
+    )
+    cameras = load_scene(tmp_path / "scene", eval=False).train
+    assert {camera.name for camera in cameras} == {"a_b.jpg", "c.jpg", "d.jpg", "d_2.png", "e.png", "f.jpg"}
+    masks = {camera.name: camera.photo.mask() for camera in cameras}
+    assert [name for name, mask in masks.items() if mask is not None] == ["e.png"]
+    assert 0.1 < 1 - masks["e.png"].float().mean() < 0.15
+    assert len({(camera.width, camera.height) for camera in cameras}) == 2
+    assert {path.name: path.read_bytes() for path in photos.iterdir()} == before
+
+
+def test_two_photos_are_enough_if_they_match(given, tmp_path):
+    (tmp_path / "photos").mkdir()
+    for name in ("view_0.png", "view_1.png"):
+        shutil.copy(given / "images" / name, tmp_path / "photos")
+    convert.main([str(tmp_path / "photos"), "-o", str(tmp_path / "scene"), "--quiet"])
+    assert len(load_scene(tmp_path / "scene", eval=False).train) == 2
+
+
+def blank(seed: int) -> np.ndarray:
+    return np.full((120, 160, 3), 100 + seed, np.uint8)
+
+
+def place(seed: int) -> np.ndarray:
+    noise = np.random.default_rng(seed).integers(0, 256, (30, 40, 3), dtype=np.uint8)
+    return np.asarray(Image.fromarray(noise).resize((320, 240), Image.Resampling.BICUBIC))
+
+
+@pytest.mark.parametrize(
+    ("picture", "num_photos", "said"),
+    [
+        (blank, 1, "two photos or more, found 1"),
+        (blank, 3, "3 of 3 almost blank"),
+        (place, 3, "no two of the 3 photos that match"),
+        (lambda seed: place(0), 3, "several sides"),
+    ],
+    ids=["one photo", "blank photos", "different places", "a camera that does not move"],
+)
+def test_what_cannot_be_reconstructed_is_one_line_and_leaves_nothing(tmp_path, capsys, picture, num_photos, said):
+    (tmp_path / "photos").mkdir()
+    for seed in range(num_photos):
+        Image.fromarray(picture(seed)).save(tmp_path / "photos" / f"{seed}.png")
+    before = listing(tmp_path)
+    with pytest.raises(InputError, match=said) as caught:
+        convert.main([str(tmp_path / "photos"), "-o", str(tmp_path / "out" / "scene"), "--quiet"])
+    assert "\n" not in str(caught.value) and listing(tmp_path) == before
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("stage", ["reading", "features", "matching", "mapping", "undistortion"])
+def test_a_user_who_stops_it_gets_nothing_half_done(given, tmp_path, monkeypatch, stage):
+    """The request is heard in every stage."""
+    from photogrammetry.stages import Stages
+
+    bar = Stages._bar
+
+    def stop_in_stage(self, label, *rest):
+        if label == stage:
+            signal.raise_signal(signal.SIGTERM)
+        return bar(self, label, *rest)
+
+    monkeypatch.setattr(Stages, "_bar", stop_in_stage)
+    (tmp_path / "photos").mkdir()
+    for name in ("view_0.png", "view_1.png"):
+        shutil.copy(given / "images" / name, tmp_path / "photos")
+    before = listing(tmp_path)
+    with pytest.raises(Stopped):
+        convert.main([str(tmp_path / "photos"), "-o", str(tmp_path / "scene"), "--quiet"])
+    assert listing(tmp_path) == before
+
+
+def test_groups_of_photos_that_match():
+    pairs = [("a", "b"), ("c", "d"), ("e", "f"), ("b", "f")]
+    assert Matches({}, dict.fromkeys(pairs, 20)).connected() == [{"a", "b", "e", "f"}, {"c", "d"}]
+
+
+def test_captured_photos_get_the_poses_that_they_have(test_data, tmp_path):
+    """Of a real capture, the given poses are those of another run of structure from motion, on larger photos.
+
+    Its principal point is 6 px off centre and ours is in the middle, which turns all cameras by 0.8 degrees.
+    """
+    given, photos = test_data / "scenes" / "fox_tiny", tmp_path / "photos"
+    photos.mkdir()
+    for path in sorted((given / "images").iterdir())[:12]:
+        shutil.copy(path, photos)
+    report = convert.convert(
+        convert.ConvertConfig.from_command_line([str(photos), "-o", str(tmp_path / "scene"), "--quiet"])
+    )
+    errors = pose_errors(given, tmp_path / "scene")
+    print(report["mean_reprojection_error_px"], errors)
+    assert report["registered"] == errors.count == 12
+    assert report["mean_reprojection_error_px"] < 0.6
+    assert errors.rotation_deg.max() < 2.5 and errors.position.max() < 0.06
