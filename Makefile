@@ -8,6 +8,7 @@
 #   make bench    the rasterizer's speed
 #   make docs     the site of docs/, into build/docs
 #   make gpu-check   on a machine with a GPU: tests, speed, training; the results go to OUT=folder
+#   make viewer-bundle   the script of the pages that view.py --html writes, anew from viewer/web (needs npm)
 #   make lint     ruff
 #   make clean    remove the environment and everything built; output/ stays
 #
@@ -117,6 +118,9 @@ gpu:
 
 gpu-check: gpu setup
 	$(BIN)/python -m benchmarks.gpu_check --out $(OUT) --device $(or $(DEVICE),cuda) $(if $(QUICK),--quick)
+
+viewer-bundle:
+	viewer/web/build.sh
 
 lint: $(VENV)/requirements.stamp
 	$(BIN)/python -m ruff check .

@@ -1,0 +1,245 @@
+"""view.py --html: pages that are one file. What is in them, and how a real browser draws them."""
+
+import base64
+import gzip
+import hashlib
+import json
+import re
+from pathlib import Path
+
+import browser
+import numpy as np
+import pytest
+import torch
+from viewer_cases import HEIGHT, WIDTH, rows_of, write_run
+
+import view
+from compression.formats import spz
+from gaussian_renderer import render
+from render import find_ply
+from scene import ply
+from scene.gaussian_model import GaussianModel
+from scene.saved_cameras import read_cameras
+from utils.errors import InputError
+from utils.images import to_uint8
+
+WEB = Path(view.__file__).parent / "viewer" / "web"
+needs_browser = pytest.mark.skipif(browser.why_not() is not None, reason=str(browser.why_not()))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    return write_run(tmp_path_factory.mktemp("viewer") / "ball")
+
+
+def write(run: Path, out: Path, *flags: str) -> str:
+    view.main(["-m", str(run), "--html", str(out), "--device", "cpu", *flags])
+    return out.read_text()
+
+
+def part(text: str, name: str) -> str:
+    """The content of one of the page's scripts that hold data."""
+    return re.search(rf'id="{name}">(.*?)</script>', text, re.S)[1]
+
+
+@pytest.fixture(scope="module")
+def page(run, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("page") / "out.html"
+    write(run, out, "--quiet")
+    return out
+
+
+# ---- what is in a page ----
+
+
+def test_a_page_holds_the_whole_model(page, run, tmp_path):
+    path = tmp_path / "model.spz"
+    path.write_bytes(base64.b64decode(part(page.read_text(), "model")))
+    rows, given = spz.read(path), ply.read(find_ply(run, -1)[0])
+    assert rows["sh_rest"].shape == given["sh_rest"].shape
+    np.testing.assert_allclose(rows["means"].sum(0), given["means"].sum(0), atol=0.05)
+
+
+def test_a_page_names_nothing_outside_of_itself(page):
+    """Beside data and licences there is no address in it, and its policy lets the browser ask for none."""
+    text = re.sub(r"<!--.*?-->", "", page.read_text(), flags=re.S)
+    for name in ("model", "bundle", "about"):
+        text = text.replace(part(text, name), "")
+    assert "default-src 'none'" in text and "http:" not in text and "https:" not in text
+    assert not re.search(r"(src|href)=\"(?!data:)", text)
+
+
+def test_most_important_gaussians_are_kept_and_the_rest_is_named(run, tmp_path, capsys):
+    text = write(run, tmp_path / "few.html", "--max-gaussians", "100")
+    assert "100 of 300 Gaussians" in text
+    assert "200" in capsys.readouterr().out
+    (tmp_path / "few.spz").write_bytes(base64.b64decode(part(text, "model")))
+    rows, every = spz.read(tmp_path / "few.spz"), ply.read(find_ply(run, -1)[0])
+
+    def importance(rows):
+        top = np.sort(rows["log_scales"], axis=1)[:, 1:].mean(1)
+        return np.exp(top) / (1 + np.exp(-rows["opacity_logits"][:, 0]))
+
+    assert len(rows["means"]) == 100
+    assert importance(rows).min() > 0.9 * np.sort(importance(every))[-100]  # .spz rounds scales to 1/16
+
+
+def test_names_of_photos_cannot_end_the_script(run, tmp_path):
+    folder = write_run(tmp_path / "hostile", num=5)
+    entries = json.loads((folder / "cameras.json").read_text())
+    entries[0]["img_name"] = "</script><script>alert(1)</script>"
+    (folder / "cameras.json").write_text(json.dumps(entries))
+    text = write(folder, tmp_path / "out.html")
+    assert "alert(1)</script>" not in text
+    assert entries[0]["img_name"] in [camera["name"] for camera in json.loads(part(text, "about"))["cameras"]]
+
+
+def test_the_bundle_was_built_from_these_sources():
+    """``make viewer-bundle`` has been run since they have changed; NOTICES.txt has the licences of these versions."""
+    sources = [*sorted((WEB / "src").glob("*.js")), WEB / "package.json", WEB / "package-lock.json"]
+    expected = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
+    bundle = gzip.decompress((WEB / "bundle.js.gz").read_bytes())
+    assert bundle.startswith(f"// sources {expected}\n".encode())
+    pinned = json.loads((WEB / "package.json").read_text())["dependencies"]
+    notices = (WEB / "NOTICES.txt").read_text()
+    for name, version in pinned.items():
+        assert f"{name} {version}" in notices
+    assert b"</script" not in bundle.lower() and "--" not in notices
+
+
+# ---- bad and small input ----
+
+
+@pytest.mark.parametrize("num, sh_degree", [(1, 3), (300, 0)], ids=["one Gaussian", "no SH"])
+def test_small_models_make_pages(num, sh_degree, tmp_path):
+    path = tmp_path / "model.ply"
+    ply.write(path, rows_of(num, sh_degree))
+    about = json.loads(part(write(path, tmp_path / "out.html"), "about"))
+    assert [camera["name"] for camera in about["cameras"]] == ["default view"]
+    assert np.isfinite(about["cameras"][0]["pose"]).all()
+
+
+def none(folder):
+    ply.write(folder / "m.ply", {name: row[:0] for name, row in rows_of(1, 3).items()})
+    return folder / "m.ply", "at least one Gaussian"
+
+
+def not_finite(folder):
+    rows = rows_of(3, 3)
+    rows["means"][1, 0] = np.nan
+    ply.write(folder / "m.ply", rows)
+    return folder / "m.ply", "finite"
+
+
+def missing(folder):
+    return folder / "nothing.ply", "nothing.ply"
+
+
+def empty_run(folder):
+    return folder, "saved Gaussians"
+
+
+def broken_cameras(folder):
+    write_run(folder / "run", num=3)
+    (folder / "run" / "cameras.json").write_text("[{}]")
+    return folder / "run", "cameras.json"
+
+
+@pytest.mark.parametrize("make", [none, not_finite, missing, empty_run, broken_cameras], ids=lambda make: make.__name__)
+def test_models_that_cannot_be_shown_are_refused(make, tmp_path):
+    model, said = make(tmp_path)
+    out = tmp_path / "out.html"
+    with pytest.raises(InputError, match=re.escape(said)):
+        view.main(["-m", str(model), "--html", str(out), "--quiet"])
+    assert not out.exists()
+
+
+def test_a_page_that_cannot_be_written_is_refused(run, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="can be written"):
+        view.main(["-m", str(run), "--html", str(tmp_path / "file" / "out.html"), "--quiet"])
+
+
+# ---- in a browser ----
+
+
+def ours(run: Path, index: int, background: float = 0.0) -> np.ndarray:
+    """Our render of a camera, (H,W,3) uint8."""
+    model = GaussianModel.load_ply(find_ply(run, -1)[0], "cpu")
+    camera = read_cameras(run / "cameras.json")[index]
+    with torch.no_grad():
+        image = render(camera, model, torch.full((3,), background)).image
+    return to_uint8(image).permute(1, 2, 0).numpy()
+
+
+@pytest.fixture(scope="module")
+def shown(page):
+    if reason := browser.why_not():
+        pytest.skip(reason)
+    with (
+        browser.browser() as chromium,
+        browser.visit(chromium, page.as_uri(), WIDTH, HEIGHT, is_offline=True) as visit,
+    ):
+        settle(visit)
+        visit.page.add_style_tag(content=".bar { opacity: 0; pointer-events: none }")
+        yield visit
+
+
+def settle(visit: browser.Visit) -> None:
+    visit.page.wait_for_selector("body[data-state=still]")
+
+
+def go_to(visit: browser.Visit, index: int) -> None:
+    for _ in range(3):
+        if visit.page.get_attribute("body", "data-camera") != str(index):
+            visit.page.keyboard.press("ArrowRight")
+            settle(visit)
+    assert visit.page.get_attribute("body", "data-camera") == str(index)
+
+
+def test_a_browser_draws_what_we_render(shown, run):
+    """From the first camera, and after a jump from another, with lenses off centre, pixel for pixel."""
+    for index in (0, 2):
+        go_to(shown, index)
+        picture = shown.picture()
+        assert picture.std() > 20  # more than a background
+        alike = browser.likeness(picture, ours(run, index))
+        assert alike > 35  # measured: 37.9 and 37.6 dB
+        assert browser.likeness(np.roll(picture, 1, axis=1), ours(run, index)) < alike - 3  # measured: 5.8 dB less
+
+
+def test_nothing_is_asked_for_and_nothing_complains(shown):
+    assert not shown.complaints
+    assert [each for each in shown.requests if not each.startswith(("file:", "blob:", "data:"))] == []
+
+
+def test_the_background_can_be_chosen(shown, run):
+    go_to(shown, 0)
+    shown.page.locator("#background").fill("#ffffff")
+    settle(shown)
+    assert (shown.picture()[0, 0] == 255).all()
+    assert browser.likeness(shown.picture(), ours(run, 0, background=1.0)) > 32
+
+
+@pytest.mark.parametrize("move", ["drag", "wheel", "fly"])
+def test_the_user_moves_the_camera(shown, move):
+    go_to(shown, 1)
+    go_to(shown, 0)
+    before, mouse, keys = shown.picture(), shown.page.mouse, shown.page.keyboard
+    mouse.move(WIDTH / 2, HEIGHT / 2)
+    if move == "drag":
+        mouse.down()
+        mouse.move(WIDTH / 2 + 30, HEIGHT / 2 + 10, steps=2)
+        mouse.up()
+    elif move == "wheel":
+        mouse.wheel(0, -300)
+    else:
+        keys.down("KeyD")
+        shown.page.wait_for_timeout(300)
+        keys.up("KeyD")
+    shown.page.wait_for_timeout(300)  # a wheel's turn is on its way for a while
+    settle(shown)
+    assert browser.likeness(before, shown.picture()) < 25
+    keys.press("r")
+    settle(shown)
+    assert browser.likeness(before, shown.picture()) > 45

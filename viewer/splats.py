@@ -1,0 +1,81 @@
+"""Gaussians as viser's page wants them: centres, covariances, and one colour each, as seen from one place.
+
+The page draws no spherical harmonics, so they are evaluated here for the place where the camera is.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from scene.gaussian_model import GaussianModel
+
+BYTES_EACH = 32  # what a Gaussian takes on its way to the page
+
+
+@torch.no_grad()
+def arrays(model: GaussianModel, rows: Tensor, eye: Tensor, degree: int) -> dict[str, np.ndarray]:
+    """What ``add_gaussian_splats`` takes.
+
+    Args:
+        model: the Gaussians.
+        rows: (M,) int64, those to show.
+        eye: (3,) world units, where they are seen from.
+        degree: of the spherical harmonics, at most that of the model.
+    """
+    means = model.means[rows]
+    colors = _colors(means - eye.to(means), model.sh_dc[rows], model.sh_rest[rows], degree)
+    return {
+        "centers": means.cpu().numpy(),
+        "covariances": _covariances(model.quats[rows], model.scales[rows]).cpu().numpy(),
+        "rgbs": colors.clamp(0, 1).cpu().numpy(),
+        "opacities": model.opacities[rows].cpu().numpy(),
+    }
+
+
+def _covariances(quats: Tensor, scales: Tensor) -> Tensor:
+    """(M,3,3) of quaternions (M,4), real part first and of any length, and standard deviations (M,3)."""
+    w, x, y, z = torch.nn.functional.normalize(quats, dim=1).unbind(1)
+    rotation = torch.stack(
+        [
+            1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y),
+            2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x),
+            2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y),
+        ],
+        dim=1,
+    ).reshape(-1, 3, 3)  # fmt: skip
+    axes = rotation * scales[:, None]
+    return axes @ axes.transpose(1, 2)
+
+
+def _colors(directions: Tensor, sh_dc: Tensor, sh_rest: Tensor, degree: int) -> Tensor:
+    """(M,3) of coefficients (M,1,3) and (M,K,3) along directions (M,3) of any length  [docs/math.md eq. 11]."""
+    basis = _basis(torch.nn.functional.normalize(directions, dim=1), degree)
+    used = torch.cat([sh_dc, sh_rest], dim=1)[:, : basis.shape[1]]
+    return torch.einsum("nk,nkc->nc", basis, used) + 0.5
+
+
+def _basis(directions: Tensor, degree: int) -> Tensor:
+    """(M, (degree+1)^2) real spherical harmonics of unit vectors, with the signs of 3DGS."""
+    x, y, z = directions.unbind(1)
+
+    def root(fraction: float) -> float:
+        return math.sqrt(fraction / math.pi)
+
+    by_degree = [
+        [torch.full_like(x, root(1 / 4))],
+        [-root(3 / 4) * y, root(3 / 4) * z, -root(3 / 4) * x],
+        [
+            root(15 / 4) * x * y, -root(15 / 4) * y * z, root(5 / 16) * (3 * z * z - 1),
+            -root(15 / 4) * x * z, root(15 / 16) * (x * x - y * y),
+        ],
+        [
+            -root(35 / 32) * y * (3 * x * x - y * y), root(105 / 4) * x * y * z, -root(21 / 32) * y * (5 * z * z - 1),
+            root(7 / 16) * z * (5 * z * z - 3), -root(21 / 32) * x * (5 * z * z - 1),
+            root(105 / 16) * z * (x * x - y * y), -root(35 / 32) * x * (x * x - 3 * y * y),
+        ],
+    ]  # fmt: skip
+    return torch.stack([each for functions in by_degree[: degree + 1] for each in functions], dim=1)

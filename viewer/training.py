@@ -1,0 +1,98 @@
+"""A training that can be looked at while it runs. In the training loop it is one call a step."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from scene.dataset import Scene
+from scene.gaussian_model import GaussianModel
+from utils.signals import StopRequest
+from utils.usage import Stopwatch
+from viewer import open_page
+from viewer.ports import where_to_look
+from viewer.surroundings import surroundings
+
+if TYPE_CHECKING:
+    from viewer.live import LivePage
+
+HOST = "127.0.0.1"
+MAX_GAUSSIANS = 500_000  # that a browser is sent
+SHARE = 0.2  # of the time that looking may take from a training
+PAUSED_EVERY = 0.02  # seconds between two looks for something to do while the training waits
+
+
+class NoViewer:
+    """Nobody looks."""
+
+    def step(self, model: GaussianModel, step: int) -> None:
+        """Do nothing."""
+
+
+class TrainingViewer:
+    """Somebody may look.
+
+    Args:
+        page: that shows the model.
+        stop: the user's wish to end the training, which ends a pause, too.
+        clock: of the training, which stands still while the page is served.
+    """
+
+    def __init__(self, page: LivePage, stop: StopRequest, clock: Stopwatch) -> None:
+        self._page, self._stop, self._clock = page, stop, clock
+        self._next = 0.0
+
+    def step(self, model: GaussianModel, step: int) -> None:
+        """Show the model to those who look, and wait as long as they have paused the training.
+
+        Args:
+            model: the Gaussians, between two steps.
+            step: that is done.
+        """
+        page = self._page
+        if not page.has_viewers or time.monotonic() < self._next and not page.is_paused:
+            return
+        with self._clock.paused():
+            start = time.monotonic()
+            page.serve(model, step, f"step {step:,}: ")
+            spent = time.monotonic() - start
+            while page.is_paused and not self._stop:
+                time.sleep(PAUSED_EVERY)
+                page.serve(model, step, f"paused after step {step:,}: ")
+        self._next = time.monotonic() + spent * (1 / SHARE - 1)
+
+
+@contextmanager
+def training_viewer(
+    config: Any, scene: Scene, max_degree: int, stop: StopRequest, clock: Stopwatch, title: str
+) -> Iterator[NoViewer | TrainingViewer]:
+    """The page of a training, for as long as the block runs.
+
+    Args:
+        config: a ``TrainConfig``; without ``viewer`` there is no page.
+        scene: its cameras are those to look from.
+        max_degree: of the model's spherical harmonics.
+        stop: see :class:`TrainingViewer`.
+        clock: likewise.
+        title: of the page.
+
+    Raises:
+        InputError: viser is not installed, or the port can't be had.
+    """
+    if config.viewer is None:
+        yield NoViewer()
+        return
+    around = surroundings({"test": scene.test, "train": scene.train}, scene.points.xyz.numpy())
+    options = {"antialiased": config.antialiasing, "threads": config.threads}
+    page = open_page(
+        title, around, max_degree, white_background=config.white_background, options=options,
+        max_gaussians=MAX_GAUSSIANS, is_training=True, host=HOST, port=config.viewer,
+    )  # fmt: skip
+    if not config.quiet:
+        print(where_to_look(HOST, page.port).replace("Ctrl-C ends", "the training goes on meanwhile"), flush=True)
+    try:
+        yield TrainingViewer(page, stop, clock)
+    finally:
+        page.close()
