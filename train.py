@@ -41,6 +41,7 @@ from scene.densification import Densification, EdgeWeights, add_view_scores
 from scene.gaussian_model import GaussianModel
 from scene.gradients import WaitingGradients, add_gradients
 from scene.loading import check_all_photos, check_same_start, first_gaussians, load
+from scene.memory import check_memory, no_room_to_grow
 from scene.natural_selection import NaturalSelection
 from utils.around import Around
 from utils.checkpoint import Checkpoints, Interval, OtherRanks
@@ -102,11 +103,11 @@ def train_into(
     """Train, or continue a training, in a folder that nobody else writes to; as :func:`train`."""
     config, begun = settled_start(config, run, checkpoints, ranks)
     use_deterministic_algorithms(config.deterministic)
-    scene = load(config, run, device)
+    schedule = shared(config.make_schedule(), ranks.count)
+    scene = load(config, run, device, partial(check_memory, config, schedule, ranks, device))
     if config.all_photos:
         check_all_photos(scene, config.source_path)
     check_same_start(ranks, config, scene)
-    schedule = shared(config.make_schedule(), ranks.count)
     checkpoints.about = {
         "config": to_json(config),
         "poses": digest(camera.world_to_camera for camera in scene.train),
@@ -247,7 +248,7 @@ def fit(config: TrainConfig, schedule: Schedule, scene: Scene, model: GaussianMo
             around.save_model(model, iteration)
         if step in test_steps:
             measured(iteration)
-        around.pause(step, changing)
+        around.pause(step, changing, no_room_to_grow(config, schedule, ranks, model, step))
     around.save_result(model, num_iterations, schedule.iterations, changing)
     return measured(num_iterations)
 

@@ -3,6 +3,7 @@
 How it is read is in ``scene/dataset.py``.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,14 @@ from utils.ranks import OneRank
 from utils.run import Run
 
 
-def load(config: Any, run: Run, device: torch.device) -> Scene:
+def load(config: Any, run: Run, device: torch.device, check: Callable[[Scene], None] = lambda scene: None) -> Scene:
     """Read the scene and decode all photos, so that whatever is wrong with them shows before anything is written.
 
     Args:
         config: a ``SceneConfig`` with ``threads`` and ``seed``.
         run: that tells the user what was read.
         device: of the training.
+        check: is shown the scene before its photos are decoded, and may refuse it.
 
     Raises:
         InputError: the scene or one of its photos can't be read.
@@ -30,6 +32,7 @@ def load(config: Any, run: Run, device: torch.device) -> Scene:
     scene = load_scene(
         config.source_path, config.images, config.resolution, config.eval, config.white_background, config.seed
     )
+    check(scene)
     scene.prefetch(config.threads or torch.get_num_threads())
     for camera in scene.train + scene.test:
         camera.photo.pixels()

@@ -16,8 +16,8 @@ from typing import Any, Protocol
 
 from utils.errors import InputError
 from utils.files import atomic_write, remove_leftovers
-from utils.ranks import ALONE, MEET_EVERY, OneRank
-from utils.state_file import DamagedFile, num_bytes, read_about, read_state, write_state
+from utils.ranks import ALONE, OneRank
+from utils.state_file import DamagedFile, in_main_memory, num_bytes, read_about, read_state, write_state
 
 FOLDER = "checkpoints"
 KEPT = 2
@@ -44,7 +44,7 @@ class OtherRanks:
     def state_dict(self) -> dict[str, Any]:
         """What each of them holds; complete in the first process, and all must call it."""
         own = None if self._ranks.is_first else {name: part.state_dict() for name, part in self._parts.items()}
-        return {"others": self._ranks.gather(own)[1:]}
+        return {"others": self._ranks.gather(in_main_memory(own))[1:]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from ``state_dict``, each process with its own."""
@@ -102,7 +102,7 @@ class Interval:
         """The same for several processes, each of which sees a view in every step, at steps at which they meet."""
         if not self.steps or ranks.count == 1:
             return self
-        return Interval(steps=math.ceil(self.steps / ranks.count / MEET_EVERY) * MEET_EVERY)
+        return Interval(steps=math.ceil(self.steps / ranks.count / ranks.meet_every) * ranks.meet_every)
 
 
 class Checkpoints:

@@ -76,7 +76,7 @@ class FolderLock:
     def _is_mine(self) -> bool:
         """Whether the file at the path is the one that is held: not if it was removed, or others made a new one."""
         try:
-            return os.path.samestat(os.fstat(self._file), os.stat(self._path))
+            return self._file is not None and os.path.samestat(os.fstat(self._file), os.stat(self._path))
         except OSError:
             return False
 

@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -25,7 +25,6 @@ from utils.machine import num_cores
 # noticed at once by gloo, and by torchrun in any case.
 TIMEOUT = timedelta(hours=3)
 _VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-MEET_EVERY = 10  # steps after which processes tell each other what one of them wants to do
 _CHUNK = 1 << 20  # words of a digest at a time, which bounds its memory
 
 Item = TypeVar("Item")
@@ -38,11 +37,15 @@ class OneRank:
         rank: number of this process; the first writes, shows and measures.
         count: number of processes.
         threads: CPU threads for this process where the user asks for none; 0: all cores.
+        on_this_machine: number of processes that share the machine's memory.
+        meet_every: steps after which processes tell each other what one of them wants to do.
     """
 
     rank = 0
     count = 1
     threads = 0
+    on_this_machine = 1
+    meet_every = 1
 
     @property
     def is_first(self) -> bool:
@@ -76,7 +79,7 @@ class OneRank:
         return [value]
 
     def any(self, step: int, wish: bool) -> bool:
-        """Whether one of the processes has a wish; several ask each other every ``MEET_EVERY`` steps only."""
+        """Whether one of the processes has a wish; several ask each other when they meet."""
         return wish
 
     def raise_one(self, error: Exception | None) -> None:
@@ -102,11 +105,14 @@ ALONE = OneRank()
 class Ranks(OneRank):
     """One of several processes that take every step together, each with a view of its own."""
 
+    meet_every = 10
+
     def __init__(self) -> None:
         self.rank = dist.get_rank()
         self.count = dist.get_world_size()
         self._local_rank = int(os.environ.get("LOCAL_RANK", self.rank))
-        self.threads = max(1, num_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", self.count)))
+        self.on_this_machine = int(os.environ.get("LOCAL_WORLD_SIZE", self.count))
+        self.threads = max(1, num_cores() // self.on_this_machine)
 
     def own_device(self, device: torch.device) -> torch.device:
         """The GPU with the number that the process has on its machine; it becomes torch's current one.
@@ -152,11 +158,11 @@ class Ranks(OneRank):
     def gather(self, value: Item) -> list[Item]:  # noqa: D102
         everyone = [None] * self.count if self.is_first else None
         with _others_needed():
-            dist.gather_object(_in_main_memory(value), everyone)
+            dist.gather_object(value, everyone)
         return everyone or []
 
     def any(self, step: int, wish: bool) -> bool:  # noqa: D102
-        if step % MEET_EVERY:
+        if step % self.meet_every:
             return False
         wishes = torch.tensor(int(wish))
         self.sum(wishes)
@@ -252,15 +258,6 @@ def _others_needed() -> Iterator[None]:
         raise InputError(
             "torchrun", "all processes running", found, "look for what it said, and start again"
         ) from error
-
-
-def _in_main_memory(value: Any) -> Any:
-    """Numbers, text, tensors and nests of these, with no tensor left on a GPU."""
-    if isinstance(value, Tensor):
-        return value.detach().cpu()
-    if isinstance(value, dict):
-        return {name: _in_main_memory(each) for name, each in value.items()}
-    return type(value)(map(_in_main_memory, value)) if isinstance(value, (list, tuple)) else value
 
 
 def digest(tensors: Iterable[Tensor]) -> int:

@@ -70,6 +70,15 @@ def num_bytes(state: Any) -> int:
     return sum(tensor.nbytes for tensor in tensors)
 
 
+def in_main_memory(state: Any) -> Any:
+    """The same state with no tensor left on a GPU."""
+    if isinstance(state, dict):
+        return {name: in_main_memory(each) for name, each in state.items()}
+    if isinstance(state, (list, tuple)):
+        return type(state)(map(in_main_memory, state))
+    return state.detach().cpu() if isinstance(state, Tensor) else state
+
+
 def read_about(path: Path) -> dict[str, Any]:
     """Check the whole file and read what it is about.
 
