@@ -2,6 +2,7 @@
 
 import json
 import math
+import runpy
 import shutil
 import subprocess
 import sys
@@ -174,11 +175,14 @@ def test_a_video_without_cameras_is_refused(run, tmp_path):
     assert not (tmp_path / "out.mp4").exists()
 
 
-def test_a_video_that_cannot_be_written_is_one_line_and_exit_code_2(run, tmp_path):
+def test_a_video_that_cannot_be_written_is_one_line_and_exit_code_2(run, tmp_path, monkeypatch, capsys):
     (tmp_path / "file").write_text("no folder")
     arguments = words(run, tmp_path / "file" / "out.mp4", "--frames", "2")
-    done = subprocess.run([sys.executable, ROOT / "render.py", *arguments], capture_output=True, text=True)
-    assert done.returncode == 2 and done.stderr.count("\n") == 1 and done.stderr.startswith("error: ")
+    monkeypatch.setattr(sys, "argv", ["render.py", *arguments])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(ROOT / "render.py"), run_name="__main__")
+    said = capsys.readouterr().err
+    assert end.value.code == 2 and said.count("\n") == 1 and said.startswith("error: ")
     assert (tmp_path / "file").read_text() == "no folder"
 
 
