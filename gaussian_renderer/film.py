@@ -13,7 +13,7 @@ from gaussian_renderer import render
 from scene.cameras import Camera
 from scene.gaussian_model import GaussianModel
 from utils.images import to_uint8
-from utils.video import write_video
+from utils.video import true_rate, write_video
 
 
 def film(
@@ -40,7 +40,7 @@ def film(
     views = tqdm(cameras, desc="video", unit="frame", disable=quiet)
     write_video(path, frames(views, model, background, **options), fps)
     size, megabytes = f"{cameras[0].width}x{cameras[0].height} px", path.stat().st_size / 1e6
-    return f"{path}: {len(cameras)} frames of {size} at {fps} a second, {megabytes:.2f} MB"
+    return f"{path}: {len(cameras)} frames of {size} at {true_rate(path, fps):.4g} a second, {megabytes:.2f} MB"
 
 
 @torch.no_grad()

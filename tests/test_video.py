@@ -25,7 +25,7 @@ from scene.cameras import Camera
 from scene.gaussian_model import GaussianModel
 from utils.errors import InputError
 from utils.images import in_colours
-from utils.video import check_size, default_size, write_video
+from utils.video import check_size, default_size, true_rate, write_video
 from utils.viewer_files import camera_entries
 
 ROOT = Path(__file__).parent.parent
@@ -124,6 +124,14 @@ def test_the_length_is_given_in_frames_or_seconds():
     assert count("--path", "cameras", cameras=50) == 25 * 30
     gif = RenderConfig.from_command_line(words(Path("run"), Path("A.GIF")))
     assert gif.num_frames(10) == 60 and gif.frame_rate() == 20
+
+
+@pytest.mark.parametrize(("fps", "rate"), [(1, 1), (12, 12.5), (20, 20), (30, 100 / 3), (50, 50), (120, 50)])
+def test_a_gif_has_the_nearest_rate_in_hundredths_of_a_second(fps, rate, tmp_path):
+    assert true_rate(Path("a.gif"), fps) == rate and true_rate(Path("a.mp4"), fps) == fps
+    write_video(tmp_path / "a.gif", [np.full((4, 4, 3), grey, np.uint8) for grey in (0, 90, 200)], fps)
+    with Image.open(tmp_path / "a.gif") as gif:
+        assert gif.info["duration"] == pytest.approx(1000 / rate)
 
 
 def test_default_sizes_are_those_that_the_file_can_have():

@@ -56,13 +56,18 @@ def default_size(path: Path, width: int, height: int) -> tuple[int, int]:
     return tuple(max(2, int(side * shrink) // 2 * 2) for side in (width, height))
 
 
+def true_rate(path: Path, fps: int) -> float:
+    """Frames a second of a file for which ``fps`` were asked: a GIF counts in hundredths of a second."""
+    return 100 / round(100 / min(fps, FASTEST_GIF)) if is_gif(path) else fps
+
+
 def write_video(path: Path, frames: Iterable[np.ndarray], fps: int) -> None:
     """Write a video; frames are taken one by one, as they are made, into an MP4, and all at once into a GIF.
 
     Args:
         path: .mp4 (H.264, yuv420p) or .gif (one palette, loops); replaced in one move when it is complete.
         frames: at least one, all (H,W,3) uint8 RGB of one size that ``check_size`` lets pass.
-        fps: frames a second. A GIF counts in hundredths of a second and takes the nearest it has.
+        fps: frames a second; what a GIF makes of it says ``true_rate``.
 
     Raises:
         InputError: the file can't be written, or PyAV is missing.
@@ -95,7 +100,7 @@ def _write_gif(path: Path, frames: Iterable[np.ndarray], fps: int) -> None:
     pictures = [Image.fromarray(pixels) for pixels in frames]
     palette = _palette(pictures)
     first, *rest = (picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures)
-    delay_ms = 10 * round(100 / min(fps, FASTEST_GIF))
+    delay_ms = round(1000 / true_rate(path, fps))
     first.save(path, format="GIF", save_all=True, append_images=rest, duration=delay_ms, loop=0)
 
 
