@@ -1,5 +1,6 @@
 """Videos and maps by render.py: what is in the files, and what can't be made."""
 
+import importlib.util
 import json
 import math
 import runpy
@@ -29,6 +30,7 @@ from utils.video import check_size, default_size, true_rate, write_video
 from utils.viewer_files import camera_entries
 
 ROOT = Path(__file__).parent.parent
+writes_mp4 = pytest.mark.skipif(importlib.util.find_spec("av") is None, reason="PyAV is not installed")
 BLACK = torch.zeros(3)
 
 
@@ -73,6 +75,7 @@ def rendered(arguments: list[str]) -> list[np.ndarray]:
     return list(frames(video_views(config, config.video), model, BLACK))
 
 
+@writes_mp4
 @pytest.mark.parametrize("path", ["orbit", "spline", "cameras"])
 def test_a_video_decodes_to_the_frames_that_were_rendered(path, run, tmp_path):
     arguments = words(run, tmp_path / "out.mp4", "--path", path, "--frames", "7", "--fps", "12", "--size", "80", "66")
@@ -87,6 +90,7 @@ def test_a_video_decodes_to_the_frames_that_were_rendered(path, run, tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["out.mp4"]
 
 
+@writes_mp4
 def test_colours_come_through_an_mp4_as_they_went_in(tmp_path):
     """Players take the primaries and the range that the file names; wrong ones are off by more than this."""
     colours = [(200, 40, 30), (30, 180, 60), (20, 60, 220), (128, 128, 128), (0, 0, 0), (255, 255, 255)]
@@ -143,6 +147,7 @@ def test_default_sizes_are_those_that_the_file_can_have():
         check_size(Path(name), *default_size(Path(name), width, height))
 
 
+@writes_mp4
 def test_a_compressed_model_and_a_scene_without_a_run_can_be_filmed(run, tiny_scene_dir, tmp_path):
     model = GaussianModel.load_ply(run / "point_cloud" / "iteration_7" / "point_cloud.ply", "cpu")
     file = tmp_path / "small.gsz"
@@ -183,6 +188,7 @@ def test_a_video_without_cameras_is_refused(run, tmp_path):
     assert not (tmp_path / "out.mp4").exists()
 
 
+@writes_mp4
 def test_a_video_that_cannot_be_written_is_one_line_and_exit_code_2(run, tmp_path, monkeypatch, capsys):
     (tmp_path / "file").write_text("no folder")
     arguments = words(run, tmp_path / "file" / "out.mp4", "--frames", "2")
@@ -194,7 +200,7 @@ def test_a_video_that_cannot_be_written_is_one_line_and_exit_code_2(run, tmp_pat
     assert (tmp_path / "file").read_text() == "no folder"
 
 
-@pytest.mark.parametrize("name", ["out.mp4", "out.gif"])
+@pytest.mark.parametrize("name", [pytest.param("out.mp4", marks=writes_mp4), "out.gif"])
 def test_a_video_that_fails_half_way_leaves_the_old_one(name, tmp_path):
     def broken():
         yield np.zeros((16, 16, 3), np.uint8)
@@ -206,6 +212,7 @@ def test_a_video_that_fails_half_way_leaves_the_old_one(name, tmp_path):
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [(name, "old")]
 
 
+@writes_mp4
 def test_a_full_disk_is_one_line(tmp_path):
     """The file may not grow beyond 20 kB, which noise in 4 frames does."""
     code = (
@@ -221,6 +228,15 @@ def test_a_full_disk_is_one_line(tmp_path):
         assert done.returncode == 2 and done.stderr.startswith("error: "), done.stderr
         assert done.stderr.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_without_pyav_an_mp4_is_refused_and_a_gif_is_not(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "av", None)  # as if it were not installed
+    picture = np.zeros((16, 16, 3), np.uint8)
+    with pytest.raises(InputError, match="pip install av"):
+        write_video(tmp_path / "out.mp4", [picture], 10)
+    write_video(tmp_path / "out.gif", [picture], 10)
+    assert [file.name for file in tmp_path.iterdir()] == ["out.gif"]
 
 
 # ---- depth ----
