@@ -2,17 +2,28 @@
 
 import json
 import os
+import shutil
 import signal
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 import scene.densification
 from arguments import TrainConfig
+from arguments.config import SCHEDULES
+from arguments.schedule import FULL, OptimizerPhase
 from train import train
 from utils.errors import run_script
+from utils.progress import Progress
 from utils.ranks import OneRank, Ranks, digest, joined_ranks
+
+# Of two processes it takes 30 steps; at steps 10 and 20, where they meet, gradients wait and a growth interval runs.
+WAITING = replace(
+    FULL.scaled(60 / FULL.iterations), optimizer_phases=(OptimizerPhase(20, 1, 6), OptimizerPhase(60, 6, 14))
+)
 
 
 def make_config(source: Path, out: Path, **changes) -> TrainConfig:
@@ -24,7 +35,7 @@ def make_config(source: Path, out: Path, **changes) -> TrainConfig:
 
 
 def watched(ranks: OneRank, source: Path, out: Path) -> None:
-    """Three trainings, the last two alike; a report says which files were written and what the sets were."""
+    """Trainings, the last two alike but for what happens to them; a report says what was written and what sets were."""
     digests, written, check_same = [], [], Ranks.check_same
 
     def noting(self: Ranks, what: str, tensors) -> None:
@@ -39,8 +50,8 @@ def watched(ranks: OneRank, source: Path, out: Path) -> None:
     Ranks.check_same = noting
     sys.addaudithook(note_files)
     train(make_config(source, out / "whole", save_iterations=(51,), test_iterations=(100,)), ranks)
-    for name in ("short", "again"):
-        train(make_config(source, out / name, iterations=41, final_budget=200, random_background=True), ranks)
+    train(make_config(source, out / "short", iterations=41, final_budget=200, random_background=True), ranks)
+    ends = interrupted(ranks, source, out)
     numbers = torch.zeros(5, requires_grad=True)
     numbers.grad = torch.arange(5.0) * (ranks.rank + 1)
     ranks.average_gradients([numbers])
@@ -48,7 +59,50 @@ def watched(ranks: OneRank, source: Path, out: Path) -> None:
     ranks.sum(counts)
     files = sorted(set(written))
     report = {"digests": digests, "written": files, "mean": numbers.grad.tolist(), "sum": counts.tolist()}
+    report["ends"] = ends
     (out / f"rank{ranks.rank}.json").write_text(json.dumps(report))
+
+
+def interrupted(ranks: OneRank, source: Path, out: Path) -> list[str]:
+    """The same training in one go and in three: one process is asked to stop, and then both break off."""
+    SCHEDULES["full"] = WAITING
+    config = make_config(source, out / "peace", iterations=None, final_budget=200, checkpoint_every="20")
+    train(config, ranks)
+    config, ends = replace(config, model_path=out / "stopped"), []
+    for actions in ({4: stop_second(ranks)}, {25: break_off}, {}):
+        with_actions(actions)
+        try:
+            train(config, ranks)
+        except Exception as error:
+            ends.append(f"{type(error).__name__} {error}")
+        if len(ends) == 1 and ranks.is_first:
+            shutil.copytree(out / "stopped", out / "half")
+        config = replace(config, resume=True)
+    return ends
+
+
+def with_actions(actions: dict[int, Callable[[], None]], update=Progress.update) -> None:
+    """Have something happen at the end of the work of a step."""
+
+    def update_and_act(self: Progress, step: int, *args) -> None:
+        update(self, step, *args)
+        actions.get(step, lambda: None)()
+
+    Progress.update = update_and_act
+
+
+def stop_second(ranks: OneRank) -> Callable[[], None]:
+    return lambda: None if ranks.is_first else os.kill(os.getpid(), signal.SIGTERM)
+
+
+def break_off() -> None:
+    raise ValueError("broken off")
+
+
+def stopped(ranks: OneRank, source: Path, out: Path) -> None:
+    """The second process alone is asked to stop."""
+    with_actions({4: stop_second(ranks)})
+    train(make_config(source, out / "model", iterations=60), ranks)
 
 
 def astray(ranks: OneRank, source: Path, out: Path) -> None:
@@ -69,7 +123,9 @@ def killed(ranks: OneRank, source: Path, out: Path) -> None:
 def main() -> None:
     story, source, out = sys.argv[1:]
     with joined_ranks() as ranks:
-        {"watched": watched, "astray": astray, "killed": killed}[story](ranks, Path(source), Path(out))
+        {"watched": watched, "astray": astray, "killed": killed, "stopped": stopped}[story](
+            ranks, Path(source), Path(out)
+        )
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Several processes train one scene: equal sets, the exact budget, one process's quality, and one voice for errors."""
 
+import dataclasses
 import json
 import os
 import socket
@@ -12,12 +13,14 @@ import pytest
 import torch
 from rank_script import make_config
 
+from arguments import TrainConfig
 from arguments.schedule import FAST, FULL
 from arguments.sharing import shared
 from scene.gaussian_model import ROW_NAMES, GaussianModel
 from train import train
 from utils.errors import InputError
 from utils.ranks import ALONE, OneRank, Ranks, digest, joined_ranks
+from utils.state_file import read_state
 
 ROOT = Path(__file__).parent.parent
 SCRIPT = ROOT / "tests" / "rank_script.py"
@@ -60,7 +63,7 @@ def ranks_of(count: int) -> Sequence[Ranks]:
 
 @pytest.fixture(scope="module")
 def together(tiny_scene_dir, tmp_path_factory) -> tuple[Path, list[dict]]:
-    """The folder of three trainings by two processes, and what each of these reports. Read only."""
+    """The folder of trainings by two processes, and what each of these reports. Read only."""
     out = tmp_path_factory.mktemp("ranks")
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={free_port()}"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -85,7 +88,7 @@ def test_the_set_is_the_same_in_all_processes_after_every_edit(together):
 
 def test_two_processes_meet_the_budget_exactly(together):
     out, _ = together
-    for name, iterations, budget in (("whole", 300, 1000), ("short", 41, 200)):
+    for name, iterations, budget in (("whole", 300, 1000), ("short", 41, 200), ("stopped", 60, 200)):
         path = out / name / "point_cloud" / f"iteration_{iterations}" / "point_cloud.ply"
         assert GaussianModel.load_ply(path, "cpu").num_gaussians == budget
 
@@ -101,11 +104,34 @@ def test_two_processes_reach_the_quality_of_one_that_sees_as_many_views(together
     assert abs(two["train"]["ssim"] - one["train"]["ssim"]) < 0.04
 
 
-def test_the_same_run_of_two_processes_gives_the_same_bits(together):
-    short, again = (
-        together[0] / name / "point_cloud" / "iteration_41" / "point_cloud.ply" for name in ("short", "again")
-    )
-    assert short.read_bytes() == again.read_bytes()
+def test_a_run_of_two_processes_that_was_stopped_and_broken_off_ends_with_the_same_bits(together):
+    """Stopped in growth, broken off in selection, each time with gradients waiting in both processes."""
+    out, (first, second) = together
+    peace, stopped = (out / name / "point_cloud" / "iteration_60" / "point_cloud.ply" for name in ("peace", "stopped"))
+    assert peace.read_bytes() == stopped.read_bytes()
+    assert "stopped after step 10; the same command with --resume goes on from there" in first["ends"][0]
+    assert "_ToldByFirst 143" in second["ends"][0]
+    assert first["ends"][1] == second["ends"][1] == "ValueError broken off" and len(first["ends"]) == 2
+    assert not (out / "stopped" / "checkpoints").exists()
+
+
+def test_a_checkpoint_holds_what_each_process_has_for_itself(together):
+    """Guards the test above against states that are all alike."""
+    (path,) = (together[0] / "half" / "checkpoints").iterdir()
+    state = read_state(path)
+    assert path.name == "step_00000010.ckpt" and state["step"] == 10
+    (other,) = state["parts"]["other ranks"]["others"]
+    waiting = (state["parts"]["model"]["gradients"], other["gradients"])
+    assert not torch.equal(*(gradients["sh_rest"] for gradients in waiting))
+    seen = (state["parts"]["densification"]["stats"], other["densification"]["stats"])
+    assert not torch.equal(*(stats[0] for stats in seen))
+
+
+def test_another_number_of_processes_cannot_continue(together, tiny_scene_dir):
+    folder = together[0] / "half"
+    config = dataclasses.replace(TrainConfig.from_folder(folder), model_path=folder, resume=True)
+    with pytest.raises(InputError, match="--resume: expected 2 processes, as the run began with, found 1; start 2"):
+        train(config)
 
 
 def test_only_the_first_process_writes(together):
@@ -146,6 +172,13 @@ def test_a_process_that_dies_ends_the_others_with_one_line(tiny_scene_dir, tmp_p
     assert codes == [2, -9] and out == ""
     assert err.startswith("error: torchrun: expected all processes running, found one that is gone")
     assert err.count("\n") == 1
+
+
+def test_a_process_that_is_asked_to_stop_ends_them_all_with_a_checkpoint(tiny_scene_dir, tmp_path):
+    codes, out, err = launch(SCRIPT, "stopped", tiny_scene_dir, tmp_path)
+    assert codes == [143, 143] and out == ""
+    assert err == "stopped after step 10; the same command with --resume goes on from there\n"
+    assert [path.name for path in (tmp_path / "model" / "checkpoints").iterdir()] == ["step_00000010.ckpt"]
 
 
 def test_bad_input_is_told_once_and_ends_all_processes_with_exit_code_2(tmp_path):

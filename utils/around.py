@@ -104,11 +104,12 @@ class Around:
             return
         with self.clock.paused(), self.run.tolerating("a checkpoint"):
             self.checkpoints.save(step, changing, self.run.settle)
-        self.ranks.raise_one(self.stop.stopped(self._said_at_stop(step)) if asked else error)
+        saved = self.ranks.share(self.checkpoints.newest)
+        self.ranks.raise_one(self.stop.stopped(_said_at_stop(step, saved)) if asked else error)
 
-    def _said_at_stop(self, step: int) -> str:
-        saved = self.checkpoints.newest
-        if saved is None:
-            return f"stopped after step {step}; there is no checkpoint, the same command begins anew"
-        where = "from there" if saved == step else f"after step {saved}"
-        return f"stopped after step {step}; the same command with --resume goes on {where}"
+
+def _said_at_stop(step: int, saved: int | None) -> str:
+    if saved is None:
+        return f"stopped after step {step}; there is no checkpoint, the same command begins anew"
+    where = "from there" if saved == step else f"after step {saved}"
+    return f"stopped after step {step}; the same command with --resume goes on {where}"
