@@ -37,7 +37,7 @@ class ConvertConfig:
     )
     matching: str = option(
         "auto", choices=MATCHINGS, help="compare each photo with all others, or with its neighbours by name and some "
-        "of the rest; auto: sequential for videos and for more than 150 photos"
+        "of the rest; auto: sequential for videos and for more than 100 photos"
     )  # fmt: skip
     camera: str = option(
         "shared", help="shared: photos of the same size, camera and zoom share one lens; each: each photo has its own"

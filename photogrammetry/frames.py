@@ -13,7 +13,7 @@ import numpy as np
 
 from photogrammetry.photos import Ready, ReadyPhoto, write_jpeg
 from photogrammetry.stages import Stages
-from utils.errors import InputError, brief
+from utils.errors import InputError
 from utils.pictures import MAX_PIXELS
 
 STEP = 0.06  # movement from one chosen frame to the next, as a share of the picture's longer side
@@ -139,7 +139,7 @@ def _opened(video: Path) -> Iterator[tuple[av.container.InputContainer, av.Video
             stream.thread_type = "AUTO"
             yield container, stream
     except (av.FFmpegError, OSError) as error:
-        raise InputError(video, "a video", brief(str(error)), _FIX) from error
+        raise InputError(video, "a video", f"'{error.strerror or error}'", _FIX) from error
 
 
 def _decoded(video: Path) -> Iterator[av.VideoFrame]:

@@ -2,7 +2,7 @@
 
 from itertools import combinations
 
-NUM_EXHAUSTIVE = 150  # photos: 11,175 pairs
+NUM_EXHAUSTIVE = 100  # photos: 4,950 pairs, each a fifth of a second of a core
 NEIGHBOURS = 10  # photos that follow in sequence
 NUM_ANCHORS = 40  # photos all over the sequence that are compared with each other, to notice a return
 

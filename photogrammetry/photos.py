@@ -90,7 +90,7 @@ def find_photos(folder: Path, skipped: frozenset[Path] = frozenset()) -> list[st
                 names.append(Path(parent, name).relative_to(folder).as_posix())
     if len(names) < 2:
         beside = f", beside files of type {' '.join(sorted(others))}" if any(others) else ""
-        fix = "name the folder that they are in; RAW photos have to be exported as JPEG first"
+        fix = "name the folder that they are in, or the video itself; RAW photos have to be exported as JPEG first"
         raise InputError(folder, "two photos or more", f"{len(names) or 'none'}{beside}", fix)
     return sorted(names, key=_natural)
 

@@ -5,6 +5,7 @@ import shutil
 import signal
 from pathlib import Path
 
+import av
 import numpy as np
 import pycolmap
 import pytest
@@ -17,7 +18,7 @@ from scene.dataset import load_scene
 from utils.demo_scene import Lens, _write_colmap, make_poses, make_shapes, render_view
 from utils.errors import InputError, Stopped
 
-NUM_PHOTOS = 8
+NUM_PHOTOS = 6
 
 
 class CentredLens(Lens):
@@ -30,7 +31,7 @@ class CentredLens(Lens):
 
 @pytest.fixture(scope="module")
 def given(tmp_path_factory) -> Path:
-    """Eight neighbouring views of the demo scene, 320x240, with the poses that they were rendered from. Read only."""
+    """Neighbouring views of the demo scene, 320x240, with the poses that they were rendered from. Read only."""
     scene, rng = tmp_path_factory.mktemp("given"), np.random.default_rng(0)
     shapes, lens, poses = make_shapes(rng), CentredLens(320, 240), make_poses(60, rng)[:NUM_PHOTOS]
     (scene / "images").mkdir()
@@ -127,6 +128,20 @@ def test_formats_sizes_masks_and_strangers_in_one_folder(given, tmp_path):
     assert 0.1 < 1 - masks["e.png"].float().mean() < 0.15
     assert len({(camera.width, camera.height) for camera in cameras}) == 2
     assert {path.name: path.read_bytes() for path in photos.iterdir()} == before
+
+
+def test_a_video_becomes_a_scene(given, tmp_path):
+    """Frames are matched in their order, and all take part."""
+    with av.open(str(tmp_path / "v.mp4"), "w") as container:
+        stream = container.add_stream("libx264", 10, width=320, height=240, pix_fmt="yuv420p", options={"crf": "10"})
+        for path in sorted((given / "images").iterdir()):
+            with Image.open(path) as view:
+                container.mux(stream.encode(av.VideoFrame.from_image(view)))
+        container.mux(stream.encode())
+    convert.main([str(tmp_path / "v.mp4"), "-o", str(tmp_path / "scene"), "--frames", "5", "--quiet"])
+    report = json.loads((tmp_path / "scene" / "convert.json").read_text())
+    assert report["registered"] == report["photos"] >= 4 and report["matching"] == "sequential"
+    assert report["mean_reprojection_error_px"] < 1
 
 
 def test_two_photos_are_enough_if_they_match(given, tmp_path):

@@ -116,7 +116,7 @@ def test_sequential_pairs_reach_neighbours_and_both_ends(num_photos):
 
 
 def test_long_and_ordered_input_is_matched_sequentially():
-    assert not is_sequential("auto", 150, is_video=False) and is_sequential("auto", 151, is_video=False)
+    assert not is_sequential("auto", 100, is_video=False) and is_sequential("auto", 101, is_video=False)
     assert is_sequential("auto", 20, is_video=True) and not is_sequential("exhaustive", 900, is_video=True)
     assert is_sequential("sequential", 3, is_video=False)
 
