@@ -58,6 +58,7 @@ from utils.summary import describe
 from utils.usage import MB, MemoryMeter, Stopwatch
 from utils.viewer_files import camera_entries, cfg_args, write_points
 from utils.views import ViewSampler
+from viewer.training import NoViewer, check_viewer, training_viewer
 
 LOG_EVERY = 100  # steps
 
@@ -83,6 +84,7 @@ def train(config: TrainConfig, ranks: OneRank = ALONE) -> dict[str, Any]:
         InputError: the scene or the folder is unusable; nothing has been written then.
     """
     device = ranks.own_device(pick_device(config.device, DEVICES))
+    check_viewer(config, ranks)
     config = replace(config, threads=config.threads or ranks.threads)
     if config.threads:
         torch.set_num_threads(config.threads)
@@ -131,10 +133,11 @@ def train_into(
         StopRequest() as stop,
         closing(Progress(schedule.iterations, config.quiet)) as progress,
         checkpoints.pointed_to(),
+        training_viewer(config, run.folder, scene, stop, clock) as viewer,
     ):
         skipped = SkippedViews(schedule.iterations, device)
         around = Around(run, clock, memory, progress, checkpoints, skipped, stop, ranks)
-        scores = fit(config, schedule, scene, model, around)
+        scores = fit(config, schedule, scene, model, around, viewer)
         num_skipped = around.num_skipped()
         if not ranks.is_first:
             return {}
@@ -158,7 +161,9 @@ def train_into(
     return summary
 
 
-def fit(config: TrainConfig, schedule: Schedule, scene: Scene, model: GaussianModel, around: Around) -> Scores:
+def fit(
+    config: TrainConfig, schedule: Schedule, scene: Scene, model: GaussianModel, around: Around, viewer: NoViewer
+) -> Scores:
     """THE loop: fit the model to the photos, let it grow, and select it down to the budget.
 
     Where several processes share the run, each sees a view of its own in every step, and all make the same edits.
@@ -248,6 +253,7 @@ def fit(config: TrainConfig, schedule: Schedule, scene: Scene, model: GaussianMo
             around.save_model(model, iteration)
         if step in test_steps:
             measured(iteration)
+        viewer.step(model, step)
         around.pause(step, changing, no_room_to_grow(config, schedule, ranks, model, step))
     around.save_result(model, num_iterations, schedule.iterations, changing)
     return measured(num_iterations)

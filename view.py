@@ -64,6 +64,7 @@ def view(config: ViewConfig) -> None:
         write_html(config, name, model, around)
         say(f"{config.html}: {config.html.stat().st_size / MB:.1f} MB, opens in any current browser")
         return
+    serve(config, name, model, around, say)
 
 
 def find_cameras(config: ViewConfig) -> dict[str, tuple[Camera, ...]]:

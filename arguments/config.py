@@ -108,10 +108,17 @@ class TrainConfig(MachineConfig, SceneConfig):
     tensorboard: bool = option(
         True, type=bool, may_change=True, help="write TensorBoard events where the package is installed"
     )
+    viewer: int | None = option(
+        None, type=int, may_change=True, alone=8080,
+        help="show the training in a browser, live, with a button to pause it; the port on this machine is 8080 unless "
+        "one is given"
+    )  # fmt: skip
     quiet: bool = option(False, type=bool, may_change=True, help="print nothing but errors")
 
     def __post_init__(self) -> None:
         check(self)
+        if self.viewer is not None:
+            in_range(0, 65535, "--viewer", self.viewer)
         at_least(0, "--threads", self.threads)
         at_least(1, "--final-budget", self.final_budget)
         Interval.parse(self.checkpoint_every)
@@ -170,7 +177,7 @@ def flags_to_continue(cls: type, flags: Mapping[str, Any]) -> dict[str, Any]:
     if not flags.get("resume") or path is None or not path.exists():
         return {}
     saved = from_json(cls, read_json(path), path)
-    return {name: value for name, value in saved.items() if name not in ("resume", "resume_config")}
+    return {name: value for name, value in saved.items() if name not in ("resume", "resume_config", "viewer")}
 
 
 def at_least(low: float, name: str, value: float) -> None:

@@ -24,6 +24,7 @@ def option(
     saves_memory: bool = False,
     may_change: bool = False,
     positional: bool = False,
+    alone: Any = None,
 ) -> Any:
     """Field of a config dataclass that is also a flag and a JSON entry.
 
@@ -37,10 +38,11 @@ def option(
         saves_memory: another value can make do with much less memory.
         may_change: another value gives the same model, so that a run may be continued with it.
         positional: the value is given without a flag.
+        alone: what the flag means where no value follows it; None: a value has to.
     """
     metadata = {
         "help": help, "type": type, "short": short, "choices": choices, "many": many, "saves_memory": saves_memory,
-        "may_change": may_change, "positional": positional,
+        "may_change": may_change, "positional": positional, "alone": alone,
     }  # fmt: skip
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -171,9 +173,11 @@ def _add_flag(parser: Parser, field: dataclasses.Field) -> None:
     if meta["type"] is bool:
         parser.add_argument(*names, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=help)
         return
-    many = {"nargs": "*", "action": _Tuple} if meta["many"] else {}
+    form = {"nargs": "*", "action": _Tuple} if meta["many"] else {}
+    if meta["alone"] is not None:
+        form = {"nargs": "?", "const": meta["alone"]}
     parser.add_argument(
-        *names, type=meta["type"], choices=meta["choices"], default=argparse.SUPPRESS, help=help, **many
+        *names, type=meta["type"], choices=meta["choices"], default=argparse.SUPPRESS, help=help, **form
     )
 
 

@@ -53,6 +53,7 @@ TRAIN_FLAGS = [
     ("--no-resume", "resume", False),
     ("--resume_config saved", "resume_config", "saved"),
     ("--no-tensorboard", "tensorboard", False),
+    ("--viewer 9000", "viewer", 9000),
 ]
 RENDER_FLAGS = [
     *SHARED_FLAGS,

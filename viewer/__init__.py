@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from typing import TYPE_CHECKING, Any
 
 from utils.errors import InputError
@@ -9,6 +10,17 @@ from utils.errors import InputError
 if TYPE_CHECKING:
     from viewer.live import LivePage
     from viewer.surroundings import Surroundings
+
+
+def check_installed() -> None:
+    """Make sure that viser is there, which nothing else needs.
+
+    Raises:
+        InputError: it is not.
+    """
+    if importlib.util.find_spec("viser") is None:
+        fix = "pip install viser==1.1.1, or write a page by view.py --html"
+        raise InputError("the live page", "the package viser", "none", fix)
 
 
 def open_page(
@@ -39,15 +51,9 @@ def open_page(
     Raises:
         InputError: viser is not installed, or the port can't be had.
     """
-    try:
-        from viewer.live import LivePage
-        from viewer.session import Look
-    except ModuleNotFoundError as error:
-        raise InputError(
-            "the live page",
-            "the package viser",
-            f"'{error}'",
-            "pip install viser==1.1.1, or write a page by view.py --html",
-        ) from error
+    check_installed()
+    from viewer.live import LivePage
+    from viewer.session import Look
+
     background = (255 * int(white_background),) * 3
     return LivePage(title, Look(around, background, options, max_gaussians, is_training), max_degree, host, port)

@@ -76,6 +76,13 @@ def view_of(rotation: np.ndarray, position: np.ndarray, fov: float, width: int, 
     return Camera("window", width, height, focal, focal, width / 2, height / 2, torch.from_numpy(pose).float(), None)
 
 
+def fov_of_all(camera: Camera, aspect: float) -> float:
+    """Vertical field of view, in radians, that holds a photo, whose principal point may be off centre."""
+    half_width = max(camera.cx, camera.width - camera.cx) / camera.fx
+    half_height = max(camera.cy, camera.height - camera.cy) / camera.fy
+    return 2 * math.atan(max(half_height, half_width / aspect))
+
+
 @torch.no_grad()
 def picture(camera: Camera, model: GaussianModel, background: torch.Tensor, options: dict[str, Any]) -> np.ndarray:
     """A view as (H,W,3) uint8."""

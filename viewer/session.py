@@ -24,7 +24,7 @@ from utils.errors import InputError
 from utils.losses import psnr
 from viewer import splats
 from viewer.panel import Facts, Panel
-from viewer.pictures import Filter, lay_photo_over, picture, pixels_of, view_of
+from viewer.pictures import Filter, fov_of_all, lay_photo_over, picture, pixels_of, view_of
 from viewer.ranking import most_important
 from viewer.surroundings import Surroundings
 
@@ -95,7 +95,7 @@ class Session:
             handle.position = place
             handle.look_at = place + distance * sight
             handle.up_direction = -to_world[:3, 1]
-            handle.fov = _fov_of_all(camera, handle.aspect)
+            handle.fov = fov_of_all(camera, handle.aspect)
         self.panel.camera = index
         self._jumps += 1
         self._change()
@@ -220,10 +220,3 @@ class Session:
 
 def _to_world(camera: Camera) -> np.ndarray:
     return np.linalg.inv(camera.world_to_camera.numpy().astype(np.float64))
-
-
-def _fov_of_all(camera: Camera, aspect: float) -> float:
-    """Vertical field of view, in radians, that holds a photo, whose principal point may be off centre."""
-    half_width = max(camera.cx, camera.width - camera.cx) / camera.fx
-    half_height = max(camera.cy, camera.height - camera.cy) / camera.fy
-    return 2 * math.atan(max(half_height, half_width / aspect))

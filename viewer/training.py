@@ -5,15 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
+from arguments import TrainConfig
 from scene.dataset import Scene
 from scene.gaussian_model import GaussianModel
+from utils.errors import InputError
+from utils.ranks import OneRank
 from utils.signals import StopRequest
 from utils.usage import Stopwatch
-from viewer import open_page
-from viewer.ports import where_to_look
-from viewer.surroundings import surroundings
+from viewer import check_installed, open_page
+from viewer.ports import check_port, where_to_look
 
 if TYPE_CHECKING:
     from viewer.live import LivePage
@@ -31,7 +34,7 @@ class NoViewer:
         """Do nothing."""
 
 
-class TrainingViewer:
+class TrainingViewer(NoViewer):
     """Somebody may look.
 
     Args:
@@ -64,19 +67,32 @@ class TrainingViewer:
         self._next = time.monotonic() + spent * (1 / SHARE - 1)
 
 
+def check_viewer(config: TrainConfig, ranks: OneRank) -> None:
+    """Make sure that a training can be looked at, before anything is read or written.
+
+    Raises:
+        InputError: the port is taken, viser is not installed, or several processes train.
+    """
+    if config.viewer is None:
+        return
+    if ranks.count > 1:
+        raise InputError("--viewer", "a training by one process", f"one by {ranks.count}", "leave it out")
+    check_installed()
+    check_port(HOST, config.viewer)
+
+
 @contextmanager
 def training_viewer(
-    config: Any, scene: Scene, max_degree: int, stop: StopRequest, clock: Stopwatch, title: str
-) -> Iterator[NoViewer | TrainingViewer]:
+    config: TrainConfig, folder: Path, scene: Scene, stop: StopRequest, clock: Stopwatch
+) -> Iterator[NoViewer]:
     """The page of a training, for as long as the block runs.
 
     Args:
-        config: a ``TrainConfig``; without ``viewer`` there is no page.
+        config: without ``viewer`` there is no page.
+        folder: of the run.
         scene: its cameras are those to look from.
-        max_degree: of the model's spherical harmonics.
         stop: see :class:`TrainingViewer`.
         clock: likewise.
-        title: of the page.
 
     Raises:
         InputError: viser is not installed, or the port can't be had.
@@ -84,10 +100,12 @@ def training_viewer(
     if config.viewer is None:
         yield NoViewer()
         return
+    from viewer.surroundings import surroundings  # loads much that a training without a page does not need
+
     around = surroundings({"test": scene.test, "train": scene.train}, scene.points.xyz.numpy())
     options = {"antialiased": config.antialiasing, "threads": config.threads}
     page = open_page(
-        title, around, max_degree, white_background=config.white_background, options=options,
+        folder.name, around, config.sh_degree, white_background=config.white_background, options=options,
         max_gaussians=MAX_GAUSSIANS, is_training=True, host=HOST, port=config.viewer,
     )  # fmt: skip
     if not config.quiet:

@@ -1,0 +1,291 @@
+"""The live page of view.py and of train.py --viewer, in a real browser; ports; what its colours and pictures are."""
+
+import contextlib
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import browser
+import numpy as np
+import pytest
+import torch
+from viewer_cases import cameras, rows_of, write_run
+
+import view
+from arguments import TrainConfig
+from arguments.view import run_folder
+from gaussian_renderer import render
+from scene.gaussian_model import GaussianModel
+from scene.saved_cameras import read_cameras
+from train import train
+from utils.errors import InputError
+from viewer import ports, splats, training
+from viewer.pictures import Filter, fov_of_all, lay_photo_over, picture, view_of
+from viewer.ranking import most_important, sizes
+from viewer.surroundings import surroundings
+
+ROOT = Path(view.__file__).parent
+BLACK = torch.zeros(3)
+OPTIONS = {"antialiased": False, "threads": 1}
+# Of viser itself, whatever it shows.
+KNOWN = ("THREE.Clock: This module has been deprecated", "THREE.BufferGeometry.computeBoundingSphere()", "GPU stall")
+
+
+@pytest.fixture(scope="module")
+def model() -> GaussianModel:
+    return GaussianModel.from_rows(rows_of(300, 3), "cpu")
+
+
+# ---- what is shown ----
+
+
+def test_colours_of_splats_are_those_of_the_renderer(model):
+    """From any place and in any degree: a Gaussian that fills the picture has the colour that was evaluated here."""
+    camera = cameras()[1]
+    for row in (0, 7, 100):
+        for degree in (0, 1, 2, 3):
+            alone = {name: values[row : row + 1].detach().clone() for name, values in model.rows.items()}
+            place = camera.centre + 2 * camera.world_to_camera[2, :3] + torch.tensor([0.1, 0.05, 0.0])
+            big = {"means": place[None], "log_scales": torch.ones(1, 3), "opacity_logits": torch.full((1, 1), 20.0)}
+            one = GaussianModel({**alone, **big}, degree)
+            (color,) = splats.arrays(one, torch.tensor([0]), camera.centre, degree)["rgbs"]
+            with torch.no_grad():
+                image = render(camera, one, BLACK).image.amax((1, 2)).numpy()
+            np.testing.assert_allclose(np.minimum(image, 0.99), 0.99 * color, atol=2e-3)
+
+
+def test_covariances_have_the_axes_of_the_gaussians(model):
+    arrays = splats.arrays(model, torch.arange(300), torch.zeros(3), 0)
+    variances = np.linalg.eigvalsh(arrays["covariances"])
+    expected = np.sort(model.scales.detach().numpy() ** 2, axis=1)
+    np.testing.assert_allclose(variances, expected, rtol=2e-3, atol=1e-7)
+
+
+def test_hidden_gaussians_are_not_rendered_and_the_model_stays_as_it_is(model):
+    before = {name: row.detach().clone() for name, row in model.rows.items()}
+    chosen = Filter(2, 0.6, (10.0, 80.0))
+    kept = chosen.mask(model)
+    assert 0 < kept.sum() < 300
+    rest = GaussianModel({name: row.detach()[kept] for name, row in model.rows.items()}, 2)
+    camera = cameras()[0]
+    hidden = picture(camera, chosen.applied(model), BLACK, OPTIONS)
+    np.testing.assert_array_equal(hidden, picture(camera, rest, BLACK, OPTIONS))
+    assert all(torch.equal(before[name], row) for name, row in model.rows.items())
+    assert Filter(3).mask(model) is None
+
+
+def test_the_most_important_are_chosen_among_those_that_are_shown(model):
+    shown = model.opacities.squeeze(1) > 0.5
+    importance = model.opacities.squeeze(1) * sizes(model)
+    chosen = most_important(model, 20, shown)
+    assert len(chosen) == 20 and shown[chosen].all()
+    assert importance[chosen].min() >= importance[shown].sort(descending=True).values[19]
+
+
+def test_a_photo_lies_on_the_picture_to_the_pixel(model):
+    """A photo that is the render itself changes nothing where the window has the photo's lens."""
+    camera = cameras()[0]
+    image = picture(camera, model, BLACK, OPTIONS)
+    wide = replace(camera, width=200, height=140, cx=camera.cx + 20, cy=camera.cy + 10)
+    around = picture(wide, model, BLACK, OPTIONS)
+    np.testing.assert_array_equal(lay_photo_over(around, wide, camera, image, 1.0), around)
+    half = lay_photo_over(around, wide, camera, 255 - image, 0.5)
+    assert (half[10:130, 20:100] == 255 - image[:, :80]).all() and (half[:, 100:] == around[:, 100:]).all()
+
+
+@pytest.mark.parametrize("num", [0, 1, 2])
+def test_any_number_of_cameras_gives_a_place_to_look_from(model, num):
+    means = model.means.detach().numpy()
+    around = surroundings({"test": (), "train": tuple(cameras(num))}, means)
+    assert len(around.cameras) == max(1, num) and around.extent > 0
+    np.testing.assert_allclose(around.up, [0, -1, 0], atol=1e-6)
+    camera = around.cameras[0]
+    depth = (camera.world_to_camera[:3, :3] @ torch.from_numpy(around.centre).float() + camera.world_to_camera[:3, 3])[
+        2
+    ]
+    assert depth > 0
+    assert picture(camera, model, BLACK, OPTIONS).std() > 5
+
+
+# ---- ports and flags ----
+
+
+@pytest.fixture
+def taken():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+def test_a_taken_port_is_refused_with_who_has_it_and_a_free_one(taken, tmp_path):
+    with pytest.raises(InputError) as caught:
+        view.main(["-m", str(write_run(tmp_path / "run", num=3)), "--port", str(taken), "--quiet"])
+    said = str(caught.value)
+    assert f"port {taken}: expected a free one" in said and "process" in said
+    ports.check_port("127.0.0.1", int(re.search(r"give port (\d+)", said)[1]))
+
+
+def test_a_training_whose_port_is_taken_writes_nothing(taken, tiny_scene_dir, tmp_path):
+    config = TrainConfig(source_path=tiny_scene_dir, final_budget=10, model_path=tmp_path / "run", viewer=taken)
+    with pytest.raises(InputError, match=f"port {taken}"):
+        train(config)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_host_that_is_not_this_machine_is_refused():
+    with pytest.raises(InputError, match="--host"):
+        ports.check_port("192.0.2.1", 0)
+
+
+def test_ways_to_the_page_are_told():
+    assert "ssh -L 8080:127.0.0.1:8080" in ports.where_to_look("127.0.0.1", 8080)
+    assert "from the network" in ports.where_to_look("0.0.0.0", 8080)
+
+
+def test_viewer_is_a_flag_with_and_without_a_port():
+    flags = ["-s", "scene", "--final-budget", "10"]
+    for extra, port in (([], None), (["--viewer"], 8080), (["--viewer", "9000"], 9000)):
+        assert TrainConfig.from_command_line([*flags, *extra]).viewer == port
+
+
+def test_the_run_of_a_model_is_found(tmp_path):
+    run = write_run(tmp_path / "run", num=1)
+    ply = next(run.glob("point_cloud/*/point_cloud.ply"))
+    assert run_folder(run) == run_folder(ply) == run
+    assert run_folder(tmp_path / "other.ply") is None
+
+
+# ---- a training ----
+
+
+class Onlooker:
+    """In place of a page: somebody who looks at every step, and pauses the training after the third."""
+
+    port, has_viewers, is_paused = 0, True, False
+
+    def __init__(self) -> None:
+        self.said = []
+
+    def serve(self, model, step, about) -> bool:
+        picture(cameras()[0], Filter(3, 0.2).applied(model), BLACK, OPTIONS)
+        self.said.append(about)
+        self.is_paused = step == 3 and self.said.count(about) < 3
+        return True
+
+    def close(self) -> None:
+        self.said.append("closed")
+
+
+def test_looking_changes_nothing_in_a_training(tiny_scene_dir, tmp_path, monkeypatch):
+    """The same bits with and without somebody who looks at every step and pauses."""
+    onlooker = Onlooker()
+    monkeypatch.setattr(training, "open_page", lambda *args, **options: onlooker)
+    monkeypatch.setattr(training, "SHARE", 1.0)
+    written = []
+    for viewer in (None, 0):
+        config = TrainConfig(
+            source_path=tiny_scene_dir, model_path=tmp_path / str(viewer), final_budget=500, iterations=8,
+            viewer=viewer, quiet=True, tensorboard=False,
+        )  # fmt: skip
+        train(config)
+        written.append((config.model_path / "point_cloud" / "iteration_8" / "point_cloud.ply").read_bytes())
+    assert written[0] == written[1]
+    assert onlooker.said.count("paused after step 3: ") == 3 and onlooker.said[-1] == "closed"
+    assert {f"step {step}: " for step in range(1, 8)} <= set(onlooker.said)  # the last step ends the training at once
+
+
+# ---- in a browser ----
+
+
+@contextlib.contextmanager
+def script(*command: str):
+    """A script in a process of its own, stopped at the end; gives it, and the address that it tells."""
+    process = subprocess.Popen(
+        [sys.executable, *map(str, command)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        lines = iter(process.stdout.readline, "")
+        address = next((found[0] for line in lines if (found := re.search(r"http://127\S+", line))), None)
+        assert address, process.stderr.read()
+        yield process, address
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    if reason := browser.why_not():
+        pytest.skip(reason)
+    with browser.browser() as found:
+        yield found
+
+
+def press(visit: browser.Visit, what: str) -> None:
+    visit.page.locator("button", has_text=what).first.dispatch_event("click")
+
+
+def best_likeness(visit: browser.Visit, expected: np.ndarray, wanted: float) -> float:
+    """How like the picture is to what is expected, when it is enough, or after a long time."""
+    end, best = time.monotonic() + 40, 0.0
+    while best < wanted and time.monotonic() < end:
+        visit.page.wait_for_timeout(200)
+        best = max(best, browser.likeness(visit.picture(), expected))
+    return best
+
+
+def test_a_browser_shows_our_render_at_rest_and_splats_like_it(chromium, tmp_path):
+    """At the first camera, after a step to the next, and then in the page's own splats."""
+    run, size = write_run(tmp_path / "run"), (480, 320)
+    model = GaussianModel.load_ply(next(run.glob("point_cloud/*/*.ply")), "cpu")
+
+    def expected(index: int) -> np.ndarray:
+        camera = read_cameras(run / "cameras.json")[index]
+        rotation = camera.world_to_camera[:3, :3].numpy().T
+        window = view_of(rotation, camera.centre.numpy(), fov_of_all(camera, size[0] / size[1]), *size)
+        return picture(window, model, BLACK, OPTIONS)
+
+    with (
+        script("view.py", "-m", run, "--port", "0", "--device", "cpu") as (process, address),
+        browser.visit(chromium, address, *size, is_offline=False) as visit,
+    ):
+        visit.page.wait_for_selector("text=300 Gaussians")
+        visit.page.add_style_tag(content="* { visibility: hidden } canvas { visibility: visible }")
+        assert expected(0).std() > 20
+        assert best_likeness(visit, expected(0), 60) > 60  # measured: equal
+        press(visit, "next")
+        assert best_likeness(visit, expected(1), 60) > 60  # measured: equal
+        mine = visit.page.locator("input[type=checkbox]:not([id^=mantine])")  # the others are of viser's own menu
+        mine.nth(1).dispatch_event("click")  # "exact at rest"
+        visit.page.wait_for_timeout(1500)
+        assert 38 < best_likeness(visit, expected(1), 38) < 60  # measured: 45.7 dB
+        assert [each for each in visit.complaints if not each.startswith(KNOWN)] == []
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 130
+
+
+def test_a_training_is_paused_and_goes_on(chromium, tiny_scene_dir, tmp_path):
+    flags = ("-s", tiny_scene_dir, "-m", tmp_path / "run", "--final-budget", "500", "--iterations", "20000")
+    with (
+        script("train.py", *flags, "--viewer", "0", "--device", "cpu", "--no-tensorboard") as (process, address),
+        browser.visit(chromium, address, 480, 320, is_offline=False) as visit,
+    ):
+        said = visit.page.get_by_text(re.compile(r"step [\d,]+:")).first
+        said.wait_for()
+        press(visit, "Pause")
+        visit.page.wait_for_selector("text=paused after step")
+        paused = said.text_content()
+        visit.page.wait_for_timeout(500)
+        assert said.text_content() == paused
+        press(visit, "Go on")
+        wait = "paused => !document.body.textContent.includes(paused)"
+        visit.page.wait_for_function(wait, arg=paused)
+        press(visit, "Pause")
+        visit.page.wait_for_selector("text=paused after step")
+        process.send_signal(signal.SIGINT)  # ends the pause, too
+        assert process.wait(20) == 130
+        assert "stopped after step" in process.stderr.read()
