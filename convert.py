@@ -21,7 +21,7 @@ from photogrammetry.reconstruction import reconstruct
 from photogrammetry.report import describe, summarize
 from photogrammetry.stages import Stages
 from photogrammetry.undistortion import turn_upright, write_scene, write_smaller
-from photogrammetry.workplace import OUTPUTS, REPORT, new_scene
+from photogrammetry.workplace import REPORT, new_scene
 from utils.errors import run_script
 from utils.files import write_json
 from utils.machine import num_cores
@@ -44,7 +44,7 @@ def convert(config: ConvertConfig) -> dict[str, Any]:
         Stopped: the user has asked for it.
     """
     is_video = config.input.is_file()
-    names = [] if is_video else find_photos(config.input, frozenset(config.scene / name for name in OUTPUTS))
+    names = [] if is_video else find_photos(config.input)
     with new_scene(config.scene, config.input, config.overwrite) as scene, StopRequest() as stop:
         stages = Stages(stop, config.quiet)
         work = scene / "work"

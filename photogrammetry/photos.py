@@ -17,6 +17,7 @@ import pillow_heif
 from PIL import ExifTags, Image, ImageOps
 
 from photogrammetry.stages import Stages
+from photogrammetry.workplace import OUTPUTS, REPORT
 from utils.errors import InputError
 from utils.pictures import find_mask, mask_values, open_picture, rgb_and_alpha
 
@@ -68,12 +69,11 @@ class Ready:
     unreadable: dict[str, str]
 
 
-def find_photos(folder: Path, skipped: frozenset[Path] = frozenset()) -> list[str]:
+def find_photos(folder: Path) -> list[str]:
     """Names of the photos in a folder and below, relative to it; "img_9" comes before "img_10".
 
     Args:
-        folder: where to look; what is hidden in it is passed over.
-        skipped: folders that are not looked into.
+        folder: where to look; what is hidden in it is passed over, and so is what convert.py has made there.
 
     Raises:
         InputError: there is no such folder, or less than two photos are in it.
@@ -82,7 +82,8 @@ def find_photos(folder: Path, skipped: frozenset[Path] = frozenset()) -> list[st
         raise InputError(folder, "a folder of photos or a video", "nothing", "check the path")
     names, others = [], set()
     for parent, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".") and Path(parent, name) not in skipped]
+        made_here = OUTPUTS if REPORT in files else ()
+        folders[:] = [name for name in folders if not name.startswith(".") and name not in made_here]
         for name in files:
             if Path(name).suffix.lower() not in SUFFIXES:
                 others.add(Path(name).suffix.lower())

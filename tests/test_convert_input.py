@@ -125,11 +125,20 @@ def test_long_and_ordered_input_is_matched_sequentially():
 
 
 def test_photos_are_found_below_in_the_order_of_their_numbers(tmp_path):
-    names = ["img_10.jpg", "img_9.JPG", "b/x.heic", ".hidden.jpg", ".trash/y.jpg", "images/z.jpg", "notes.txt"]
+    names = [
+        "img_10.jpg",
+        "img_9.JPG",
+        "b/x.heic",
+        ".hidden.jpg",
+        ".trash/y.jpg",
+        "images/z.jpg",
+        REPORT,
+        "b/images/z.jpg",
+    ]
     for name in names:
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
         (tmp_path / name).touch()
-    assert find_photos(tmp_path, frozenset({tmp_path / "images"})) == ["b/x.heic", "img_9.JPG", "img_10.jpg"]
+    assert find_photos(tmp_path) == ["b/images/z.jpg", "b/x.heic", "img_9.JPG", "img_10.jpg"]
 
 
 @pytest.mark.parametrize("names", [[], ["a.jpg"], ["a.dng", "b.dng", "c.txt"]])
