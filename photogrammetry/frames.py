@@ -132,7 +132,7 @@ def _shrunk(grey: np.ndarray, size: int) -> np.ndarray:
 @contextmanager
 def _opened(video: Path) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
     try:
-        with av.open(str(video.absolute()), options=_OPTIONS) as container:
+        with av.open(str(video.absolute()), options=_OPTIONS, metadata_errors="replace") as container:
             if not container.streams.video:
                 raise InputError(video, "a video", "a file without pictures", _FIX)
             stream = container.streams.video[0]
