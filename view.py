@@ -73,14 +73,13 @@ def find_cameras(config: ViewConfig) -> dict[str, tuple[Camera, ...]]:
     Raises:
         InputError: the scene that was asked for, or the run's cameras, can't be read.
     """
-    folder = run_folder(config.model)
-    noted = None if folder is None else folder / "cameras.json"
-    is_there = config.source_path is not None and config.source_path.is_dir()
-    if config.source_path is not None and (is_there or noted is None or not noted.exists()):
+    if config.source_path is not None:
         scene = load_scene(
             config.source_path, config.images, config.resolution, config.eval, config.white_background, seed=0
         )
         return {"test": scene.test, "train": scene.train}
+    folder = run_folder(config.model)
+    noted = None if folder is None else folder / "cameras.json"
     return {"": read_cameras(noted)} if noted is not None and noted.exists() else {}
 
 

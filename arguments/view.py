@@ -54,6 +54,10 @@ class ViewConfig(MachineConfig, SceneConfig):
         folder = run_folder(flags["model"]) if "model" in flags else None
         path = None if folder is None else folder / "config.json"
         trained = from_json(SceneConfig, read_json(path), path) if path and path.exists() else {}
+        if not trained.get("source_path", Path()).is_dir():
+            trained.pop(
+                "source_path", None
+            )  # the run has moved without its scene: the cameras that it has noted will do
         return build(cls, {**trained, **flags})
 
 

@@ -154,6 +154,15 @@ def test_models_that_cannot_be_shown_are_refused(make, tmp_path):
     assert not out.exists()
 
 
+def test_a_scene_that_is_asked_for_and_not_there_is_refused(run, tmp_path):
+    """Not so the scene of a run that has moved: then the cameras do that the run has noted."""
+    with pytest.raises(InputError, match="nowhere"):
+        view.main(["-m", str(run), "-s", str(tmp_path / "nowhere"), "--html", str(tmp_path / "out.html"), "--quiet"])
+    moved = write_run(tmp_path / "moved", num=3)
+    (moved / "config.json").write_text(json.dumps({"source_path": str(tmp_path / "nowhere"), "final_budget": 3}))
+    assert len(json.loads(part(write(moved, tmp_path / "out.html"), "about"))["cameras"]) == 3
+
+
 def test_a_page_that_cannot_be_written_is_refused(run, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="can be written"):
@@ -204,8 +213,8 @@ def test_a_browser_draws_what_we_render(shown, run):
         picture = shown.picture()
         assert picture.std() > 20  # more than a background
         alike = browser.likeness(picture, ours(run, index))
-        assert alike > 35  # measured: 37.9 and 37.6 dB
-        assert browser.likeness(np.roll(picture, 1, axis=1), ours(run, index)) < alike - 3  # measured: 5.8 dB less
+        assert alike > 44  # measured: 49.8 dB; 37.9 with the harmonics as Spark writes them
+        assert browser.likeness(np.roll(picture, 1, axis=1), ours(run, index)) < 36  # measured: 33.4 dB
 
 
 def test_nothing_is_asked_for_and_nothing_complains(shown):
@@ -218,7 +227,7 @@ def test_the_background_can_be_chosen(shown, run):
     shown.page.locator("#background").fill("#ffffff")
     settle(shown)
     assert (shown.picture()[0, 0] == 255).all()
-    assert browser.likeness(shown.picture(), ours(run, 0, background=1.0)) > 32
+    assert browser.likeness(shown.picture(), ours(run, 0, background=1.0)) > 44
 
 
 @pytest.mark.parametrize("move", ["drag", "wheel", "fly"])

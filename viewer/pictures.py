@@ -64,9 +64,10 @@ def view_of(rotation: np.ndarray, position: np.ndarray, fov: float, width: int, 
         rotation: (3,3) from OpenCV's camera axes to the world.
         position: (3,) world units.
         fov: vertical, radians.
-        width: px.
-        height: px.
+        width: px; a window that is not shown may have none, and counts as one.
+        height: px, likewise.
     """
+    width, height = max(1, width), max(1, height)
     scale = min(1.0, math.sqrt(MAX_PIXELS / (width * height)))
     width, height = max(1, round(width * scale)), max(1, round(height * scale))
     focal = height / 2 / math.tan(fov / 2)

@@ -95,7 +95,7 @@ class Session:
             handle.position = place
             handle.look_at = place + distance * sight
             handle.up_direction = -to_world[:3, 1]
-            handle.fov = fov_of_all(camera, handle.aspect)
+            handle.fov = fov_of_all(camera, max(1, handle.image_width) / max(1, handle.image_height))
         self.panel.camera = index
         self._jumps += 1
         self._change()

@@ -3,6 +3,7 @@
 import { Color, Matrix4, PerspectiveCamera, Quaternion, Scene, Vector3, WebGLRenderer } from "three";
 import { SparkRenderer, SplatMesh } from "@sparkjsdev/spark";
 import { Flight } from "./flight.js";
+import { writeHarmonics } from "./harmonics.js";
 import { setProjection } from "./lens.js";
 
 const FAR = 1e5; // times the nearest distance
@@ -20,9 +21,15 @@ function main() {
   const spark = newSpark(renderer, about, () => page.ask());
   const page = new Page(about, renderer, camera, scene, spark);
   scene.add(spark);
-  const mesh = new SplatMesh({ fileBytes: modelBytes(), fileType: "spz", fileName: "model.spz", extSplats: true });
+  show(modelBytes(), scene, page).catch((error) => fail(`The model in this page can't be read: ${error.message}`));
+}
+
+async function show(model, scene, page) {
+  const mesh = new SplatMesh({ fileBytes: model.slice(), fileType: "spz", fileName: "model.spz", extSplats: true });
+  await mesh.initialized;
+  await writeHarmonics(mesh.extSplats.extra, model);
   scene.add(mesh);
-  mesh.initialized.then(() => page.begin(), (error) => fail(`The model in this page can't be read: ${error.message}`));
+  page.begin();
 }
 
 function newRenderer(canvas) {

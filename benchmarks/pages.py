@@ -1,0 +1,85 @@
+"""How like our own renders the pages of view.py --html are, in headless Chromium without a GPU, and how large.
+
+``python -m benchmarks.pages -m output/demo/model --views 5`` compares test views at the size of their photos, and
+says what the page and the renderer reach against the photos.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import view
+from arguments.view import ViewConfig
+from compression import read_model
+from compression.formats import spz
+from render import find_ply
+from scene.gaussian_model import GaussianModel
+from utils.errors import run_script
+from utils.usage import MB
+from viewer.pictures import picture, pixels_of
+
+sys.path.append(str(Path(__file__).parent.parent / "tests"))
+import browser  # noqa: E402
+
+
+def main() -> None:
+    """Read the command line and measure."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-m", "--model", type=Path, required=True, help="folder of a run whose scene is there")
+    parser.add_argument("--views", type=int, default=5)
+    args = parser.parse_args()
+    config = ViewConfig.from_command_line(["-m", str(args.model)])
+    path = find_ply(args.model, -1)[0]
+    rows, background = read_model(path), torch.full((3,), float(config.white_background))
+    options = {"antialiased": config.antialiasing, "threads": 0}
+    cameras = [camera for views in view.find_cameras(config).values() for camera in views][: args.views]
+    ours = [picture(camera, GaussianModel.from_rows(rows, "cpu"), background, options) for camera in cameras]
+    photos = [pixels_of(camera.photo.pixels()) for camera in cameras]
+    with tempfile.TemporaryDirectory() as folder:
+        spz.write(Path(folder) / "model.spz", rows)
+        packed = GaussianModel.from_rows(spz.read(Path(folder) / "model.spz"), "cpu")
+        as_packed = [picture(camera, packed, background, options) for camera in cameras]
+        out = Path(folder) / "page.html"
+        view.main(["-m", str(args.model), "--html", str(out), "--quiet"])
+        sizes = {"ply": path, "spz": Path(folder) / "model.spz", "page": out}
+        print(
+            {name: f"{file.stat().st_size / MB:.2f} MB" for name, file in sizes.items()},
+            len(rows["means"]),
+            "Gaussians",
+        )
+        shown, seconds = pictures_of(out, len(cameras), *ours[0].shape[1::-1])
+    for name, one, other in (
+        ("page against our renders", shown, ours),
+        ("the .spz in it, rendered by us, against our renders", as_packed, ours),
+        ("page against photos", shown, photos),
+        ("our renders against photos", ours, photos),
+    ):
+        each = [browser.likeness(*pair) for pair in zip(one, other, strict=True)]
+        print(f"{name}: PSNR {np.mean(each):.2f} dB, {json.dumps([round(value, 2) for value in each])}")
+    print(f"first picture after {seconds:.1f} s")
+
+
+def pictures_of(page: Path, num: int, width: int, height: int) -> tuple[list[np.ndarray], float]:
+    """What a browser shows from the first cameras of a page, and the seconds until the first picture."""
+    with browser.browser() as chromium:
+        start = time.perf_counter()
+        with browser.visit(chromium, page.as_uri(), width, height, is_offline=True) as visit:
+            visit.page.wait_for_selector("body[data-state=still]")
+            seconds = time.perf_counter() - start
+            visit.page.add_style_tag(content=".bar { opacity: 0 }")
+            shown = [visit.picture()]
+            for _ in range(num - 1):
+                visit.page.keyboard.press("ArrowRight")
+                visit.page.wait_for_selector("body[data-state=still]")
+                shown.append(visit.picture())
+            return shown, seconds
+
+
+if __name__ == "__main__":
+    run_script(main)
