@@ -21,7 +21,7 @@ from photogrammetry.reconstruction import reconstruct
 from photogrammetry.report import describe, summarize
 from photogrammetry.stages import Stages
 from photogrammetry.undistortion import turn_upright, write_scene, write_smaller
-from photogrammetry.workplace import REPORT, new_scene
+from photogrammetry.workplace import REPORT, check_room, new_scene
 from utils.errors import run_script
 from utils.files import write_json
 from utils.machine import num_cores
@@ -50,6 +50,7 @@ def convert(config: ConvertConfig) -> dict[str, Any]:
         work = scene / "work"
         work.mkdir()
         ready = get_ready(config, names, work, stages)
+        check_room(scene, ready.folder, len(ready.photos))
         found = reconstruct(ready, is_video, work, config, stages, threads(config))
         turn_upright(found.model)
         write_scene(found.model, ready, work, scene, stages, threads(config))

@@ -57,8 +57,13 @@ def write_scene(
             out, distorted, ready.folder, jpeg_quality=JPEG_QUALITY, num_threads=threads, cancellation_token=token
         )
 
+    def num_written() -> int:
+        return sum(path.is_file() for path in out.glob("images/**/*"))
+
     num_photos = model.num_reg_images()
-    stages.run("undistortion", num_photos, work_on, lambda: sum(path.is_file() for path in out.glob("images/**/*")))
+    stages.run("undistortion", num_photos, work_on, num_written)
+    if num_written() != num_photos:
+        raise OSError(f"only {num_written()} of {num_photos} photos could be written")
     shutil.move(out / "images", scene / "images")
     (scene / "sparse").mkdir()
     shutil.move(out / "sparse", scene / "sparse" / "0")

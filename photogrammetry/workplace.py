@@ -7,11 +7,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from utils.errors import InputError
+from utils.errors import InputError, readable
 
 REPORT = "convert.json"  # also the sign that a scene was made here, and not by somebody's hands
 # All that a conversion may write into the folder of a scene; nothing else in there is ever touched.
 OUTPUTS = (REPORT, "images", "images_2", "images_4", "images_8", "masks", "sparse", "distorted")
+
+FEATURES_BYTES = 2_000_000  # of a photo, in COLMAP's database: 8,192 of 152 bytes each, and its matches
 
 
 @contextmanager
@@ -46,6 +48,24 @@ def new_scene(scene: Path, source: Path, overwrite: bool) -> Iterator[Path]:
         for folder in absent:
             if folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()
+
+
+def check_room(work: Path, photos: Path, num_photos: int) -> None:
+    """Make sure that the disk has room for the rest of the work: COLMAP ends the whole process where it has not.
+
+    Args:
+        work: folder that is being filled.
+        photos: folder of the photos that were made ready; undistorted and smaller ones take less than twice as much.
+        num_photos: number of them.
+
+    Raises:
+        InputError: it has not.
+    """
+    num_bytes = sum(path.stat().st_size for path in photos.rglob("*"))
+    needed, free = 2 * num_bytes + num_photos * FEATURES_BYTES, shutil.disk_usage(work).free
+    if free < needed:
+        found = f"{readable(free)} of free space"
+        raise InputError(work.parent, f"{readable(needed)} for {num_photos} photos", found, "choose another disk")
 
 
 def _check_free(scene: Path, source: Path, overwrite: bool) -> None:

@@ -66,6 +66,7 @@ def test_cameras_are_found_where_they_were(given, found):
 
 def test_the_report_says_what_is_in_the_scene(found):
     report = json.loads((found / "convert.json").read_text())
+    print(report["mean_reprojection_error_px"], report["points"], report["seconds"])
     assert report["photos"] == report["registered"] == NUM_PHOTOS and not report["left_out"]
     assert report["mean_reprojection_error_px"] < 1 and report["points"] > 100
     model = pycolmap.Reconstruction(found / "sparse" / "0")

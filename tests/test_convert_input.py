@@ -1,7 +1,9 @@
 """convert.py before structure from motion: flags, photos, frames of videos, and where the scene goes."""
 
 import dataclasses
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import cv2
@@ -14,7 +16,7 @@ from photogrammetry.frames import STEP, choose_frames, measure_frames, ready_fra
 from photogrammetry.pairs import NEIGHBOURS, is_sequential, pairs_to_match
 from photogrammetry.photos import find_photos, ready_photos, safe_names
 from photogrammetry.stages import Stages
-from photogrammetry.workplace import OUTPUTS, REPORT, new_scene
+from photogrammetry.workplace import FEATURES_BYTES, OUTPUTS, REPORT, check_room, new_scene
 from utils.errors import InputError
 from utils.pictures import open_picture
 from utils.signals import StopRequest
@@ -461,6 +463,15 @@ def test_photos_are_never_among_what_is_replaced(tmp_path, name):
     with pytest.raises(InputError, match="outside"):
         build(tmp_path / "scene", source, overwrite=True)
     assert source.exists()
+
+
+def test_a_disk_without_room_is_told_before_colmap_fills_it(tmp_path, monkeypatch):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.jpg").write_bytes(bytes(1000))
+    for free, is_enough in ((2 * FEATURES_BYTES + 2000, True), (2 * FEATURES_BYTES + 1000, False)):
+        monkeypatch.setattr("shutil.disk_usage", lambda path, free=free: SimpleNamespace(free=free))
+        with nullcontext() if is_enough else pytest.raises(InputError, match="4 MiB for 2 photos"):
+            check_room(tmp_path / "scene" / "work", tmp_path / "photos", 2)
 
 
 def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
