@@ -32,15 +32,20 @@ def add_gradients(model: GaussianModel, loss: Tensor) -> Tensor:
     looked_at = (each.flatten() for each, name in zip(gradients, model.rows, strict=True) if name != "sh_rest")
     sizes = [loss.detach().abs(), *(each.dot(each) for each in looked_at)]
     usable = torch.stack(sizes).sum() < LARGEST  # which NaN is not
-    on_cpu = usable.device.type == "cpu"
-    if on_cpu and not usable:
+    is_known = _is_known(usable)
+    if is_known and not usable:
         return usable
     for row, gradient in zip(rows, gradients, strict=True):
         if gradient is None:
             continue
-        gradient = gradient if on_cpu else torch.where(usable, gradient, 0)
+        gradient = gradient if is_known else torch.where(usable, gradient, 0)
         row.grad = gradient if row.grad is None else row.grad.add_(gradient)
     return usable
+
+
+def _is_known(value: Tensor) -> bool:
+    """Whether a value can be looked at without waiting for it."""
+    return value.device.type == "cpu"
 
 
 class WaitingGradients:

@@ -206,7 +206,7 @@ def compare(folder: Path, reference: dict[str, bytes | str], outcome: Outcome) -
     result = result_of(folder)
     names = reference.keys() | result.keys()
     outcome.problems += [f"another {name}" for name in names if reference.get(name) != result.get(name)]
-    left = [path.name for path in folder.rglob("*") if path.name.startswith(".") and path.name != ".lock"]
+    left = [path.name for path in folder.rglob(".*")]
     outcome.problems += [f"{name} is left" for name in left]
     outcome.problems += ["checkpoints are left"] if (folder / "checkpoints").exists() else []
 

@@ -12,6 +12,7 @@ import torch
 from utils.checkpoint import Checkpoints, Interval
 from utils.errors import InputError
 from utils.files import atomic_write, remove_leftovers
+from utils.ranks import OneRank, Ranks
 from utils.state_file import MAGIC, VERSION, DamagedFile, read_about, read_state, write_state
 
 STATE = {
@@ -247,3 +248,14 @@ def test_by_itself_it_costs_no_more_than_a_hundredth(cost, seconds):
 def test_what_a_header_is_about_can_be_read_without_the_state(tmp_path):
     (tmp_path / "state").write_bytes(with_header(json.dumps({"about": {"a": 1}}).encode()))
     assert read_about(tmp_path / "state") == {"a": 1}
+
+
+@pytest.mark.parametrize(
+    ("views", "processes", "steps"), [("2000", 2, 1000), ("2000", 3, 670), ("7", 2, 10), ("7", 1, 7)]
+)
+def test_several_processes_write_after_as_many_views_when_they_meet(views, processes, steps):
+    ranks = object.__new__(Ranks if processes > 1 else OneRank)
+    ranks.count = processes
+    assert Interval.parse(views).shared(ranks) == Interval(steps=steps)
+    for text in ("auto", "0", "3m"):
+        assert Interval.parse(text).shared(ranks) == Interval.parse(text)

@@ -12,13 +12,9 @@ class StopRequest:
 
     A second one takes its usual effect, at once. In other threads than the first, where Python can't know of signals,
     nothing changes.
-
-    Args:
-        is_heard: False: leave the signals to themselves.
     """
 
-    def __init__(self, is_heard: bool = True) -> None:
-        self._is_heard = is_heard and threading.current_thread() is threading.main_thread()
+    def __init__(self) -> None:
         self._number: int | None = None
         self._before: dict[int, object] = {}
 
@@ -34,7 +30,7 @@ class StopRequest:
         return Stopped(self._number, said)
 
     def __enter__(self) -> "StopRequest":
-        if self._is_heard:
+        if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 if signal.getsignal(number) != signal.SIG_IGN:  # as for a job that a shell runs in the background
                     self._before[number] = signal.signal(number, self._note)
