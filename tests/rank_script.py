@@ -1,6 +1,7 @@
 """What test_distributed.py starts as one of several processes: the training of train.py, watched or led astray."""
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -12,6 +13,7 @@ from pathlib import Path
 import torch
 
 import scene.densification
+import train as train_module
 from arguments import TrainConfig
 from arguments.config import SCHEDULES
 from arguments.schedule import FULL, OptimizerPhase
@@ -59,7 +61,7 @@ def watched(ranks: OneRank, source: Path, out: Path) -> None:
     ranks.sum(counts)
     files = sorted(set(written))
     report = {"digests": digests, "written": files, "mean": numbers.grad.tolist(), "sum": counts.tolist()}
-    report["ends"] = ends
+    report["ends"], report["poisoned"] = ends, poisoned(ranks, source, out)
     (out / f"rank{ranks.rank}.json").write_text(json.dumps(report))
 
 
@@ -79,6 +81,21 @@ def interrupted(ranks: OneRank, source: Path, out: Path) -> list[str]:
             shutil.copytree(out / "stopped", out / "half")
         config = replace(config, resume=True)
     return ends
+
+
+def poisoned(ranks: OneRank, source: Path, out: Path) -> str:
+    """The second process sees nothing that is finite; how the training of both ends."""
+    loss = train_module.photometric_loss
+    if not ranks.is_first:
+        train_module.photometric_loss = lambda *args, **options: loss(*args, **options)._replace(
+            loss=loss(*args, **options).loss * math.nan
+        )
+    try:
+        train(make_config(source, out / "poisoned", iterations=None, final_budget=200), ranks)
+    except Exception as error:
+        return f"{type(error).__name__} {error}"
+    finally:
+        train_module.photometric_loss = loss
 
 
 def with_actions(actions: dict[int, Callable[[], None]], update=Progress.update) -> None:

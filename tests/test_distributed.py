@@ -115,6 +115,16 @@ def test_a_run_of_two_processes_that_was_stopped_and_broken_off_ends_with_the_sa
     assert not (out / "stopped" / "checkpoints").exists()
 
 
+def test_a_process_that_sees_nothing_finite_ends_them_all_after_a_checkpoint(together):
+    """Until then it adds zeros to the mean, and the sets stay the same, or they would have ended before."""
+    out, (first, second) = together
+    assert first["poisoned"].startswith(
+        "InputError training: expected loss and gradients that are finite, found 20 steps"
+    )
+    assert first["poisoned"].endswith("--resume goes on after step 20") and second["poisoned"] == "_ToldByFirst 2"
+    assert [path.name for path in (out / "poisoned" / "checkpoints").iterdir()] == ["step_00000020.ckpt"]
+
+
 def test_a_checkpoint_holds_what_each_process_has_for_itself(together):
     """Guards the test above against states that are all alike."""
     (path,) = (together[0] / "half" / "checkpoints").iterdir()

@@ -347,7 +347,7 @@ def test_checkpoints_that_do_not_fit_are_told_once_and_the_run_ends_with_the_sam
     train(make_config(scene_dir, out))
     assert result_of(out) == whole
     said = capsys.readouterr().err
-    assert said.count("\n") == 1 and "a checkpoint can't be written, the training goes on" in said
+    assert said.count("\n") == 1 and "warning: a checkpoint can't be written: " in said
     assert "expected room for" in said and "free; make room there" in said
     assert not (out / "checkpoints").exists() or not list((out / "checkpoints").iterdir())
 
@@ -367,7 +367,7 @@ def test_a_full_disk_at_the_end_is_one_line_and_the_run_is_finished_once_there_i
     assert str(error.value).endswith("--resume goes on after step 21")
     said = capsys.readouterr().err.splitlines()
     whats = ("a checkpoint", "the model of step 30", "the log")
-    assert sorted(line.split(" can't be written, ")[0] for line in said) == sorted(f"warning: {what}" for what in whats)
+    assert sorted(line.split(" can't be written: ")[0] for line in said) == sorted(f"warning: {what}" for what in whats)
     (out.parent / "ballast").unlink()
     at_step({})
     train(dataclasses.replace(config, resume=True))

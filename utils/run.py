@@ -158,7 +158,7 @@ class Run:
             yield
         except InputError as error:
             if what not in self._failing:
-                self.warn(f"{what} can't be written, the training goes on: {error}")
+                self.warn(f"{what} can't be written: {error}")
             self._failing.add(what)
             return
         if what in self._failing:
