@@ -77,7 +77,7 @@ def find_cameras(config: ViewConfig) -> dict[str, tuple[Camera, ...]]:
         scene = load_scene(
             config.source_path, config.images, config.resolution, config.eval, config.white_background, seed=0
         )
-        return {"test": scene.test, "train": scene.train}
+        return {"train": scene.train, "test": scene.test}
     folder = run_folder(config.model)
     noted = None if folder is None else folder / "cameras.json"
     return {"": read_cameras(noted)} if noted is not None and noted.exists() else {}

@@ -38,7 +38,7 @@ def main() -> None:
     path = find_ply(args.model, -1)[0]
     rows, background = read_model(path), torch.full((3,), float(config.white_background))
     options = {"antialiased": config.antialiasing, "threads": 0}
-    cameras = [camera for views in view.find_cameras(config).values() for camera in views][: args.views]
+    cameras = [camera for views in view.find_cameras(config).values() for camera in views][: -args.views - 1 : -1]
     ours = [picture(camera, GaussianModel.from_rows(rows, "cpu"), background, options) for camera in cameras]
     photos = [pixels_of(camera.photo.pixels()) for camera in cameras]
     with tempfile.TemporaryDirectory() as folder:
@@ -66,16 +66,16 @@ def main() -> None:
 
 
 def pictures_of(page: Path, num: int, width: int, height: int) -> tuple[list[np.ndarray], float]:
-    """What a browser shows from the first cameras of a page, and the seconds until the first picture."""
+    """What a browser shows from a page's last cameras, from the end on, and the seconds until its first picture."""
     with browser.browser() as chromium:
         start = time.perf_counter()
         with browser.visit(chromium, page.as_uri(), width, height, is_offline=True) as visit:
             visit.page.wait_for_selector("body[data-state=still]")
             seconds = time.perf_counter() - start
             visit.page.add_style_tag(content=".bar { opacity: 0 }")
-            shown = [visit.picture()]
-            for _ in range(num - 1):
-                visit.page.keyboard.press("ArrowRight")
+            shown = []
+            for _ in range(num):
+                visit.page.keyboard.press("ArrowLeft")
                 visit.page.wait_for_selector("body[data-state=still]")
                 shown.append(visit.picture())
             return shown, seconds

@@ -22,7 +22,7 @@ class Surroundings:
     """Where to look at a model from.
 
     Attributes:
-        cameras: at least one, test views first.
+        cameras: at least one, training views first.
         labels: what each is called: its photo's name, with its split where that is known.
         up: (3,) float64 of length 1, against the y axes of the cameras.
         centre: (3,) float64, what the cameras look at, world units.

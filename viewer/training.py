@@ -102,7 +102,7 @@ def training_viewer(
         return
     from viewer.surroundings import surroundings  # loads much that a training without a page does not need
 
-    around = surroundings({"test": scene.test, "train": scene.train}, scene.points.xyz.numpy())
+    around = surroundings({"train": scene.train, "test": scene.test}, scene.points.xyz.numpy())
     options = {"antialiased": config.antialiasing, "threads": config.threads}
     page = open_page(
         folder.name, around, config.sh_degree, white_background=config.white_background, options=options,
