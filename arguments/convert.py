@@ -43,7 +43,7 @@ class ConvertConfig:
         "shared", help="shared: photos of the same size, camera and zoom share one lens; each: each photo has its own"
     )
     model: str = option(
-        "auto", choices=MODELS, help="COLMAP's name of the lens model; auto: OPENCV where ten photos or more share a "
+        "auto", choices=MODELS, help="COLMAP's name of the lens model; auto: OPENCV where 20 photos or more share a "
         "lens, else SIMPLE_RADIAL"
     )  # fmt: skip
     masks: Path | None = option(

@@ -17,7 +17,7 @@ from photogrammetry.pairs import is_sequential, pairs_to_match
 from photogrammetry.photos import Ready, ReadyPhoto
 from photogrammetry.stages import Stages
 
-FEW_PHOTOS = 10  # of a lens: with fewer, the eight numbers of OPENCV would fit noise
+FEW_PHOTOS = 20  # of a lens: with fewer, the eight numbers of OPENCV would fit noise
 _PHOTOS_AT_ONCE = 4  # for each thread
 _PAIRS_AT_ONCE = 128
 _SMALLEST_PART = 2  # photos

@@ -74,7 +74,8 @@ def _left_out(summary: dict[str, Any]) -> list[tuple[str, str]]:
         parts = " and ".join(map(str, summary["other_parts"]))
         lines.append(("", f"other parts, of {parts} photos, could not be connected with this one; it is the largest"))
     if summary["registered"] < _FEW * summary["photos"]:
-        lines.append(("", "to have more of them: take photos in between, or try --matching exhaustive"))
+        more = ", or try --matching exhaustive" if summary["matching"] == "sequential" else ""
+        lines.append(("", f"to have more of them: take photos in between{more}"))
     return lines
 
 

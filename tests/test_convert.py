@@ -6,6 +6,7 @@ import signal
 from pathlib import Path
 
 import av
+import cv2
 import numpy as np
 import pycolmap
 import pytest
@@ -13,27 +14,39 @@ from PIL import ExifTags, Image
 from pose_errors import pose_errors
 
 import convert
+from arguments import TrainConfig
 from photogrammetry.diagnosis import Matches
+from photogrammetry.report import describe
 from scene.dataset import load_scene
 from utils.demo_scene import Lens, _write_colmap, make_poses, make_shapes, render_view
 from utils.errors import InputError, Stopped
+from utils.ray_tracer import unit
 
 NUM_PHOTOS = 6
 
 
-class CentredLens(Lens):
-    """A lens as convert.py takes it to be: square pixels, the principal point in the middle."""
+K1 = -0.12  # the barrel distortion of a wide lens
+
+
+class BentLens(Lens):
+    """A lens as there are real ones: square pixels, the principal point in the middle, straight lines bent by K1."""
 
     @property
     def params(self):
         return 0.84 * self.width, 0.84 * self.width, self.width / 2, self.height / 2
+
+    def directions(self, x, y):
+        fx, fy, cx, cy = self.params
+        matrix, pixels = np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]]), np.stack([x, y], -1).astype(np.float64)
+        rays = cv2.undistortPoints(pixels[:, None], matrix, np.array([K1, 0, 0, 0]))[:, 0]
+        return unit(np.stack([*rays.T, np.ones(len(rays))]).astype(np.float32))
 
 
 @pytest.fixture(scope="module")
 def given(tmp_path_factory) -> Path:
     """Neighbouring views of the demo scene, 320x240, with the poses that they were rendered from. Read only."""
     scene, rng = tmp_path_factory.mktemp("given"), np.random.default_rng(0)
-    shapes, lens, poses = make_shapes(rng), CentredLens(320, 240), make_poses(60, rng)[:NUM_PHOTOS]
+    shapes, lens, poses = make_shapes(rng), BentLens(320, 240), make_poses(60, rng)[:NUM_PHOTOS]
     (scene / "images").mkdir()
     (scene / "sparse" / "0").mkdir(parents=True)
     names = [f"view_{i}.png" for i in range(NUM_PHOTOS)]
@@ -48,7 +61,7 @@ def found(given, tmp_path_factory) -> Path:
     """What convert.py makes of these photos alone, called as for 3DGS."""
     scene = tmp_path_factory.mktemp("found")
     shutil.copytree(given / "images", scene / "input")
-    convert.main(["-s", str(scene), "--resize", "--keep", "--quiet", "--model", "SIMPLE_PINHOLE"])
+    convert.main(["-s", str(scene), "--resize", "--keep", "--quiet"])
     return scene
 
 
@@ -57,11 +70,21 @@ def listing(folder: Path) -> set[str]:
 
 
 def test_cameras_are_found_where_they_were(given, found):
-    """The renders have no lens distortion and exact poses; only scale and frame of the scene are free."""
+    """Renders have exact poses; only scale and frame of the scene are free."""
     errors = pose_errors(given, found)
     print(errors)
     assert errors.count == NUM_PHOTOS
-    assert errors.rotation_deg.max() < 2 and errors.position.max() < 0.03
+    # Measured: 1.5 degrees and 1.0 %, most of it in one turn of all: of so few photos, a turn and a shift look alike.
+    assert errors.rotation_deg.max() < 3 and errors.position.max() < 0.03
+
+
+def test_the_lens_is_found_and_its_distortion_undone(found):
+    (camera,) = json.loads((found / "convert.json").read_text())["cameras"]
+    focal, _, _, k1 = camera["params"]
+    # Measured: 2.8 % and 0.001.
+    assert camera["model"] == "SIMPLE_RADIAL" and abs(k1 - K1) < 0.03 and abs(focal / (0.84 * 320) - 1) < 0.1
+    (pinhole,) = pycolmap.Reconstruction(found / "sparse" / "0").cameras.values()
+    assert pinhole.model_name == "PINHOLE"
 
 
 def test_the_report_says_what_is_in_the_scene(found):
@@ -73,10 +96,19 @@ def test_the_report_says_what_is_in_the_scene(found):
     assert (model.num_reg_images(), model.num_points3D()) == (NUM_PHOTOS, report["points"])
 
 
+def test_the_user_is_told_what_was_found_and_what_to_type(found):
+    report = json.loads((found / "convert.json").read_text())
+    lines = dict(line.split(maxsplit=1) for line in describe(report, found).splitlines())
+    assert lines["photos"] == f"{NUM_PHOTOS} of {NUM_PHOTOS} registered" and lines["scene"] == str(found)
+    python, script, *words = lines["next"].split()
+    assert (python, script) == ("python", "train.py")
+    assert TrainConfig.from_command_line(words).source_path == found
+    partly = {**report, "registered": 3, "left_out": ["a.jpg", "b\n.jpg", "c.jpg"], "other_parts": [2]}
+    said = describe(partly, found)
+    assert "a.jpg, b .jpg, c.jpg: they match too little" in said and "of 2 photos" in said and "in between" in said
+
+
 def test_train_reads_the_scene_and_its_smaller_photos(found):
-    assert {camera.model_name for camera in pycolmap.Reconstruction(found / "sparse" / "0").cameras.values()} == {
-        "PINHOLE"
-    }
     whole = load_scene(found, eval=False)
     for divisor in (2, 4, 8):
         smaller = load_scene(found, images=f"images_{divisor}", eval=False)
@@ -149,8 +181,10 @@ def test_two_photos_are_enough_if_they_match(given, tmp_path):
     (tmp_path / "photos").mkdir()
     for name in ("view_0.png", "view_1.png"):
         shutil.copy(given / "images" / name, tmp_path / "photos")
-    convert.main([str(tmp_path / "photos"), "-o", str(tmp_path / "scene"), "--quiet"])
+    convert.main([str(tmp_path / "photos"), "-o", str(tmp_path / "scene"), "--quiet", "--model", "SIMPLE_PINHOLE"])
     assert len(load_scene(tmp_path / "scene", eval=False).train) == 2
+    (camera,) = pycolmap.Reconstruction(tmp_path / "scene" / "sparse" / "0").cameras.values()
+    assert camera.model_name == "PINHOLE"  # by itself COLMAP would leave it as it is
 
 
 def blank(seed: int) -> np.ndarray:
