@@ -128,7 +128,7 @@ def _read(source: Path, images: str) -> _DataSet:
         frames, points = read_transforms(source / "transforms.json", images)
         return _DataSet(frames, [], _points_file(source, points))
     expected = "sparse/0/cameras.bin (COLMAP), transforms_train.json (Blender) or transforms.json (nerfstudio)"
-    raise InputError(source, expected, "none of them", "check -s, or make a scene of photos: python convert.py PHOTOS -o SCENE")
+    raise InputError(source, expected, "none of them", "check -s, or make a scene of photos with convert.py")
 
 
 def _require_images(source: Path, images: str) -> None:
