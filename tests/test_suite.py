@@ -317,8 +317,8 @@ def test_a_training_that_was_killed_goes_on_where_it_was(sweep, programs, swept,
     uninterrupted, out = figures(swept), tmp_path / "killed"
     save, steps = Checkpoints.save, []
 
-    def save_and_die(self: Checkpoints, step: int, parts) -> None:
-        save(self, step, parts)
+    def save_and_die(self: Checkpoints, *args) -> None:
+        save(self, *args)
         raise Killed
 
     def step_noted(self: Densification, step: int, *others) -> tuple[int, int]:
