@@ -162,6 +162,7 @@ def test_the_site_has_every_page_and_asks_nothing_of_the_network(site):
         name = "index" if page.name == "README.md" else page.stem
         html = (site / f"{name}.html").read_text()
         assert not re.findall(r'<(?:script|link|img|iframe)[^>]*(?:src|href)="(?:https?:)?//', html)
+        assert all((site / picture).is_file() for picture in re.findall(r'<img[^>]*src="([^"]+)"', html)), name
     styles = "".join(path.read_text() for path in site.rglob("*.css"))
     assert not re.findall(r"@import|url\([\"']?(?:https?:)?//", styles)
 

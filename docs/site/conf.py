@@ -19,5 +19,5 @@ html_title = project
 html_show_copyright = False
 html_copy_source = False
 highlight_language = "text"
-myst_enable_extensions = ["dollarmath"]
+myst_enable_extensions = ["dollarmath", "html_image"]
 myst_heading_anchors = 4
