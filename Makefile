@@ -88,12 +88,14 @@ demo: setup $(OUTPUT)/scene
 	$(BIN)/python render.py -m $(OUTPUT)/model --skip-train
 	$(BIN)/python metrics.py -m $(OUTPUT)/model
 	$(BIN)/python compress.py -m $(OUTPUT)/model --no-prune --steps 0.1
+	$(BIN)/python view.py -m $(OUTPUT)/model --html $(OUTPUT)/model.html
 	$(BIN)/python -m utils.comparison -m $(OUTPUT)/model --out $(OUTPUT)/comparison.png
 	@echo
 	@echo "The scene:       $(OUTPUT)/scene"
 	@echo "The Gaussians:   $(OUTPUT)/model/point_cloud/iteration_$(DEMO_ITERATIONS)/point_cloud.ply  (opens in any 3DGS viewer)"
 	@echo "Compressed:      $(OUTPUT)/model/compressed/compact.gsz  (compress.py export turns it into other formats)"
 	@echo "The figures:     $(OUTPUT)/model/results.json"
+	@echo "To walk about:   $(OUTPUT)/model.html  (opens in a browser)"
 	@echo "The picture:     $(OUTPUT)/comparison.png"
 
 test: setup lint
