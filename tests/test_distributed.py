@@ -6,7 +6,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -32,22 +32,59 @@ def free_port() -> int:
         return server.getsockname()[1]
 
 
-def launch(*words: str | Path, count: int = 2) -> tuple[list[int], str, str]:
-    """Start a script in several processes, as a launcher other than torchrun would; exit codes, stdout, stderr."""
-    shared_env = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            env={**os.environ, **shared_env, "PYTHONPATH": str(ROOT), "RANK": str(rank)},
-        )
-        for rank in range(count)
-    ]  # fmt: skip
-    try:
-        said = [process.communicate(timeout=600) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    return [p.returncode for p in processes], "".join(out for out, _ in said), "".join(err for _, err in said)
+# Imports once what takes long, and forks the processes of each launch that it is told of, as launchers other than
+# torchrun would start them.
+NURSERY = """
+import gc, json, os, runpy, sys
+import torch, train
+torch.optim.Adam([torch.zeros(1)])  # loads what training would
+gc.freeze()
+for line in sys.stdin:
+    words, environments = json.loads(line)
+    children = []
+    for environment in environments:
+        children.append(os.fork())
+        if not children[-1]:
+            for number, name in ((1, "OUT"), (2, "ERR")):
+                os.dup2(os.open(environment[name], os.O_WRONLY | os.O_CREAT), number)
+            os.environ.update(environment)
+            sys.argv = words
+            runpy.run_path(words[0], run_name="__main__")
+            sys.exit()
+    print(json.dumps([os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]), flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def nursery() -> Iterator[subprocess.Popen]:
+    path = os.pathsep.join(map(str, (ROOT, ROOT / "tests")))
+    words = {
+        "stdin": subprocess.PIPE,
+        "stdout": subprocess.PIPE,
+        "text": True,
+        "env": {**os.environ, "PYTHONPATH": path},
+    }
+    with subprocess.Popen([sys.executable, "-c", NURSERY], **words) as process:
+        yield process
+        process.stdin.close()
+
+
+@pytest.fixture
+def launch(nursery, tmp_path_factory) -> Callable[..., tuple[list[int], str, str]]:
+    """Start a script in two processes; exit codes, stdout, stderr."""
+
+    def start(*words: str | Path) -> tuple[list[int], str, str]:
+        said = tmp_path_factory.mktemp("said")
+        shared_env = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+        environments = [
+            {**shared_env, "RANK": str(rank), "OUT": str(said / f"out{rank}"), "ERR": str(said / f"err{rank}")}
+            for rank in (0, 1)
+        ]
+        print(json.dumps([list(map(str, words)), environments]), file=nursery.stdin, flush=True)
+        codes = json.loads(nursery.stdout.readline())
+        return codes, *("".join((said / f"{name}{rank}").read_text() for rank in (0, 1)) for name in ("out", "err"))
+
+    return start
 
 
 def ranks_of(count: int) -> Sequence[Ranks]:
@@ -170,28 +207,28 @@ def test_sums_and_means_are_over_all_processes(together):
 # ---- errors ----
 
 
-def test_a_process_whose_set_differs_stops_them_all_with_one_line(tiny_scene_dir, tmp_path):
+def test_a_process_whose_set_differs_stops_them_all_with_one_line(launch, tiny_scene_dir, tmp_path):
     codes, out, err = launch(SCRIPT, "astray", tiny_scene_dir, tmp_path)
     assert codes == [2, 2] and out == ""
     assert err.startswith("error: process 1: expected the Gaussians after step ") and err.count("\n") == 1
     assert not (tmp_path / "model" / "summary.json").exists()
 
 
-def test_a_process_that_dies_ends_the_others_with_one_line(tiny_scene_dir, tmp_path):
+def test_a_process_that_dies_ends_the_others_with_one_line(launch, tiny_scene_dir, tmp_path):
     codes, out, err = launch(SCRIPT, "killed", tiny_scene_dir, tmp_path)
     assert codes == [2, -9] and out == ""
     assert err.startswith("error: torchrun: expected all processes running, found one that is gone")
     assert err.count("\n") == 1
 
 
-def test_a_process_that_is_asked_to_stop_ends_them_all_with_a_checkpoint(tiny_scene_dir, tmp_path):
+def test_a_process_that_is_asked_to_stop_ends_them_all_with_a_checkpoint(launch, tiny_scene_dir, tmp_path):
     codes, out, err = launch(SCRIPT, "stopped", tiny_scene_dir, tmp_path)
     assert codes == [143, 143] and out == ""
     assert err == "stopped after step 10; the same command with --resume goes on from there\n"
     assert [path.name for path in (tmp_path / "model" / "checkpoints").iterdir()] == ["step_00000010.ckpt"]
 
 
-def test_bad_input_is_told_once_and_ends_all_processes_with_exit_code_2(tmp_path):
+def test_bad_input_is_told_once_and_ends_all_processes_with_exit_code_2(launch, tmp_path):
     words = ("-s", tmp_path / "nowhere", "--final-budget", "5", "-m", tmp_path / "out")
     codes, out, err = launch(ROOT / "train.py", *words)
     assert codes == [2, 2] and out == ""
