@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import warnings
 
 from viser import ClientHandle, ViserServer
 
@@ -15,6 +16,9 @@ from scene.gaussian_model import GaussianModel
 from utils.errors import InputError
 from viewer.ports import check_port
 from viewer.session import Look, Session
+
+# A browser may leave while it is being served; there is nothing that anybody could do about it.
+warnings.filterwarnings("ignore", message="Queued a .* on a closed connection", category=UserWarning)
 
 
 class LivePage:

@@ -94,11 +94,17 @@ class Session:
         with self._client.atomic():
             handle.position = place
             handle.look_at = place + distance * sight
-            handle.up_direction = -to_world[:3, 1]
+            handle.up_direction = self._up_for(to_world)
             handle.fov = fov_of_all(camera, max(1, handle.image_width) / max(1, handle.image_height))
         self.panel.camera = index
         self._jumps += 1
         self._change()
+
+    def _up_for(self, to_world: np.ndarray) -> np.ndarray:
+        """The axis to orbit about: nearest to the scene's up of all those by which the camera keeps its roll."""
+        right, own = to_world[:3, 0], -to_world[:3, 1]
+        up = self._around.up - (self._around.up @ right) * right
+        return up / np.linalg.norm(up) if up @ own > 0.1 else own
 
     def _moved(self) -> None:
         handle = self._client.camera
