@@ -9,6 +9,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import browser
 import numpy as np
@@ -17,6 +18,7 @@ import torch
 from viewer_cases import cameras, rows_of, write_run
 
 import view
+import viewer
 from arguments import TrainConfig
 from arguments.view import run_folder
 from gaussian_renderer import render
@@ -136,6 +138,17 @@ def test_a_training_whose_port_is_taken_writes_nothing(taken, tiny_scene_dir, tm
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    "count, is_installed, said", [(2, True, "by one process"), (1, False, "pip install viser")], ids=["ranks", "viser"]
+)
+def test_a_training_that_cannot_be_looked_at_is_refused_at_once(count, is_installed, said, monkeypatch):
+    config = TrainConfig(source_path=Path("scene"), final_budget=10, viewer=0)
+    if not is_installed:
+        monkeypatch.setattr(viewer.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=said):
+        training.check_viewer(config, SimpleNamespace(count=count))
+
+
 def test_a_host_that_is_not_this_machine_is_refused():
     with pytest.raises(InputError, match="--host"):
         ports.check_port("192.0.2.1", 0)
@@ -186,10 +199,10 @@ def test_looking_changes_nothing_in_a_training(tiny_scene_dir, tmp_path, monkeyp
     monkeypatch.setattr(training, "open_page", lambda *args, **options: onlooker)
     monkeypatch.setattr(training, "SHARE", 1.0)
     written = []
-    for viewer in (None, 0):
+    for port in (None, 0):
         config = TrainConfig(
-            source_path=tiny_scene_dir, model_path=tmp_path / str(viewer), final_budget=500, iterations=8,
-            viewer=viewer, quiet=True, tensorboard=False,
+            source_path=tiny_scene_dir, model_path=tmp_path / str(port), final_budget=500, iterations=8,
+            viewer=port, quiet=True, tensorboard=False,
         )  # fmt: skip
         train(config)
         written.append((config.model_path / "point_cloud" / "iteration_8" / "point_cloud.ply").read_bytes())

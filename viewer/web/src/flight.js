@@ -5,6 +5,8 @@ import { Quaternion, Vector3 } from "three";
 
 const TURN = 4; // radians for a drag across the page's smaller side
 const FRICTION = 8; // 1/s: what is left of a fling after a second is exp(-8)
+const MAX_SPIN = 4; // radians/s of a fling
+const HELD = 60; // ms without movement, after which letting go is no fling
 const MIN_POLE_ANGLE = 0.05; // radians between the line of sight and up, or down
 const FLY_SPEED = 0.6; // times the distance to the centre, per second
 const TRAVEL_SECONDS = 0.7;
@@ -119,7 +121,7 @@ export class Flight {
     };
     on(this.element, "pointerdown", (event) => this.#press(event));
     on(this.element, "pointermove", (event) => this.#drag(event));
-    on(this.element, "pointerup pointercancel", (event) => this.pointers.delete(event.pointerId));
+    on(this.element, "pointerup pointercancel", (event) => this.#release(event));
     on(this.element, "contextmenu", (event) => event.preventDefault());
     on(this.element, "wheel", (event) => this.#scroll(event), { passive: false });
     on(window, "keydown", (event) => this.#key(event, true));
@@ -139,6 +141,12 @@ export class Flight {
     this.#takeOver();
   }
 
+  #release(event) {
+    const last = this.pointers.get(event.pointerId);
+    if (last && event.timeStamp - last.time > HELD) this.spin = { x: 0, y: 0 };
+    this.pointers.delete(event.pointerId);
+  }
+
   #drag(event) {
     const before = this.pointers.get(event.pointerId);
     if (!before) return;
@@ -155,7 +163,8 @@ export class Flight {
     } else {
       const unit = -TURN / Math.min(this.element.clientWidth, this.element.clientHeight);
       const seconds = Math.max(0.008, (now.time - before.time) / 1000);
-      this.spin = { x: (dx * unit) / seconds, y: (dy * unit) / seconds };
+      const limited = (speed) => Math.max(-MAX_SPIN, Math.min(MAX_SPIN, speed));
+      this.spin = { x: limited((dx * unit) / seconds), y: limited((dy * unit) / seconds) };
       this.#orbit(dx * unit, dy * unit);
     }
   }
