@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from scene.densification import rotation_matrices
 from scene.gaussian_model import GaussianModel
 
 BYTES_EACH = 32  # what a Gaussian takes on its way to the page
@@ -38,16 +39,7 @@ def arrays(model: GaussianModel, rows: Tensor, eye: Tensor, degree: int) -> dict
 
 def _covariances(quats: Tensor, scales: Tensor) -> Tensor:
     """(M,3,3) of quaternions (M,4), real part first and of any length, and standard deviations (M,3)."""
-    w, x, y, z = torch.nn.functional.normalize(quats, dim=1).unbind(1)
-    rotation = torch.stack(
-        [
-            1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y),
-            2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x),
-            2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y),
-        ],
-        dim=1,
-    ).reshape(-1, 3, 3)  # fmt: skip
-    axes = rotation * scales[:, None]
+    axes = rotation_matrices(quats) * scales[:, None]
     return axes @ axes.transpose(1, 2)
 
 
