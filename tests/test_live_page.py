@@ -114,6 +114,11 @@ def test_any_number_of_cameras_gives_a_place_to_look_from(model, num):
     assert picture(camera, model, BLACK, OPTIONS).std() > 5
 
 
+def test_cameras_of_one_name_are_told_apart(model):
+    twins = tuple(replace(camera, name="photo.png") for camera in cameras(3))
+    assert len(set(surroundings({"": twins}, model.means.detach().numpy()).labels)) == 3
+
+
 # ---- ports and flags ----
 
 

@@ -23,7 +23,7 @@ class Surroundings:
 
     Attributes:
         cameras: at least one, training views first.
-        labels: what each is called: its photo's name, with its split where that is known.
+        labels: what each is called, all different: its photo's name, with its split where that is known.
         up: (3,) float64 of length 1, against the y axes of the cameras.
         centre: (3,) float64, what the cameras look at, world units.
         extent: typical distance of a camera from there, world units.
@@ -53,6 +53,8 @@ def surroundings(splits: Mapping[str, tuple[Camera, ...]], means: np.ndarray) ->
         radius = float(np.quantile(np.linalg.norm(means - middle, axis=1), 0.9)) or 1.0
         named = [("default view", _made_up(middle, radius))]
     labels, cameras = zip(*named, strict=True)
+    if len(set(labels)) < len(labels):
+        labels = tuple(f"{number}: {label}" for number, label in enumerate(labels, 1))
     poses = np.stack([camera.world_to_camera.numpy() for camera in cameras]).astype(np.float64)
     centres = np.stack([camera.centre.numpy() for camera in cameras]).astype(np.float64)
     centre = _looked_at(cameras, middle)
