@@ -15,6 +15,7 @@
 # Variables: PYTHON (3.10 or later), VENV (folder of the environment), and TORCH=system to use the torch that the
 # machine's Python has, a CUDA build for example, instead of the pinned one: make test TORCH=system VENV=.venv-system
 # WHEELS=folder installs without a network: what PYTHON has, in the versions it has, and the rest from that folder.
+# TEST_JOBS=4 runs so many files of tests at once (0: in one process); each takes a core or two, and 2 GB.
 # The engine's own variables (DGR_CUDA, DGR_CUDA_ARCHS, ...) are in submodules/diff-gaussian-rasterization/README.md.
 
 PYTHON ?= python3
@@ -23,6 +24,7 @@ OUTPUT ?= output/demo
 OUT ?= output/gpu-check
 DEMO_BUDGET ?= 20000
 DEMO_ITERATIONS ?= 2500
+TEST_JOBS ?= 2
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
@@ -99,7 +101,7 @@ demo: setup $(OUTPUT)/scene
 	@echo "The picture:     $(OUTPUT)/comparison.png"
 
 test: setup lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile
 
 sanitize: setup
 	$(BIN)/python tests/sanitize.py

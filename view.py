@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 
 # Before torch is imported: its idle OpenMP threads would otherwise spin on the cores that the rasterizer needs.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -23,6 +24,7 @@ from scene import Camera, load_scene
 from scene.gaussian_model import GaussianModel
 from scene.saved_cameras import read_cameras
 from utils.errors import InputError, run_script
+from utils.signals import StopRequest
 from utils.usage import MB
 from viewer import open_page
 from viewer.page import write_page
@@ -99,19 +101,23 @@ def write_html(config: ViewConfig, name: str, model: GaussianModel, around: Surr
 def serve(
     config: ViewConfig, name: str, model: GaussianModel, around: Surroundings, say: Callable[[str], None]
 ) -> None:
-    """Serve the live page until the user ends."""
+    """Serve the live page until the user ends.
+
+    Raises:
+        InputError: it can't be served.
+        Stopped: as the user has asked for.
+    """
     page = open_page(
         name, around, model.max_sh_degree, white_background=config.white_background,
         options={"antialiased": config.antialiasing, "threads": config.threads}, max_gaussians=config.max_gaussians,
         is_training=False, host=config.host, port=config.port,
     )  # fmt: skip
     say(where_to_look(config.host, page.port))
-    try:
-        while True:
+    with closing(page), StopRequest() as stop:
+        while not stop:
             if not page.serve(model):
                 time.sleep(LOOK_EVERY)
-    finally:
-        page.close()
+    raise stop.stopped("stopped")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 import contextlib
 import re
-import signal
 import socket
 import subprocess
 import sys
@@ -285,8 +284,8 @@ def test_a_browser_shows_our_render_at_rest_and_splats_like_it(chromium, tmp_pat
         visit.page.wait_for_timeout(1500)
         assert 38 < best_likeness(visit, expected(1), 38) < 60  # measured: 45.7 dB
         assert [each for each in visit.complaints if not each.startswith(KNOWN)] == []
-        process.send_signal(signal.SIGINT)
-        assert process.wait(20) == 130
+        process.terminate()
+        assert process.wait(20) == 143
 
 
 def test_a_training_is_paused_and_goes_on(chromium, tiny_scene_dir, tmp_path):
@@ -308,7 +307,7 @@ def test_a_training_is_paused_and_goes_on(chromium, tiny_scene_dir, tmp_path):
         assert paused in said.text_content()
         press(visit, "Go on")
         visit.page.wait_for_function("paused => !document.body.textContent.includes(paused)", arg=paused)
-        process.send_signal(signal.SIGINT)
-        assert process.wait(20) == 130
+        process.terminate()
+        assert process.wait(20) == 143
         errors.seek(0)
         assert "stopped after step" in errors.read()
