@@ -23,7 +23,7 @@ VENV ?= .venv
 OUTPUT ?= output/demo
 OUT ?= output/gpu-check
 DEMO_BUDGET ?= 20000
-DEMO_ITERATIONS ?= 2500
+DEMO_ITERATIONS ?= 2000
 TEST_JOBS ?= 2
 
 BIN := $(VENV)/bin
@@ -39,10 +39,13 @@ endif
 # A package's stamp is older than its newest source file exactly when it has to be installed again.
 sources = $(shell find submodules/$(1) -type f -not -path '*/build/*' -not -path '*.egg-info/*' -not -name '*.pyc')
 
-.PHONY: setup demo test sanitize fuzz bench docs gpu gpu-check lint clean
+.PHONY: setup setup-dev demo test sanitize fuzz bench docs gpu gpu-check lint clean
 .DELETE_ON_ERROR:
 
 setup: $(VENV)/rasterizer.stamp $(VENV)/simple-knn.stamp
+
+# What developers need besides.
+setup-dev: setup $(VENV)/dev.stamp
 
 $(VENV)/created.stamp:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "$(PYTHON) is Python %d.%d: 3.10 or later is needed, name one with PYTHON=..." % sys.version_info[:2])'
@@ -56,18 +59,24 @@ else
 endif
 	@touch $@
 
-$(VENV)/requirements.stamp: $(VENV)/created.stamp requirements.txt requirements-lpips.txt requirements-ray.txt
+$(VENV)/requirements.stamp: $(VENV)/created.stamp requirements.txt requirements-lpips.txt
 ifneq ($(WHEELS),)
 	$(PIP) --no-deps $(wildcard $(WHEELS)/*.whl)
 	@# Versions are left open, and what is nowhere to be had is named: not every command needs everything.
-	@cat requirements.txt requirements-lpips.txt requirements-ray.txt | $(BIN)/python -c 'import sys, re; from importlib.metadata import distributions; \
+	@cat requirements*.txt | $(BIN)/python -c 'import sys, re; from importlib.metadata import distributions; \
 	    names = {re.match(r"[\w-]+", line)[0] for line in sys.stdin if line.strip() and line[0] != "#"}; \
 	    missing = names - {re.sub("_", "-", each.name.lower()) for each in distributions()}; \
 	    print("left out, as neither $(PYTHON) nor $(WHEELS) has it:", *sorted(missing)) if missing else None'
 else
 	$(PINS) requirements.txt >$(VENV)/pins.txt
-	$(PIP) -r $(VENV)/pins.txt -r requirements-ray.txt
+	$(PIP) -r $(VENV)/pins.txt
 	$(PIP) --no-deps -r requirements-lpips.txt
+endif
+	@touch $@
+
+$(VENV)/dev.stamp: $(VENV)/requirements.stamp requirements-dev.txt requirements-ray.txt
+ifeq ($(WHEELS),)
+	$(PIP) -r $(VENV)/pins.txt -r requirements-dev.txt -r requirements-ray.txt
 endif
 	@touch $@
 
@@ -100,19 +109,19 @@ demo: setup $(OUTPUT)/scene
 	@echo "To walk about:   $(OUTPUT)/model.html  (opens in a browser)"
 	@echo "The picture:     $(OUTPUT)/comparison.png"
 
-test: setup lint
+test: setup-dev lint
 	$(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile
 
-sanitize: setup
+sanitize: setup-dev
 	$(BIN)/python tests/sanitize.py
 
-fuzz: setup
+fuzz: setup-dev
 	$(BIN)/python tests/engine_fuzzer.py --seconds $(or $(SECONDS),60)
 
 bench: setup
 	$(BIN)/python -m benchmarks.rasterizer
 
-docs: setup
+docs: setup-dev
 	$(BIN)/python -m sphinx -q -W --keep-going -c docs/site docs build/docs
 	@echo "build/docs/index.html"
 
@@ -120,13 +129,13 @@ docs: setup
 gpu:
 	@[ "$(DEVICE)" = cpu ] || $(PYTHON) submodules/diff-gaussian-rasterization/build_backend/cuda_toolchain.py --gpu
 
-gpu-check: gpu setup
+gpu-check: gpu setup-dev
 	$(BIN)/python -m benchmarks.gpu_check --out $(OUT) --device $(or $(DEVICE),cuda) $(if $(QUICK),--quick)
 
 viewer-bundle:
 	viewer/web/build.sh
 
-lint: $(VENV)/requirements.stamp
+lint: $(VENV)/dev.stamp
 	$(BIN)/python -m ruff check .
 
 clean:

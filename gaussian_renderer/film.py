@@ -12,7 +12,7 @@ from tqdm import tqdm
 from gaussian_renderer import render
 from scene.cameras import Camera
 from scene.gaussian_model import GaussianModel
-from utils.images import to_uint8
+from utils.images import pixels_of, to_uint8
 from utils.video import true_rate, write_video
 
 
@@ -47,5 +47,4 @@ def film(
 def frames(cameras: Sequence[Camera], model: GaussianModel, background: Tensor, **options: Any) -> Iterator[np.ndarray]:
     """Rendered views, (H,W,3) uint8 RGB."""
     for camera in cameras:
-        image = to_uint8(render(camera, model, background, **options).image)
-        yield np.ascontiguousarray(image.permute(1, 2, 0).cpu().numpy())
+        yield pixels_of(to_uint8(render(camera, model, background, **options).image))

@@ -22,6 +22,11 @@ def to_uint8(image: Tensor) -> Tensor:
     return (image.clamp(0, 1) * 255).round().byte()
 
 
+def pixels_of(image: Tensor) -> np.ndarray:
+    """(3,H,W) uint8 as an array (H,W,3)."""
+    return np.ascontiguousarray(image.permute(1, 2, 0).cpu().numpy())
+
+
 def in_colours(shades: Tensor, is_shown: Tensor) -> Tensor:
     """A map in colours from dark blue over green to red.
 

@@ -13,7 +13,7 @@ import torch
 from gaussian_renderer import render
 from scene.cameras import Camera
 from scene.gaussian_model import GaussianModel
-from utils.images import to_uint8
+from utils.images import pixels_of, to_uint8
 from viewer.ranking import sizes
 
 MAX_PIXELS = 1600 * 1000  # of a picture at rest; larger windows get it enlarged
@@ -88,11 +88,6 @@ def fov_of_all(camera: Camera, aspect: float) -> float:
 def picture(camera: Camera, model: GaussianModel, background: torch.Tensor, options: dict[str, Any]) -> np.ndarray:
     """A view as (H,W,3) uint8."""
     return pixels_of(to_uint8(render(camera, model, background, **options).image))
-
-
-def pixels_of(image: torch.Tensor) -> np.ndarray:
-    """(3,H,W) uint8 as (H,W,3)."""
-    return np.ascontiguousarray(image.permute(1, 2, 0).cpu().numpy())
 
 
 def lay_photo_over(image: np.ndarray, window: Camera, camera: Camera, photo: np.ndarray, share: float) -> np.ndarray:

@@ -21,10 +21,11 @@ from gaussian_renderer.evaluation import view_pair
 from scene.cameras import Camera
 from scene.gaussian_model import GaussianModel
 from utils.errors import InputError
+from utils.images import pixels_of
 from utils.losses import psnr
 from viewer import splats
 from viewer.panel import Facts, Panel
-from viewer.pictures import Filter, fov_of_all, lay_photo_over, picture, pixels_of, view_of
+from viewer.pictures import Filter, fov_of_all, lay_photo_over, picture, view_of
 from viewer.ranking import most_important
 from viewer.surroundings import Surroundings
 
