@@ -171,6 +171,16 @@ class TrainConfig(MachineConfig, SceneConfig):
         return build(cls, from_json(cls, read_json(path), path))
 
 
+def scene_of_run(folder: Path | None) -> dict[str, Any]:
+    """What the ``config.json`` of a run says about its scene; nothing where there is none.
+
+    Raises:
+        InputError: it can't be read.
+    """
+    path = None if folder is None else folder / "config.json"
+    return from_json(SceneConfig, read_json(path), path) if path is not None and path.exists() else {}
+
+
 def flags_to_continue(cls: type, flags: Mapping[str, Any]) -> dict[str, Any]:
     """The flags of the run that ``--resume`` and ``-m`` name; nothing where there is none, or none is wanted."""
     path = flags["model_path"] / "config.json" if "model_path" in flags else None

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from arguments.config import MachineConfig, SceneConfig, at_least, check_resolution, in_range
-from arguments.options import build, check, from_json, given, option, read_json
+from arguments.config import MachineConfig, SceneConfig, at_least, check_resolution, in_range, scene_of_run
+from arguments.options import build, check, given, option
 from utils.errors import InputError
 from utils.video import check_name, check_size, is_gif
 
@@ -62,17 +62,17 @@ class RenderConfig(MachineConfig, SceneConfig):
         at_least(-1, "--iteration", self.iteration)
         check_resolution(self.resolution)
         if self.video is None:
-            self._refuse(_ONLY_VIDEO, "--video FILE with it", "add --video, or leave the flag out")
+            self._refuse(_ONLY_VIDEO, "--video FILE with it", "none", "add --video, or leave the flag out")
             if self.source_path is None:
                 raise InputError("command line", "--source-path", "nothing", "give it: the folder of the scene")
         else:
-            self._refuse(_ONLY_VIEWS, "no such flag beside --video", "leave one of the two out")
+            self._refuse(_ONLY_VIEWS, "no such flag beside --video", "both", "leave one of the two out")
             self._check_video(self.video)
 
-    def _refuse(self, names: Sequence[str], expected: str, fix: str) -> None:
+    def _refuse(self, names: Sequence[str], expected: str, found: str, fix: str) -> None:
         for name in names:
             if getattr(self, name) not in (None, False):
-                raise InputError("--" + name.replace("_", "-"), expected, "none" if "with" in expected else "both", fix)
+                raise InputError("--" + name.replace("_", "-"), expected, found, fix)
 
     def _check_video(self, video: Path) -> None:
         check_name(video)
@@ -107,6 +107,4 @@ class RenderConfig(MachineConfig, SceneConfig):
             InputError: a flag is unknown, missing or has a value it can't have.
         """
         flags = given(cls, argv, "Render the views of a trained model beside their photos, or a video of it.")
-        path = flags["model_path"] / "config.json" if "model_path" in flags else None
-        trained = from_json(SceneConfig, read_json(path), path) if path and path.exists() else {}
-        return build(cls, {**trained, **flags})
+        return build(cls, {**scene_of_run(flags.get("model_path")), **flags})

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from arguments.config import MachineConfig, SceneConfig, at_least, check_resolution, in_range
-from arguments.options import build, check, from_json, given, option, read_json
+from arguments.config import MachineConfig, SceneConfig, at_least, check_resolution, in_range, scene_of_run
+from arguments.options import build, check, given, option
 
 DEFAULT_PORT = 8080
 
@@ -51,13 +51,9 @@ class ViewConfig(MachineConfig, SceneConfig):
             InputError: a flag is unknown, missing or has a value it can't have.
         """
         flags = given(cls, argv, "Show a model in the browser, live or as a page that is one file.")
-        folder = run_folder(flags["model"]) if "model" in flags else None
-        path = None if folder is None else folder / "config.json"
-        trained = from_json(SceneConfig, read_json(path), path) if path and path.exists() else {}
-        if not trained.get("source_path", Path()).is_dir():
-            trained.pop(
-                "source_path", None
-            )  # the run has moved without its scene: the cameras that it has noted will do
+        trained = scene_of_run(run_folder(flags["model"]) if "model" in flags else None)
+        if not trained.get("source_path", Path()).is_dir():  # the run has moved: the cameras that it has noted will do
+            trained.pop("source_path", None)
         return build(cls, {**trained, **flags})
 
 

@@ -60,6 +60,12 @@ def make_config(scene: Path, out: Path, **changes) -> TrainConfig:
     return TrainConfig(source_path=scene, model_path=out, **{**values, **changes})
 
 
+def shapes(num_rest: int) -> dict[str, tuple[int, ...]]:
+    """Of a Gaussian's rows."""
+    vectors = {"means": (3,), "log_scales": (3,), "quats": (4,), "opacity_logits": (1,)}
+    return {**vectors, "sh_dc": (1, 3), "sh_rest": (num_rest, 3)}
+
+
 @pytest.fixture(scope="module")
 def whole(scene_dir, tmp_path_factory) -> dict:
     """What a run leaves that nothing happened to: both PLYs, and the log without times."""
@@ -149,14 +155,7 @@ class Poison:
 def test_a_view_that_is_not_finite_leaves_no_trace(value, of_loss):
     """Rows, moments, gradients that wait and growth statistics keep their bits, and the view after it counts."""
     rng = torch.Generator().manual_seed(0)
-    sizes = {
-        "means": (3,),
-        "log_scales": (3,),
-        "quats": (4,),
-        "opacity_logits": (1,),
-        "sh_dc": (1, 3),
-        "sh_rest": (3, 3),
-    }
+    sizes = shapes(3)
     model = GaussianModel({name: torch.rand(5, *size, generator=rng) for name, size in sizes.items()}, 1)
     model.start_training(dict.fromkeys(sizes, 1e-3))
     densification = Densification((), 5, rng)
@@ -194,14 +193,7 @@ def test_a_view_that_is_not_finite_leaves_no_trace(value, of_loss):
 def test_where_nothing_may_be_waited_for_a_view_that_is_not_finite_adds_zeros(monkeypatch, value):
     """As on a GPU."""
     monkeypatch.setattr("scene.gradients._is_known", lambda usable: False)
-    rows = {
-        "means": (3,),
-        "log_scales": (3,),
-        "quats": (4,),
-        "opacity_logits": (1,),
-        "sh_dc": (1, 3),
-        "sh_rest": (0, 3),
-    }
+    rows = shapes(0)
     model = GaussianModel({name: torch.ones(4, *size) for name, size in rows.items()}, 0)
     assert add_gradients(model, model.rows["means"].sum() + 0 * sum(row.sum() for row in model.rows.values()))
     usable = add_gradients(model, sum(row.sum() for row in model.rows.values()) * value)
@@ -228,14 +220,7 @@ def test_the_rest_of_the_sh_has_gradients_only_where_sh_dc_has_and_no_larger_one
 
 @pytest.mark.parametrize("name", ["means", "opacity_logits"])
 def test_gradients_add_up_with_the_bits_of_backward(name):
-    rows = {
-        "means": (3,),
-        "log_scales": (3,),
-        "quats": (4,),
-        "opacity_logits": (1,),
-        "sh_dc": (1, 3),
-        "sh_rest": (0, 3),
-    }
+    rows = shapes(0)
     one, two = (
         GaussianModel(
             {each: torch.rand(50, *size, generator=torch.Generator().manual_seed(1)) for each, size in rows.items()}, 0
