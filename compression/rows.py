@@ -8,6 +8,7 @@ import numpy as np
 
 from compression.container import FormatError
 from scene.gaussian_model import ROW_NAMES
+from utils.floats import to_float32
 
 SHAPES = {"means": (3,), "log_scales": (3,), "quats": (4,), "opacity_logits": (1,), "sh_dc": (1, 3)}
 REST_COUNTS = (0, 3, 8, 15)  # coefficients of SH degrees 1 to 3, by degree
@@ -33,8 +34,7 @@ def checked(rows: Mapping[str, np.ndarray]) -> Rows:
             raise FormatError(f"{name} of shape {' or '.join(map(str, shapes))}", str(array.shape))
         if array.dtype.kind not in "fiu":
             raise FormatError(f"{name} of real numbers", f"the type {array.dtype}")
-        with np.errstate(all="ignore"):  # what becomes infinite is refused as that
-            arrays[name] = np.ascontiguousarray(array, np.float32)
+        arrays[name] = to_float32(array)
         refuse_not_finite(name, arrays[name])
     return arrays
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from scene.lens import Lens
 from utils.errors import InputError
+from utils.floats import to_float32
 
 _MOVE = "move the file into the scene's folder, or link it there, and correct its entry"
 
@@ -80,5 +81,4 @@ def rigid_motion(source: Path, name: str, rotation: np.ndarray, translation: np.
 
 def _is_finite(numbers: np.ndarray) -> bool:
     """Whether all are finite as float32, which is what they become."""
-    with np.errstate(over="ignore"):
-        return bool(np.isfinite(numbers.astype(np.float32)).all())
+    return bool(np.isfinite(to_float32(numbers)).all())

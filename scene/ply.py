@@ -13,6 +13,7 @@ from plyfile import PlyData, PlyElement
 from scene.ply_file import read_table
 from utils.errors import InputError
 from utils.files import atomic_write
+from utils.floats import to_float32
 
 _COLUMNS_OF = {
     "means": ("x", "y", "z"),
@@ -89,9 +90,8 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
 
 def _table(path: Path, vertices: dict[str, np.ndarray], names: list[str] | tuple[str, ...]) -> np.ndarray:
     table = np.empty((len(vertices["x"]), len(names)), np.float32)
-    with np.errstate(over="ignore"):  # becomes infinite, and is refused as that
-        for column, name in enumerate(names):
-            table[:, column] = vertices[name]
+    for column, name in enumerate(names):
+        table[:, column] = to_float32(vertices[name])
     bad = np.argwhere(~np.isfinite(table))
     if len(bad):
         row, column = map(int, bad[0])

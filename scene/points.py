@@ -15,6 +15,7 @@ from torch import Tensor
 from scene.cameras import Camera
 from scene.ply_file import read_table
 from utils.errors import InputError
+from utils.floats import to_float32
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,8 +37,7 @@ def checked_points(source: Path, xyz: np.ndarray, rgb: np.ndarray) -> Points:
     Raises:
         InputError: a coordinate is not finite as float32, or a colour is out of range.
     """
-    with np.errstate(over="ignore"):
-        xyz = np.ascontiguousarray(xyz, dtype=np.float32)
+    xyz = to_float32(xyz)
     bad = ~(np.isfinite(xyz).all(axis=1) & ((rgb >= 0) & (rgb <= 255)).all(axis=1))
     if bad.any():
         found = f"{bad.sum()} others of {len(bad)}, the first at index {np.flatnonzero(bad)[0]}"

@@ -228,9 +228,9 @@ def _unpacked(packed: np.ndarray, bits: tuple[int, ...]) -> np.ndarray:
 def _in_bounds(chunks: np.ndarray, key: str, fractions: np.ndarray) -> np.ndarray:
     """Fractions (N,3) of the bounds of their chunks."""
     table = _with_columns(chunks, _BOUNDS[key])
-    bounds = np.stack([table[name].astype(np.float64) for name in _BOUNDS[key]], axis=1)
-    low, high = np.repeat(bounds, _CHUNK, axis=0)[: len(fractions)].reshape(-1, 2, 3).swapaxes(0, 1)
     with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is refused by name in the end
+        bounds = np.stack([table[name].astype(np.float64) for name in _BOUNDS[key]], axis=1)
+        low, high = np.repeat(bounds, _CHUNK, axis=0)[: len(fractions)].reshape(-1, 2, 3).swapaxes(0, 1)
         return low + (high - low) * fractions
 
 
