@@ -72,10 +72,11 @@ def rigid_motion(source: Path, name: str, rotation: np.ndarray, translation: np.
     if not (_is_finite(rotation) and _is_finite(translation)):
         raise InputError(source, f"a finite pose of '{name}'", "NaN or infinity", hint)
     u, stretch, vt = np.linalg.svd(rotation)
-    if not (np.linalg.det(rotation) > 0 and stretch[2] > 0.99 * stretch[0]):  # 0.99: poses typed with three digits pass
+    nearest = u @ vt
+    if not (stretch[2] > 0.99 * stretch[0] and np.linalg.det(nearest) > 0):  # 0.99: poses typed with three digits pass
         raise InputError(source, f"a rotation in the pose of '{name}'", f"the matrix {rotation.tolist()}", hint)
     motion = np.eye(4)
-    motion[:3, :3], motion[:3, 3] = u @ vt, translation
+    motion[:3, :3], motion[:3, 3] = nearest, translation
     return motion
 
 
