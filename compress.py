@@ -20,17 +20,20 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import torch
 
 from arguments import pick_device
-from arguments.compress import DEFAULT_ROUNDS, CompressConfig
+from arguments.compress import DEFAULT_ROUNDS, RATES, CompressConfig
 from arguments.options import Parser, flags_that_save_memory, to_json
 from compression import FormatError, decode, read_model, write_gsz
 from compression.compact import CompactQuantizer
 from compression.container import MAGIC, unpack
 from compression.finetune import Photos
 from compression.posthoc import Goals, PostHoc, Result, Stage
+from compression.quantizer import Quantizer
 from compression.seed import SeedQuantizer
+from compression.viewpoints import Viewpoints
 from gaussian_renderer import DEVICES
 from render import find_ply
 from scene import ply
+from scene.cameras import Camera
 from scene.gaussian_model import GaussianModel
 from scene.loading import load
 from utils.errors import InputError, run_script
@@ -39,7 +42,6 @@ from utils.run import Run
 from utils.usage import MB, MemoryMeter, Stopwatch
 from utils.views import ViewSampler
 
-QUANTIZERS = {"compact": CompactQuantizer, "seed": SeedQuantizer}
 HEADER = f"{'':12} {'Gaussians':>10} {'MB':>8} {'bytes each':>10} {'train PSNR':>10} {'test PSNR':>10}"
 
 
@@ -91,8 +93,8 @@ def compress(config: CompressConfig) -> dict[str, Any]:
     )  # fmt: skip
     folder.say(HEADER)
     work = PostHoc(
-        model, QUANTIZERS[config.profile](), decode, photos, scene.test, config.make_schedule(),
-        report=lambda stage: folder.say(table_line(stage)), quiet=config.quiet,
+        model, quantizer_of(config, scene.train), decode, photos, scene.test, config.make_schedule(),
+        RATES[config.profile], report=lambda stage: folder.say(table_line(stage)), quiet=config.quiet,
     )  # fmt: skip
     try:
         result = work.run(goals_of(config), source.stat().st_size)
@@ -110,6 +112,11 @@ def compress(config: CompressConfig) -> dict[str, Any]:
     folder.write_json(out.with_suffix(".json").name, summary)
     folder.say(describe(result, summary))
     return summary
+
+
+def quantizer_of(config: CompressConfig, cameras: Sequence[Camera]) -> Quantizer:
+    """The way to store the model that the profile names, for views like those of ``cameras``."""
+    return SeedQuantizer() if config.profile == "seed" else CompactQuantizer(viewpoints=Viewpoints.of_cameras(cameras))
 
 
 def goals_of(config: CompressConfig) -> Goals | None:

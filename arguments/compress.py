@@ -47,6 +47,10 @@ class FineTuneRates:
         }
 
 
+# Coarse steps are crossed only by rows that move fast.
+RATES = {"compact": FineTuneRates(sh_dc=2.5e-3, sh_rest=1e-3), "seed": FineTuneRates()}
+
+
 @dataclass(frozen=True)
 class Phase:
     """A stretch of fine-tuning. Its steps count from 1.

@@ -10,5 +10,6 @@
 from compression.codec import decode, encode
 from compression.container import FormatError
 from compression.files import read_model, write_gsz
+from compression.viewpoints import Viewpoints
 
-__all__ = ["FormatError", "decode", "encode", "read_model", "write_gsz"]
+__all__ = ["FormatError", "Viewpoints", "decode", "encode", "read_model", "write_gsz"]

@@ -25,11 +25,13 @@ from compression.compact_code import (
     CompactCode,
     as_basis,
     inverse_of,
+    seen_colors,
     weight_of,
 )
 from compression.container import pack
 from compression.quantizer import Rows
 from compression.rows import checked
+from compression.viewpoints import Frames, Viewpoints
 
 NAME = compact_streams.NAME
 MAX_LOGIT = 25.0  # of an opacity; beyond, it is 0 or 1 in single precision
@@ -59,7 +61,7 @@ class CompactSettings:
     dc_step: float = 0.08
     rest_step: float = 0.12
     dead_zone: float = 0.6
-    rate: float = 1e-3
+    rate: float = 3e-4
 
 
 class CompactQuantizer:
@@ -67,13 +69,16 @@ class CompactQuantizer:
 
     Args:
         settings: what trades size for quality.
+        viewpoints: from where the model is looked at; None: from all around.
     """
 
-    def __init__(self, settings: CompactSettings | None = None) -> None:
+    def __init__(self, settings: CompactSettings | None = None, viewpoints: Viewpoints | None = None) -> None:
         self.settings = settings or CompactSettings()
+        self.viewpoints = viewpoints or Viewpoints.none()
         self.code: CompactCode | None = None  # as of the last fit
         self._inverse = torch.zeros(0, 0)
-        self._weights = torch.zeros(0)  # of the rows that were fitted or quantized last
+        self._frames: Frames | None = None
+        self._codes_last: Codes = {}  # of the rows that were fitted or quantized last
 
     def prepared(self, rows: Rows) -> Rows:
         """The same Gaussians with their axes named so that the rotations are small, see ``compression.axes``."""
@@ -92,22 +97,25 @@ class CompactQuantizer:
         shape_codes = code.shape_codes(rows)
         if len(rows["means"]):
             code = replace(code, weight_offset=-int(code.raw_weight_index(shape_codes).median()))
-        weights = weight_of(code.weight_indices(shape_codes)["weights"])
-        self.code = replace(code, basis=self._basis(rows["sh_rest"], weights))
+        shape_codes |= code.weight_indices(shape_codes)
+        self._frames = code.frames()
+        seen = seen_colors(rows, self._frames, code.frame_cells(shape_codes))
+        self.code = replace(code, basis=self._basis(seen[:, 1:], weight_of(shape_codes["weights"])))
         self._inverse = inverse_of(self.code.basis, 3 * code.num_rest)
-        self._weights = weights
+        self._codes_last = shape_codes
 
     def quantized(self, rows: Rows) -> Rows:
         """See ``compression.quantizer.Quantizer.quantized``."""
-        codes = self._codes(rows)
-        self._weights = weight_of(codes["weights"])
-        return self.code.values(codes)
+        self._codes_last = self._codes(rows)
+        return self.code.values(self._codes_last, self._frames)
 
     def penalty(self, rows: Rows) -> Tensor:
         """``rate`` times about the bits that the spherical harmonics of a Gaussian take."""
-        rest = rows["sh_rest"]
-        components = self.code.components(rest, self._weights.to(rest), self._inverse)
-        return self.settings.rate * torch.log2(1 + components.abs()).sum() / max(1, len(rest))
+        weights = weight_of(self._codes_last["weights"])
+        colors = {"sh_dc": rows["sh_dc"].detach(), "sh_rest": rows["sh_rest"]}
+        seen = seen_colors(colors, self._frames, self.code.frame_cells(self._codes_last))
+        components = self.code.components(seen[:, 1:], weights, self._inverse)
+        return self.settings.rate * torch.log2(1 + components.abs()).sum() / max(1, len(weights))
 
     def encode(self, rows: dict[str, np.ndarray]) -> bytes:
         """The file. Its bytes do not depend on the order of the Gaussians, unless two lie in one cell of the grid.
@@ -118,7 +126,7 @@ class CompactQuantizer:
         return pack(*self._streams({name: torch.from_numpy(row) for name, row in checked(rows).items()}))
 
     def _codes(self, rows: Rows) -> Codes:
-        return self.code.codes(rows, self._inverse, self.settings.dead_zone)
+        return self.code.codes(rows, self._frames, self._inverse, self.settings.dead_zone)
 
     def _streams(self, rows: Rows) -> tuple[dict[str, Any], dict[str, bytes]]:
         return compact_streams.write(self.code, self._codes(rows))
@@ -153,6 +161,7 @@ class CompactQuantizer:
             weight_offset=0,
             turn_weights=tuple(_turn_weight(steps * settings.scale_step) for steps in range(steps_apart + 1)),
             num_rest=rows["sh_rest"].shape[1],
+            viewpoints=self.viewpoints,
             basis=None,
         )
 
@@ -166,17 +175,20 @@ class CompactQuantizer:
         return as_basis(vectors.flip(1)[:, :count].T)
 
 
-def encode_compact(rows: dict[str, np.ndarray], **settings: float) -> tuple[dict[str, Any], dict[str, bytes]]:
+def encode_compact(
+    rows: dict[str, np.ndarray], viewpoints: Viewpoints | None = None, **settings: float
+) -> tuple[dict[str, Any], dict[str, bytes]]:
     """Header and streams of a model.
 
     Args:
         rows: of :func:`compression.rows.checked`.
+        viewpoints: from where the model is looked at; None: from all around.
         settings: of :class:`CompactSettings`.
 
     Raises:
         FormatError: too many Gaussians.
     """
-    quantizer = CompactQuantizer(CompactSettings(**settings))
+    quantizer = CompactQuantizer(CompactSettings(**settings), viewpoints)
     tensors = quantizer.prepared({name: torch.from_numpy(row) for name, row in rows.items()})
     quantizer.fit(tensors)
     return quantizer._streams(tensors)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from compression.quantizer import Rows
+from compression.viewpoints import CELL_BITS, Frames, Viewpoints
 
 # Integers: "cells" (N,3), "opacity" (N,1), "scales", "quats", "dc" (N,3), "rest" (N,K), and what follows from the first
 # three of them, "weights" (N,) and "quat_weights" (N,3), the indices of the weights.
@@ -48,7 +49,8 @@ class CompactCode:
         turn_weights: what the index of a rotation has besides, by how many steps of scale the two axes that turn
             differ; more steps are as the last entry; fixed point.
         num_rest: SH coefficients of degrees 1 and up, 0, 3, 8 or 15.
-        basis: (K, 3 num_rest) int8, components times 127; None: the coefficients as they are.
+        viewpoints: from where the Gaussians are seen, which says in what functions their colours are stored.
+        basis: (K, 3 num_rest) int8, components of the coefficients of these functions, times 127; None: each as it is.
     """
 
     position_bits: int
@@ -65,12 +67,22 @@ class CompactCode:
     weight_offset: int
     turn_weights: tuple[int, ...]
     num_rest: int
+    viewpoints: Viewpoints
     basis: Tensor | None
 
     @property
     def num_components(self) -> int:
         """K."""
         return 3 * self.num_rest if self.basis is None else len(self.basis)
+
+    def frames(self) -> Frames:
+        """The functions in which colours are stored, none of them made yet."""
+        centre = torch.tensor(self.centre, dtype=torch.float64)
+        return Frames(self.viewpoints, centre, self.spread, 1 + self.num_rest)
+
+    def frame_cells(self, codes: Codes) -> Tensor:
+        """(N,3) int64, the cells of :meth:`frames` in which Gaussians lie."""
+        return codes["cells"].long() >> (self.position_bits - CELL_BITS)
 
     # ---- rows to codes ----
 
@@ -90,11 +102,12 @@ class CompactCode:
         }
         return codes | self.weight_indices(codes)
 
-    def codes(self, rows: Rows, inverse: Tensor, dead_zone: float) -> Codes:
+    def codes(self, rows: Rows, frames: Frames, inverse: Tensor, dead_zone: float) -> Codes:
         """All codes.
 
         Args:
             rows: float32 tensors.
+            frames: of :meth:`frames`.
             inverse: see :meth:`components`.
             dead_zone: components below this many steps become 0.
         """
@@ -102,11 +115,12 @@ class CompactCode:
         weights = weight_of(codes["weights"])
         quats = torch.nn.functional.normalize(rows["quats"].double(), dim=1)
         quats = quats * torch.where(quats[:, :1] < 0, -1.0, 1.0)
-        rest = self.components(rows["sh_rest"].double(), weights, inverse)
+        seen = seen_colors(rows, frames, self.frame_cells(codes))
+        rest = self.components(seen[:, 1:], weights, inverse)
         return {
             **codes,
             "quats": _code(quats[:, 1:] / self.quat_step * weight_of(codes["quat_weights"])),
-            "dc": _code(_to_luma(rows["sh_dc"][:, 0].double()) / self._dc_steps(weights) * weights[:, None]),
+            "dc": _code(_to_luma(seen[:, 0]) / self._dc_steps(weights) * weights[:, None]),
             "rest": _code(rest.sign() * torch.floor(rest.abs() + (1 - dead_zone))),
         }
 
@@ -114,7 +128,7 @@ class CompactCode:
         """(N,K) components in steps; differentiable with respect to ``rest``.
 
         Args:
-            rest: (N, num_rest, 3).
+            rest: (N, num_rest, 3), as seen, all but the first.
             weights: (N,), of the same dtype.
             inverse: (3 num_rest, K), of the basis.
         """
@@ -150,21 +164,31 @@ class CompactCode:
 
     # ---- codes to rows ----
 
-    def values(self, codes: Codes) -> Rows:
-        """float32 rows; the same bits on all machines."""
+    def values(self, codes: Codes, frames: Frames) -> Rows:
+        """float32 rows; the same bits on all machines.
+
+        Args:
+            codes: of any Gaussians.
+            frames: of :meth:`frames`.
+        """
         weights = weight_of(codes["weights"])[:, None]
         imaginary = codes["quats"].double() * self.quat_step / weight_of(codes["quat_weights"])
         squares = imaginary[:, 0] ** 2 + imaginary[:, 1] ** 2 + imaginary[:, 2] ** 2
         rest = codes["rest"].double()
         if self.basis is not None:
-            rest = rest @ self.basis.to(rest) / _BASIS_SCALE  # the sums are of integers, hence exact in any order
+            rest = rest @ self.basis.to(rest)  # sums of integers are exact in any order, here and in the next line
+        rows = frames.rows_of(self.frame_cells(codes))
+        colors = frames.from_seen(rows, rest.reshape(len(rest), self.num_rest, 3))
+        unit = self.rest_step / (frames.denominator * (1 if self.basis is None else _BASIS_SCALE))
+        colors *= unit / weights[:, None]
+        colors[:, 0] += _from_luma(codes["dc"].double() * self._dc_steps(weights) / weights)
         values = {
             "means": self._inside(codes["cells"]) * self.spread + weights.new_tensor(self.centre),
             "log_scales": codes["scales"].double() * self.scale_step,
             "quats": torch.cat([(1 - squares).clamp_min(0).sqrt()[:, None], imaginary], 1),
             "opacity_logits": codes["opacity"].double() * self.opacity_step,
-            "sh_dc": _from_luma(codes["dc"].double() * self._dc_steps(weights) / weights)[:, None],
-            "sh_rest": (rest * self.rest_step / weights).reshape(len(rest), self.num_rest, 3),
+            "sh_dc": colors[:, :1],
+            "sh_rest": colors[:, 1:],
         }
         return {name: value.float() for name, value in values.items()}
 
@@ -176,6 +200,17 @@ class CompactCode:
 
     def _dc_steps(self, like: Tensor) -> Tensor:
         return like.new_tensor([self.dc_step, _CHROMA * self.dc_step, _CHROMA * self.dc_step])
+
+
+def seen_colors(rows: Rows, frames: Frames, cells: Tensor) -> Tensor:
+    """(N, 1 + num_rest, 3) float64: spherical harmonics as the coefficients of what is seen.
+
+    Args:
+        rows: with "sh_dc" and "sh_rest".
+        frames: of :meth:`CompactCode.frames`.
+        cells: of :meth:`CompactCode.frame_cells`.
+    """
+    return frames.to_seen(frames.rows_of(cells), torch.cat([rows["sh_dc"], rows["sh_rest"]], 1).double())
 
 
 def inverse_of(basis: Tensor | None, num_columns: int) -> Tensor:

@@ -17,11 +17,12 @@ from compression.container import MAX_GAUSSIANS, PROFILE_KEY, FormatError, heade
 from compression.entropy import SymbolReader, SymbolWriter, pack_bits, unpack_bits
 from compression.morton import morton_cells, morton_codes
 from compression.rows import REST_COUNTS, Rows, refuse_not_finite
+from compression.viewpoints import Viewpoints
 
 NAME = "compact"
 POSITION_BITS = range(8, 17)
 GAUSSIANS_PER_BYTE = 256  # at most, so that a small file cannot claim a large model
-_STREAMS = ("tables", "symbols", "positions", "basis", "padding")
+_STREAMS = ("tables", "symbols", "positions", "viewpoints", "basis", "padding")
 _PART = 1 << 13  # Gaussians whose values are computed at a time: few enough for the cache
 _REST_CONTEXTS = 12
 _LIVELY = 100  # above, a component's size says no more about those that follow
@@ -52,12 +53,13 @@ def write(code: CompactCode, codes: Codes) -> tuple[dict[str, Any], dict[str, by
     streams = {
         **writer.streams(),
         "positions": pack_bits(steps, _low_bits(lengths)),
+        "viewpoints": code.viewpoints.to_bytes(),
         "basis": b"" if code.basis is None else code.basis.numpy().tobytes(),
     }
     streams["padding"] = bytes(max(0, num // GAUSSIANS_PER_BYTE - sum(map(len, streams.values()))))
-    values = {field.name: getattr(code, field.name) for field in fields(code) if field.name != "basis"}
-    basis = "none" if code.basis is None else code.num_components
-    return {PROFILE_KEY: NAME, "gaussians": num, "basis": basis, **values}, streams
+    values = {field.name: getattr(code, field.name) for field in fields(code) if field.name not in _STREAMS}
+    values |= {"view_cosine": code.viewpoints.cosine, "basis": "none" if code.basis is None else code.num_components}
+    return {PROFILE_KEY: NAME, "gaussians": num, **values}, streams
 
 
 def read(header: dict[str, Any], streams: dict[str, bytes]) -> Rows:
@@ -88,12 +90,15 @@ def read(header: dict[str, Any], streams: dict[str, bytes]) -> Rows:
 
 def _values(code: CompactCode, codes: Codes, num: int) -> Rows:
     """The rows, some at a time: in double precision all together would take twice their memory."""
-    shapes = {name: values.shape[1:] for name, values in code.values({k: c[:0] for k, c in codes.items()}).items()}
+    frames = code.frames()
+    frames.rows_of(code.frame_cells(codes))  # all are made here, so that threads only read them
+    none = code.values({name: each[:0] for name, each in codes.items()}, frames)
+    shapes = {name: values.shape[1:] for name, values in none.items()}
     rows = {name: np.empty((num, *shape), np.float32) for name, shape in shapes.items()}
 
     def fill(start: int) -> None:
         part = slice(start, start + _PART)
-        for name, values in code.values({name: each[part] for name, each in codes.items()}).items():
+        for name, values in code.values({name: each[part] for name, each in codes.items()}, frames).items():
             rows[name][part] = values
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # torch works without Python's lock
@@ -179,6 +184,7 @@ def _read_header(header: dict[str, Any], streams: dict[str, bytes]) -> tuple[Com
         weight_offset=_weight(header.get("weight_offset"), "weight_offset"),
         turn_weights=_weights(header, "turn_weights"),
         num_rest=num_rest,
+        viewpoints=Viewpoints.from_bytes(streams["viewpoints"], _number(header.get("view_cosine"), "view_cosine", -1)),
         basis=_read_basis(header.get("basis"), streams["basis"], 3 * num_rest),
     )
     return code, num

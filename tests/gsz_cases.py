@@ -4,6 +4,9 @@ import struct
 import zlib
 
 import numpy as np
+import torch
+
+from compression import Viewpoints
 
 PRELUDE = struct.Struct("<8sIIIII")  # magic, version, bytes of JSON, bytes of the table, streams, checksum
 CHECKSUM_AT = PRELUDE.size - 4
@@ -19,6 +22,15 @@ def model_rows(num: int, num_rest: int = 15, seed: int = 0) -> dict[str, np.ndar
     rows["log_scales"] -= 4
     rows["sh_rest"] *= 0.15 * np.float32(rng.gamma(1, 1, (num, 1, 1)))
     return rows
+
+
+def viewpoints_around(num: int, cosine: float = 0.8) -> Viewpoints:
+    """Some that look at the origin from random places about 4 away."""
+    rng = np.random.default_rng(num)
+    positions = rng.standard_normal((num, 3)).astype(np.float32)
+    positions *= 4 / np.linalg.norm(positions, axis=1, keepdims=True)
+    directions = np.rint(positions * (-127 / 4))
+    return Viewpoints(torch.from_numpy(positions).double(), torch.from_numpy(directions).double(), cosine)
 
 
 def sorted_rows(rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

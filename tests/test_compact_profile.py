@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 import torch_reference as reference
+from gsz_cases import viewpoints_around
 
-from compression import decode, encode
+from compression import Viewpoints, decode, encode
 from compression.axes import close_to_identity
 from compression.compact import CompactQuantizer, CompactSettings
 from compression.compact_code import MAX_CODE, THINNEST, weight_of
@@ -35,18 +36,21 @@ def arrays(rows: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
     return {name: row.numpy() for name, row in rows.items()}
 
 
-def fitted(rows: dict[str, torch.Tensor], **settings: float) -> tuple[CompactQuantizer, dict[str, torch.Tensor]]:
-    quantizer = CompactQuantizer(CompactSettings(**settings))
+def fitted(
+    rows: dict[str, torch.Tensor], viewpoints: Viewpoints | None = None, **settings: float
+) -> tuple[CompactQuantizer, dict[str, torch.Tensor]]:
+    quantizer = CompactQuantizer(CompactSettings(**settings), viewpoints)
     prepared = quantizer.prepared(rows)
     quantizer.fit(prepared)
     return quantizer, prepared
 
 
+@pytest.mark.parametrize("viewpoints", [0, 20])
 @pytest.mark.parametrize("num_rest", [0, 3, 8, 15])
 @pytest.mark.parametrize("num", [0, 1, 2, 500, 3000])
-def test_decoding_gives_what_was_rendered(num, num_rest):
+def test_decoding_gives_what_was_rendered(num, num_rest, viewpoints):
     """decode(encode(rows)) is quantized(rows) in Morton order, equal in every bit, with and without a basis."""
-    quantizer, rows = fitted(random_rows(num, num_rest))
+    quantizer, rows = fitted(random_rows(num, num_rest), viewpoints_around(viewpoints))
     decoded = decode(quantizer.encode(arrays(rows)))
     stored = quantizer.quantized(rows)
     order = np.argsort(morton_codes(quantizer.code.shape_codes(rows)["cells"].numpy()), kind="stable")
@@ -132,9 +136,10 @@ def test_coarser_steps_make_smaller_files():
     assert sizes == sorted(sizes, reverse=True) and sizes[0] > 1.5 * sizes[-1]
 
 
-def test_the_penalty_falls_where_the_file_gets_smaller():
+@pytest.mark.parametrize("viewpoints", [0, 20])
+def test_the_penalty_falls_where_the_file_gets_smaller(viewpoints):
     """Its gradient shrinks the coefficients, reaches nothing else, and following it makes the file smaller."""
-    quantizer, rows = fitted(random_rows(2000), rate=1.0)
+    quantizer, rows = fitted(random_rows(2000), viewpoints_around(viewpoints), rate=1.0)
     leaves = {name: row.clone().requires_grad_() for name, row in rows.items()}
     quantizer.penalty(leaves).backward()
     assert all(leaf.grad is None for name, leaf in leaves.items() if name != "sh_rest")

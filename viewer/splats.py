@@ -5,14 +5,13 @@ The page draws no spherical harmonics, so they are evaluated here for the place 
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from scene.densification import rotation_matrices
 from scene.gaussian_model import GaussianModel
+from scene.spherical_harmonics import sh_basis
 
 BYTES_EACH = 32  # what a Gaussian takes on its way to the page
 
@@ -45,29 +44,6 @@ def _covariances(quats: Tensor, scales: Tensor) -> Tensor:
 
 def _colors(directions: Tensor, sh_dc: Tensor, sh_rest: Tensor, degree: int) -> Tensor:
     """(M,3) of coefficients (M,1,3) and (M,K,3) along directions (M,3) of any length  [docs/math.md eq. 11]."""
-    basis = _basis(torch.nn.functional.normalize(directions, dim=1), degree)
+    basis = sh_basis(torch.nn.functional.normalize(directions, dim=1), degree)
     used = torch.cat([sh_dc, sh_rest], dim=1)[:, : basis.shape[1]]
     return torch.einsum("nk,nkc->nc", basis, used) + 0.5
-
-
-def _basis(directions: Tensor, degree: int) -> Tensor:
-    """(M, (degree+1)^2) real spherical harmonics of unit vectors, with the signs of 3DGS."""
-    x, y, z = directions.unbind(1)
-
-    def root(fraction: float) -> float:
-        return math.sqrt(fraction / math.pi)
-
-    by_degree = [
-        [torch.full_like(x, root(1 / 4))],
-        [-root(3 / 4) * y, root(3 / 4) * z, -root(3 / 4) * x],
-        [
-            root(15 / 4) * x * y, -root(15 / 4) * y * z, root(5 / 16) * (3 * z * z - 1),
-            -root(15 / 4) * x * z, root(15 / 16) * (x * x - y * y),
-        ],
-        [
-            -root(35 / 32) * y * (3 * x * x - y * y), root(105 / 4) * x * y * z, -root(21 / 32) * y * (5 * z * z - 1),
-            root(7 / 16) * z * (5 * z * z - 3), -root(21 / 32) * x * (5 * z * z - 1),
-            root(105 / 16) * z * (x * x - y * y), -root(35 / 32) * x * (x * x - 3 * y * y),
-        ],
-    ]  # fmt: skip
-    return torch.stack([each for functions in by_degree[: degree + 1] for each in functions], dim=1)

@@ -1,0 +1,38 @@
+"""The real spherical harmonics in the order and with the signs of 3DGS, for what is not the rasterizer."""
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def sh_basis(directions: Tensor, degree: int) -> Tensor:
+    """Evaluate them  [docs/math.md eq. 11].
+
+    Args:
+        directions: (M,3) floats of length one.
+        degree: 0 to 3.
+
+    Returns:
+        (M, (degree + 1)^2) of the same dtype, the constant one first. The same bits on all machines, since one IEEE
+        addition, subtraction or multiplication follows the other.
+    """
+    x, y, z = directions.unbind(1)
+
+    def root(fraction: float) -> float:
+        return math.sqrt(fraction / math.pi)
+
+    by_degree = [
+        [torch.full_like(x, root(1 / 4))],
+        [-root(3 / 4) * y, root(3 / 4) * z, -root(3 / 4) * x],
+        [
+            root(15 / 4) * x * y, -root(15 / 4) * y * z, root(5 / 16) * (3 * z * z - 1),
+            -root(15 / 4) * x * z, root(15 / 16) * (x * x - y * y),
+        ],
+        [
+            -root(35 / 32) * y * (3 * x * x - y * y), root(105 / 4) * x * y * z, -root(21 / 32) * y * (5 * z * z - 1),
+            root(7 / 16) * z * (5 * z * z - 3), -root(21 / 32) * x * (5 * z * z - 1),
+            root(105 / 16) * z * (x * x - y * y), -root(35 / 32) * x * (x * x - 3 * y * y),
+        ],
+    ]  # fmt: skip
+    return torch.stack([each for functions in by_degree[: degree + 1] for each in functions], dim=1)
