@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 import subprocess
 import sys
@@ -20,9 +21,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from compression import decode, encode
+from compression import Viewpoints, decode, encode
 from compression.codec import PROFILES
 from compression.rows import Rows
+from scene.cameras import Camera
 from utils.errors import run_script
 from utils.files import write_json
 from utils.machine import machine_info
@@ -60,6 +62,18 @@ def synthetic_rows(num: int, seed: int = 0) -> Rows:
     }
 
 
+def cameras_around(num: int = 32) -> list[Camera]:
+    """On a circle around the Gaussians, looking at their middle."""
+    cameras = []
+    for angle in np.linspace(0, 2 * np.pi, num, endpoint=False):
+        pose = torch.eye(4)
+        sine, cosine = math.sin(angle), math.cos(angle)
+        pose[:3, :3] = torch.tensor([[cosine, 0.0, -sine], [0.0, 1.0, 0.0], [sine, 0.0, cosine]])
+        pose[2, 3] = 8.0
+        cameras.append(Camera(f"{angle:.2f}", 1600, 1200, 1200.0, 1200.0, 800.0, 600.0, pose, None))
+    return cameras
+
+
 def measure(job: str, profile: str, num: int, path: Path) -> dict[str, float]:
     """Encode into a file, or decode it.
 
@@ -72,11 +86,12 @@ def measure(job: str, profile: str, num: int, path: Path) -> dict[str, float]:
     Returns:
         Seconds, and the peak of memory in MB above the start.
     """
-    encode(synthetic_rows(10), profile)  # load what is loaded late
+    settings = {"viewpoints": Viewpoints.of_cameras(cameras_around())} if profile == "compact" else {}
+    encode(synthetic_rows(10), profile, **settings)  # load what is loaded late
     given = synthetic_rows(num) if job == "encode" else path.read_bytes()
     meter = MemoryMeter(torch.device("cpu"))
     start = time.perf_counter()
-    result = encode(given, profile) if job == "encode" else decode(given)
+    result = encode(given, profile, **settings) if job == "encode" else decode(given)
     seconds = time.perf_counter() - start
     peak = meter.read()["peak_rss_above_start_mb"]
     if job == "encode":
