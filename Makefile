@@ -27,14 +27,18 @@ DEMO_ITERATIONS ?= 2000
 TEST_JOBS ?= 2
 
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+PIP_OPTIONS := --quiet --disable-pip-version-check
 PINS := cat
 ifeq ($(TORCH),system)
 PINS := grep -v '^torch=='
 endif
 ifneq ($(WHEELS),)
-PIP += --no-index --find-links $(WHEELS) --no-build-isolation
+PIP_OPTIONS += --no-index --find-links $(WHEELS) --no-build-isolation
 endif
+# Python compiles what it imports when it first does: a small part of all that is installed.
+PIP := $(BIN)/python -m pip install --no-compile $(PIP_OPTIONS)
+SUBMODULES := diff-gaussian-rasterization simple-knn
+BUILT := $(SUBMODULES:%=$(VENV)/wheels/%.stamp)
 
 # A package's stamp is older than its newest source file exactly when it has to be installed again.
 sources = $(shell find submodules/$(1) -type f -not -path '*/build/*' -not -path '*.egg-info/*' -not -name '*.pyc')
@@ -42,7 +46,9 @@ sources = $(shell find submodules/$(1) -type f -not -path '*/build/*' -not -path
 .PHONY: setup setup-dev demo test sanitize fuzz bench docs gpu gpu-check lint clean
 .DELETE_ON_ERROR:
 
-setup: $(VENV)/rasterizer.stamp $(VENV)/simple-knn.stamp
+# The submodules are compiled while pip fetches and unpacks the requirements.
+setup:
+	@+$(MAKE) --no-print-directory -j2 $(VENV)/submodules.stamp
 
 # What developers need besides.
 setup-dev: setup $(VENV)/dev.stamp
@@ -80,12 +86,14 @@ ifeq ($(WHEELS),)
 endif
 	@touch $@
 
-$(VENV)/rasterizer.stamp: $(VENV)/requirements.stamp $(call sources,diff-gaussian-rasterization)
-	$(PIP) ./submodules/diff-gaussian-rasterization
+$(foreach name,$(SUBMODULES),$(eval $(VENV)/wheels/$(name).stamp: $(call sources,$(name))))
+$(BUILT): $(VENV)/wheels/%.stamp: $(VENV)/created.stamp $(if $(WHEELS),$(VENV)/requirements.stamp)
+	rm -rf $(VENV)/wheels/$*
+	$(BIN)/python -m pip wheel --no-deps $(PIP_OPTIONS) -w $(VENV)/wheels/$* ./submodules/$*
 	@touch $@
 
-$(VENV)/simple-knn.stamp: $(VENV)/requirements.stamp $(call sources,simple-knn)
-	$(PIP) ./submodules/simple-knn
+$(VENV)/submodules.stamp: $(VENV)/requirements.stamp $(BUILT)
+	$(PIP) --no-deps --force-reinstall $(VENV)/wheels/*/*.whl
 	@touch $@
 
 $(OUTPUT)/scene: utils/demo_scene.py utils/ray_tracer.py utils/textures.py | setup

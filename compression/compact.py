@@ -78,7 +78,7 @@ class CompactQuantizer:
         self.code: CompactCode | None = None  # as of the last fit
         self._inverse = torch.zeros(0, 0)
         self._frames: Frames | None = None
-        self._codes_last: Codes = {}  # of the rows that were fitted or quantized last
+        self._last_codes: Codes = {}  # of the rows that were fitted or quantized last
 
     def prepared(self, rows: Rows) -> Rows:
         """The same Gaussians with their axes named so that the rotations are small, see ``compression.axes``."""
@@ -102,18 +102,18 @@ class CompactQuantizer:
         seen = seen_colors(rows, self._frames, code.frame_cells(shape_codes))
         self.code = replace(code, basis=self._basis(seen[:, 1:], weight_of(shape_codes["weights"])))
         self._inverse = inverse_of(self.code.basis, 3 * code.num_rest)
-        self._codes_last = shape_codes
+        self._last_codes = shape_codes
 
     def quantized(self, rows: Rows) -> Rows:
         """See ``compression.quantizer.Quantizer.quantized``."""
-        self._codes_last = self._codes(rows)
-        return self.code.values(self._codes_last, self._frames)
+        self._last_codes = self._codes(rows)
+        return self.code.values(self._last_codes, self._frames)
 
     def penalty(self, rows: Rows) -> Tensor:
         """``rate`` times about the bits that the spherical harmonics of a Gaussian take."""
-        weights = weight_of(self._codes_last["weights"])
+        weights = weight_of(self._last_codes["weights"])
         colors = {"sh_dc": rows["sh_dc"].detach(), "sh_rest": rows["sh_rest"]}
-        seen = seen_colors(colors, self._frames, self.code.frame_cells(self._codes_last))
+        seen = seen_colors(colors, self._frames, self.code.frame_cells(self._last_codes))
         components = self.code.components(seen[:, 1:], weights, self._inverse)
         return self.settings.rate * torch.log2(1 + components.abs()).sum() / max(1, len(weights))
 

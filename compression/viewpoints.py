@@ -193,7 +193,7 @@ def _product(matrices: Tensor, rows: Tensor, vectors: Tensor) -> Tensor:
     columns = vectors[order].transpose(1, 2).reshape(-1, vectors.shape[1])
     product = vectors.new_empty(3 * len(vectors), matrices.shape[1])
     counts = (3 * counts).tolist()  # a product for each matrix: to copy it for each Gaussian would take far longer
-    for part, matrix, out in zip(columns.split(counts), each, product.split(counts), strict=False):
+    for part, matrix, out in zip(columns.split(counts), each, product.split(counts), strict=True):
         torch.mm(part, matrix, out=out)
     result = torch.empty_like(product).reshape(len(vectors), 3, matrices.shape[1])
     result[order] = product.reshape(result.shape)
