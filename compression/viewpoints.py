@@ -27,7 +27,8 @@ CELL_BITS = 5  # Gaussians of one cell of a grid of 2^5 on each axis share their
 _FRACTION = 1 << 12  # matrices and harmonics are integers over this
 _PRIOR = 1  # a Gaussian is taken to be seen as if from so many viewpoints all around besides
 _UNIT = 127  # of a viewpoint's direction
-_PART = 1 << 11  # cells whose matrices are made at a time
+_PART = 1 << 11  # cells whose matrices are made at a time, and Gaussians whose matrices are copied
+_MANY = 32  # Gaussians to a matrix, from which on to copy it for each takes longer than a product for each matrix
 _RECORD = np.dtype([("position", "<f4", 3), ("direction", "i1", 3)])
 
 
@@ -187,12 +188,16 @@ class _Product(torch.autograd.Function):
 
 def _product(matrices: Tensor, rows: Tensor, vectors: Tensor) -> Tensor:
     """(N,A,3), for each of (N,B,3) ``vectors`` the product with that of (U,A,B) ``matrices`` that its row names."""
+    matrices = matrices.to(vectors.device)
     order = rows.argsort(stable=True)
     present, counts = torch.unique_consecutive(rows[order], return_counts=True)
-    each = matrices[present.to(matrices.device)].transpose(1, 2).to(vectors)
+    if len(rows) < _MANY * len(present):
+        parts = zip(rows.split(_PART), vectors.split(_PART), strict=True)
+        return torch.cat([matrices[part_rows].to(vectors) @ part for part_rows, part in parts])
+    each = matrices[present].transpose(1, 2).to(vectors)
     columns = vectors[order].transpose(1, 2).reshape(-1, vectors.shape[1])
     product = vectors.new_empty(3 * len(vectors), matrices.shape[1])
-    counts = (3 * counts).tolist()  # a product for each matrix: to copy it for each Gaussian would take far longer
+    counts = (3 * counts).tolist()  # a product for each matrix: to copy it for each Gaussian would take longer
     for part, matrix, out in zip(columns.split(counts), each, product.split(counts), strict=True):
         torch.mm(part, matrix, out=out)
     result = torch.empty_like(product).reshape(len(vectors), 3, matrices.shape[1])
