@@ -48,7 +48,7 @@ class FineTuneRates:
 
 
 # Coarse steps are crossed only by rows that move fast.
-RATES = {"compact": FineTuneRates(sh_dc=2.5e-3, sh_rest=1e-3), "seed": FineTuneRates()}
+RATES = {"compact": FineTuneRates(sh_dc=1e-3, sh_rest=4e-4), "seed": FineTuneRates()}
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,7 @@ class CompactSettings:
     dc_step: float = 0.08
     rest_step: float = 0.12
     dead_zone: float = 0.6
-    rate: float = 3e-4
+    rate: float = 5e-4
 
 
 class CompactQuantizer:
