@@ -111,9 +111,9 @@ class CompactQuantizer:
 
     def penalty(self, rows: Rows) -> Tensor:
         """``rate`` times about the bits that the spherical harmonics of a Gaussian take."""
-        weights = weight_of(self._last_codes["weights"])
+        weights = weight_of(self._last_codes["weights"]).float()
         colors = {"sh_dc": rows["sh_dc"].detach(), "sh_rest": rows["sh_rest"]}
-        seen = seen_colors(colors, self._frames, self.code.frame_cells(self._last_codes))
+        seen = seen_colors(colors, self._frames, self.code.frame_cells(self._last_codes), torch.float32)
         components = self.code.components(seen[:, 1:], weights, self._inverse)
         return self.settings.rate * torch.log2(1 + components.abs()).sum() / max(1, len(weights))
 

@@ -202,15 +202,16 @@ class CompactCode:
         return like.new_tensor([self.dc_step, _CHROMA * self.dc_step, _CHROMA * self.dc_step])
 
 
-def seen_colors(rows: Rows, frames: Frames, cells: Tensor) -> Tensor:
-    """(N, 1 + num_rest, 3) float64: spherical harmonics as the coefficients of what is seen.
+def seen_colors(rows: Rows, frames: Frames, cells: Tensor, dtype: torch.dtype = torch.float64) -> Tensor:
+    """(N, 1 + num_rest, 3): spherical harmonics as the coefficients of what is seen.
 
     Args:
         rows: with "sh_dc" and "sh_rest".
         frames: of :meth:`CompactCode.frames`.
         cells: of :meth:`CompactCode.frame_cells`.
+        dtype: of the result; what becomes integers wants double precision, or they might differ from time to time.
     """
-    return frames.to_seen(frames.rows_of(cells), torch.cat([rows["sh_dc"], rows["sh_rest"]], 1).double())
+    return frames.to_seen(frames.rows_of(cells), torch.cat([rows["sh_dc"], rows["sh_rest"]], 1).to(dtype))
 
 
 def inverse_of(basis: Tensor | None, num_columns: int) -> Tensor:

@@ -192,8 +192,9 @@ def _product(matrices: Tensor, rows: Tensor, vectors: Tensor) -> Tensor:
     order = rows.argsort(stable=True)
     present, counts = torch.unique_consecutive(rows[order], return_counts=True)
     if len(rows) < _MANY * len(present):
+        matrices = matrices.to(vectors).contiguous()
         parts = zip(rows.split(_PART), vectors.split(_PART), strict=True)
-        return torch.cat([matrices[part_rows].to(vectors) @ part for part_rows, part in parts])
+        return torch.cat([matrices.index_select(0, part_rows) @ part for part_rows, part in parts])
     each = matrices[present].transpose(1, 2).to(vectors)
     columns = vectors[order].transpose(1, 2).reshape(-1, vectors.shape[1])
     product = vectors.new_empty(3 * len(vectors), matrices.shape[1])
