@@ -109,6 +109,7 @@ def _pinhole_radius(pinhole: Lens) -> np.ndarray:
     return np.hypot(x[None, :], y[:, None])
 
 
+@np.errstate(divide="ignore", over="ignore", invalid="ignore")  # at a pole, and beyond all numbers, it does not grow
 def _fold_radius(lens: Lens) -> float:
     """Tangent of the angle up to which the radial polynomial grows; beyond it, it folds the picture back on itself."""
     r = np.linspace(0, 20, 20_001)[1:]
