@@ -99,7 +99,8 @@ class CompactQuantizer:
             code = replace(code, weight_offset=-int(code.raw_weight_index(shape_codes).median()))
         shape_codes |= code.weight_indices(shape_codes)
         self._frames = code.frames()
-        seen = seen_colors(rows, self._frames, code.frame_cells(shape_codes))
+        shape_codes |= code.frame_indices(shape_codes, self._frames)
+        seen = seen_colors(rows, self._frames, shape_codes["frames"])
         self.code = replace(code, basis=self._basis(seen[:, 1:], weight_of(shape_codes["weights"])))
         self._inverse = inverse_of(self.code.basis, 3 * code.num_rest)
         self._last_codes = shape_codes
@@ -113,7 +114,7 @@ class CompactQuantizer:
         """``rate`` times about the bits that the spherical harmonics of a Gaussian take."""
         weights = weight_of(self._last_codes["weights"]).float()
         colors = {"sh_dc": rows["sh_dc"].detach(), "sh_rest": rows["sh_rest"]}
-        seen = seen_colors(colors, self._frames, self.code.frame_cells(self._last_codes), torch.float32)
+        seen = seen_colors(colors, self._frames, self._last_codes["frames"], torch.float32)
         components = self.code.components(seen[:, 1:], weights, self._inverse)
         return self.settings.rate * torch.log2(1 + components.abs()).sum() / max(1, len(weights))
 

@@ -16,7 +16,8 @@ from compression.quantizer import Rows
 from compression.viewpoints import CELL_BITS, Frames, Viewpoints
 
 # Integers: "cells" (N,3), "opacity" (N,1), "scales", "quats", "dc" (N,3), "rest" (N,K), and what follows from the first
-# three of them, "weights" (N,) and "quat_weights" (N,3), the indices of the weights.
+# three of them: "weights" (N,) and "quat_weights" (N,3), the indices of the weights, and "frames" (N,), that of the
+# functions in which colours are stored.
 Codes = dict[str, Tensor]
 
 MAX_CODE = (1 << 15) - 1  # of all codes but those of positions: they fit 16 bits
@@ -80,9 +81,9 @@ class CompactCode:
         centre = torch.tensor(self.centre, dtype=torch.float64)
         return Frames(self.viewpoints, centre, self.spread, 1 + self.num_rest)
 
-    def frame_cells(self, codes: Codes) -> Tensor:
-        """(N,3) int64, the cells of :meth:`frames` in which Gaussians lie."""
-        return codes["cells"].long() >> (self.position_bits - CELL_BITS)
+    def frame_indices(self, codes: Codes, frames: Frames) -> Codes:
+        """Of the cells of :meth:`frames` in which Gaussians lie, "frames" (N,) int64; those cells are made."""
+        return {"frames": frames.rows_of(codes["cells"].long() >> (self.position_bits - CELL_BITS))}
 
     # ---- rows to codes ----
 
@@ -112,10 +113,11 @@ class CompactCode:
             dead_zone: components below this many steps become 0.
         """
         codes = self.shape_codes(rows)
+        codes |= self.frame_indices(codes, frames)
         weights = weight_of(codes["weights"])
         quats = torch.nn.functional.normalize(rows["quats"].double(), dim=1)
         quats = quats * torch.where(quats[:, :1] < 0, -1.0, 1.0)
-        seen = seen_colors(rows, frames, self.frame_cells(codes))
+        seen = seen_colors(rows, frames, codes["frames"])
         rest = self.components(seen[:, 1:], weights, inverse)
         return {
             **codes,
@@ -155,7 +157,8 @@ class CompactCode:
         The area is that in view, where distance from the centre stands for the distance from the cameras.
         """
         opacity = torch.tensor(self.opacity_weights, device=codes["opacity"].device)
-        longest = codes["scales"].long().sort(1, descending=True).values[:, :2].sum(1)
+        x, y, z = codes["scales"].long().unbind(1)
+        longest = x + y + z - torch.minimum(torch.minimum(x, y), z)
         inside = self._inside(codes["cells"])
         mantissa, exponent = torch.frexp(1 + inside[:, 0] ** 2 + inside[:, 1] ** 2 + inside[:, 2] ** 2)
         log2_square = exponent.double() + (2 * mantissa - 2)  # linear between powers of two
@@ -177,8 +180,7 @@ class CompactCode:
         rest = codes["rest"].double()
         if self.basis is not None:
             rest = rest @ self.basis.to(rest)  # sums of integers are exact in any order, here and in the next line
-        rows = frames.rows_of(self.frame_cells(codes))
-        colors = frames.from_seen(rows, rest.reshape(len(rest), self.num_rest, 3))
+        colors = frames.from_seen(codes["frames"], rest.reshape(len(rest), self.num_rest, 3))
         unit = self.rest_step / (frames.denominator * (1 if self.basis is None else _BASIS_SCALE))
         colors *= unit / weights[:, None]
         colors[:, 0] += _from_luma(codes["dc"].double() * self._dc_steps(weights) / weights)
@@ -202,16 +204,16 @@ class CompactCode:
         return like.new_tensor([self.dc_step, _CHROMA * self.dc_step, _CHROMA * self.dc_step])
 
 
-def seen_colors(rows: Rows, frames: Frames, cells: Tensor, dtype: torch.dtype = torch.float64) -> Tensor:
+def seen_colors(rows: Rows, frames: Frames, indices: Tensor, dtype: torch.dtype = torch.float64) -> Tensor:
     """(N, 1 + num_rest, 3): spherical harmonics as the coefficients of what is seen.
 
     Args:
         rows: with "sh_dc" and "sh_rest".
         frames: of :meth:`CompactCode.frames`.
-        cells: of :meth:`CompactCode.frame_cells`.
+        indices: of :meth:`CompactCode.frame_indices`.
         dtype: of the result; what becomes integers wants double precision, or they might differ from time to time.
     """
-    return frames.to_seen(frames.rows_of(cells), torch.cat([rows["sh_dc"], rows["sh_rest"]], 1).to(dtype))
+    return frames.to_seen(indices, torch.cat([rows["sh_dc"], rows["sh_rest"]], 1).to(dtype))
 
 
 def inverse_of(basis: Tensor | None, num_columns: int) -> Tensor:

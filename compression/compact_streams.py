@@ -17,7 +17,7 @@ from compression.container import MAX_GAUSSIANS, PROFILE_KEY, FormatError, heade
 from compression.entropy import SymbolReader, SymbolWriter, pack_bits, unpack_bits
 from compression.morton import morton_cells, morton_codes
 from compression.rows import REST_COUNTS, Rows, refuse_not_finite
-from compression.viewpoints import Viewpoints
+from compression.viewpoints import Frames, Viewpoints
 
 NAME = "compact"
 POSITION_BITS = range(8, 17)
@@ -76,22 +76,25 @@ def read(header: dict[str, Any], streams: dict[str, bytes]) -> Rows:
     widths = {"opacity": 1, "scales": 3, "quats": 3, "dc": 3, "rest": code.num_components}
     # A column lies together in memory, since one is read at a time.
     codes |= {name: torch.zeros(width, num, dtype=torch.int16).T for name, width in widths.items()}
-    for name, column, contexts in _fields(code, codes):
-        symbols = reader.read(num, contexts)
-        low, high = -MAX_CODE, MAX_CODE
-        if name == "opacity":
-            low, high = code.opacity_low, code.opacity_low + len(code.opacity_weights) - 1
-        if num and not low <= symbols.min() <= symbols.max() <= high:
-            raise FormatError(f"{name} from {low} to {high}", f"{symbols.min()} to {symbols.max()}")
-        codes[name][:, column] = torch.from_numpy(symbols)
-    reader.finish()
-    return _values(code, codes, num)
-
-
-def _values(code: CompactCode, codes: Codes, num: int) -> Rows:
-    """The rows, some at a time: in double precision all together would take twice their memory."""
     frames = code.frames()
-    frames.rows_of(code.frame_cells(codes))  # all are made here, so that threads only read them
+    with ThreadPoolExecutor(1) as beside:  # the coder is one thread
+        indices = beside.submit(code.frame_indices, {"cells": codes["cells"]}, frames)
+        for name, column, contexts in _fields(code, codes):
+            symbols = reader.read(num, contexts)
+            low, high = -MAX_CODE, MAX_CODE
+            if name == "opacity":
+                low, high = code.opacity_low, code.opacity_low + len(code.opacity_weights) - 1
+            if num and not low <= symbols.min() <= symbols.max() <= high:
+                raise FormatError(f"{name} from {low} to {high}", f"{symbols.min()} to {symbols.max()}")
+            codes[name][:, column] = torch.from_numpy(symbols)
+        reader.finish()
+        codes |= indices.result()
+    return _values(code, codes, frames)
+
+
+def _values(code: CompactCode, codes: Codes, frames: Frames) -> Rows:
+    """The rows, some at a time: in double precision all together would take twice their memory."""
+    num = len(codes["cells"])
     none = code.values({name: each[:0] for name, each in codes.items()}, frames)
     shapes = {name: values.shape[1:] for name, values in none.items()}
     rows = {name: np.empty((num, *shape), np.float32) for name, shape in shapes.items()}

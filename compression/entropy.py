@@ -118,10 +118,10 @@ def pack_bits(values: np.ndarray, widths: np.ndarray) -> bytes:
         values: (N,) uint64.
         widths: (N,) bits of each, 0 to 64.
     """
-    parts = [np.zeros(0, bool)]
+    parts = [np.zeros(0, np.uint8)]
     for width in np.unique(widths[widths > 0]):
-        shifts = np.arange(width, dtype=np.uint64)
-        parts.append(((values[widths == width, None] >> shifts) & np.uint64(1)).astype(bool).ravel())
+        octets = values[widths == width].astype("<u8").view(np.uint8).reshape(-1, 8)
+        parts.append(np.unpackbits(octets, axis=1, count=width, bitorder="little").ravel())
     return np.packbits(np.concatenate(parts)).tobytes()
 
 
@@ -139,9 +139,9 @@ def unpack_bits(data: bytes, widths: np.ndarray) -> np.ndarray:
     for width in np.unique(widths[widths > 0]):
         selected = np.flatnonzero(widths == width)
         end = start + len(selected) * int(width)
-        columns = bits[start:end].reshape(-1, int(width))
-        for bit in range(int(width)):
-            values[selected] |= columns[:, bit].astype(np.uint64) << np.uint64(bit)
+        octets = np.zeros((len(selected), 8), np.uint8)
+        octets[:, : (width + 7) // 8] = np.packbits(bits[start:end].reshape(-1, width), axis=1, bitorder="little")
+        values[selected] = octets.view("<u8")[:, 0]
         start = end
     return values
 

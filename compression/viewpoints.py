@@ -27,8 +27,8 @@ CELL_BITS = 5  # Gaussians of one cell of a grid of 2^5 on each axis share their
 _FRACTION = 1 << 12  # matrices and harmonics are integers over this
 _PRIOR = 1  # a Gaussian is taken to be seen as if from so many viewpoints all around besides
 _UNIT = 127  # of a viewpoint's direction
-_PART = 1 << 11  # cells whose matrices are made at a time, and Gaussians whose matrices are copied
-_MANY = 32  # Gaussians to a matrix, from which on to copy it for each takes longer than a product for each matrix
+_PART = 1 << 11  # matrices made or copied at a time
+_MANY = 32  # Gaussians to a matrix, from which on a copy for each of them takes longer than a product for each matrix
 _RECORD = np.dtype([("position", "<f4", 3), ("direction", "i1", 3)])
 
 
@@ -189,21 +189,26 @@ class _Product(torch.autograd.Function):
 def _product(matrices: Tensor, rows: Tensor, vectors: Tensor) -> Tensor:
     """(N,A,3), for each of (N,B,3) ``vectors`` the product with that of (U,A,B) ``matrices`` that its row names."""
     matrices = matrices.to(vectors.device)
-    order = rows.argsort(stable=True)
-    present, counts = torch.unique_consecutive(rows[order], return_counts=True)
+    order = slice(None)
+    present, counts = torch.unique_consecutive(rows, return_counts=True)
+    if len(rows) < _MANY * len(present):  # in a file, Gaussians of a cell lie together, here they do not
+        order = rows.argsort(stable=True)
+        present, counts = torch.unique_consecutive(rows[order], return_counts=True)
     if len(rows) < _MANY * len(present):
         matrices = matrices.to(vectors).contiguous()
         parts = zip(rows.split(_PART), vectors.split(_PART), strict=True)
         return torch.cat([matrices.index_select(0, part_rows) @ part for part_rows, part in parts])
-    each = matrices[present].transpose(1, 2).to(vectors)
-    columns = vectors[order].transpose(1, 2).reshape(-1, vectors.shape[1])
-    product = vectors.new_empty(3 * len(vectors), matrices.shape[1])
-    counts = (3 * counts).tolist()  # a product for each matrix: to copy it for each Gaussian would take longer
-    for part, matrix, out in zip(columns.split(counts), each, product.split(counts), strict=True):
-        torch.mm(part, matrix, out=out)
-    result = torch.empty_like(product).reshape(len(vectors), 3, matrices.shape[1])
-    result[order] = product.reshape(result.shape)
-    return result.transpose(1, 2)
+    flat, width = vectors.flatten(1)[order], 3 * matrices.shape[1]
+    product = vectors.new_empty(len(vectors), width)
+    channels, start = torch.eye(3).to(vectors), 0
+    for part, sizes in zip(present.split(_PART), counts.split(_PART), strict=True):
+        each = torch.einsum("uab,ij->ubiaj", matrices[part].to(vectors), channels)
+        for matrix, size in zip(each.flatten(3).flatten(1, 2), sizes.tolist(), strict=True):
+            torch.mm(flat[start : start + size], matrix, out=product[start : start + size])
+            start += size
+    result = torch.empty_like(product)
+    result[order] = product
+    return result.unflatten(1, (-1, 3))
 
 
 def _cholesky(matrices: Tensor) -> Tensor:
