@@ -3,8 +3,11 @@
 import lzma
 import pickle
 import struct
+import subprocess
+import sys
 import tracemalloc
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +19,7 @@ from compression.morton import morton_cells, morton_codes, morton_order
 from scene import ply
 from utils.errors import InputError
 
+ROOT = Path(__file__).parent.parent
 HEADER = {"profile": "none", "numbers": [1, 2.5, -3], "text": "é\n", "nothing": None}
 STREAMS = {"a": b"", "b": b"\x00\xff" * 20, "a_stream.with-a name": b"x"}
 
@@ -274,3 +278,26 @@ def test_an_old_file_stays_where_the_new_one_cannot_be_encoded_or_written(tmp_pa
     with pytest.raises(InputError, match="No space left"):
         write_gsz(path, b"new")
     assert path.read_bytes() == before and [file.name for file in tmp_path.iterdir()] == ["model.gsz"]
+
+
+# ---- the package ----
+
+
+def test_modules_of_the_standard_librarys_package_of_the_same_name_stay_within_reach(tmp_path):
+    """As in Python 3.14, where lzma imports from compression._common: our package is the first on the path."""
+    (tmp_path / "compression" / "_common").mkdir(parents=True)
+    (tmp_path / "compression" / "__init__.py").write_text("")
+    (tmp_path / "compression" / "_common" / "__init__.py").write_text("")
+    (tmp_path / "compression" / "_common" / "_streams.py").write_text("value = 5\n")
+    code = f"""if True:
+        import sys
+        sys.path[:] = [{str(ROOT)!r}, {str(tmp_path)!r}, *sys.path]
+        from compression._common import _streams
+        ours = [name for name in sys.modules if name.startswith("compression.") and "_common" not in name]
+        assert _streams.value == 5 and not ours and "numpy" not in sys.modules, ours
+        from compression import *
+        assert callable(encode) and issubclass(FormatError, Exception)
+        import compression
+        assert not hasattr(compression, "no_such_name")
+    """
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
