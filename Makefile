@@ -23,7 +23,7 @@ VENV ?= .venv
 OUTPUT ?= output/demo
 OUT ?= output/gpu-check
 DEMO_BUDGET ?= 20000
-DEMO_ITERATIONS ?= 2000
+DEMO_ITERATIONS ?= 1200
 TEST_JOBS ?= 2
 
 BIN := $(VENV)/bin
