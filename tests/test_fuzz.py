@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from tests.fuzz import FINDINGS
-from tests.fuzz.run_target import is_read
+from tests.fuzz.run_target import is_read, keep_inputs, kept_inputs
 from tests.fuzz.targets import ROOT, TARGETS
 
 FOUND = sorted(path for path in FINDINGS.glob("*/*") if path.is_file())
@@ -31,6 +31,24 @@ def test_what_fuzzing_begins_with_is_read(tmp_path, name):
 def test_what_was_found_stays_fixed(tmp_path, path):
     """Each is refused in one line, or read."""
     is_read(path.parent.name, path.read_bytes(), tmp_path)
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_what_long_searches_have_reached_is_read_or_refused(tmp_path, name):
+    inputs = kept_inputs(name)
+    assert len(inputs) > 20
+    for data in inputs:
+        is_read(name, data, tmp_path)
+
+
+def test_kept_inputs_come_back(tmp_path, monkeypatch):
+    folder = tmp_path / "found"
+    folder.mkdir()
+    for name, data in (("b", b"\x00" * 500), ("a", b""), ("c", b"x")):
+        (folder / name).write_bytes(data)
+    monkeypatch.setattr("tests.fuzz.run_target.CORPORA", tmp_path / "kept")
+    keep_inputs("photo", folder)
+    assert kept_inputs("photo") == [b"", b"\x00" * 500, b"x"]
 
 
 @pytest.mark.parametrize("name", TARGETS)

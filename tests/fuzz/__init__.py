@@ -8,5 +8,6 @@ import sys
 from pathlib import Path
 
 FINDINGS = Path(__file__).parent / "findings"  # NAME/*, each once an input that the reader did not survive
+CORPORA = Path(__file__).parent / "corpora"  # NAME.tar.xz, inputs of which each reached something new in long searches
 
 sys.path.append(str(Path(__file__).parent.parent))  # for the modules that the tests share

@@ -2,7 +2,8 @@
 
     python -m tests.fuzz [NAME ...] --seconds 60
 
-What the inputs of a target have reached so far is kept under output/fuzz/NAME, and the next run goes on from there.
+A search begins with what long ones have reached before (tests/fuzz/corpora). What it reaches itself is kept under
+output/fuzz/NAME, and the next run goes on from there; --keep puts that beside the tests.
 """
 
 import argparse
@@ -18,9 +19,10 @@ import atheris
 
 with atheris.instrument_imports(include=["scene", "compression", "utils", "arguments", "PIL", "zipfile", "gzip"]):
     from tests.fuzz import FINDINGS, json_mutator
-    from tests.fuzz.run_target import is_read, write_inputs
+    from tests.fuzz.run_target import is_read, keep_inputs, kept_inputs, write_inputs
     from tests.fuzz.targets import ROOT, TARGETS
 
+OUTPUT = ROOT / "output" / "fuzz"
 MAX_MEMORY = 2048  # MB, of the process; about 400 of them are torch
 MAX_SECONDS = 120  # for one input, on a machine that does other things
 MAX_INPUT = 1 << 15  # bytes
@@ -31,16 +33,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"out of {', '.join(TARGETS)}; none: all")
     parser.add_argument("--seconds", type=int, default=60, help="for each target (default: %(default)s)")
+    parser.add_argument("--keep", action="store_true", help="add what was reached to tests/fuzz/corpora")
     args = parser.parse_args()
     if unknown := set(args.names) - TARGETS.keys():
         parser.error(f"no target named {', '.join(sorted(unknown))}; there are {', '.join(TARGETS)}")
     failed = [name for name in args.names or TARGETS if not fuzz(name, args.seconds)]
+    if args.keep:
+        for name in args.names or TARGETS:
+            keep_inputs(name, OUTPUT / name)
     sys.exit(f"findings: see {FINDINGS.relative_to(ROOT)} for {', '.join(failed)}" if failed else 0)
 
 
 def fuzz(name: str, seconds: int) -> bool:
     """Fuzz one target in a process of its own; whether nothing was found."""
-    corpus, log = ROOT / "output" / "fuzz" / name, ROOT / "output" / "fuzz" / f"{name}.log"
+    corpus, log = OUTPUT / name, OUTPUT / f"{name}.log"
     corpus.mkdir(parents=True, exist_ok=True)
     (FINDINGS / name).mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()
@@ -64,7 +70,7 @@ def run(name: str, seconds: int, corpus: Path, log: Path, folder: Path) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     seeds = folder / "seeds"
     seeds.mkdir()
-    write_inputs(corpus, TARGETS[name].seeds(seeds))
+    write_inputs(corpus, [*TARGETS[name].seeds(seeds), *kept_inputs(name)])
     write_inputs(corpus, [path.read_bytes() for path in (FINDINGS / name).iterdir()])
     work = folder / "work"
     work.mkdir()

@@ -1,10 +1,12 @@
 """One input through one target; shared by the fuzzer and by the tests, which need no atheris."""
 
 import hashlib
+import tarfile
 import warnings
 from pathlib import Path
 
 from compression.container import FormatError
+from tests.fuzz import CORPORA
 from tests.fuzz.targets import TARGETS
 from utils.errors import InputError
 
@@ -38,3 +40,20 @@ def write_inputs(folder: Path, inputs: list[bytes]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for data in inputs:
         (folder / hashlib.sha1(data).hexdigest()).write_bytes(data)
+
+
+def kept_inputs(name: str) -> list[bytes]:
+    """The corpus of a target that is kept beside the tests."""
+    with tarfile.open(CORPORA / f"{name}.tar.xz") as archive:
+        return [archive.extractfile(member).read() for member in archive]
+
+
+def keep_inputs(name: str, folder: Path) -> None:
+    """Replace the corpus of a target by the files of a folder."""
+    CORPORA.mkdir(exist_ok=True)
+    with tarfile.open(CORPORA / f"{name}.tar.xz", "w:xz", preset=9) as archive:
+        for path in sorted(folder.iterdir()):
+            member = tarfile.TarInfo(path.name)
+            member.size = path.stat().st_size
+            with path.open("rb") as file:
+                archive.addfile(member, file)
