@@ -189,7 +189,7 @@ class _Product(torch.autograd.Function):
 def _product(matrices: Tensor, rows: Tensor, vectors: Tensor) -> Tensor:
     """(N,A,3), for each of (N,B,3) ``vectors`` the product with that of (U,A,B) ``matrices`` that its row names."""
     matrices = matrices.to(vectors.device)
-    order = slice(None)
+    order = None
     present, counts = torch.unique_consecutive(rows, return_counts=True)
     if len(rows) < _MANY * len(present):  # in a file, Gaussians of a cell lie together, here they do not
         order = rows.argsort(stable=True)
@@ -198,7 +198,9 @@ def _product(matrices: Tensor, rows: Tensor, vectors: Tensor) -> Tensor:
         matrices = matrices.to(vectors).contiguous()
         parts = zip(rows.split(_PART), vectors.split(_PART), strict=True)
         return torch.cat([matrices.index_select(0, part_rows) @ part for part_rows, part in parts])
-    flat, width = vectors.flatten(1)[order], 3 * matrices.shape[1]
+    flat, width = vectors.flatten(1), 3 * matrices.shape[1]
+    if order is not None:
+        flat = flat[order]
     product = vectors.new_empty(len(vectors), width)
     channels, start = torch.eye(3).to(vectors), 0
     for part, sizes in zip(present.split(_PART), counts.split(_PART), strict=True):
@@ -206,9 +208,9 @@ def _product(matrices: Tensor, rows: Tensor, vectors: Tensor) -> Tensor:
         for matrix, size in zip(each.flatten(3).flatten(1, 2), sizes.tolist(), strict=True):
             torch.mm(flat[start : start + size], matrix, out=product[start : start + size])
             start += size
-    result = torch.empty_like(product)
-    result[order] = product
-    return result.unflatten(1, (-1, 3))
+    if order is not None:
+        product = torch.empty_like(product).index_copy_(0, order, product)
+    return product.unflatten(1, (-1, 3))
 
 
 def _cholesky(matrices: Tensor) -> Tensor:
