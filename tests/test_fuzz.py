@@ -4,12 +4,14 @@ python -m tests.fuzz --seconds 60    looks longer
 """
 
 import importlib.util
+import json
+import random
 import subprocess
 import sys
 
 import pytest
 
-from tests.fuzz import FINDINGS
+from tests.fuzz import FINDINGS, json_mutator
 from tests.fuzz.run_target import is_read, keep_inputs, kept_inputs
 from tests.fuzz.targets import ROOT, TARGETS
 
@@ -63,9 +65,20 @@ def test_a_crash_would_be_seen(tmp_path, name, monkeypatch):
         is_read(name, b"", tmp_path)
 
 
+@pytest.mark.parametrize(
+    "text", ["1" + "0" * 400, "-" + "9" * 4299, "1e400", "NaN", "[" * 990 + "]" * 990, '{"a": ' * 900]
+)
+def test_the_mutator_changes_whatever_is_json(text):
+    """Or leaves it to libFuzzer; an exception of its own would end the search."""
+    for seed in range(200):
+        changed = json_mutator.mutate(text.encode(), random.Random(seed))
+        if changed is not None:
+            json.loads(changed)
+
+
 @pytest.mark.skipif(importlib.util.find_spec("atheris") is None, reason="atheris is not installed")
 def test_a_short_fuzz_finds_nothing():
-    command = [sys.executable, "-m", "tests.fuzz", "--seconds", str(SECONDS)]
+    command = [sys.executable, "-m", "tests.fuzz", "--seconds", str(SECONDS), "--seed", "1"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
     assert all(f"{name}: " in done.stdout for name in TARGETS)

@@ -99,17 +99,22 @@ def header_value(parts: Parts, rng: random.Random) -> Parts:
 
 
 def walk(node: dict | list) -> Iterator[tuple[dict | list, str | int]]:
-    """All (container, key) of a JSON tree."""
-    for key in list(node) if isinstance(node, dict) else range(len(node)):
-        yield node, key
-        if isinstance(node[key], dict | list):
-            yield from walk(node[key])
+    """All (container, key) of a JSON tree, however deep."""
+    nodes = [node]
+    while nodes:
+        node = nodes.pop()
+        for key in list(node) if isinstance(node, dict) else range(len(node)):
+            yield node, key
+            if isinstance(node[key], dict | list):
+                nodes.append(node[key])
 
 
 def near(value: object, rng: random.Random) -> object:
     """A value of the same type that is not far off."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        return value[:-1] if isinstance(value, str | list) else value
+    if isinstance(value, str | list):
+        return value[:-1]
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
+        return value  # infinities, NaN, and integers that are no float
     return rng.choice((value + 1, value - 1, -value, 2 * value, value * 1000, value // 2, float(value), value + 0.5))
 
 

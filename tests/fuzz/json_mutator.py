@@ -20,17 +20,14 @@ NAMES = (
 
 
 def mutate(data: bytes, rng: random.Random) -> bytes | None:
-    """A changed copy of a JSON text; None if this is none, or nothing can be changed in it."""
+    """A changed copy of a JSON text; None if this is none, nothing can be changed in it, or it is nested too deep."""
     try:
         root = [json.loads(data)]
-    except (ValueError, RecursionError):
-        return None
-    for _ in range(rng.choice((1, 1, 2, 4))):
-        places = list(walk(root))
-        if not places:
-            return None
-        _change(*rng.choice(places), [container[key] for container, key in places], rng)
-    try:
+        for _ in range(rng.choice((1, 1, 2, 4))):
+            places = list(walk(root))
+            if not places:
+                return None
+            _change(*rng.choice(places), [container[key] for container, key in places], rng)
         return json.dumps(root[0] if root else None).encode()
     except (ValueError, RecursionError):
         return None
