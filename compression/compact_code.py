@@ -140,16 +140,15 @@ class CompactCode:
     # ---- the weights: how much finer than the step colours and rotation of a Gaussian are stored ----
 
     def weight_indices(self, codes: Codes) -> Codes:
-        """Of colours, "weights" (N,), and of rotations, "quat_weights" (N,3); int64 from 0 to 2 WEIGHT_LIMIT.
+        """Of colours, "weights" (N,), and of rotations, "quat_weights" (N,3); int32 from 0 to 2 WEIGHT_LIMIT.
 
         Turning two axes of one length changes nothing, but with needles it shows.
         """
         index = self.raw_weight_index(codes) + self.weight_offset
-        scales = codes["scales"].long()
-        apart = (scales.roll(-1, 1) - scales.roll(-2, 1)).abs()  # y and z turn about x, z and x about y
-        table = torch.tensor(self.turn_weights, device=scales.device)
-        turns = table[apart.clamp_max(len(self.turn_weights) - 1)]
-        return {"weights": _limited(index), "quat_weights": _limited(index[:, None] + turns)}
+        x, y, z = codes["scales"].int().unbind(1)
+        table = torch.tensor(self.turn_weights, device=index.device)
+        turns = [table[(a - b).abs_().clamp_max_(len(table) - 1)] for a, b in ((y, z), (z, x), (x, y))]
+        return {"weights": _limited(index), "quat_weights": torch.stack([_limited(index + turn) for turn in turns], 1)}
 
     def raw_weight_index(self, codes: Codes) -> Tensor:
         """(N,) int64, fixed point, before offset and limits: root of the opacity times fourth root of the area.
@@ -174,25 +173,29 @@ class CompactCode:
             codes: of any Gaussians.
             frames: of :meth:`frames`.
         """
-        weights = weight_of(codes["weights"])[:, None]
+        values = self.shape_values(codes) | self.color_values(codes, frames)
+        return {name: value.float() for name, value in values.items()}
+
+    def shape_values(self, codes: Codes) -> Rows:
+        """Those rows of :meth:`values` that are no colours, not rounded yet: double."""
         imaginary = codes["quats"].double() * self.quat_step / weight_of(codes["quat_weights"])
         squares = imaginary[:, 0] ** 2 + imaginary[:, 1] ** 2 + imaginary[:, 2] ** 2
-        rest = codes["rest"].double()
-        if self.basis is not None:
-            rest = rest @ self.basis.to(rest)  # sums of integers are exact in any order, here and in the next line
-        colors = frames.from_seen(codes["frames"], rest.reshape(len(rest), self.num_rest, 3))
-        unit = self.rest_step / (frames.denominator * (1 if self.basis is None else _BASIS_SCALE))
-        colors *= unit / weights[:, None]
-        colors[:, 0] += _from_luma(codes["dc"].double() * self._dc_steps(weights) / weights)
-        values = {
-            "means": self._inside(codes["cells"]) * self.spread + weights.new_tensor(self.centre),
+        inside = self._inside(codes["cells"])
+        return {
+            "means": inside * self.spread + inside.new_tensor(self.centre),
             "log_scales": codes["scales"].double() * self.scale_step,
             "quats": torch.cat([(1 - squares).clamp_min(0).sqrt()[:, None], imaginary], 1),
             "opacity_logits": codes["opacity"].double() * self.opacity_step,
-            "sh_dc": colors[:, :1],
-            "sh_rest": colors[:, 1:],
         }
-        return {name: value.float() for name, value in values.items()}
+
+    def color_values(self, codes: Codes, frames: Frames) -> Rows:
+        """Those rows of :meth:`values` that are colours, not rounded yet: double."""
+        weights = weight_of(codes["weights"])[:, None]
+        colors = frames.from_seen(codes["frames"], codes["rest"].double(), self.basis)
+        unit = self.rest_step / (frames.denominator * (1 if self.basis is None else _BASIS_SCALE))
+        colors *= unit / weights[:, None]
+        colors[:, 0] += _from_luma(codes["dc"].double() * self._dc_steps(weights) / weights)
+        return {"sh_dc": colors[:, :1], "sh_rest": colors[:, 1:]}
 
     def _inside(self, cells: Tensor) -> Tensor:
         """(N,3) in units of the spread, from the centre."""
@@ -236,7 +239,7 @@ def weight_of(index: Tensor) -> Tensor:
 
 def _limited(octaves: Tensor) -> Tensor:
     """From fixed point to an index."""
-    return (octaves >> FRACTION_BITS).clamp(-WEIGHT_LIMIT, WEIGHT_LIMIT) + WEIGHT_LIMIT
+    return (octaves >> FRACTION_BITS).clamp_(-WEIGHT_LIMIT, WEIGHT_LIMIT).add_(WEIGHT_LIMIT).int()
 
 
 def _code(steps: Tensor) -> Tensor:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -17,14 +18,15 @@ from compression.container import MAX_GAUSSIANS, PROFILE_KEY, FormatError, heade
 from compression.entropy import SymbolReader, SymbolWriter, pack_bits, unpack_bits
 from compression.morton import morton_cells, morton_codes
 from compression.rows import REST_COUNTS, Rows, refuse_not_finite
-from compression.viewpoints import Frames, Viewpoints
+from compression.viewpoints import Viewpoints
 
 NAME = "compact"
 POSITION_BITS = range(8, 17)
 GAUSSIANS_PER_BYTE = 256  # at most, so that a small file cannot claim a large model
 _STREAMS = ("tables", "symbols", "positions", "viewpoints", "basis", "padding")
 _PART = 1 << 13  # Gaussians whose values are computed at a time: few enough for the cache
-_REST_CONTEXTS = 12
+_PART_BESIDE = 1 << 17  # the same beside the coder, which seldom lets go of Python's lock
+Field = tuple[str, int, slice | np.ndarray, np.ndarray | None]  # code, column, Gaussians, contexts of their symbols
 _LIVELY = 100  # above, a component's size says no more about those that follow
 
 
@@ -46,10 +48,11 @@ def write(code: CompactCode, codes: Codes) -> tuple[dict[str, Any], dict[str, by
     steps = np.diff(places[order], prepend=np.uint64(0))
     lengths = _bit_lengths(steps)
     codes = {name: each[torch.from_numpy(order)] for name, each in codes.items()}
+    codes["ends"] = _ends(codes["rest"])
     writer = SymbolWriter()
     writer.write(lengths)
-    for name, column, contexts in _fields(code, codes):
-        writer.write(codes[name][:, column].numpy(), contexts)
+    for name, column, which, contexts in chain(_size_fields(codes), _turn_fields(code, codes), _color_fields(codes)):
+        writer.write(codes[name].numpy()[which, column], contexts)
     streams = {
         **writer.streams(),
         "positions": pack_bits(steps, _low_bits(lengths)),
@@ -72,68 +75,106 @@ def read(header: dict[str, Any], streams: dict[str, bytes]) -> Rows:
         raise FormatError(f"the streams {', '.join(_STREAMS)}", ", ".join(streams)[:99] or "none")
     code, num = _read_header(header, streams)
     reader = SymbolReader(streams)
-    codes = {"cells": torch.from_numpy(_read_cells(reader.read(num), streams["positions"], code.position_bits))}
-    widths = {"opacity": 1, "scales": 3, "quats": 3, "dc": 3, "rest": code.num_components}
+    codes: Codes = {}
+    widths = {"opacity": 1, "scales": 3, "quats": 3, "dc": 3, "ends": 1, "rest": code.num_components}
     # A column lies together in memory, since one is read at a time.
     codes |= {name: torch.zeros(width, num, dtype=torch.int16).T for name, width in widths.items()}
     frames = code.frames()
-    with ThreadPoolExecutor(1) as beside:  # the coder is one thread
-        indices = beside.submit(code.frame_indices, {"cells": codes["cells"]}, frames)
-        for name, column, contexts in _fields(code, codes):
-            symbols = reader.read(num, contexts)
-            low, high = -MAX_CODE, MAX_CODE
-            if name == "opacity":
-                low, high = code.opacity_low, code.opacity_low + len(code.opacity_weights) - 1
-            if num and not low <= symbols.min() <= symbols.max() <= high:
-                raise FormatError(f"{name} from {low} to {high}", f"{symbols.min()} to {symbols.max()}")
-            codes[name][:, column] = torch.from_numpy(symbols)
+    lengths = reader.read(num)
+    with _workers() as pool:  # the coder is one thread
+        cells = pool.submit(_read_cells, lengths, streams["positions"], code.position_bits)
+        _read_fields(reader, code, codes, _size_fields(codes))
+        codes["cells"] = torch.from_numpy(cells.result())
+        indices = pool.submit(code.frame_indices, {"cells": codes["cells"]}, frames)
+        _read_fields(reader, code, codes, _turn_fields(code, codes))
+        shapes = pool.submit(_in_parts, code.shape_values, codes, _PART_BESIDE)
+        _read_fields(reader, code, codes, _color_fields(codes))
         reader.finish()
+        rows = shapes.result()
         codes |= indices.result()
-    return _values(code, codes, frames)
-
-
-def _values(code: CompactCode, codes: Codes, frames: Frames) -> Rows:
-    """The rows, some at a time: in double precision all together would take twice their memory."""
-    num = len(codes["cells"])
-    none = code.values({name: each[:0] for name, each in codes.items()}, frames)
-    shapes = {name: values.shape[1:] for name, values in none.items()}
-    rows = {name: np.empty((num, *shape), np.float32) for name, shape in shapes.items()}
-
-    def fill(start: int) -> None:
-        part = slice(start, start + _PART)
-        for name, values in code.values({name: each[part] for name, each in codes.items()}, frames).items():
-            rows[name][part] = values
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # torch works without Python's lock
-        list(pool.map(fill, range(0, num, _PART)))
-    for name, row in rows.items():
-        refuse_not_finite(name, row)
+        rows |= _in_parts(lambda part: code.color_values(part, frames), codes, _PART, pool.map)
     return rows
 
 
-def _fields(code: CompactCode, codes: Codes) -> Iterator[tuple[str, int, np.ndarray | None]]:
-    """The fields in the order of the file, each as name, column and the contexts of its symbols.
+def _workers() -> ThreadPoolExecutor:
+    """A thread for each core; torch, which works without Python's lock, takes no more of its own for them."""
+    return ThreadPoolExecutor(os.cpu_count(), initializer=torch.set_num_threads, initargs=(1,))
 
-    The next one is asked for only when the one before it stands in ``codes``.
-    """
-    yield "opacity", 0, None
-    yield "scales", 0, None
-    yield "scales", 1, _contexts(codes["scales"][:, 0] // 2 + 48, 64)
-    yield "scales", 2, _contexts(codes["scales"][:, :2].sum(1) // 4 + 48, 64)
+
+def _in_parts(
+    values_of: Callable[[Codes], dict[str, torch.Tensor]], codes: Codes, size: int, map_parts: Callable = map
+) -> Rows:
+    """Values, rounded, of some Gaussians at a time: all together would take twice their memory."""
+    num = len(codes["cells"])
+    none = values_of({name: each[:0] for name, each in codes.items()})
+    rows = {name: torch.empty(num, *values.shape[1:]) for name, values in none.items()}
+
+    def fill(start: int) -> None:
+        part = slice(start, start + size)
+        for name, values in values_of({name: each[part] for name, each in codes.items()}).items():
+            refuse_not_finite(name, rows[name][part].copy_(values).numpy())
+
+    list(map_parts(fill, range(0, num, size)))
+    return {name: row.numpy() for name, row in rows.items()}
+
+
+def _read_fields(reader: SymbolReader, code: CompactCode, codes: Codes, fields: Iterator[Field]) -> None:
+    limits = {
+        "opacity": (code.opacity_low, code.opacity_low + len(code.opacity_weights) - 1),
+        "ends": (0, code.num_components),
+    }
+    for name, column, which, contexts in fields:
+        symbols = reader.read(len(codes[name]) if contexts is None else len(contexts), contexts)
+        low, high = limits.get(name, (-MAX_CODE, MAX_CODE))
+        if len(symbols) and not low <= symbols.min() <= symbols.max() <= high:
+            raise FormatError(f"{name} from {low} to {high}", f"{symbols.min()} to {symbols.max()}")
+        codes[name].numpy()[which, column] = symbols
+
+
+# ---- fields in the order of the file; the next one is asked for only when the one before it stands in the codes ----
+
+
+def _size_fields(codes: Codes) -> Iterator[Field]:
+    everyone = slice(None)
+    yield "opacity", 0, everyone, None
+    yield "scales", 0, everyone, None
+    yield "scales", 1, everyone, _contexts(codes["scales"][:, 0] + 128)
+    yield "scales", 2, everyone, _contexts(codes["scales"][:, :2].sum(1) // 2 + 128)
+
+
+def _turn_fields(code: CompactCode, codes: Codes) -> Iterator[Field]:
     codes |= code.weight_indices(codes)
     for column in range(3):
-        yield "quats", column, _contexts(codes["quat_weights"][:, column] // 2, 64)
-    weight_index = codes["weights"]
+        yield "quats", column, slice(None), _contexts(codes["quat_weights"][:, column])
+
+
+def _color_fields(codes: Codes) -> Iterator[Field]:
+    """Of a component, it is those Gaussians whose components have not ended before."""
+    weights = _contexts(codes["weights"])
     for column in range(3):
-        yield "dc", column, _contexts(weight_index // 2, 64)
-    activity = torch.zeros(len(weight_index), dtype=torch.int32)  # of the components before, the last ones most
-    for column in range(code.num_components):
-        yield "rest", column, _contexts(activity >> 3 if column else weight_index >> 2, _REST_CONTEXTS)
-        activity = ((activity * 3) >> 2) + (codes["rest"][:, column].abs().clamp_max(_LIVELY).int() << 3)
+        yield "dc", column, slice(None), weights
+    yield "ends", 0, slice(None), weights
+    ends, rest = codes["ends"][:, 0].numpy(), codes["rest"].numpy()
+    which = np.arange(len(ends), dtype=np.int32)
+    activity = np.zeros(len(ends), np.int16)  # of the components before, the last ones most
+    for column in range(rest.shape[1]):
+        more = ends > column
+        which, ends, activity = which[more], ends[more], activity[more]
+        is_last = (ends == column + 1).astype(np.uint8)  # and so not 0
+        like = activity >> 2 if column else weights[which]
+        yield "rest", column, which, is_last << 7 | np.minimum(like, 127).astype(np.uint8)
+        activity = (activity * 3 >> 2) + (np.minimum(np.abs(rest[which, column]), _LIVELY) << 3)
 
 
-def _contexts(values: torch.Tensor, count: int) -> np.ndarray:
-    return values.clamp(0, count - 1).to(torch.uint8).numpy()
+def _ends(components: torch.Tensor) -> torch.Tensor:
+    """(N,1) int64: how many components a Gaussian has up to its last one that is not 0."""
+    places = torch.arange(1, components.shape[1] + 1)
+    ends = torch.where(components != 0, places, 0)
+    return torch.cat([torch.zeros(len(ends), 1, dtype=ends.dtype), ends], 1).amax(1, keepdim=True)
+
+
+def _contexts(values: torch.Tensor) -> np.ndarray:
+    return values.clamp(0, 255).to(torch.uint8).numpy()
 
 
 # ---- positions: the length of each step along the curve is a symbol, its bits but the first stand as they are ----

@@ -1,6 +1,8 @@
 """Integers to bytes at close to their entropy, and back: a range coder over counted frequencies, one table a context.
 
-Contexts are what both sides know when a field is written: symbols that came before. The coder is constriction's.
+Contexts are what both sides know when a field is written: symbols that came before. They are numbers of which those
+that are alike stand side by side, so that a table may serve several where there are too few symbols for one each. The
+coder is constriction's.
 """
 
 from __future__ import annotations
@@ -15,6 +17,9 @@ RangeEncoder, RangeDecoder = constriction.stream.queue.RangeEncoder, constrictio
 
 MAX_SYMBOLS = 1 << 16  # of a table
 MAX_TABLES = 1 << 24  # bytes of all tables together, so that a small file cannot ask for much memory
+MAX_SHIFT = 8  # bits of a context
+_TABLE_BITS, _SYMBOL_BITS = 10, 4  # about what a table costs, and each symbol in it, when all are packed
+_MAX_COUNTS = 1 << 22  # of symbols times contexts: beyond, contexts are taken as they are
 # Frequencies are kept as steps of a quarter octave: integers, so that all machines make the same tables of them.
 _MANTISSAS = (16, 19, 23, 27)
 _FREQUENCIES = np.array([0] + [m << octave for octave in range(32) for m in _MANTISSAS], np.int64)
@@ -35,10 +40,13 @@ class SymbolWriter:
             symbols: (N,) integers, in 2^16 different places at most.
             contexts: (N,) integers from 0 to 255; symbols of one context share a table.
         """
-        for selected in _by_context(contexts, len(symbols)):
-            part = symbols[selected]
-            if not len(part):
-                continue
+        if contexts is not None and len(symbols):
+            shift = _best_shift(symbols, contexts)
+            self._tables.append(np.array([shift], np.uint8))
+            contexts = contexts >> shift
+        order, sizes = _by_context(contexts, len(symbols))
+        in_order = symbols if order is None else symbols[order]
+        for part in np.split(in_order, np.cumsum(sizes)[:-1]) if sizes else []:
             low = int(part.min())
             counts = np.bincount(part - low)
             assert len(counts) <= MAX_SYMBOLS, f"symbols from {low} to {low + len(counts) - 1}"
@@ -75,24 +83,36 @@ class SymbolReader:
 
     def read(self, count: int, contexts: np.ndarray | None = None) -> np.ndarray:
         """(count,) int32; the contexts must be those of the writer."""
-        symbols = np.zeros(count, np.int32)
-        for selected in _by_context(contexts, count):
-            num = count if isinstance(selected, slice) else len(selected)
-            if not num:
-                continue
+        if contexts is not None and count:
+            contexts = contexts >> self._next_shift()
+        order, sizes = _by_context(contexts, count)
+        symbols, start = np.empty(count, np.int32), 0
+        for size in sizes:
             low, levels = self._next_table()
             model = _model(levels)
             try:
-                found = np.argmax(levels > 0) if model is None else self._coder.decode(model, num)
+                found = np.argmax(levels > 0) if model is None else self._coder.decode(model, size)
             except AssertionError as error:  # what the coder says to data that no writer has made
                 raise FormatError("symbols of the tables", "others: the file is damaged") from error
-            symbols[selected] = found + np.int32(low)
-        return symbols
+            np.add(found, low, out=symbols[start : start + size], casting="unsafe")
+            start += size
+        if order is None:
+            return symbols
+        in_order = np.empty_like(symbols)
+        in_order[order] = symbols
+        return in_order
 
     def finish(self) -> None:
         """Raise where something is left."""
         if self._position != len(self._tables) or not self._coder.maybe_exhausted():
             raise FormatError("the end of the symbols", "more of them")
+
+    def _next_shift(self) -> int:
+        shift = self._tables[self._position : self._position + 1]
+        self._position += 1
+        if not len(shift) or shift[0] > MAX_SHIFT:
+            raise FormatError(f"contexts shortened by up to {MAX_SHIFT} bits", f"by {shift}")
+        return int(shift[0])
 
     def _next_table(self) -> tuple[int, np.ndarray]:
         head = self._tables[self._position : self._position + 8]
@@ -146,15 +166,39 @@ def unpack_bits(data: bytes, widths: np.ndarray) -> np.ndarray:
     return values
 
 
-def _by_context(contexts: np.ndarray | None, count: int) -> list[slice | np.ndarray]:
-    """Where the symbols of each context that occurs are."""
-    if count == 0:
-        return []
+def _best_shift(symbols: np.ndarray, contexts: np.ndarray) -> int:
+    """By how many bits to shorten contexts for the fewest bits of symbols and tables together."""
+    low = int(symbols.min())
+    span = int(symbols.max()) - low + 1
+    num_contexts = 1 << MAX_SHIFT
+    if num_contexts * span > _MAX_COUNTS:
+        return 0
+    places = contexts.astype(np.int64) * span + (symbols - low)
+    counts = np.bincount(places, minlength=num_contexts * span).reshape(num_contexts, span)
+    bits = [_bits_of(counts)]
+    while len(counts) > 1:
+        counts = counts[0::2] + counts[1::2]
+        bits.append(_bits_of(counts))
+    return int(np.argmin(bits))
+
+
+def _bits_of(counts: np.ndarray) -> float:
+    """Of symbols and tables, about, where (C,S) ``counts`` say how often each symbol comes in each context."""
+    occurs = counts > 0
+    used = occurs.any(1)
+    sizes = counts.shape[1] - occurs.argmax(1) - occurs[:, ::-1].argmax(1)
+    totals, each = counts.sum(1)[used], counts[occurs]
+    entropy = (totals * np.log2(totals)).sum() - (each * np.log2(each)).sum()
+    return float(entropy + _TABLE_BITS * used.sum() + _SYMBOL_BITS * sizes[used].sum())
+
+
+def _by_context(contexts: np.ndarray | None, count: int) -> tuple[np.ndarray | None, list[int]]:
+    """The order that brings symbols of a context together, None for any, and how many of each there are, none aside."""
     if contexts is None:
-        return [slice(None)]
+        return None, [count] if count else []
     contexts = contexts.astype(np.uint8, copy=False)  # numpy then sorts by counting
-    order = np.argsort(contexts, kind="stable")
-    return np.split(order, np.cumsum(np.bincount(contexts, minlength=1))[:-1])
+    sizes = np.bincount(contexts)
+    return np.argsort(contexts, kind="stable"), sizes[sizes > 0].tolist()
 
 
 def _levels(counts: np.ndarray) -> np.ndarray:

@@ -131,19 +131,21 @@ class Frames:
         """
         return colors if self._is_identity else _Product.apply(self._to_seen, rows, colors)
 
-    def from_seen(self, rows: Tensor, rest: Tensor) -> Tensor:
+    def from_seen(self, rows: Tensor, rest: Tensor, basis: Tensor | None = None) -> Tensor:
         """(N,C,3): ``denominator`` times the spherical harmonics that the coefficients as seen but the first make.
 
         What the first makes is the first of these, as it is. The inverse of L^T is rounded to integers over the
-        denominator, below 2^16, so that sums are exact in any order where ``rest`` holds integers.
+        denominator, below 2^16, so that sums are exact in any order where ``rest`` and ``basis`` hold integers.
 
         Args:
             rows: (N,), of :meth:`rows_of`.
-            rest: (N,C-1,3) float64.
+            rest: (N, 3 (C-1)) float64, red, green, blue of a coefficient together; or (N,K), by the basis.
+            basis: (K, 3 (C-1)), what K components mean.
         """
         if self._is_identity:
-            return torch.nn.functional.pad(rest, (0, 0, 1, 0))
-        return _product(self._from_seen, rows, rest)
+            rest = rest if basis is None else rest @ basis.to(rest)
+            return torch.nn.functional.pad(rest.unflatten(1, (-1, 3)), (0, 0, 1, 0))
+        return _product(self._from_seen, rows, rest, basis)
 
     def _matrices(self, places: Tensor) -> tuple[Tensor, Tensor]:
         mask = (1 << CELL_BITS) - 1
@@ -178,35 +180,44 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, matrices: Tensor, rows: Tensor, vectors: Tensor) -> Tensor:
         ctx.save_for_backward(matrices, rows)
-        return _product(matrices, rows, vectors)
+        return _product(matrices, rows, vectors.flatten(1))
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[None, None, Tensor]:
         matrices, rows = ctx.saved_tensors
-        return None, None, _product(matrices.transpose(1, 2), rows, grad)
+        return None, None, _product(matrices.transpose(1, 2), rows, grad.flatten(1))
 
 
-def _product(matrices: Tensor, rows: Tensor, vectors: Tensor) -> Tensor:
-    """(N,A,3), for each of (N,B,3) ``vectors`` the product with that of (U,A,B) ``matrices`` that its row names."""
+def _product(matrices: Tensor, rows: Tensor, vectors: Tensor, basis: Tensor | None = None) -> Tensor:
+    """(N,A,3), for each of the ``vectors`` the product with that of (U,A,B) ``matrices`` that its row names.
+
+    Args:
+        matrices: (U,A,B).
+        rows: (N,).
+        vectors: (N, 3 B), or (N,K) that the (K, 3 B) ``basis`` makes such of.
+        basis: see there.
+    """
     matrices = matrices.to(vectors.device)
+    basis = None if basis is None else basis.to(vectors)
     order = None
     present, counts = torch.unique_consecutive(rows, return_counts=True)
     if len(rows) < _MANY * len(present):  # in a file, Gaussians of a cell lie together, here they do not
         order = rows.argsort(stable=True)
         present, counts = torch.unique_consecutive(rows[order], return_counts=True)
     if len(rows) < _MANY * len(present):
+        vectors = (vectors if basis is None else vectors @ basis).unflatten(1, (-1, 3))
         matrices = matrices.to(vectors).contiguous()
         parts = zip(rows.split(_PART), vectors.split(_PART), strict=True)
         return torch.cat([matrices.index_select(0, part_rows) @ part for part_rows, part in parts])
-    flat, width = vectors.flatten(1), 3 * matrices.shape[1]
     if order is not None:
-        flat = flat[order]
-    product = vectors.new_empty(len(vectors), width)
+        vectors = vectors[order]
+    product = vectors.new_empty(len(vectors), 3 * matrices.shape[1])
     channels, start = torch.eye(3).to(vectors), 0
     for part, sizes in zip(present.split(_PART), counts.split(_PART), strict=True):
-        each = torch.einsum("uab,ij->ubiaj", matrices[part].to(vectors), channels)
-        for matrix, size in zip(each.flatten(3).flatten(1, 2), sizes.tolist(), strict=True):
-            torch.mm(flat[start : start + size], matrix, out=product[start : start + size])
+        each = torch.einsum("uab,ij->ubiaj", matrices[part].to(vectors), channels).flatten(3).flatten(1, 2)
+        each = each if basis is None else basis @ each
+        for matrix, size in zip(each, sizes.tolist(), strict=True):
+            torch.mm(vectors[start : start + size], matrix, out=product[start : start + size])
             start += size
     if order is not None:
         product = torch.empty_like(product).index_copy_(0, order, product)

@@ -165,14 +165,27 @@ def test_a_symbol_costs_what_its_frequency_says():
     assert len(writer.streams()["symbols"]) <= 8
 
 
+def test_contexts_that_tell_nothing_cost_nothing():
+    """They are shortened until one table is left, or nearly."""
+    generator = np.random.default_rng(3)
+    symbols = np.round(generator.laplace(size=3000) * 5).astype(np.int64)
+    sizes = []
+    for contexts in (None, generator.integers(0, 256, 3000)):
+        writer = SymbolWriter()
+        writer.write(symbols, contexts)
+        sizes.append(sum(map(len, writer.streams().values())))
+    assert sizes[1] <= sizes[0] + 20
+
+
 def test_fields_come_back_in_order():
     generator = np.random.default_rng(1)
     contexts = generator.integers(0, 7, 5000)
+    wide = generator.integers(-MAX_CODE, MAX_CODE, 90), generator.integers(0, 256, 90)  # too many counts to look at
     fields = [
         (generator.integers(-MAX_CODE, MAX_CODE, 300), None),
         (contexts * 3 - generator.integers(0, 9, 5000), contexts),
     ]
-    fields += [(np.full(40, -5), None), (np.zeros(0, np.int64), None)]
+    fields += [wide, (np.full(40, -5), None), (np.zeros(0, np.int64), None)]
     writer = SymbolWriter()
     for symbols, known in fields:
         writer.write(symbols, known)

@@ -70,7 +70,7 @@ def test_coefficients_come_back():
     rows = made.rows_of(cells)
     colors = torch.randn(300, 16, 3, generator=torch.Generator().manual_seed(1)).double()
     seen = made.to_seen(rows, colors)
-    back = made.from_seen(rows, seen[:, 1:]) / made.denominator
+    back = made.from_seen(rows, seen[:, 1:].flatten(1)) / made.denominator
     back[:, 0] += seen[:, 0]
     assert (back - colors).abs().max() < 5e-3
 
@@ -78,7 +78,7 @@ def test_coefficients_come_back():
 def test_integers_are_taken_back_exactly_whatever_the_company():
     """The same sums for a Gaussian alone, in another order, and with matrices made at other times."""
     cells = random_cells(200)
-    rest = torch.randint(-(1 << 27), 1 << 27, (200, 15, 3), generator=torch.Generator().manual_seed(2)).double()
+    rest = torch.randint(-(1 << 27), 1 << 27, (200, 45), generator=torch.Generator().manual_seed(2)).double()
     made = frames(viewpoints_around(32))
     together = made.from_seen(made.rows_of(cells), rest)
     assert torch.equal(together, together.round())
@@ -89,6 +89,19 @@ def test_integers_are_taken_back_exactly_whatever_the_company():
     for i in range(0, 200, 40):
         alone = frames(viewpoints_around(32))
         assert torch.equal(alone.from_seen(alone.rows_of(cells[i : i + 1]), rest[i : i + 1])[0], together[i])
+
+
+@pytest.mark.parametrize("repeats", [1, 50])
+def test_components_are_what_the_basis_makes_of_them(repeats):
+    """To the last bit, for few Gaussians in a cell and for many."""
+    draws = torch.Generator().manual_seed(4)
+    components = torch.randint(-999, 999, (40 * repeats, 7), generator=draws).double()
+    basis = torch.randint(-127, 128, (7, 45), generator=draws).to(torch.int8)
+    for viewpoints in (viewpoints_around(12), Viewpoints.none()):
+        made = frames(viewpoints)
+        rows = made.rows_of(random_cells(40).repeat_interleave(repeats, 0))
+        expected = made.from_seen(rows, components @ basis.double())
+        assert torch.equal(made.from_seen(rows, components, basis), expected)
 
 
 def test_gradient():
@@ -103,7 +116,7 @@ def test_without_viewpoints_nothing_changes():
     colors = torch.randn(7, 16, 3).double()
     rows = made.rows_of(cells)
     assert torch.equal(made.to_seen(rows, colors), colors)
-    assert torch.equal(made.from_seen(rows, colors[:, 1:])[:, 1:], colors[:, 1:])
+    assert torch.equal(made.from_seen(rows, colors[:, 1:].flatten(1))[:, 1:], colors[:, 1:])
 
 
 def test_what_no_viewpoint_sees_is_as_if_seen_from_all_around():
