@@ -21,8 +21,7 @@ class FineTuneRates:
     """Adam's rates where fine-tuning begins, one per row of the model.
 
     The means go on with the rate at which training ends; the others are the training's by 5, that of the higher SH
-    degrees by 1.25. Where nothing has been removed, two and four times these rates win back less; rounds of removing
-    want four times as much, see ``PostHocSchedule``.
+    degrees by 1.25. ``PostHocSchedule`` multiplies them.
 
     Attributes:
         means: times the scene's extent.
@@ -59,6 +58,7 @@ class Phase:
         steps: how many.
         refit_every: steps between two fits of the quantizer; the first is made before step 1.
         frozen_from: from this step on the quantizer stays as it is.
+        mean_from: what is left in the end is the mean of the rows after each step from this one on; None: the last.
         first_factor: what the rates are multiplied by at the first step.
         last_factor: the same for the last step; log-linear in between.
     """
@@ -66,6 +66,7 @@ class Phase:
     steps: int
     refit_every: int
     frozen_from: int
+    mean_from: int | None = None
     first_factor: float = 1.0
     last_factor: float = 1.0
 
@@ -86,6 +87,7 @@ class Phase:
             steps=max(at_least_one, round(self.steps * factor)),
             refit_every=max(1, round(self.refit_every * factor)),
             frozen_from=round(self.frozen_from * factor),
+            mean_from=None if self.mean_from is None else round(self.mean_from * factor),
         )
 
 
@@ -103,9 +105,11 @@ class PostHocSchedule:
 
     removed_share: float = 0.05
     round: Phase = Phase(steps=1_000, refit_every=100, frozen_from=1_001, first_factor=4.0, last_factor=4.0)
-    last: Phase = Phase(steps=5_000, refit_every=100, frozen_from=4_000, first_factor=4.0, last_factor=0.05)
-    only: Phase = Phase(steps=5_000, refit_every=100, frozen_from=4_000, last_factor=0.05)
-    trim: Phase = Phase(steps=1_000, refit_every=1_000, frozen_from=1, last_factor=0.05)
+    last: Phase = Phase(
+        steps=5_000, refit_every=100, frozen_from=3_750, mean_from=3_750, first_factor=8.0, last_factor=1.6
+    )
+    only: Phase = last
+    trim: Phase = Phase(steps=1_000, refit_every=1_000, frozen_from=1, mean_from=750, first_factor=8.0, last_factor=1.6)
 
     def scaled(self, factor: float) -> PostHocSchedule:
         """The same rounds with ``factor`` times the steps."""

@@ -35,6 +35,7 @@ from compression.viewpoints import Frames, Viewpoints
 
 NAME = compact_streams.NAME
 MAX_LOGIT = 25.0  # of an opacity; beyond, it is 0 or 1 in single precision
+TYPICAL_DEPTH = 4  # bits of a place in its cell
 MIN_GAUSSIANS_FOR_BASIS = 1024  # with fewer, a basis of one's own costs more than it saves
 
 
@@ -43,8 +44,8 @@ class CompactSettings:
     """What trades size for quality. The defaults are those of docs/results.md.
 
     Attributes:
-        position_step: of the grid where the scene is dense, as a share of the size of a typical Gaussian.
-        scale_step: natural log.
+        position_step: of a typical Gaussian's position, as a share of its size.
+        scale_step: natural log, of the longest axis.
         opacity_step: of the logit.
         quat_step: of the quaternion's imaginary parts, for axes of which one is about e times as long as the other, in
             a Gaussian of weight 1.
@@ -93,11 +94,8 @@ class CompactQuantizer:
         """
         arrays = checked({name: row.detach().cpu().numpy() for name, row in rows.items()})
         rows = {name: torch.from_numpy(array) for name, array in arrays.items()}
-        code = self._scalars(rows)
+        code = self._with_offsets(self._scalars(rows), rows)
         shape_codes = code.shape_codes(rows)
-        if len(rows["means"]):
-            code = replace(code, weight_offset=-int(code.raw_weight_index(shape_codes).median()))
-        shape_codes |= code.weight_indices(shape_codes)
         self._frames = code.frames()
         shape_codes |= code.frame_indices(shape_codes, self._frames)
         seen = seen_colors(rows, self._frames, shape_codes["frames"])
@@ -139,14 +137,12 @@ class CompactQuantizer:
         logits = rows["opacity_logits"].double().clamp(-MAX_LOGIT, MAX_LOGIT)
         centre = means.median(0).values if num else torch.zeros(3)
         spread = max(2 * float((means - centre).abs().median()) if num else 1.0, 1e-6)
-        # Near the centre a cell is spread / 2^(bits - 1) wide; it has to be small beside the Gaussians.
-        longest = rows["log_scales"].double().sort(1, descending=True).values[:, :2]
-        typical = float(longest.mean(1).median().clamp(-60, 60).exp()) if num else spread
-        bits = math.ceil(1 + math.log2(max(spread / (settings.position_step * typical), 1)))
+        # Near the centre a cell is spread / 2^(bits - 1) wide; a place in it has a typical depth of its own.
+        bits = 1 + round(math.log2(max(spread / self._position_step(rows), 1))) - TYPICAL_DEPTH
         allowed = compact_streams.POSITION_BITS
         ends = (logits.min(), logits.max()) if num else (0.0, 0.0)
         low, high = (round(float(end) / settings.opacity_step) for end in ends)
-        steps_apart = math.ceil(THINNEST / settings.scale_step)
+        eighths = math.ceil(8 * THINNEST / math.log(2))
         return CompactCode(
             position_bits=max(allowed[0], min(allowed[-1], bits)),
             centre=tuple(map(float, centre)),
@@ -158,13 +154,31 @@ class CompactQuantizer:
             rest_step=settings.rest_step,
             opacity_low=low,
             opacity_weights=tuple(_log2_sigmoid_half(code * settings.opacity_step) for code in range(low, high + 1)),
-            scale_weight=_fixed_point(settings.scale_step / math.log(2) / 4),
             weight_offset=0,
-            turn_weights=tuple(_turn_weight(steps * settings.scale_step) for steps in range(steps_apart + 1)),
+            turn_weights=tuple(_turn_weight((apart + 0.5) * math.log(2) / 8) for apart in range(eighths + 1)),
+            depth_offset=0,
             num_rest=rows["sh_rest"].shape[1],
             viewpoints=self.viewpoints,
             basis=None,
         )
+
+    def _with_offsets(self, code: CompactCode, rows: Rows) -> CompactCode:
+        """The weight of the typical Gaussian is 1, and its place has the step that was asked for."""
+        if not len(rows["means"]):
+            return code
+        weight, depth, _ = code.raw_indices(code.size_codes(rows))
+        typical = 0.5 + math.log2(code.spread / self._position_step(rows)) - (code.position_bits - 1)
+        return replace(
+            code,
+            weight_offset=-int(weight.median()),
+            depth_offset=round(typical * (WEIGHT_STEPS << FRACTION_BITS)) - int(depth.median()),
+        )
+
+    def _position_step(self, rows: Rows) -> float:
+        """World units."""
+        longest = rows["log_scales"].double().sort(1, descending=True).values[:, :2].mean(1)
+        typical = float(longest.median().clamp(-60, 60).exp()) if len(longest) else 1.0
+        return self.settings.position_step * typical
 
     def _basis(self, rest: Tensor, weights: Tensor) -> Tensor | None:
         """(K,3 num_rest) int8, the components that will not be zero nearly everywhere."""

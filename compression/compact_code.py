@@ -7,21 +7,30 @@ steps and basis are chosen (``compact.py``).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from compression.quantizer import Rows
-from compression.viewpoints import CELL_BITS, Frames, Viewpoints
+from compression.viewpoints import CELL_BITS, Frames, Viewpoints, unfolded
 
-# Integers: "cells" (N,3), "opacity" (N,1), "scales", "quats", "dc" (N,3), "rest" (N,K), and what follows from the first
-# three of them: "weights" (N,) and "quat_weights" (N,3), the indices of the weights, and "frames" (N,), that of the
-# functions in which colours are stored.
+# Integers. Of size and place: "cells" (N,3), "opacity" (N,1), "order" (N,1), of the axes from the longest to the
+# shortest, "size" (N,1), of the longest, "ratios" (N,2), to the others. What follows from these: "weights" (N,) and
+# "quat_weights" (N,3), the indices of the weights, "depths" (N,), bits of a place in its cell, and "frames" (N,), the
+# index of the functions in which colours are stored. The rest: "places" (N,3) in the cells, "quats", "dc" (N,3), "rest"
+# (N,K).
 Codes = dict[str, Tensor]
 
 MAX_CODE = (1 << 15) - 1  # of all codes but those of positions: they fit 16 bits
 THINNEST = 5.5  # natural log of the largest ratio of a Gaussian's axes that is kept; more is not to be seen
+BENDS = (0.2, 0.4)  # of the second and the third axis: how much faster steps of the log ratio grow with it
+MAX_DEPTH = 7
+_ORDERS = ((0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0))
+_OCTAVE = 369.3299304675746  # 256 / ln 2
+_HUGE = 1e5  # of a log-scale; more makes no difference to weights
 WEIGHT_STEPS = 4  # per octave
 WEIGHT_LIMIT = 24  # of the weight's index, either way: a factor of 64
 FRACTION_BITS = 8  # behind the point of a weight's index while it is summed
@@ -35,20 +44,20 @@ class CompactCode:
     """What a decoder has to know besides the codes.
 
     Attributes:
-        position_bits: of a position on each axis.
+        position_bits: of a cell on each axis.
         centre: world units; the middle of the grid.
         spread: world units; within this of the centre lies half of the grid on each axis.
-        scale_step: natural log.
+        scale_step: natural log; of ratios, for axes of about one length.
         opacity_step: of the logit.
         quat_step: of the imaginary parts, for a weight of 1.
         dc_step: of the luma, for a weight of 1.
         rest_step: of the components of the other spherical harmonics, for a weight of 1.
         opacity_low: the lowest opacity code.
         opacity_weights: the share of each opacity code, from the lowest on, in the weight's index; fixed point.
-        scale_weight: the same for one step of the two longest axes.
         weight_offset: added to the index; fixed point.
-        turn_weights: what the index of a rotation has besides, by how many steps of scale the two axes that turn
-            differ; more steps are as the last entry; fixed point.
+        turn_weights: what the index of a rotation has besides, by how many eighths of an octave the two axes that turn
+            differ; more are as the last entry; fixed point.
+        depth_offset: added to the number of bits of a place in its cell; fixed point.
         num_rest: SH coefficients of degrees 1 and up, 0, 3, 8 or 15.
         viewpoints: from where the Gaussians are seen, which says in what functions their colours are stored.
         basis: (K, 3 num_rest) int8, components of the coefficients of these functions, times 127; None: each as it is.
@@ -64,9 +73,9 @@ class CompactCode:
     rest_step: float
     opacity_low: int
     opacity_weights: tuple[int, ...]
-    scale_weight: int
     weight_offset: int
     turn_weights: tuple[int, ...]
+    depth_offset: int
     num_rest: int
     viewpoints: Viewpoints
     basis: Tensor | None
@@ -85,23 +94,48 @@ class CompactCode:
         """Of the cells of :meth:`frames` in which Gaussians lie, "frames" (N,) int64; those cells are made."""
         return {"frames": frames.rows_of(codes["cells"].long() >> (self.position_bits - CELL_BITS))}
 
+    def limits(self, name: str, column: int) -> tuple[int, int]:
+        """The lowest and the highest code of a column."""
+        if name == "opacity":
+            return self.opacity_low, self.opacity_low + len(self.opacity_weights) - 1
+        if name == "order":
+            return 0, len(_ORDERS) - 1
+        if name == "ratios":
+            return 0, min(MAX_CODE, math.floor(_folded(THINNEST, BENDS[column]) / self.scale_step))
+        if name == "ends":
+            return 0, self.num_components
+        return -MAX_CODE, MAX_CODE
+
     # ---- rows to codes ----
 
-    def shape_codes(self, rows: Rows) -> Codes:
-        """Codes of positions, scales and opacities, and the indices of the weights."""
-        means, scales = rows["means"].double(), rows["log_scales"].double()
-        half = 1 << (self.position_bits - 1)
-        inside = (means - means.new_tensor(self.centre)) / self.spread
-        cells = torch.round(inside / (1 + inside.abs()) * half).clamp(1 - half, half - 1)
-        thickest = scales.amax(1, keepdim=True) if len(scales) else scales[:, :1]
-        opacity_high = self.opacity_low + len(self.opacity_weights) - 1
+    def size_codes(self, rows: Rows) -> Codes:
+        """Codes of cells, opacities and sizes, and "folded" (N,3), double: where on the grid a position lies."""
+        inside = (rows["means"].double() - rows["means"].new_tensor(self.centre, dtype=torch.float64)) / self.spread
+        folded = (inside / (1 + inside.abs()) + 1) * (1 << (self.position_bits - 1))
+        scales, order = torch.sort(rows["log_scales"].double(), dim=1, descending=True, stable=True)
+        size = _code(scales[:, :1] / self.scale_step)
+        thinner = (size * self.scale_step - scales[:, 1:]).clamp(0, THINNEST)
+        bends = thinner.new_tensor(BENDS)
+        highest = torch.tensor([self.limits("ratios", column)[1] for column in range(2)], device=thinner.device)
+        ratios = torch.round(_folded(thinner, bends) / self.scale_step).long()
         opacity = torch.round(rows["opacity_logits"].double() / self.opacity_step)
-        codes = {
-            "cells": cells.long() + half,
-            "scales": _code(torch.maximum(scales, thickest - THINNEST) / self.scale_step),
-            "opacity": opacity.clamp(self.opacity_low, opacity_high).long(),
+        return {
+            "folded": folded,
+            "cells": folded.floor().long().clamp(0, (1 << self.position_bits) - 1),
+            "opacity": opacity.clamp(*self.limits("opacity", 0)).long(),
+            "order": (2 * order[:, :1] + (order[:, 1:2] > order[:, 2:])),
+            "size": size,
+            "ratios": torch.minimum(ratios, highest),
         }
-        return codes | self.weight_indices(codes)
+
+    def shape_codes(self, rows: Rows) -> Codes:
+        """Codes of positions, opacities and sizes, and what follows from them."""
+        codes = self.size_codes(rows)
+        folded = codes.pop("folded")
+        codes |= self.derived(codes)
+        parts = (1 << codes["depths"].long())[:, None]
+        codes["places"] = ((folded - codes["cells"]) * parts).floor().long().clamp_min(0).minimum(parts - 1)
+        return codes
 
     def codes(self, rows: Rows, frames: Frames, inverse: Tensor, dead_zone: float) -> Codes:
         """All codes.
@@ -137,32 +171,55 @@ class CompactCode:
         flat = rest.reshape(len(rest), 3 * self.num_rest) * weights[:, None]
         return flat @ inverse.to(flat) / self.rest_step
 
-    # ---- the weights: how much finer than the step colours and rotation of a Gaussian are stored ----
+    # ---- how much finer than the step a Gaussian is stored ----
 
-    def weight_indices(self, codes: Codes) -> Codes:
-        """Of colours, "weights" (N,), and of rotations, "quat_weights" (N,3); int32 from 0 to 2 WEIGHT_LIMIT.
+    def derived(self, codes: Codes) -> Codes:
+        """What follows from the cell, opacity and size: "weights", "quat_weights" and "depths", all int32.
 
-        Turning two axes of one length changes nothing, but with needles it shows.
+        A weight is the root of the opacity times the fourth root of the area in view; with a rotation goes besides what
+        its turns change: those of two axes of one length nothing, but with needles they show. The indices of weights
+        run from 0 to 2 WEIGHT_LIMIT.
         """
-        index = self.raw_weight_index(codes) + self.weight_offset
-        x, y, z = codes["scales"].int().unbind(1)
-        table = torch.tensor(self.turn_weights, device=index.device)
-        turns = [table[(a - b).abs_().clamp_max_(len(table) - 1)] for a, b in ((y, z), (z, x), (x, y))]
-        return {"weights": _limited(index), "quat_weights": torch.stack([_limited(index + turn) for turn in turns], 1)}
+        weight, depth, axes = self.raw_indices(codes)
+        weight = weight + self.weight_offset
+        x, y, z = axes.unbind(1)
+        table = torch.tensor(self.turn_weights, device=weight.device)
+        turns = [table[((a - b).abs_() >> 5).clamp_max_(len(table) - 1)] for a, b in ((y, z), (z, x), (x, y))]
+        return {
+            "weights": _limited(weight),
+            "quat_weights": torch.stack([_limited(weight + turn) for turn in turns], 1),
+            "depths": ((depth + self.depth_offset) // (WEIGHT_STEPS << FRACTION_BITS)).clamp_(0, MAX_DEPTH).int(),
+        }
 
-    def raw_weight_index(self, codes: Codes) -> Tensor:
-        """(N,) int64, fixed point, before offset and limits: root of the opacity times fourth root of the area.
+    def raw_indices(self, codes: Codes) -> tuple[Tensor, Tensor, Tensor]:
+        """Before offsets and limits: of weight and depth (N,) int64, and (N,3) int32 the axes, 256 to an octave.
 
-        The area is that in view, where distance from the centre stands for the distance from the cameras.
+        The finest places are those of opaque and thin Gaussians; distance from the centre stands for that from the
+        cameras, which makes Gaussians small in view, and for the size of the cells.
         """
         opacity = torch.tensor(self.opacity_weights, device=codes["opacity"].device)
-        x, y, z = codes["scales"].long().unbind(1)
-        longest = x + y + z - torch.minimum(torch.minimum(x, y), z)
-        inside = self._inside(codes["cells"])
+        opacity = opacity[codes["opacity"][:, 0].long() - self.opacity_low]
+        sorted_axes = torch.round(self._log_sizes(codes).clamp_(-_HUGE, _HUGE) * _OCTAVE).int()
+        longest, middle, shortest = sorted_axes.unbind(1)
+        inside = unfolded(codes["cells"].double() + 0.5, self.position_bits)
         mantissa, exponent = torch.frexp(1 + inside[:, 0] ** 2 + inside[:, 1] ** 2 + inside[:, 2] ** 2)
         log2_square = exponent.double() + (2 * mantissa - 2)  # linear between powers of two
         distance = torch.round(log2_square * (WEIGHT_STEPS << FRACTION_BITS) / 4).long()
-        return opacity[codes["opacity"][:, 0].long() - self.opacity_low] + longest * self.scale_weight - distance
+        weight = opacity + longest + middle - distance
+        depth = opacity - (5 * middle + 2 * shortest) // 2 + 3 * distance
+        return weight, depth, self._by_axis(codes, sorted_axes)
+
+    def _log_sizes(self, codes: Codes) -> Tensor:
+        """(N,3) double, log-scales of the longest axis to the shortest."""
+        size = codes["size"].double() * self.scale_step
+        steps = codes["ratios"].double() * self.scale_step
+        thinner = steps / (1 - steps * steps.new_tensor(BENDS))
+        return torch.cat([size, size - thinner], 1)
+
+    def _by_axis(self, codes: Codes, from_longest: Tensor) -> Tensor:
+        """(N,3) in the order x, y, z."""
+        axes = torch.tensor(_ORDERS, device=from_longest.device)[codes["order"][:, 0].long()]
+        return torch.empty_like(from_longest).scatter_(1, axes, from_longest)
 
     # ---- codes to rows ----
 
@@ -180,10 +237,11 @@ class CompactCode:
         """Those rows of :meth:`values` that are no colours, not rounded yet: double."""
         imaginary = codes["quats"].double() * self.quat_step / weight_of(codes["quat_weights"])
         squares = imaginary[:, 0] ** 2 + imaginary[:, 1] ** 2 + imaginary[:, 2] ** 2
-        inside = self._inside(codes["cells"])
+        folded = codes["cells"] + (codes["places"].double() + 0.5) / (1 << codes["depths"].long())[:, None]
+        inside = unfolded(folded, self.position_bits)
         return {
             "means": inside * self.spread + inside.new_tensor(self.centre),
-            "log_scales": codes["scales"].double() * self.scale_step,
+            "log_scales": self._by_axis(codes, self._log_sizes(codes)),
             "quats": torch.cat([(1 - squares).clamp_min(0).sqrt()[:, None], imaginary], 1),
             "opacity_logits": codes["opacity"].double() * self.opacity_step,
         }
@@ -196,12 +254,6 @@ class CompactCode:
         colors *= unit / weights[:, None]
         colors[:, 0] += _from_luma(codes["dc"].double() * self._dc_steps(weights) / weights)
         return {"sh_dc": colors[:, :1], "sh_rest": colors[:, 1:]}
-
-    def _inside(self, cells: Tensor) -> Tensor:
-        """(N,3) in units of the spread, from the centre."""
-        half = 1 << (self.position_bits - 1)
-        grid = (cells - half).double() / half
-        return grid / (1 - grid.abs())
 
     def _dc_steps(self, like: Tensor) -> Tensor:
         return like.new_tensor([self.dc_step, _CHROMA * self.dc_step, _CHROMA * self.dc_step])
@@ -240,6 +292,11 @@ def weight_of(index: Tensor) -> Tensor:
 def _limited(octaves: Tensor) -> Tensor:
     """From fixed point to an index."""
     return (octaves >> FRACTION_BITS).clamp_(-WEIGHT_LIMIT, WEIGHT_LIMIT).add_(WEIGHT_LIMIT).int()
+
+
+def _folded(log_ratio: Any, bend: Any) -> Any:
+    """What is stored of a log ratio: it, but bent, so that it stays below 1 / bend."""
+    return log_ratio / (1 + bend * log_ratio)
 
 
 def _code(steps: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from compression.compact_code import MAX_CODE, Codes, CompactCode
+from compression.compact_code import MAX_CODE, MAX_DEPTH, Codes, CompactCode
 from compression.container import MAX_GAUSSIANS, PROFILE_KEY, FormatError, header_integer
 from compression.entropy import SymbolReader, SymbolWriter, pack_bits, unpack_bits
 from compression.morton import morton_cells, morton_codes
@@ -21,9 +21,9 @@ from compression.rows import REST_COUNTS, Rows, refuse_not_finite
 from compression.viewpoints import Viewpoints
 
 NAME = "compact"
-POSITION_BITS = range(8, 17)
+POSITION_BITS = range(8, 15)
 GAUSSIANS_PER_BYTE = 256  # at most, so that a small file cannot claim a large model
-_STREAMS = ("tables", "symbols", "positions", "viewpoints", "basis", "padding")
+_STREAMS = ("tables", "symbols", "positions", "places", "viewpoints", "basis", "padding")
 _PART = 1 << 13  # Gaussians whose values are computed at a time: few enough for the cache
 _PART_BESIDE = 1 << 17  # the same beside the coder, which seldom lets go of Python's lock
 Field = tuple[str, int, slice | np.ndarray, np.ndarray | None]  # code, column, Gaussians, contexts of their symbols
@@ -43,19 +43,20 @@ def write(code: CompactCode, codes: Codes) -> tuple[dict[str, Any], dict[str, by
     num = len(codes["cells"])
     if num > MAX_GAUSSIANS:
         raise FormatError(f"at most {MAX_GAUSSIANS:,} Gaussians", f"{num:,}")
-    places = morton_codes(codes["cells"].numpy())
-    order = np.argsort(places, kind="stable")
-    steps = np.diff(places[order], prepend=np.uint64(0))
+    curve = places_on_curve(codes)
+    order = np.argsort(curve, kind="stable")
+    steps = np.diff(curve[order] >> np.uint64(3 * MAX_DEPTH), prepend=np.uint64(0))
     lengths = _bit_lengths(steps)
     codes = {name: each[torch.from_numpy(order)] for name, each in codes.items()}
     codes["ends"] = _ends(codes["rest"])
     writer = SymbolWriter()
     writer.write(lengths)
-    for name, column, which, contexts in chain(_size_fields(codes), _turn_fields(code, codes), _color_fields(codes)):
+    for name, column, which, contexts in chain(_size_fields(codes), _turn_fields(codes), _color_fields(codes)):
         writer.write(codes[name].numpy()[which, column], contexts)
     streams = {
         **writer.streams(),
         "positions": pack_bits(steps, _low_bits(lengths)),
+        "places": _pack_places(codes),
         "viewpoints": code.viewpoints.to_bytes(),
         "basis": b"" if code.basis is None else code.basis.numpy().tobytes(),
     }
@@ -63,6 +64,12 @@ def write(code: CompactCode, codes: Codes) -> tuple[dict[str, Any], dict[str, by
     values = {field.name: getattr(code, field.name) for field in fields(code) if field.name not in _STREAMS}
     values |= {"view_cosine": code.viewpoints.cosine, "basis": "none" if code.basis is None else code.num_components}
     return {PROFILE_KEY: NAME, "gaussians": num, **values}, streams
+
+
+def places_on_curve(codes: Codes) -> np.ndarray:
+    """(N,) uint64, by which the file is sorted: the Morton codes of cells, and of places in them behind."""
+    fine = codes["cells"] << MAX_DEPTH | codes["places"] << (MAX_DEPTH - codes["depths"].long())[:, None]
+    return morton_codes(fine.numpy())
 
 
 def read(header: dict[str, Any], streams: dict[str, bytes]) -> Rows:
@@ -76,7 +83,8 @@ def read(header: dict[str, Any], streams: dict[str, bytes]) -> Rows:
     code, num = _read_header(header, streams)
     reader = SymbolReader(streams)
     codes: Codes = {}
-    widths = {"opacity": 1, "scales": 3, "quats": 3, "dc": 3, "ends": 1, "rest": code.num_components}
+    widths = {"opacity": 1, "order": 1, "size": 1, "ratios": 2, "quats": 3, "dc": 3, "ends": 1}
+    widths["rest"] = code.num_components
     # A column lies together in memory, since one is read at a time.
     codes |= {name: torch.zeros(width, num, dtype=torch.int16).T for name, width in widths.items()}
     frames = code.frames()
@@ -85,8 +93,11 @@ def read(header: dict[str, Any], streams: dict[str, bytes]) -> Rows:
         cells = pool.submit(_read_cells, lengths, streams["positions"], code.position_bits)
         _read_fields(reader, code, codes, _size_fields(codes))
         codes["cells"] = torch.from_numpy(cells.result())
+        codes |= code.derived(codes)
+        places = pool.submit(_unpack_places, streams["places"], codes["depths"])
         indices = pool.submit(code.frame_indices, {"cells": codes["cells"]}, frames)
-        _read_fields(reader, code, codes, _turn_fields(code, codes))
+        _read_fields(reader, code, codes, _turn_fields(codes))
+        codes["places"] = places.result()
         shapes = pool.submit(_in_parts, code.shape_values, codes, _PART_BESIDE)
         _read_fields(reader, code, codes, _color_fields(codes))
         reader.finish()
@@ -119,13 +130,9 @@ def _in_parts(
 
 
 def _read_fields(reader: SymbolReader, code: CompactCode, codes: Codes, fields: Iterator[Field]) -> None:
-    limits = {
-        "opacity": (code.opacity_low, code.opacity_low + len(code.opacity_weights) - 1),
-        "ends": (0, code.num_components),
-    }
     for name, column, which, contexts in fields:
         symbols = reader.read(len(codes[name]) if contexts is None else len(contexts), contexts)
-        low, high = limits.get(name, (-MAX_CODE, MAX_CODE))
+        low, high = code.limits(name, column)
         if len(symbols) and not low <= symbols.min() <= symbols.max() <= high:
             raise FormatError(f"{name} from {low} to {high}", f"{symbols.min()} to {symbols.max()}")
         codes[name].numpy()[which, column] = symbols
@@ -137,13 +144,13 @@ def _read_fields(reader: SymbolReader, code: CompactCode, codes: Codes, fields: 
 def _size_fields(codes: Codes) -> Iterator[Field]:
     everyone = slice(None)
     yield "opacity", 0, everyone, None
-    yield "scales", 0, everyone, None
-    yield "scales", 1, everyone, _contexts(codes["scales"][:, 0] + 128)
-    yield "scales", 2, everyone, _contexts(codes["scales"][:, :2].sum(1) // 2 + 128)
+    yield "order", 0, everyone, None
+    yield "size", 0, everyone, None
+    yield "ratios", 0, everyone, _contexts(codes["size"][:, 0] + 128)
+    yield "ratios", 1, everyone, _contexts(codes["ratios"][:, 0])
 
 
-def _turn_fields(code: CompactCode, codes: Codes) -> Iterator[Field]:
-    codes |= code.weight_indices(codes)
+def _turn_fields(codes: Codes) -> Iterator[Field]:
     for column in range(3):
         yield "quats", column, slice(None), _contexts(codes["quat_weights"][:, column])
 
@@ -200,10 +207,20 @@ def _read_cells(lengths: np.ndarray, bits: bytes, position_bits: int) -> np.ndar
     # A sum of up to 2^27 steps of 48 bits could pass 2^64 only after it has been behind the end.
     if int(places.max()) >> (3 * position_bits):
         raise FormatError("positions on the Morton curve", "one behind its end")
-    cells = morton_cells(places).astype(np.int32)
-    if cells.min() < 1:
-        raise FormatError("positions inside of the grid", "one at its end")
-    return cells
+    return morton_cells(places).astype(np.int32)
+
+
+def _pack_places(codes: Codes) -> bytes:
+    depths = codes["depths"].long()
+    x, y, z = codes["places"].unbind(1)
+    return pack_bits((x | y << depths | z << 2 * depths).numpy().astype(np.uint64), 3 * depths.numpy())
+
+
+def _unpack_places(bits: bytes, depths: torch.Tensor) -> torch.Tensor:
+    """(N,3) int32."""
+    packed = torch.from_numpy(unpack_bits(bits, 3 * depths.numpy()).astype(np.int32))
+    mask = (1 << depths) - 1
+    return torch.stack([packed >> axis * depths & mask for axis in range(3)], 1)
 
 
 # ---- the header ----
@@ -224,9 +241,9 @@ def _read_header(header: dict[str, Any], streams: dict[str, bytes]) -> tuple[Com
         **{name: _number(header.get(name), name, 1e-30) for name in steps},
         opacity_low=header_integer(header, "opacity_low", range(-MAX_CODE, MAX_CODE + 1)),
         opacity_weights=_weights(header, "opacity_weights"),
-        scale_weight=_weight(header.get("scale_weight"), "scale_weight"),
         weight_offset=_weight(header.get("weight_offset"), "weight_offset"),
         turn_weights=_weights(header, "turn_weights"),
+        depth_offset=_weight(header.get("depth_offset"), "depth_offset"),
         num_rest=num_rest,
         viewpoints=Viewpoints.from_bytes(streams["viewpoints"], _number(header.get("view_cosine"), "view_cosine", -1)),
         basis=_read_basis(header.get("basis"), streams["basis"], 3 * num_rest),

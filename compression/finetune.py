@@ -1,7 +1,8 @@
 """Fine-tuning of a model as it is stored: the one loop that pruning rounds and the last steps share.
 
 The float rows of the model are the master. Every step renders what a file would give back, and the gradient found
-there moves the master, as if storing had changed nothing (the straight-through gradient).
+there moves the master, as if storing had changed nothing (the straight-through gradient). Rates are high, so that rows
+cross the steps in which they are stored, and the mean of the last ones is kept, in which what they waver by is gone.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from diff_gaussian_rasterization import photometric_loss
 from torch import Tensor
 
@@ -21,6 +23,8 @@ from scene.cameras import Camera
 from scene.gaussian_model import GaussianModel
 from utils.progress import Progress
 from utils.views import ViewSampler
+
+SQUARES = 15.0  # about as much as absolute errors count in training, at 30 dB
 
 
 @dataclass(frozen=True)
@@ -52,13 +56,14 @@ def fine_tune(
     Args:
         model: its rows change; its optimizer goes on from where it stands.
         quantizer: is fitted at the start of the phase and then when the phase says so. It has not changed since the
-            last rendering when this ends, so that what it stores is what was rendered.
+            last rendering when this ends.
         photos: what to fit to.
         phase: number of steps, rates, times to refit.
         rates: Adam's, to be multiplied by the phase's factor.
         progress: is told of every step.
     """
     quantizer.fit(detached(model))
+    mean, summed = detached(model), 0
     for step in range(1, phase.steps + 1):
         model.set_learning_rates(rates.at(phase.factor(step), photos.extent))
         if phase.refits(step):
@@ -69,16 +74,40 @@ def fine_tune(
         photo, mask = ground_truth(camera, model.device)
         image = render(camera, stored, photos.background, **photos.options).image
         threads = photos.options["threads"]
-        loss = photometric_loss(image, photo, mask=mask, ssim_weight=photos.ssim_weight, threads=threads).loss
+        loss = squares_loss(image, photo, mask, photos.ssim_weight, threads)
         loss.backward()
         for name, row in model.rows.items():
             row.grad = stored.rows[name].grad  # straight through
         if hasattr(quantizer, "penalty"):
             quantizer.penalty(model.rows).backward()
         model.step()
+        if phase.mean_from is not None and step >= phase.mean_from:
+            summed += 1
+            mean = {name: torch.lerp(mean[name], row, 1 / summed) for name, row in detached(model).items()}
 
         progress.update(step, loss, image, photo, mask, model.num_gaussians)
         del image, loss  # with them goes what the engine kept for the backward pass
+    if summed:
+        with torch.no_grad():
+            for name, row in model.rows.items():
+                row.copy_(mean[name])
+
+
+def squares_loss(image: Tensor, photo: Tensor, mask: Tensor | None, ssim_weight: float, threads: int) -> Tensor:
+    """(1 - w) 15 MSE + w (1 - SSIM): as that of training, but with squares, which are what PSNR counts.
+
+    Args:
+        image: (3,H,W) float32.
+        photo: (3,H,W) uint8.
+        mask: (H,W) bool; where it is False, image and photo count as zero.
+        ssim_weight: w.
+        threads: CPU threads, 0: all cores.
+    """
+    error = image - photo / 255
+    if mask is not None:
+        error = error * mask
+    unlike = photometric_loss(image, photo, mask=mask, ssim_weight=1.0, threads=threads).loss
+    return (1 - ssim_weight) * SQUARES * error.square().mean() + ssim_weight * unlike
 
 
 def as_stored(model: GaussianModel, quantizer: Quantizer) -> GaussianModel:

@@ -150,9 +150,7 @@ class Frames:
     def _matrices(self, places: Tensor) -> tuple[Tensor, Tensor]:
         mask = (1 << CELL_BITS) - 1
         cells = torch.stack([places >> 2 * CELL_BITS, places >> CELL_BITS & mask, places & mask], 1)
-        half = 1 << (CELL_BITS - 1)
-        grid = (cells.double() + (0.5 - half)) / half
-        middles = grid / (1 - grid.abs()) * self._spread + self._centre
+        middles = unfolded(cells.double() + 0.5, CELL_BITS) * self._spread + self._centre
         lower = _cholesky(self._moments(middles))
         from_seen = torch.round(_inverse_of_lower(lower).transpose(1, 2) * _FRACTION)
         return lower.transpose(1, 2).float(), from_seen[:, :, 1:].float()
@@ -172,6 +170,13 @@ class Frames:
         moments = harmonics.transpose(1, 2) @ harmonics / _FRACTION**2
         prior = _PRIOR * torch.eye(num, dtype=torch.float64)
         return (moments + prior) / (seen.sum(1) + _PRIOR)[:, None, None]
+
+
+def unfolded(places: Tensor, bits: int) -> Tensor:
+    """Coordinates from the centre, in units of the spread, of double ``places`` between 0 and 2^bits on the grid."""
+    half = 1 << (bits - 1)
+    grid = (places - half) / half
+    return grid / (1 - grid.abs())
 
 
 class _Product(torch.autograd.Function):

@@ -9,9 +9,9 @@ from gsz_cases import viewpoints_around
 from compression import Viewpoints, decode, encode
 from compression.axes import close_to_identity
 from compression.compact import CompactQuantizer, CompactSettings
-from compression.compact_code import MAX_CODE, THINNEST, weight_of
+from compression.compact_code import BENDS, MAX_CODE, THINNEST, weight_of
+from compression.compact_streams import places_on_curve
 from compression.entropy import SymbolReader, SymbolWriter, pack_bits, unpack_bits
-from compression.morton import morton_codes
 from scene.gaussian_model import ROW_NAMES
 
 
@@ -53,7 +53,7 @@ def test_decoding_gives_what_was_rendered(num, num_rest, viewpoints):
     quantizer, rows = fitted(random_rows(num, num_rest), viewpoints_around(viewpoints))
     decoded = decode(quantizer.encode(arrays(rows)))
     stored = quantizer.quantized(rows)
-    order = np.argsort(morton_codes(quantizer.code.shape_codes(rows)["cells"].numpy()), kind="stable")
+    order = np.argsort(places_on_curve(quantizer.code.shape_codes(rows)), kind="stable")
     for name in ROW_NAMES:
         assert decoded[name].dtype == np.float32
         assert np.array_equal(decoded[name], stored[name].numpy()[order]), name
@@ -64,7 +64,7 @@ def test_another_set_than_that_of_the_fit_is_stored_as_rendered():
     quantizer, rows = fitted(random_rows(2000))
     wild = {name: 40 * row for name, row in rows.items()}
     decoded, stored = decode(quantizer.encode(arrays(wild))), quantizer.quantized(wild)
-    order = np.argsort(morton_codes(quantizer.code.shape_codes(wild)["cells"].numpy()), kind="stable")
+    order = np.argsort(places_on_curve(quantizer.code.shape_codes(wild)), kind="stable")
     for name in ROW_NAMES:
         assert np.array_equal(decoded[name], stored[name].numpy()[order]), name
 
@@ -74,13 +74,18 @@ def test_values_are_within_half_a_step():
     quantizer, rows = fitted(random_rows(3000), dead_zone=0.5)
     stored, code = quantizer.quantized(rows), quantizer.code
     assert (stored["opacity_logits"] - rows["opacity_logits"]).abs().max() <= code.opacity_step / 2 + 1e-6
-    floor = rows["log_scales"].amax(1, keepdim=True) - THINNEST
-    assert (stored["log_scales"] - torch.maximum(rows["log_scales"], floor)).abs().max() <= code.scale_step / 2 + 1e-5
+    order = rows["log_scales"].argsort(1, descending=True)
+    before, after = (each["log_scales"].gather(1, order) for each in (rows, stored))
+    assert (after - before)[:, 0].abs().max() <= code.scale_step / 2 + 1e-5
+    ratios = [(after[:, :1] - each[:, 1:]).clamp(0, THINNEST) for each in (before, after)]
+    bent = [each / (1 + torch.tensor(BENDS) * each) for each in ratios]
+    assert (bent[1] - bent[0]).abs().max() <= code.scale_step / 2 + 1e-5
     turned = (stored["quats"] - rows["quats"])[:, 1:].abs() * weight_of(code.shape_codes(rows)["quat_weights"])
     assert turned.max() <= code.quat_step / 2 + 1e-5
-    near = (rows["means"] - torch.tensor(code.centre)).norm(dim=1) < code.spread
-    cell = code.spread / (1 << (code.position_bits - 1))  # at the centre; four times that at the spread
-    assert (stored["means"] - rows["means"])[near].abs().max() <= 4 * cell
+    inside = [(each["means"].double() - torch.tensor(code.centre)) / code.spread for each in (rows, stored)]
+    moved = [each / (1 + each.abs()) * (1 << (code.position_bits - 1)) for each in inside]
+    depths = code.shape_codes(rows)["depths"]
+    assert ((moved[1] - moved[0]).abs().amax(1) * 2**depths).max() <= 0.5 + 1e-2
     weights = weight_of(code.shape_codes(rows)["weights"])
     luma = (stored["sh_dc"] - rows["sh_dc"]).mean(2)[:, 0]
     assert (luma.abs() * weights).max() <= code.dc_step / 2 + 1e-5
@@ -96,6 +101,21 @@ def test_weights_grow_with_opacity_and_size():
     weights = weight_of(quantizer.code.shape_codes(rows)["weights"])
     assert weights[0] < weights[1] < weights[2]
     assert 2.0**-6 <= weights.min() and weights.max() <= 2.0**6
+
+
+def test_places_are_finer_where_more_is_to_be_seen():
+    """Of opaque and of thin Gaussians; a typical one's step is the share of its size that was asked for."""
+    rows = random_rows(3000)
+    rows["means"] = 0.3 * torch.randn(3000, 3, generator=torch.Generator().manual_seed(1))
+    rows["means"][:3] = rows["means"].median(0).values
+    rows["log_scales"][:3] = torch.tensor([[-3.0] * 3, [-3.0] * 3, [-3.0, -5.0, -7.0]])
+    rows["opacity_logits"][:3] = torch.tensor([[-3.0], [3.0], [3.0]])
+    quantizer, rows = fitted(rows, position_step=0.005)
+    depths = quantizer.code.shape_codes(rows)["depths"]
+    assert depths[0] < depths[1] < depths[2]
+    step = quantizer.code.spread / 2 ** (quantizer.code.position_bits - 1 + float(depths.float().median()))
+    size = float(rows["log_scales"].sort(1).values[:, 1:].mean(1).median().exp())
+    assert 0.5 < step / (0.005 * size) < 2
 
 
 def test_rotations_of_needles_are_stored_finer():

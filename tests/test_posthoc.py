@@ -6,14 +6,14 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from diff_gaussian_rasterization import photometric_loss
+import torch_reference as reference
 from plain_quantizer import PlainQuantizer, decode
 
 import compression
 from arguments import TrainConfig
 from arguments.compress import FineTuneRates, Phase, PostHocSchedule
 from compression.compact import CompactQuantizer
-from compression.finetune import Photos, as_stored, detached, fine_tune
+from compression.finetune import Photos, as_stored, detached, fine_tune, squares_loss
 from compression.posthoc import Goals, PostHoc, Result, Stage
 from compression.scores import gradient_scores
 from compression.seed import SeedQuantizer
@@ -113,7 +113,7 @@ def test_what_is_rendered_is_what_is_stored_and_its_gradient_moves_the_floats(sc
     camera = scene.train[copy.deepcopy(photos.views).draw()]
     photo = camera.photo.pixels()
     image = render(camera, stored, BLACK, **OPTIONS).image
-    photometric_loss(image, photo, ssim_weight=0.2, threads=1).loss.backward()
+    squares_loss(image, photo, None, 0.2, threads=1).backward()
     phase = Phase(steps=1, refit_every=1, frozen_from=1)
     fine_tune(model, quantizer, photos, phase, FineTuneRates(), Progress(1, quiet=True))
     for name in ROW_NAMES:
@@ -122,6 +122,33 @@ def test_what_is_rendered_is_what_is_stored_and_its_gradient_moves_the_floats(sc
         assert torch.equal(moved[sure].sign(), -gradient[sure].sign()), name
         assert torch.equal(moved[gradient == 0], torch.zeros_like(moved[gradient == 0])), name
     assert sure.any()
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_the_loss_is_squares_and_ssim(masked):
+    draws = torch.Generator().manual_seed(0)
+    image, photo = torch.rand(3, 20, 30, generator=draws), torch.randint(0, 256, (3, 20, 30), generator=draws)
+    photo, mask = photo.to(torch.uint8), torch.rand(20, 30, generator=draws) > 0.4
+    found = squares_loss(image, photo, mask if masked else None, 0.3, threads=1)
+    keep = mask if masked else torch.ones_like(mask)
+    squares = ((image - photo / 255) * keep).square().mean()
+    _, _, ssim = reference.photometric_loss(image, photo / 255, keep, 0.3)
+    assert float(found) == pytest.approx(float(0.7 * 15 * squares + 0.3 * (1 - ssim)), rel=1e-5)
+
+
+def test_the_mean_of_the_last_steps_is_left(scene, trained, monkeypatch):
+    seen = []
+    model, photos = copy.deepcopy(trained), photos_of(scene)
+    model.start_training(dict.fromkeys(ROW_NAMES, 0.0))
+    step = model.step
+    monkeypatch.setattr(model, "step", lambda: (step(), seen.append(copy.deepcopy(detached(model)))))
+    phase = Phase(steps=6, refit_every=9, frozen_from=1, mean_from=4)
+    fine_tune(model, PlainQuantizer(), photos, phase, FineTuneRates(), Progress(6, quiet=True))
+    assert len(seen) == 6
+    for name, row in detached(model).items():
+        mean = torch.stack([each[name].double() for each in seen[3:]]).mean(0)
+        assert torch.allclose(row.double(), mean, rtol=1e-5, atol=1e-7), name
+        assert not torch.equal(row, seen[-1][name]), name
 
 
 def test_fine_tuning_wins_back_what_storing_lost(stage):
