@@ -101,7 +101,7 @@ class CompactCode:
         if name == "order":
             return 0, len(_ORDERS) - 1
         if name == "ratios":
-            return 0, min(MAX_CODE, math.floor(_folded(THINNEST, BENDS[column]) / self.scale_step))
+            return 0, min(MAX_CODE, math.floor(_bent(THINNEST, BENDS[column]) / self.scale_step))
         if name == "ends":
             return 0, self.num_components
         return -MAX_CODE, MAX_CODE
@@ -117,7 +117,7 @@ class CompactCode:
         thinner = (size * self.scale_step - scales[:, 1:]).clamp(0, THINNEST)
         bends = thinner.new_tensor(BENDS)
         highest = torch.tensor([self.limits("ratios", column)[1] for column in range(2)], device=thinner.device)
-        ratios = torch.round(_folded(thinner, bends) / self.scale_step).long()
+        ratios = torch.round(_bent(thinner, bends) / self.scale_step).long()
         opacity = torch.round(rows["opacity_logits"].double() / self.opacity_step)
         return {
             "folded": folded,
@@ -294,7 +294,7 @@ def _limited(octaves: Tensor) -> Tensor:
     return (octaves >> FRACTION_BITS).clamp_(-WEIGHT_LIMIT, WEIGHT_LIMIT).add_(WEIGHT_LIMIT).int()
 
 
-def _folded(log_ratio: Any, bend: Any) -> Any:
+def _bent(log_ratio: Any, bend: Any) -> Any:
     """What is stored of a log ratio: it, but bent, so that it stays below 1 / bend."""
     return log_ratio / (1 + bend * log_ratio)
 
