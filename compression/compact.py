@@ -56,11 +56,11 @@ class CompactSettings:
     """
 
     position_step: float = 0.016
-    scale_step: float = 0.1
+    scale_step: float = 0.08
     opacity_step: float = 0.12
     quat_step: float = 1 / 40
-    dc_step: float = 0.08
-    rest_step: float = 0.12
+    dc_step: float = 0.06
+    rest_step: float = 0.08
     dead_zone: float = 0.6
     rate: float = 5e-4
 
