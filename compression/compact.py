@@ -1,8 +1,9 @@
 """Profile "compact" of .gsz: about 12 bytes a Gaussian, and a plain 3DGS model after decoding.
 
-Positions on a grid that is fine in the middle and coarse far out, along the Morton curve; rotations written close to
-the identity; colours in steps that are finer for Gaussians that cover more; spherical harmonics turned to their
-principal components; all entropy-coded with contexts. This file chooses grid, steps and basis.
+Positions in cells along the Morton curve and in places within them, more of these for thin Gaussians; the sizes of axes
+beside the longest; rotations written close to the identity; colours in steps that are finer for Gaussians that cover
+more; spherical harmonics turned to their principal components; all entropy-coded with contexts. This file chooses grid,
+steps and basis.
 """
 
 from __future__ import annotations
@@ -117,7 +118,7 @@ class CompactQuantizer:
         return self.settings.rate * torch.log2(1 + components.abs()).sum() / max(1, len(weights))
 
     def encode(self, rows: dict[str, np.ndarray]) -> bytes:
-        """The file. Its bytes do not depend on the order of the Gaussians, unless two lie in one cell of the grid.
+        """The file. Its bytes do not depend on the order of the Gaussians, unless two lie in one place.
 
         Raises:
             FormatError: not the rows of a model, see ``compression.rows.checked``, or too many Gaussians.
@@ -131,7 +132,7 @@ class CompactQuantizer:
         return compact_streams.write(self.code, self._codes(rows))
 
     def _scalars(self, rows: Rows) -> CompactCode:
-        """All but weight offset and basis."""
+        """All but the offsets and the basis."""
         settings, num = self.settings, len(rows["means"])
         means = rows["means"].double()
         logits = rows["opacity_logits"].double().clamp(-MAX_LOGIT, MAX_LOGIT)

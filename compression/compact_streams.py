@@ -82,11 +82,10 @@ def read(header: dict[str, Any], streams: dict[str, bytes]) -> Rows:
         raise FormatError(f"the streams {', '.join(_STREAMS)}", ", ".join(streams)[:99] or "none")
     code, num = _read_header(header, streams)
     reader = SymbolReader(streams)
-    codes: Codes = {}
     widths = {"opacity": 1, "order": 1, "size": 1, "ratios": 2, "quats": 3, "dc": 3, "ends": 1}
     widths["rest"] = code.num_components
     # A column lies together in memory, since one is read at a time.
-    codes |= {name: torch.zeros(width, num, dtype=torch.int16).T for name, width in widths.items()}
+    codes = {name: torch.zeros(width, num, dtype=torch.int16).T for name, width in widths.items()}
     frames = code.frames()
     lengths = reader.read(num)
     with _workers() as pool:  # the coder is one thread
@@ -197,14 +196,14 @@ def _low_bits(lengths: np.ndarray) -> np.ndarray:
 
 
 def _read_cells(lengths: np.ndarray, bits: bytes, position_bits: int) -> np.ndarray:
-    """(N,3) int64."""
+    """(N,3) int32."""
     if not len(lengths):
-        return np.zeros((0, 3), np.int64)
+        return np.zeros((0, 3), np.int32)
     if not 0 <= lengths.min() <= lengths.max() <= 3 * position_bits:
         raise FormatError(f"steps of up to {3 * position_bits} bits", f"some of {lengths.min()} to {lengths.max()}")
     first_bits = np.where(lengths > 0, np.uint64(1) << _low_bits(lengths).astype(np.uint64), np.uint64(0))
     places = np.cumsum(first_bits | unpack_bits(bits, _low_bits(lengths)), dtype=np.uint64)
-    # A sum of up to 2^27 steps of 48 bits could pass 2^64 only after it has been behind the end.
+    # A sum of up to 2^27 steps of 42 bits could pass 2^64 only after it has been behind the end.
     if int(places.max()) >> (3 * position_bits):
         raise FormatError("positions on the Morton curve", "one behind its end")
     return morton_cells(places).astype(np.int32)
