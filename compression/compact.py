@@ -56,14 +56,14 @@ class CompactSettings:
         rate: weight of the estimated bits of a Gaussian in the loss of fine-tuning.
     """
 
-    position_step: float = 0.016
+    position_step: float = 0.02
     scale_step: float = 0.08
     opacity_step: float = 0.12
-    quat_step: float = 1 / 40
+    quat_step: float = 0.028
     dc_step: float = 0.06
     rest_step: float = 0.08
-    dead_zone: float = 0.6
-    rate: float = 5e-4
+    dead_zone: float = 0.55
+    rate: float = 2.5e-4
 
 
 class CompactQuantizer:
