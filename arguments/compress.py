@@ -99,16 +99,17 @@ class PostHocSchedule:
         removed_share: of the Gaussians that are left, in each round.
         round: fine-tuning of each round.
         last: fine-tuning after the last round.
-        only: fine-tuning where there are no rounds.
+        only: fine-tuning where there are no rounds. The model has been trained to its end, and more steps fit it to the
+            training views more than to others.
         trim: fine-tuning where the file is still larger than asked for after ``last`` and a few more had to go.
     """
 
     removed_share: float = 0.05
     round: Phase = Phase(steps=1_000, refit_every=100, frozen_from=1_001, first_factor=4.0, last_factor=4.0)
     last: Phase = Phase(
-        steps=5_000, refit_every=100, frozen_from=3_750, mean_from=3_750, first_factor=8.0, last_factor=1.6
+        steps=5_000, refit_every=100, frozen_from=3_750, mean_from=3_750, first_factor=4.0, last_factor=0.8
     )
-    only: Phase = last
+    only: Phase = Phase(steps=1_200, refit_every=100, frozen_from=900, mean_from=900, first_factor=8.0, last_factor=1.6)
     trim: Phase = Phase(steps=1_000, refit_every=1_000, frozen_from=1, mean_from=750, first_factor=8.0, last_factor=1.6)
 
     def scaled(self, factor: float) -> PostHocSchedule:
@@ -147,8 +148,8 @@ class CompressConfig(MachineConfig, SceneConfig):
         "above need); of all that is asked for, what is reached first counts"
     )  # fmt: skip
     steps: float = option(
-        1.0, type=float, help="multiply all numbers of fine-tuning steps, 1,000 a round and 5,000 at the end, by this; "
-        "0: no fine-tuning"
+        1.0, type=float, help="multiply all numbers of fine-tuning steps, 1,000 a round and 5,000 at the end, or 1,200 "
+        "where nothing is removed, by this; 0: no fine-tuning"
     )  # fmt: skip
     lambda_dssim: float = option(0.2, type=float, help="weight of the SSIM part of the loss, 0 to 1")
     seed: int = option(0, type=int, help="start of all random draws")
