@@ -106,7 +106,7 @@ demo: setup $(OUTPUT)/scene
 	    --schedule fast --iterations $(DEMO_ITERATIONS) --final-budget $(DEMO_BUDGET) --sh-rest-lr 0.02
 	$(BIN)/python render.py -m $(OUTPUT)/model --skip-train
 	$(BIN)/python metrics.py -m $(OUTPUT)/model
-	$(BIN)/python compress.py -m $(OUTPUT)/model --no-prune --steps 0.05
+	$(BIN)/python compress.py -m $(OUTPUT)/model --no-prune --steps 0.2
 	$(BIN)/python view.py -m $(OUTPUT)/model --html $(OUTPUT)/model.html
 	$(BIN)/python -m utils.comparison -m $(OUTPUT)/model --out $(OUTPUT)/comparison.png
 	@echo
