@@ -60,8 +60,8 @@ class CompactSettings:
     scale_step: float = 0.08
     opacity_step: float = 0.12
     quat_step: float = 0.028
-    dc_step: float = 0.06
-    rest_step: float = 0.08
+    dc_step: float = 0.055
+    rest_step: float = 0.076
     dead_zone: float = 0.55
     rate: float = 2.5e-4
 
