@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -25,7 +26,7 @@ POSITION_BITS = range(8, 15)
 GAUSSIANS_PER_BYTE = 256  # at most, so that a small file cannot claim a large model
 _STREAMS = ("tables", "symbols", "positions", "places", "viewpoints", "basis", "padding")
 _PART = 1 << 13  # Gaussians whose values are computed at a time: few enough for the cache
-_PART_BESIDE = 1 << 17  # the same beside the coder, which seldom lets go of Python's lock
+_PART_BESIDE = 1 << 16  # the same beside the coder, which seldom lets go of Python's lock
 Field = tuple[str, int, slice | np.ndarray, np.ndarray | None]  # code, column, Gaussians, contexts of their symbols
 _LIVELY = 100  # above, a component's size says no more about those that follow
 
@@ -92,18 +93,19 @@ def read(header: dict[str, Any], streams: dict[str, bytes]) -> Rows:
         cells = pool.submit(_read_cells, lengths, streams["positions"], code.position_bits)
         _read_fields(reader, code, codes, _size_fields(codes))
         codes["cells"] = torch.from_numpy(cells.result())
-        codes |= code.derived(codes)
+        codes |= _in_parts(code.derived, codes, _PART_BESIDE, torch.int32, pool.map)
         places = pool.submit(_unpack_places, streams["places"], codes["depths"])
-        indices = pool.submit(code.frame_indices, {"cells": codes["cells"]}, frames)
+        indices_of = partial(code.frame_indices, frames=frames)
+        indices = pool.submit(_in_parts, indices_of, {"cells": codes["cells"]}, _PART_BESIDE, torch.int32)
         _read_fields(reader, code, codes, _turn_fields(codes))
         codes["places"] = places.result()
-        shapes = pool.submit(_in_parts, code.shape_values, codes, _PART_BESIDE)
+        shapes = pool.submit(_in_parts, code.shape_values, codes, _PART_BESIDE, torch.float32)
         _read_fields(reader, code, codes, _color_fields(codes))
         reader.finish()
         rows = shapes.result()
         codes |= indices.result()
-        rows |= _in_parts(lambda part: code.color_values(part, frames), codes, _PART, pool.map)
-    return rows
+        rows |= _in_parts(partial(code.color_values, frames=frames), codes, _PART, torch.float32, pool.map)
+    return {name: row.numpy() for name, row in rows.items()}
 
 
 def _workers() -> ThreadPoolExecutor:
@@ -112,20 +114,24 @@ def _workers() -> ThreadPoolExecutor:
 
 
 def _in_parts(
-    values_of: Callable[[Codes], dict[str, torch.Tensor]], codes: Codes, size: int, map_parts: Callable = map
-) -> Rows:
-    """Values, rounded, of some Gaussians at a time: all together would take twice their memory."""
+    values_of: Callable[[Codes], dict[str, torch.Tensor]],
+    codes: Codes,
+    size: int,
+    dtype: torch.dtype,
+    map_parts: Callable = map,
+) -> dict[str, torch.Tensor]:
+    """Values, as ``dtype``, of ``size`` Gaussians at a time: what they are made of takes several times their memory."""
     num = len(codes["cells"])
     none = values_of({name: each[:0] for name, each in codes.items()})
-    rows = {name: torch.empty(num, *values.shape[1:]) for name, values in none.items()}
+    results = {name: torch.empty(num, *values.shape[1:], dtype=dtype) for name, values in none.items()}
 
     def fill(start: int) -> None:
         part = slice(start, start + size)
         for name, values in values_of({name: each[part] for name, each in codes.items()}).items():
-            refuse_not_finite(name, rows[name][part].copy_(values).numpy())
+            refuse_not_finite(name, results[name][part].copy_(values).numpy())
 
     list(map_parts(fill, range(0, num, size)))
-    return {name: row.numpy() for name, row in rows.items()}
+    return results
 
 
 def _read_fields(reader: SymbolReader, code: CompactCode, codes: Codes, fields: Iterator[Field]) -> None:
