@@ -172,7 +172,7 @@ class CompactQuantizer:
         return replace(
             code,
             weight_offset=-int(weight.median()),
-            depth_offset=round(typical * (WEIGHT_STEPS << FRACTION_BITS)) - int(depth.median()),
+            depth_offset=_fixed_point(typical) - int(depth.median()),
         )
 
     def _position_step(self, rows: Rows) -> float:
