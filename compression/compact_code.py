@@ -92,7 +92,7 @@ class CompactCode:
 
     def frame_indices(self, codes: Codes, frames: Frames) -> Codes:
         """Of the cells of :meth:`frames` in which Gaussians lie, "frames" (N,) int64; those cells are made."""
-        return {"frames": frames.rows_of(codes["cells"].long() >> (self.position_bits - CELL_BITS))}
+        return {"frames": frames.rows_of(codes["cells"] >> (self.position_bits - CELL_BITS))}
 
     def limits(self, name: str, column: int) -> tuple[int, int]:
         """The lowest and the highest code of a column."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from functools import partial
-from itertools import chain
+from itertools import chain, pairwise
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ import torch
 
 from compression.compact_code import MAX_CODE, MAX_DEPTH, Codes, CompactCode
 from compression.container import MAX_GAUSSIANS, PROFILE_KEY, FormatError, header_integer
-from compression.entropy import SymbolReader, SymbolWriter, pack_bits, unpack_bits
+from compression.entropy import Contexts, SymbolReader, SymbolWriter, pack_bits, unpack_bits
 from compression.morton import morton_cells, morton_codes
 from compression.rows import REST_COUNTS, Rows, refuse_not_finite
 from compression.viewpoints import Viewpoints
@@ -27,7 +27,7 @@ GAUSSIANS_PER_BYTE = 256  # at most, so that a small file cannot claim a large m
 _STREAMS = ("tables", "symbols", "positions", "places", "viewpoints", "basis", "padding")
 _PART = 1 << 13  # Gaussians whose values are computed at a time: few enough for the cache
 _PART_BESIDE = 1 << 16  # the same beside the coder, which seldom lets go of Python's lock
-Field = tuple[str, int, slice | np.ndarray, np.ndarray | None]  # code, column, Gaussians, contexts of their symbols
+Field = tuple[str, int, slice, Contexts | None]  # code, column, Gaussians, contexts of their symbols
 _LIVELY = 100  # above, a component's size says no more about those that follow
 
 
@@ -50,10 +50,11 @@ def write(code: CompactCode, codes: Codes) -> tuple[dict[str, Any], dict[str, by
     lengths = _bit_lengths(steps)
     codes = {name: each[torch.from_numpy(order)] for name, each in codes.items()}
     codes["ends"] = _ends(codes["rest"])
+    codes["sorted_rest"] = codes["rest"][torch.from_numpy(_longest_first(codes["ends"]))]
     writer = SymbolWriter()
     writer.write(lengths)
-    for name, column, which, contexts in chain(_size_fields(codes), _turn_fields(codes), _color_fields(codes)):
-        writer.write(codes[name].numpy()[which, column], contexts)
+    for name, column, some, contexts in chain(_size_fields(codes), _turn_fields(codes), _color_fields(codes)):
+        writer.write(codes[name].numpy()[some, column], contexts)
     streams = {
         **writer.streams(),
         "positions": pack_bits(steps, _low_bits(lengths)),
@@ -84,11 +85,12 @@ def read(header: dict[str, Any], streams: dict[str, bytes]) -> Rows:
     code, num = _read_header(header, streams)
     reader = SymbolReader(streams)
     widths = {"opacity": 1, "order": 1, "size": 1, "ratios": 2, "quats": 3, "dc": 3, "ends": 1}
-    widths["rest"] = code.num_components
+    widths["sorted_rest"] = code.num_components
     # A column lies together in memory, since one is read at a time.
     codes = {name: torch.zeros(width, num, dtype=torch.int16).T for name, width in widths.items()}
     frames = code.frames()
-    lengths = reader.read(num)
+    lengths = np.empty(num, np.uint8)
+    reader.read(lengths, (0, 3 * code.position_bits))
     with _workers() as pool:  # the coder is one thread
         cells = pool.submit(_read_cells, lengths, streams["positions"], code.position_bits)
         _read_fields(reader, code, codes, _size_fields(codes))
@@ -102,9 +104,17 @@ def read(header: dict[str, Any], streams: dict[str, bytes]) -> Rows:
         shapes = pool.submit(_in_parts, code.shape_values, codes, _PART_BESIDE, torch.float32)
         _read_fields(reader, code, codes, _color_fields(codes))
         reader.finish()
+        rank = torch.empty(num, dtype=torch.int64)
+        rank[_longest_first(codes["ends"])] = torch.arange(num)
         rows = shapes.result()
-        codes |= indices.result()
-        rows |= _in_parts(partial(code.color_values, frames=frames), codes, _PART, torch.float32, pool.map)
+        components = codes.pop("sorted_rest").T
+        codes |= {"rank": rank, **indices.result()}
+
+        def colors(part: Codes) -> Rows:
+            rest = components.index_select(1, part["rank"]).T
+            return code.color_values({**part, "rest": rest}, frames)
+
+        rows |= _in_parts(colors, codes, _PART, torch.float32, pool.map)
     return {name: row.numpy() for name, row in rows.items()}
 
 
@@ -135,12 +145,8 @@ def _in_parts(
 
 
 def _read_fields(reader: SymbolReader, code: CompactCode, codes: Codes, fields: Iterator[Field]) -> None:
-    for name, column, which, contexts in fields:
-        symbols = reader.read(len(codes[name]) if contexts is None else len(contexts), contexts)
-        low, high = code.limits(name, column)
-        if len(symbols) and not low <= symbols.min() <= symbols.max() <= high:
-            raise FormatError(f"{name} from {low} to {high}", f"{symbols.min()} to {symbols.max()}")
-        codes[name].numpy()[which, column] = symbols
+    for name, column, some, contexts in fields:
+        reader.read(codes[name].numpy()[some, column], code.limits(name, column), contexts)
 
 
 # ---- fields in the order of the file; the next one is asked for only when the one before it stands in the codes ----
@@ -161,21 +167,26 @@ def _turn_fields(codes: Codes) -> Iterator[Field]:
 
 
 def _color_fields(codes: Codes) -> Iterator[Field]:
-    """Of a component, it is those Gaussians whose components have not ended before."""
+    """Of a component, it is those Gaussians whose components have not ended before, those with the most first."""
     weights = _contexts(codes["weights"])
     for column in range(3):
         yield "dc", column, slice(None), weights
     yield "ends", 0, slice(None), weights
-    ends, rest = codes["ends"][:, 0].numpy(), codes["rest"].numpy()
-    which = np.arange(len(ends), dtype=np.int32)
-    activity = np.zeros(len(ends), np.int16)  # of the components before, the last ones most
-    for column in range(rest.shape[1]):
-        more = ends > column
-        which, ends, activity = which[more], ends[more], activity[more]
-        is_last = (ends == column + 1).astype(np.uint8)  # and so not 0
-        like = activity >> 2 if column else weights[which]
-        yield "rest", column, which, is_last << 7 | np.minimum(like, 127).astype(np.uint8)
-        activity = (activity * 3 >> 2) + (np.minimum(np.abs(rest[which, column]), _LIVELY) << 3)
+    components = codes["sorted_rest"].numpy()
+    ends = np.bincount(codes["ends"][:, 0], minlength=components.shape[1] + 1)
+    remaining = np.cumsum(ends[::-1])[-2::-1].tolist()  # Gaussians that have each component
+    like = codes["weights"].numpy()[_longest_first(codes["ends"])]
+    activity = np.zeros(len(like), np.int16)  # of the components before, the last ones most
+    for column, (num, longer) in enumerate(pairwise([*remaining, 0])):
+        numbers = np.minimum(activity[:num] >> 2 if column else like[:num], 127).astype(np.uint8)
+        numbers[longer:] += 128  # their last component, so not 0
+        yield "sorted_rest", column, slice(num), Contexts(numbers)
+        activity = (activity[:num] * 3 >> 2) + (np.minimum(np.abs(components[:num, column]), _LIVELY) << 3)
+
+
+def _longest_first(ends: torch.Tensor) -> np.ndarray:
+    """(N,) int64, the order of Gaussians in which their components stand in the file: first those that end last."""
+    return np.argsort(255 - ends[:, 0].numpy().astype(np.uint8), kind="stable")  # there are 45 at most
 
 
 def _ends(components: torch.Tensor) -> torch.Tensor:
@@ -185,8 +196,8 @@ def _ends(components: torch.Tensor) -> torch.Tensor:
     return torch.cat([torch.zeros(len(ends), 1, dtype=ends.dtype), ends], 1).amax(1, keepdim=True)
 
 
-def _contexts(values: torch.Tensor) -> np.ndarray:
-    return values.clamp(0, 255).to(torch.uint8).numpy()
+def _contexts(values: torch.Tensor) -> Contexts:
+    return Contexts(values.clamp(0, 255).to(torch.uint8).numpy())
 
 
 # ---- positions: the length of each step along the curve is a symbol, its bits but the first stand as they are ----
@@ -198,15 +209,13 @@ def _bit_lengths(steps: np.ndarray) -> np.ndarray:
 
 
 def _low_bits(lengths: np.ndarray) -> np.ndarray:
-    return np.maximum(lengths - 1, 0)
+    return np.maximum(lengths, 1) - 1
 
 
 def _read_cells(lengths: np.ndarray, bits: bytes, position_bits: int) -> np.ndarray:
     """(N,3) int32."""
     if not len(lengths):
         return np.zeros((0, 3), np.int32)
-    if not 0 <= lengths.min() <= lengths.max() <= 3 * position_bits:
-        raise FormatError(f"steps of up to {3 * position_bits} bits", f"some of {lengths.min()} to {lengths.max()}")
     first_bits = np.where(lengths > 0, np.uint64(1) << _low_bits(lengths).astype(np.uint64), np.uint64(0))
     places = np.cumsum(first_bits | unpack_bits(bits, _low_bits(lengths)), dtype=np.uint64)
     # A sum of up to 2^27 steps of 42 bits could pass 2^64 only after it has been behind the end.

@@ -1,67 +1,85 @@
-"""Integers to bytes at close to their entropy, and back: a range coder over counted frequencies, one table a context.
+"""Integers to bytes at close to their entropy, and back: asymmetric numeral systems over counted frequencies.
 
 Contexts are what both sides know when a field is written: symbols that came before. They are numbers of which those
 that are alike stand side by side, so that a table may serve several where there are too few symbols for one each. The
-coder is constriction's.
+coder is constriction's.  [J. Duda, Asymmetric numeral systems, arXiv 2013]
 """
 
 from __future__ import annotations
+
+import math
 
 import constriction
 import numpy as np
 
 from compression.container import FormatError, lzma_pack, lzma_unpack
 
-Categorical = constriction.stream.model.Categorical
-RangeEncoder, RangeDecoder = constriction.stream.queue.RangeEncoder, constriction.stream.queue.RangeDecoder
+AnsCoder, Categorical = constriction.stream.stack.AnsCoder, constriction.stream.model.Categorical
 
-MAX_SYMBOLS = 1 << 16  # of a table
-MAX_TABLES = 1 << 24  # bytes of all tables together, so that a small file cannot ask for much memory
+MAX_LEVELS = 1 << 16  # symbols in all tables of a field
+MAX_TABLES = 1 << 22  # bytes of all tables together, so that a small file cannot ask for much memory
 MAX_SHIFT = 8  # bits of a context
 _TABLE_BITS, _SYMBOL_BITS = 10, 4  # about what a table costs, and each symbol in it, when all are packed
-_MAX_COUNTS = 1 << 22  # of symbols times contexts: beyond, contexts are taken as they are
+_MAX_COUNTS = 1 << 22  # of symbols times contexts: beyond, a field has one table
 # Frequencies are kept as steps of a quarter octave: integers, so that all machines make the same tables of them.
 _MANTISSAS = (16, 19, 23, 27)
 _FREQUENCIES = np.array([0] + [m << octave for octave in range(32) for m in _MANTISSAS], np.int64)
 _BOUNDS = (_FREQUENCIES[1:-1] * _FREQUENCIES[2:].astype(np.float64)) ** 0.5
 
 
+class Contexts:
+    """What is known of symbols beforehand; may serve several fields.
+
+    Args:
+        numbers: (N,) from 0 to 255; symbols of one context share a table.
+    """
+
+    def __init__(self, numbers: np.ndarray) -> None:
+        numbers = numbers.astype(np.uint8, copy=False)  # numpy sorts these by counting
+        self.order = np.argsort(numbers, kind="stable")
+        self.counts = np.bincount(numbers, minlength=1 << MAX_SHIFT)
+
+
 class SymbolWriter:
     """Takes fields of integers one after the other."""
 
     def __init__(self) -> None:
-        self._coder = RangeEncoder()
-        self._tables: list[np.ndarray] = []
+        self._tables = [np.zeros(0, np.uint8)]
+        self._pieces: list[tuple[np.ndarray, Categorical]] = []
 
-    def write(self, symbols: np.ndarray, contexts: np.ndarray | None = None) -> None:
+    def write(self, symbols: np.ndarray, contexts: Contexts | None = None) -> None:
         """Append a field.
 
         Args:
-            symbols: (N,) integers, in 2^16 different places at most.
-            contexts: (N,) integers from 0 to 255; symbols of one context share a table.
+            symbols: (N,) of 32 bits or less, within 2^16 of each other.
+            contexts: of these symbols.
         """
-        if contexts is not None and len(symbols):
-            shift = _best_shift(symbols, contexts)
+        if not len(symbols):
+            return
+        in_order = (symbols if contexts is None else symbols[contexts.order]).astype(np.int32)
+        shift = MAX_SHIFT
+        if contexts is not None:
+            shift = _best_shift(in_order, contexts)
             self._tables.append(np.array([shift], np.uint8))
-            contexts = contexts >> shift
-        order, sizes = _by_context(contexts, len(symbols))
-        in_order = symbols if order is None else symbols[order]
-        for part in np.split(in_order, np.cumsum(sizes)[:-1]) if sizes else []:
+        for part in _split(in_order, contexts, shift):
             low = int(part.min())
             counts = np.bincount(part - low)
-            assert len(counts) <= MAX_SYMBOLS, f"symbols from {low} to {low + len(counts) - 1}"
+            assert len(counts) <= MAX_LEVELS, f"symbols from {low} to {low + len(counts) - 1}"
             levels = _levels(counts)
             self._tables += [np.array([low, len(levels)], "<i4").view(np.uint8), levels]
             model = _model(levels)
             if model is not None:
-                self._coder.encode((part - low).astype(np.int32), model)
+                self._pieces.append((part - low, model))
 
     def streams(self) -> dict[str, bytes]:
         """What :class:`SymbolReader` reads, by name of the stream."""
-        tables = np.concatenate([np.zeros(0, np.uint8), *self._tables]).tobytes()
+        coder = AnsCoder()
+        for piece, model in reversed(self._pieces):  # what is coded last is read first
+            coder.encode_reverse(piece, model)
+        tables = np.concatenate(self._tables).tobytes()
         return {
             "tables": len(tables).to_bytes(4, "little") + lzma_pack(tables),
-            "symbols": self._coder.get_compressed().astype("<u4").tobytes(),
+            "symbols": coder.get_compressed().astype("<u4").tobytes(),
         }
 
 
@@ -75,36 +93,37 @@ class SymbolReader:
     def __init__(self, streams: dict[str, bytes]) -> None:
         packed, words = streams["tables"], streams["symbols"]
         size = int.from_bytes(packed[:4], "little")
-        if len(packed) < 4 or size > MAX_TABLES or len(words) % 4:
-            raise FormatError("tables and symbols", f"{len(packed):,} and {len(words):,} bytes")
+        if len(packed) < 4 or size > MAX_TABLES:
+            raise FormatError(f"tables of up to {MAX_TABLES:,} bytes", f"{size:,} in {len(packed):,}")
+        if len(words) % 4 or (words and not any(words[-4:])):
+            raise FormatError("words of which the last is not 0", f"{len(words):,} bytes that end in {words[-4:]!r}")
         self._tables = np.frombuffer(lzma_unpack(packed[4:], size), np.uint8)
         self._position = 0
-        self._coder = RangeDecoder(np.frombuffer(words, "<u4").astype(np.uint32))
+        self._coder = AnsCoder(np.frombuffer(words, "<u4").astype(np.uint32))
 
-    def read(self, count: int, contexts: np.ndarray | None = None) -> np.ndarray:
-        """(count,) int32; the contexts must be those of the writer."""
-        if contexts is not None and count:
-            contexts = contexts >> self._next_shift()
-        order, sizes = _by_context(contexts, count)
-        symbols, start = np.empty(count, np.int32), 0
-        for size in sizes:
-            low, levels = self._next_table()
+    def read(self, out: np.ndarray, limits: tuple[int, int], contexts: Contexts | None = None) -> None:
+        """Fill ``out`` with a field.
+
+        Args:
+            out: (N,) integers that can hold the limits; as many as were written.
+            limits: the lowest and the highest symbol that may occur.
+            contexts: those of the writer.
+        """
+        if not len(out):
+            return
+        shift = MAX_SHIFT if contexts is None else self._next_shift()
+        in_order = out if contexts is None else np.empty_like(out)
+        for part in _split(in_order, contexts, shift):
+            low, levels = self._next_table(limits)
             model = _model(levels)
-            try:
-                found = np.argmax(levels > 0) if model is None else self._coder.decode(model, size)
-            except AssertionError as error:  # what the coder says to data that no writer has made
-                raise FormatError("symbols of the tables", "others: the file is damaged") from error
-            np.add(found, low, out=symbols[start : start + size], casting="unsafe")
-            start += size
-        if order is None:
-            return symbols
-        in_order = np.empty_like(symbols)
-        in_order[order] = symbols
-        return in_order
+            found = np.argmax(levels > 0) if model is None else self._coder.decode(model, len(part))
+            np.add(found, low, out=part, casting="unsafe")
+        if contexts is not None:
+            out[contexts.order] = in_order
 
     def finish(self) -> None:
         """Raise where something is left."""
-        if self._position != len(self._tables) or not self._coder.maybe_exhausted():
+        if self._position != len(self._tables) or not self._coder.is_empty():
             raise FormatError("the end of the symbols", "more of them")
 
     def _next_shift(self) -> int:
@@ -114,20 +133,21 @@ class SymbolReader:
             raise FormatError(f"contexts shortened by up to {MAX_SHIFT} bits", f"by {shift}")
         return int(shift[0])
 
-    def _next_table(self) -> tuple[int, np.ndarray]:
+    def _next_table(self, limits: tuple[int, int]) -> tuple[int, np.ndarray]:
         head = self._tables[self._position : self._position + 8]
         low, size = (int(number) for number in head.copy().view("<i4")) if len(head) == 8 else (0, 0)
         start = self._position + 8
         self._position = start + size
         levels = self._tables[start : self._position]
         if (
-            abs(low) > 1 << 30
-            or not 1 <= size <= MAX_SYMBOLS
+            not 1 <= size <= MAX_LEVELS
             or len(levels) != size
             or levels.max() >= len(_FREQUENCIES)
             or not levels.any()
+            or not limits[0] <= low <= low + size - 1 <= limits[1]
         ):
-            raise FormatError("a table of frequencies", f"{size} symbols in {len(levels)} bytes")
+            told = f"symbols from {limits[0]} to {limits[1]}"
+            raise FormatError(f"a table of {told}", f"{size} from {low} on in {len(levels)} bytes")
         return low, levels
 
 
@@ -166,20 +186,17 @@ def unpack_bits(data: bytes, widths: np.ndarray) -> np.ndarray:
     return values
 
 
-def _best_shift(symbols: np.ndarray, contexts: np.ndarray) -> int:
+def _best_shift(in_order: np.ndarray, contexts: Contexts) -> int:
     """By how many bits to shorten contexts for the fewest bits of symbols and tables together."""
-    low = int(symbols.min())
-    span = int(symbols.max()) - low + 1
-    num_contexts = 1 << MAX_SHIFT
-    if num_contexts * span > _MAX_COUNTS:
-        return 0
-    places = contexts.astype(np.int64) * span + (symbols - low)
-    counts = np.bincount(places, minlength=num_contexts * span).reshape(num_contexts, span)
-    bits = [_bits_of(counts)]
-    while len(counts) > 1:
-        counts = counts[0::2] + counts[1::2]
-        bits.append(_bits_of(counts))
-    return int(np.argmin(bits))
+    low = int(in_order.min())
+    span = int(in_order.max()) - low + 1
+    if span << MAX_SHIFT > _MAX_COUNTS:
+        return MAX_SHIFT
+    places = np.repeat(np.arange(1 << MAX_SHIFT) * span - low, contexts.counts)
+    choices = [np.bincount(places + in_order, minlength=span << MAX_SHIFT).reshape(-1, span)]
+    while len(choices[-1]) > 1:
+        choices.append(choices[-1][0::2] + choices[-1][1::2])
+    return int(np.argmin([_bits_of(counts) for counts in choices]))
 
 
 def _bits_of(counts: np.ndarray) -> float:
@@ -187,18 +204,19 @@ def _bits_of(counts: np.ndarray) -> float:
     occurs = counts > 0
     used = occurs.any(1)
     sizes = counts.shape[1] - occurs.argmax(1) - occurs[:, ::-1].argmax(1)
+    if sizes[used].sum() > MAX_LEVELS:
+        return math.inf
     totals, each = counts.sum(1)[used], counts[occurs]
     entropy = (totals * np.log2(totals)).sum() - (each * np.log2(each)).sum()
     return float(entropy + _TABLE_BITS * used.sum() + _SYMBOL_BITS * sizes[used].sum())
 
 
-def _by_context(contexts: np.ndarray | None, count: int) -> tuple[np.ndarray | None, list[int]]:
-    """The order that brings symbols of a context together, None for any, and how many of each there are, none aside."""
+def _split(in_order: np.ndarray, contexts: Contexts | None, shift: int) -> list[np.ndarray]:
+    """The symbols of each context, shortened by ``shift`` bits, that occurs."""
     if contexts is None:
-        return None, [count] if count else []
-    contexts = contexts.astype(np.uint8, copy=False)  # numpy then sorts by counting
-    sizes = np.bincount(contexts)
-    return np.argsort(contexts, kind="stable"), sizes[sizes > 0].tolist()
+        return [in_order]
+    sizes = contexts.counts.reshape(-1, 1 << shift).sum(1)
+    return np.split(in_order, np.cumsum(sizes[sizes > 0])[:-1])
 
 
 def _levels(counts: np.ndarray) -> np.ndarray:

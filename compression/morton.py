@@ -15,6 +15,7 @@ _STEPS = (
     (2, 0x1249249249249249),
 )
 _MASK = (1 << MAX_BITS) - 1
+_PART = 1 << 13  # codes at a time: few enough for the cache
 
 
 def morton_order(cells: np.ndarray) -> np.ndarray:
@@ -55,7 +56,12 @@ def morton_cells(codes: np.ndarray) -> np.ndarray:
     Returns:
         (N,3) uint32.
     """
-    return np.stack([_gather(codes >> np.uint64(axis)) for axis in range(3)], axis=1)
+    cells = np.empty((len(codes), 3), np.uint32)
+    for start in range(0, len(codes), _PART):
+        part = slice(start, start + _PART)
+        for axis in range(3):
+            cells[part, axis] = _gather(codes[part] >> np.uint64(axis))
+    return cells
 
 
 def _spread(values: np.ndarray) -> np.ndarray:

@@ -113,14 +113,15 @@ class Frames:
         if self._is_identity:
             return cells[:, 0]
         places = (cells[:, 0] << 2 * CELL_BITS | cells[:, 1] << CELL_BITS | cells[:, 2]).cpu()
-        new = torch.unique(places[self._row_of[places] < 0])
+        occurs = torch.bincount(places, minlength=len(self._row_of)) > 0
+        new = torch.nonzero(occurs & (self._row_of < 0))[:, 0]
         if len(new):
             self._row_of[new] = torch.arange(len(new)) + len(self._to_seen)
             made = [self._matrices(part) for part in new.split(_PART)]
             to_seen, from_seen = (torch.cat(parts) for parts in zip(*made, strict=True))
             self._to_seen = torch.cat([self._to_seen, to_seen])
             self._from_seen = torch.cat([self._from_seen, from_seen])
-        return self._row_of[places].to(cells.device)
+        return self._row_of.index_select(0, places).to(cells.device)
 
     def to_seen(self, rows: Tensor, colors: Tensor) -> Tensor:
         """L^T c; differentiable with respect to ``colors``.

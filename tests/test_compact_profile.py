@@ -11,7 +11,7 @@ from compression.axes import close_to_identity
 from compression.compact import CompactQuantizer, CompactSettings
 from compression.compact_code import BENDS, MAX_CODE, THINNEST, weight_of
 from compression.compact_streams import places_on_curve
-from compression.entropy import SymbolReader, SymbolWriter, pack_bits, unpack_bits
+from compression.entropy import MAX_TABLES, Contexts, SymbolReader, SymbolWriter, pack_bits, unpack_bits
 from scene.gaussian_model import ROW_NAMES
 
 
@@ -181,7 +181,7 @@ def test_a_symbol_costs_what_its_frequency_says():
     entropy = -(counts * np.log2(np.maximum(counts, 1) / counts.sum())).sum() / 8
     assert entropy <= size <= 1.02 * entropy
     writer = SymbolWriter()
-    writer.write(symbols, symbols - symbols.min())
+    writer.write(symbols, Contexts(symbols - symbols.min()))
     assert len(writer.streams()["symbols"]) <= 8
 
 
@@ -190,7 +190,7 @@ def test_contexts_that_tell_nothing_cost_nothing():
     generator = np.random.default_rng(3)
     symbols = np.round(generator.laplace(size=3000) * 5).astype(np.int64)
     sizes = []
-    for contexts in (None, generator.integers(0, 256, 3000)):
+    for contexts in (None, Contexts(generator.integers(0, 256, 3000))):
         writer = SymbolWriter()
         writer.write(symbols, contexts)
         sizes.append(sum(map(len, writer.streams().values())))
@@ -199,20 +199,36 @@ def test_contexts_that_tell_nothing_cost_nothing():
 
 def test_fields_come_back_in_order():
     generator = np.random.default_rng(1)
-    contexts = generator.integers(0, 7, 5000)
-    wide = generator.integers(-MAX_CODE, MAX_CODE, 90), generator.integers(0, 256, 90)  # too many counts to look at
+    told, any_of_all = generator.integers(0, 7, 5000), generator.integers(0, 256, 90)
     fields = [
         (generator.integers(-MAX_CODE, MAX_CODE, 300), None),
-        (contexts * 3 - generator.integers(0, 9, 5000), contexts),
+        (told * 3 - generator.integers(0, 9, 5000), Contexts(told)),
+        (generator.integers(-MAX_CODE, MAX_CODE, 90), Contexts(any_of_all)),  # too many counts to look at
+        (any_of_all, Contexts(any_of_all)),
+        (np.full(40, -5), None),
+        (np.zeros(0, np.int64), None),
+        (np.zeros(0, np.int64), Contexts(np.zeros(0, np.int64))),
     ]
-    fields += [wide, (np.full(40, -5), None), (np.zeros(0, np.int64), None)]
     writer = SymbolWriter()
-    for symbols, known in fields:
-        writer.write(symbols, known)
+    for symbols, contexts in fields:
+        writer.write(symbols, contexts)
     reader = SymbolReader(writer.streams())
-    for symbols, known in fields:
-        assert np.array_equal(reader.read(len(symbols), known), symbols)
+    for symbols, contexts in fields:
+        found = np.empty_like(symbols)
+        reader.read(found, (-MAX_CODE, MAX_CODE), contexts)
+        assert np.array_equal(found, symbols)
     reader.finish()
+
+
+def test_tables_of_a_field_never_take_more_than_a_reader_has_room_for():
+    """However far the symbols of each context lie apart: the 60 fields of SH degree 3 stay within the limit."""
+    for reach in (MAX_CODE, 7000, 1000):
+        numbers = np.repeat(np.arange(256), 2)
+        symbols = np.where(np.arange(512) % 2, reach, -reach)
+        writer = SymbolWriter()
+        writer.write(np.repeat(symbols, 40), Contexts(np.repeat(numbers, 40)))
+        size = int.from_bytes(writer.streams()["tables"][:4], "little")
+        assert 60 * size <= MAX_TABLES
 
 
 def test_bits_come_back():
