@@ -95,7 +95,7 @@ class SymbolReader:
         size = int.from_bytes(packed[:4], "little")
         if len(packed) < 4 or size > MAX_TABLES:
             raise FormatError(f"tables of up to {MAX_TABLES:,} bytes", f"{size:,} in {len(packed):,}")
-        if len(words) % 4 or (words and not any(words[-4:])):
+        if len(words) % 4 or words[-4:] == bytes(4):
             raise FormatError("words of which the last is not 0", f"{len(words):,} bytes that end in {words[-4:]!r}")
         self._tables = np.frombuffer(lzma_unpack(packed[4:], size), np.uint8)
         self._position = 0
