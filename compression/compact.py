@@ -63,7 +63,7 @@ class CompactSettings:
     dc_step: float = 0.055
     rest_step: float = 0.076
     dead_zone: float = 0.55
-    rate: float = 2.5e-4
+    rate: float = 4.8e-4
 
 
 class CompactQuantizer:
