@@ -150,6 +150,8 @@ def _read_fields(reader: SymbolReader, code: CompactCode, codes: Codes, fields: 
 
 
 # ---- fields in the order of the file; the next one is asked for only when the one before it stands in the codes ----
+# Besides those of `CompactCode` there are the codes "ends" (N,1), of `_ends`, and "sorted_rest" (N,K), "rest" of the
+# Gaussians in the order of `_longest_first`.
 
 
 def _size_fields(codes: Codes) -> Iterator[Field]:

@@ -39,6 +39,11 @@ class Contexts:
         self.order = np.argsort(numbers, kind="stable")
         self.counts = np.bincount(numbers, minlength=1 << MAX_SHIFT)
 
+    def split(self, in_order: np.ndarray, shift: int) -> list[np.ndarray]:
+        """Symbols in this order, apart for each context, shortened by ``shift`` bits, that occurs."""
+        sizes = self.counts.reshape(-1, 1 << shift).sum(1)
+        return np.split(in_order, np.cumsum(sizes[sizes > 0])[:-1])
+
 
 class SymbolWriter:
     """Takes fields of integers one after the other."""
@@ -56,12 +61,14 @@ class SymbolWriter:
         """
         if not len(symbols):
             return
-        in_order = (symbols if contexts is None else symbols[contexts.order]).astype(np.int32)
-        shift = MAX_SHIFT
+        symbols = symbols.astype(np.int32)
+        parts = [symbols]
         if contexts is not None:
+            in_order = symbols[contexts.order]
             shift = _best_shift(in_order, contexts)
             self._tables.append(np.array([shift], np.uint8))
-        for part in _split(in_order, contexts, shift):
+            parts = contexts.split(in_order, shift)
+        for part in parts:
             low = int(part.min())
             counts = np.bincount(part - low)
             assert len(counts) <= MAX_LEVELS, f"symbols from {low} to {low + len(counts) - 1}"
@@ -111,9 +118,11 @@ class SymbolReader:
         """
         if not len(out):
             return
-        shift = MAX_SHIFT if contexts is None else self._next_shift()
-        in_order = out if contexts is None else np.empty_like(out)
-        for part in _split(in_order, contexts, shift):
+        in_order, parts = out, [out]
+        if contexts is not None:
+            in_order = np.empty_like(out)
+            parts = contexts.split(in_order, self._next_shift())
+        for part in parts:
             low, levels = self._next_table(limits)
             model = _model(levels)
             found = np.argmax(levels > 0) if model is None else self._coder.decode(model, len(part))
@@ -209,14 +218,6 @@ def _bits_of(counts: np.ndarray) -> float:
     totals, each = counts.sum(1)[used], counts[occurs]
     entropy = (totals * np.log2(totals)).sum() - (each * np.log2(each)).sum()
     return float(entropy + _TABLE_BITS * used.sum() + _SYMBOL_BITS * sizes[used].sum())
-
-
-def _split(in_order: np.ndarray, contexts: Contexts | None, shift: int) -> list[np.ndarray]:
-    """The symbols of each context, shortened by ``shift`` bits, that occurs."""
-    if contexts is None:
-        return [in_order]
-    sizes = contexts.counts.reshape(-1, 1 << shift).sum(1)
-    return np.split(in_order, np.cumsum(sizes[sizes > 0])[:-1])
 
 
 def _levels(counts: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ import compression
 from arguments import TrainConfig
 from arguments.compress import FineTuneRates, Phase, PostHocSchedule
 from compression.compact import CompactQuantizer
-from compression.finetune import SQUARES, Photos, as_stored, detached, fine_tune, squares_loss
+from compression.finetune import Photos, as_stored, detached, fine_tune, squares_loss
 from compression.posthoc import Goals, PostHoc, Result, Stage
 from compression.scores import gradient_scores
 from compression.seed import SeedQuantizer
@@ -133,7 +133,7 @@ def test_the_loss_is_squares_and_ssim(masked):
     keep = mask if masked else torch.ones_like(mask)
     squares = ((image - photo / 255) * keep).square().mean()
     _, _, ssim = reference.photometric_loss(image, photo / 255, keep, 0.3)
-    assert float(found) == pytest.approx(float(0.7 * SQUARES * squares + 0.3 * (1 - ssim)), rel=1e-5)
+    assert float(found) == pytest.approx(float(0.7 * 40 * squares + 0.3 * (1 - ssim)), rel=1e-5)
 
 
 def test_the_mean_of_the_last_steps_is_left(scene, trained, monkeypatch):
