@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -180,45 +181,56 @@ class CompactCode:
         its turns change: those of two axes of one length nothing, but with needles they show. The indices of weights
         run from 0 to 2 WEIGHT_LIMIT.
         """
-        weight, depth, axes = self.raw_indices(codes)
+        weight, depth, apart = self.raw_indices(codes)
         weight = weight + self.weight_offset
-        x, y, z = axes.unbind(1)
-        table = torch.tensor(self.turn_weights, device=weight.device)
-        turns = [table[((a - b).abs_() >> 5).clamp_max_(len(table) - 1)] for a, b in ((y, z), (z, x), (x, y))]
+        table = _integers(self.turn_weights, weight)
+        turns = table[(apart >> 5).clamp_max_(len(table) - 1)]
         return {
             "weights": _limited(weight),
-            "quat_weights": torch.stack([_limited(weight + turn) for turn in turns], 1),
-            "depths": ((depth + self.depth_offset) // (WEIGHT_STEPS << FRACTION_BITS)).clamp_(0, MAX_DEPTH).int(),
+            "quat_weights": _limited(weight[:, None] + turns),
+            "depths": ((depth + self.depth_offset) // (WEIGHT_STEPS << FRACTION_BITS)).clamp_(0, MAX_DEPTH),
         }
 
     def raw_indices(self, codes: Codes) -> tuple[Tensor, Tensor, Tensor]:
-        """Before offsets and limits: of weight and depth (N,) int64, and (N,3) int32 the axes, 256 to an octave.
+        """Before offsets and limits, int32: weight and depth (N,), and how far apart the axes are that turn (N,3).
 
+        These are the two that a turn about the x, y and z axis moves, and their distance is in 256ths of an octave.
         The finest places are those of opaque and thin Gaussians; distance from the centre stands for that from the
         cameras, which makes Gaussians small in view, and for the size of the cells.
         """
-        opacity = torch.tensor(self.opacity_weights, device=codes["opacity"].device)
-        opacity = opacity[codes["opacity"][:, 0].long() - self.opacity_low]
-        sorted_axes = torch.round(self._log_sizes(codes).clamp_(-_HUGE, _HUGE) * _OCTAVE).int()
-        longest, middle, shortest = sorted_axes.unbind(1)
-        inside = unfolded(codes["cells"].double() + 0.5, self.position_bits)
-        mantissa, exponent = torch.frexp(1 + inside[:, 0] ** 2 + inside[:, 1] ** 2 + inside[:, 2] ** 2)
-        log2_square = exponent.double() + (2 * mantissa - 2)  # linear between powers of two
-        distance = torch.round(log2_square * (WEIGHT_STEPS << FRACTION_BITS) / 4).long()
-        weight = opacity + longest + middle - distance
-        depth = opacity - (5 * middle + 2 * shortest) // 2 + 3 * distance
-        return weight, depth, self._by_axis(codes, sorted_axes)
+        opacity = _integers(self.opacity_weights, codes["cells"])[codes["opacity"][:, 0].int() - self.opacity_low]
+        longest = _octaves(codes["size"][:, 0].double() * self.scale_step)
+        thinner = [_octaves(table).to(longest.device) for table in self._thinner]
+        second, third = (table[codes["ratios"][:, i].int()] for i, table in enumerate(thinner))
+        weight = opacity + 2 * longest - second - (distance := self._distances(codes["cells"]))
+        depth = opacity - (7 * longest - 5 * second - 2 * third) // 2 + 3 * distance
+        apart = torch.stack([(third - second).abs(), third, second], 1)  # about the longest axis to the shortest
+        return weight, depth, self._by_axis(codes, apart)
+
+    def _distances(self, cells: Tensor) -> Tensor:
+        """(N,) int32, from the centre: the log2 of 1 + their squares, 256 to an octave, linear between powers of 2."""
+        squares = unfolded(torch.arange(1 << self.position_bits).double() + 0.5, self.position_bits) ** 2
+        x, y, z = squares.to(cells.device)[cells.int()].unbind(1)
+        bits = (1 + x + y + z).view(torch.int64)  # 52 of a linear part below the exponent, 1023 for 1
+        return ((bits - (1023 << 52) + (1 << 43)) >> 44).int()
+
+    @cached_property
+    def _thinner(self) -> tuple[Tensor, Tensor]:
+        """For each code of a ratio, natural log, double: by how much an axis is shorter than the longest one."""
+        highest = (self.limits("ratios", column)[1] for column in range(2))
+        steps = (torch.arange(high + 1).double() * self.scale_step for high in highest)
+        second, third = (step / (1 - step * bend) for step, bend in zip(steps, BENDS, strict=True))
+        return second, third
 
     def _log_sizes(self, codes: Codes) -> Tensor:
         """(N,3) double, log-scales of the longest axis to the shortest."""
-        size = codes["size"].double() * self.scale_step
-        steps = codes["ratios"].double() * self.scale_step
-        thinner = steps / (1 - steps * steps.new_tensor(BENDS))
-        return torch.cat([size, size - thinner], 1)
+        size = codes["size"][:, 0].double() * self.scale_step
+        second, third = (table.to(size.device)[codes["ratios"][:, i].int()] for i, table in enumerate(self._thinner))
+        return torch.stack([size, size - second, size - third], 1)
 
     def _by_axis(self, codes: Codes, from_longest: Tensor) -> Tensor:
         """(N,3) in the order x, y, z."""
-        axes = torch.tensor(_ORDERS, device=from_longest.device)[codes["order"][:, 0].long()]
+        axes = torch.tensor(_ORDERS, device=from_longest.device)[codes["order"][:, 0].int()]
         return torch.empty_like(from_longest).scatter_(1, axes, from_longest)
 
     # ---- codes to rows ----
@@ -291,7 +303,16 @@ def weight_of(index: Tensor) -> Tensor:
 
 def _limited(octaves: Tensor) -> Tensor:
     """From fixed point to an index."""
-    return (octaves >> FRACTION_BITS).clamp_(-WEIGHT_LIMIT, WEIGHT_LIMIT).add_(WEIGHT_LIMIT).int()
+    return (octaves >> FRACTION_BITS).clamp_(-WEIGHT_LIMIT, WEIGHT_LIMIT).add_(WEIGHT_LIMIT)
+
+
+def _octaves(log_sizes: Tensor) -> Tensor:
+    """int32 of natural logs, 256 to an octave."""
+    return torch.round(log_sizes.clamp(-_HUGE, _HUGE) * _OCTAVE).int()
+
+
+def _integers(values: tuple[int, ...], like: Tensor) -> Tensor:
+    return torch.tensor(values, dtype=torch.int32, device=like.device)
 
 
 def _bent(log_ratio: Any, bend: Any) -> Any:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
-from functools import partial
 from itertools import chain, pairwise
 from typing import Any
 
@@ -18,16 +16,17 @@ from compression.compact_code import MAX_CODE, MAX_DEPTH, Codes, CompactCode
 from compression.container import MAX_GAUSSIANS, PROFILE_KEY, FormatError, header_integer
 from compression.entropy import Contexts, SymbolReader, SymbolWriter, pack_bits, unpack_bits
 from compression.morton import morton_cells, morton_codes
-from compression.rows import REST_COUNTS, Rows, refuse_not_finite
+from compression.rows import REST_COUNTS, Rows
 from compression.viewpoints import Viewpoints
 
 NAME = "compact"
 POSITION_BITS = range(8, 15)
 GAUSSIANS_PER_BYTE = 256  # at most, so that a small file cannot claim a large model
 _STREAMS = ("tables", "symbols", "positions", "places", "viewpoints", "basis", "padding")
-_PART = 1 << 13  # Gaussians whose values are computed at a time: few enough for the cache
+_PART = 1 << 14  # Gaussians whose values are computed at a time: few enough for the cache
 _PART_BESIDE = 1 << 16  # the same beside the coder, which seldom lets go of Python's lock
 Field = tuple[str, int, slice, Contexts | None]  # code, column, Gaussians, contexts of their symbols
+_LARGEST_STEP = 1e20  # with it, and with positions within 1e30, no code stands for more than a float32 holds
 _LIVELY = 100  # above, a component's size says no more about those that follow
 
 
@@ -92,23 +91,22 @@ def read(header: dict[str, Any], streams: dict[str, bytes]) -> Rows:
     lengths = np.empty(num, np.uint8)
     reader.read(lengths, (0, 3 * code.position_bits))
     with _workers() as pool:  # the coder is one thread
-        cells = pool.submit(_read_cells, lengths, streams["positions"], code.position_bits)
+        codes["cells"] = torch.from_numpy(_read_cells(lengths, streams["positions"], code.position_bits))
         _read_fields(reader, code, codes, _size_fields(codes))
-        codes["cells"] = torch.from_numpy(cells.result())
+        indices = pool.submit(code.frame_indices, codes, frames)
         codes |= _in_parts(code.derived, codes, _PART_BESIDE, torch.int32, pool.map)
+        codes |= indices.result()
         places = pool.submit(_unpack_places, streams["places"], codes["depths"])
-        indices_of = partial(code.frame_indices, frames=frames)
-        indices = pool.submit(_in_parts, indices_of, {"cells": codes["cells"]}, _PART_BESIDE, torch.int32)
-        _read_fields(reader, code, codes, _turn_fields(codes))
+        _read_fields(reader, code, codes, _turn_fields(codes, pool.map))
         codes["places"] = places.result()
         shapes = pool.submit(_in_parts, code.shape_values, codes, _PART_BESIDE, torch.float32)
         _read_fields(reader, code, codes, _color_fields(codes))
         reader.finish()
+        rows = shapes.result()
         rank = torch.empty(num, dtype=torch.int64)
         rank[_longest_first(codes["ends"])] = torch.arange(num)
-        rows = shapes.result()
-        components = codes.pop("sorted_rest").T
-        codes |= {"rank": rank, **indices.result()}
+        components = codes["sorted_rest"].T
+        codes = {"rank": rank, **{name: codes[name] for name in ("weights", "frames", "dc")}}  # the others are let go
 
         def colors(part: Codes) -> Rows:
             rest = components.index_select(1, part["rank"]).T
@@ -131,14 +129,14 @@ def _in_parts(
     map_parts: Callable = map,
 ) -> dict[str, torch.Tensor]:
     """Values, as ``dtype``, of ``size`` Gaussians at a time: what they are made of takes several times their memory."""
-    num = len(codes["cells"])
+    num = len(next(iter(codes.values())))
     none = values_of({name: each[:0] for name, each in codes.items()})
     results = {name: torch.empty(num, *values.shape[1:], dtype=dtype) for name, values in none.items()}
 
     def fill(start: int) -> None:
         part = slice(start, start + size)
         for name, values in values_of({name: each[part] for name, each in codes.items()}).items():
-            refuse_not_finite(name, results[name][part].copy_(values).numpy())
+            results[name][part].copy_(values)
 
     list(map_parts(fill, range(0, num, size)))
     return results
@@ -163,9 +161,9 @@ def _size_fields(codes: Codes) -> Iterator[Field]:
     yield "ratios", 1, everyone, _contexts(codes["ratios"][:, 0])
 
 
-def _turn_fields(codes: Codes) -> Iterator[Field]:
-    for column in range(3):
-        yield "quats", column, slice(None), _contexts(codes["quat_weights"][:, column])
+def _turn_fields(codes: Codes, map_columns: Callable = map) -> Iterator[Field]:
+    for column, contexts in enumerate(map_columns(_contexts, codes["quat_weights"].unbind(1))):
+        yield "quats", column, slice(None), contexts
 
 
 def _color_fields(codes: Codes) -> Iterator[Field]:
@@ -250,11 +248,12 @@ def _read_header(header: dict[str, Any], streams: dict[str, bytes]) -> tuple[Com
     centre = header.get("centre")
     if not isinstance(centre, list) or len(centre) != 3:
         raise FormatError("a centre of 3 numbers", repr(centre)[:99])
-    steps = ("spread", "scale_step", "opacity_step", "quat_step", "dc_step", "rest_step")
+    steps = ("scale_step", "opacity_step", "quat_step", "dc_step", "rest_step")
     code = CompactCode(
         position_bits=position_bits,
         centre=tuple(_number(value, "centre", -1e30) for value in centre),
-        **{name: _number(header.get(name), name, 1e-30) for name in steps},
+        spread=_number(header.get("spread"), "spread", 1e-30),
+        **{name: _number(header.get(name), name, 1e-30, _LARGEST_STEP) for name in steps},
         opacity_low=header_integer(header, "opacity_low", range(-MAX_CODE, MAX_CODE + 1)),
         opacity_weights=_weights(header, "opacity_weights"),
         weight_offset=_weight(header.get("weight_offset"), "weight_offset"),
@@ -283,12 +282,12 @@ def _weights(header: dict[str, Any], key: str) -> tuple[int, ...]:
 
 
 def _weight(value: object, key: str) -> int:
-    if type(value) is not int or abs(value) > 1 << 30:
-        raise FormatError(f"an integer below 2^30 as {key}", repr(value)[:99])
+    if type(value) is not int or abs(value) > 1 << 24:
+        raise FormatError(f"an integer within 2^24 as {key}", repr(value)[:99])
     return value
 
 
-def _number(value: object, key: str, low: float) -> float:
-    if type(value) not in (int, float) or not low <= value <= 1e30 or not math.isfinite(value):
-        raise FormatError(f"{key} in the header from {low:g} to 1e30", repr(value)[:99])
+def _number(value: object, key: str, low: float, high: float = 1e30) -> float:
+    if type(value) not in (int, float) or not low <= value <= high:
+        raise FormatError(f"{key} in the header from {low:g} to {high:g}", repr(value)[:99])
     return float(value)

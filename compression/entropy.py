@@ -19,6 +19,7 @@ AnsCoder, Categorical = constriction.stream.stack.AnsCoder, constriction.stream.
 MAX_LEVELS = 1 << 16  # symbols in all tables of a field
 MAX_TABLES = 1 << 22  # bytes of all tables together, so that a small file cannot ask for much memory
 MAX_SHIFT = 8  # bits of a context
+MAX_WIDTH = 57  # bits of a number that stands as it is: they begin anywhere in the first of eight bytes
 _TABLE_BITS, _SYMBOL_BITS = 10, 4  # about what a table costs, and each symbol in it, when all are packed
 _MAX_COUNTS = 1 << 22  # of symbols times contexts: beyond, a field has one table
 # Frequencies are kept as steps of a quarter octave: integers, so that all machines make the same tables of them.
@@ -165,33 +166,41 @@ def pack_bits(values: np.ndarray, widths: np.ndarray) -> bytes:
 
     Args:
         values: (N,) uint64.
-        widths: (N,) bits of each, 0 to 64.
+        widths: (N,) bits of each, 0 to ``MAX_WIDTH``.
     """
+    assert widths.max(initial=0) <= MAX_WIDTH
     parts = [np.zeros(0, np.uint8)]
     for width in np.unique(widths[widths > 0]):
         octets = values[widths == width].astype("<u8").view(np.uint8).reshape(-1, 8)
         parts.append(np.unpackbits(octets, axis=1, count=width, bitorder="little").ravel())
-    return np.packbits(np.concatenate(parts)).tobytes()
+    return np.packbits(np.concatenate(parts), bitorder="little").tobytes()
 
 
 def unpack_bits(data: bytes, widths: np.ndarray) -> np.ndarray:
     """Undo :func:`pack_bits`.
 
+    Args:
+        data: what it gave.
+        widths: (N,) integers, as there.
+
+    Returns:
+        (N,) uint64.
+
     Raises:
         FormatError: more or fewer bits than the widths ask for.
     """
-    total = int(widths.sum())
+    widths = widths.astype(np.uint8)  # numpy sorts these by counting
+    counts = np.bincount(widths)
+    total = int(counts @ np.arange(len(counts)))
     if len(data) != (total + 7) // 8:
         raise FormatError(f"{total:,} bits", f"{len(data):,} bytes")
-    bits = np.unpackbits(np.frombuffer(data, np.uint8), count=total)
-    values, start = np.zeros(len(widths), np.uint64), 0
-    for width in np.unique(widths[widths > 0]):
-        selected = np.flatnonzero(widths == width)
-        end = start + len(selected) * int(width)
-        octets = np.zeros((len(selected), 8), np.uint8)
-        octets[:, : (width + 7) // 8] = np.packbits(bits[start:end].reshape(-1, width), axis=1, bitorder="little")
-        values[selected] = octets.view("<u8")[:, 0]
-        start = end
+    words = np.ndarray(len(data) + 1, "<u8", data + bytes(8), strides=1)  # from each byte on, eight
+    values, start = np.empty(len(widths), np.uint64), 0
+    by_width = np.split(np.argsort(widths, kind="stable"), np.cumsum(counts)[:-1])
+    for width, selected in enumerate(by_width):
+        bits = np.arange(start, start + len(selected) * width, width) if width else np.zeros(len(selected), np.int64)
+        start += len(selected) * width
+        values[selected] = words[bits >> 3] >> (bits & 7).astype(np.uint64) & np.uint64((1 << width) - 1)
     return values
 
 

@@ -7,6 +7,8 @@ as steps along the Morton curve. ``docs/gsz.md`` has the layout. [GNS, arXiv:251
 from __future__ import annotations
 
 import math
+import os
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,6 +38,7 @@ _HALVES = ("log_scales", "quats", "opacity_logits")
 _CHANNELS = ("g", "r", "b")  # in the order of the streams; red and blue as differences to green
 _ZERO = 128  # a difference of 0
 _CODE_BYTES = 6  # of a place on the Morton curve: 16 bits an axis
+_PART = 1 << 13  # Gaussians whose colours are computed at a time: few enough for the cache
 
 
 class SeedQuantizer:
@@ -261,11 +264,18 @@ def _from_green(levels: np.ndarray) -> np.ndarray:
 
 def _colors(levels: list[np.ndarray], low: np.ndarray, high: np.ndarray) -> np.ndarray:
     """Undo :func:`_from_green` and :func:`_levels`: planes (N,K) of each stream to (N,K,3) float32."""
-    green, red, blue = levels
-    colors = np.empty((*green.shape, 3), np.float32)
+    colors = np.empty((*levels[0].shape, 3), np.float32)
     tables = _values(np.arange(256.0)[:, None, None], low, high).astype(np.float32)
-    for k in range(green.shape[1]):  # by columns: the temporary arrays stay small
-        colors[:, k, 1] = tables[:, k, 1][green[:, k]]
-        for channel, difference in ((0, red), (2, blue)):
-            colors[:, k, channel] = tables[:, k, channel][difference[:, k] + green[:, k] - np.uint8(_ZERO)]
+    tables = np.ascontiguousarray(tables.transpose(2, 1, 0)).reshape(3, -1)  # of each channel, the columns in a row
+    columns = 256 * np.arange(len(low))
+
+    def fill(start: int) -> None:
+        part = slice(start, start + _PART)
+        green, red, blue = (level[part] for level in levels)
+        from_zero = green - np.uint8(_ZERO)
+        for channel, level in enumerate((red + from_zero, green, blue + from_zero)):
+            colors[part, :, channel] = tables[channel][level + columns]
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(fill, range(0, len(colors), _PART)))
     return colors

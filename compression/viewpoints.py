@@ -152,9 +152,9 @@ class Frames:
         mask = (1 << CELL_BITS) - 1
         cells = torch.stack([places >> 2 * CELL_BITS, places >> CELL_BITS & mask, places & mask], 1)
         middles = unfolded(cells.double() + 0.5, CELL_BITS) * self._spread + self._centre
-        lower = _cholesky(self._moments(middles))
-        from_seen = torch.round(_inverse_of_lower(lower).transpose(1, 2) * _FRACTION)
-        return lower.transpose(1, 2).float(), from_seen[:, :, 1:].float()
+        lower = _cholesky(self._moments(middles).permute(1, 2, 0).contiguous())
+        from_seen = torch.round(_inverse_of_lower(lower) * _FRACTION)
+        return lower.permute(2, 1, 0).float().contiguous(), from_seen[1:].permute(2, 1, 0).float().contiguous()
 
     def _moments(self, middles: Tensor) -> Tensor:
         """(U,C,C): G for (U,3) places, with the prior in it."""
@@ -218,10 +218,11 @@ def _product(matrices: Tensor, rows: Tensor, vectors: Tensor, basis: Tensor | No
     if order is not None:
         vectors = vectors[order]
     product = vectors.new_empty(len(vectors), 3 * matrices.shape[1])
-    channels, start = torch.eye(3).to(vectors), 0
+    basis = torch.eye(vectors.shape[1]).to(vectors) if basis is None else basis
+    by_coefficient = basis.unflatten(1, (-1, 3)).transpose(0, 1).flatten(1)  # (B, 3 K)
+    start = 0
     for part, sizes in zip(present.split(_PART), counts.split(_PART), strict=True):
-        each = torch.einsum("uab,ij->ubiaj", matrices[part].to(vectors), channels).flatten(3).flatten(1, 2)
-        each = each if basis is None else basis @ each
+        each = (matrices[part].to(vectors) @ by_coefficient).unflatten(2, (-1, 3)).transpose(1, 2).flatten(2)
         for matrix, size in zip(each, sizes.tolist(), strict=True):
             torch.mm(vectors[start : start + size], matrix, out=product[start : start + size])
             start += size
@@ -231,25 +232,24 @@ def _product(matrices: Tensor, rows: Tensor, vectors: Tensor, basis: Tensor | No
 
 
 def _cholesky(matrices: Tensor) -> Tensor:
-    """(U,C,C) lower triangular L with L L^T = the positive definite (U,C,C) ``matrices``."""
-    size = matrices.shape[1]
-    lower = torch.zeros_like(matrices)
-    for column in range(size):
-        rest = matrices[:, column:, column].clone()
-        for k in range(column):
-            rest -= lower[:, column:, k] * lower[:, column, k, None]
-        lower[:, column:, column] = rest / rest[:, :1].sqrt()
-    return lower
+    """(C,C,U) lower triangular L with L L^T = the positive definite (C,C,U) ``matrices``.
+
+    In place of them; each difference is rounded by itself, in the order of columns, which fixes the bits.
+    """
+    for k in range(len(matrices)):
+        column = matrices[k:, k]
+        column /= column[0].sqrt()
+        matrices[k + 1 :, k + 1 :] -= column[1:, None] * column[None, 1:]
+        matrices[k, k + 1 :] = 0
+    return matrices
 
 
 def _inverse_of_lower(lower: Tensor) -> Tensor:
-    """(U,C,C), by forward substitution."""
-    inverse = torch.zeros_like(lower)
-    for row in range(lower.shape[1]):
-        inverse[:, row, row] = 1
-        for k in range(row):
-            inverse[:, row, :row] -= lower[:, row, k, None] * inverse[:, k, :row]
-        inverse[:, row] /= lower[:, row, row, None]
+    """(C,C,U), by forward substitution in the order of columns."""
+    inverse = torch.eye(len(lower)).to(lower)[:, :, None].repeat(1, 1, lower.shape[2])
+    for k in range(len(lower)):
+        inverse[k, : k + 1] /= lower[k, k]
+        inverse[k + 1 :, : k + 1] -= lower[k + 1 :, k, None] * inverse[k, : k + 1]
     return inverse
 
 

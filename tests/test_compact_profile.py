@@ -1,5 +1,7 @@
 """Profile "compact": what is decoded is what was rendered, bit for bit; small; the same Gaussians in other words."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from compression.axes import close_to_identity
 from compression.compact import CompactQuantizer, CompactSettings
 from compression.compact_code import BENDS, MAX_CODE, THINNEST, weight_of
 from compression.compact_streams import places_on_curve
+from compression.container import FormatError, pack, unpack
 from compression.entropy import MAX_TABLES, Contexts, SymbolReader, SymbolWriter, pack_bits, unpack_bits
 from scene.gaussian_model import ROW_NAMES
 
@@ -101,6 +104,33 @@ def test_weights_grow_with_opacity_and_size():
     weights = weight_of(quantizer.code.shape_codes(rows)["weights"])
     assert weights[0] < weights[1] < weights[2]
     assert 2.0**-6 <= weights.min() and weights.max() <= 2.0**6
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_what_the_largest_codes_and_steps_stand_for_is_finite(sign):
+    """With the largest numbers that a header may hold, and all cameras in one place: no reader needs to look."""
+    one_place = Viewpoints(torch.full((32, 3), -1e30).double(), torch.full((32, 3), 127.0).double(), -1.0)
+    quantizer, rows = fitted(random_rows(3000), one_place)
+    largest = dict.fromkeys(("scale_step", "opacity_step", "quat_step", "dc_step", "rest_step"), 1e20)
+    basis = torch.full((45, 45), 127, dtype=torch.int8)
+    code = replace(quantizer.code, position_bits=14, centre=(1e30,) * 3, spread=1e30, basis=basis, **largest)
+    codes = quantizer.code.shape_codes(rows)
+    codes |= {name: torch.zeros_like(codes[name]) for name in ("weights", "quat_weights", "ratios")}
+    codes |= {"cells": torch.full((3000, 3), 2**14 - 1), "places": torch.full((3000, 3), 2**7 - 1)}
+    codes |= {"depths": torch.full((3000,), 7), "rest": torch.full((3000, 45), sign * 32767)}
+    codes |= {name: torch.full((3000, 3), sign * 32767) for name in ("quats", "dc")}
+    codes |= {name: torch.full((3000, 1), sign * 32767) for name in ("opacity", "size")}
+    frames = code.frames()
+    values = code.values(codes | code.frame_indices(codes, frames), frames)
+    assert all(row.isfinite().all() for row in values.values())
+    assert values["sh_rest"].abs().max() > 3.4e38 * 1e20 / 1e30  # with steps up to 1e30 it would not be
+
+
+def test_a_header_with_larger_numbers_is_refused():
+    header, streams = unpack(encode(arrays(random_rows(500))))
+    for key, value in (("rest_step", 1.1e20), ("scale_step", 10**400), ("spread", 1.1e30), ("depth_offset", 2**24 + 1)):
+        with pytest.raises(FormatError, match=key):
+            decode(pack({**header, key: value}, streams))
 
 
 def test_places_are_finer_where_more_is_to_be_seen():
@@ -232,11 +262,13 @@ def test_tables_of_a_field_never_take_more_than_a_reader_has_room_for():
 
 
 def test_bits_come_back():
+    """Of all widths that a number may have, some of which do not occur; none at all."""
     generator = np.random.default_rng(2)
-    widths = generator.integers(0, 49, 3000)
-    values = generator.integers(0, 2**48, 3000).astype(np.uint64) & (
-        (np.uint64(1) << widths.astype(np.uint64)) - np.uint64(1)
-    )
-    packed = pack_bits(values, widths)
-    assert len(packed) == (widths.sum() + 7) // 8
-    assert np.array_equal(unpack_bits(packed, widths), values)
+    widths = generator.choice([*range(0, 30), 41, 57], 3000)
+    values = generator.integers(0, 2**57, 3000).astype(np.uint64)
+    values &= (np.uint64(1) << widths.astype(np.uint64)) - np.uint64(1)
+    for num in (3000, 1, 0):
+        packed = pack_bits(values[:num], widths[:num])
+        assert len(packed) == (widths[:num].sum() + 7) // 8
+        assert np.array_equal(unpack_bits(packed, widths[:num]), values[:num])
+    assert pack_bits(np.uint64([0b1, 0b10, 0b11]), np.array([1, 2, 2])) == bytes([0b11101])  # the narrowest lowest
