@@ -23,8 +23,8 @@ NAME = "compact"
 POSITION_BITS = range(8, 15)
 GAUSSIANS_PER_BYTE = 256  # at most, so that a small file cannot claim a large model
 _STREAMS = ("tables", "symbols", "positions", "places", "viewpoints", "basis", "padding")
-_PART = 1 << 14  # Gaussians whose values are computed at a time: few enough for the cache
-_PART_BESIDE = 1 << 16  # the same beside the coder, which seldom lets go of Python's lock
+_PART = 1 << 14  # Gaussians whose colours are computed at a time: few enough for the cache
+_LARGE_PART = 1 << 16  # the same of other values: few steps that wait for Python's lock, which the coder holds
 Field = tuple[str, int, slice, Contexts | None]  # code, column, Gaussians, contexts of their symbols
 _LARGEST_STEP = 1e20  # with it, and with positions within 1e30, no code stands for more than a float32 holds
 _LIVELY = 100  # above, a component's size says no more about those that follow
@@ -94,12 +94,12 @@ def read(header: dict[str, Any], streams: dict[str, bytes]) -> Rows:
         codes["cells"] = torch.from_numpy(_read_cells(lengths, streams["positions"], code.position_bits))
         _read_fields(reader, code, codes, _size_fields(codes))
         indices = pool.submit(code.frame_indices, codes, frames)
-        codes |= _in_parts(code.derived, codes, _PART_BESIDE, torch.int32, pool.map)
+        codes |= _in_parts(code.derived, codes, _LARGE_PART, torch.int32, pool.map)
         codes |= indices.result()
         places = pool.submit(_unpack_places, streams["places"], codes["depths"])
         _read_fields(reader, code, codes, _turn_fields(codes, pool.map))
         codes["places"] = places.result()
-        shapes = pool.submit(_in_parts, code.shape_values, codes, _PART_BESIDE, torch.float32)
+        shapes = pool.submit(_in_parts, code.shape_values, codes, _LARGE_PART, torch.float32)
         _read_fields(reader, code, codes, _color_fields(codes))
         reader.finish()
         rows = shapes.result()
