@@ -8,6 +8,7 @@ steps and basis are chosen (``compact.py``).
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -200,9 +201,9 @@ class CompactCode:
         """
         opacity = _integers(self.opacity_weights, codes["cells"])[codes["opacity"][:, 0].int() - self.opacity_low]
         longest = _octaves(codes["size"][:, 0].double() * self.scale_step)
-        thinner = [_octaves(table).to(longest.device) for table in self._thinner]
-        second, third = (table[codes["ratios"][:, i].int()] for i, table in enumerate(thinner))
-        weight = opacity + 2 * longest - second - (distance := self._distances(codes["cells"]))
+        second, third = _of_ratios(codes, map(_octaves, self._thinner))
+        distance = self._distances(codes["cells"])
+        weight = opacity + 2 * longest - second - distance
         depth = opacity - (7 * longest - 5 * second - 2 * third) // 2 + 3 * distance
         apart = torch.stack([(third - second).abs(), third, second], 1)  # about the longest axis to the shortest
         return weight, depth, self._by_axis(codes, apart)
@@ -225,7 +226,7 @@ class CompactCode:
     def _log_sizes(self, codes: Codes) -> Tensor:
         """(N,3) double, log-scales of the longest axis to the shortest."""
         size = codes["size"][:, 0].double() * self.scale_step
-        second, third = (table.to(size.device)[codes["ratios"][:, i].int()] for i, table in enumerate(self._thinner))
+        second, third = _of_ratios(codes, self._thinner)
         return torch.stack([size, size - second, size - third], 1)
 
     def _by_axis(self, codes: Codes, from_longest: Tensor) -> Tensor:
@@ -309,6 +310,12 @@ def _limited(octaves: Tensor) -> Tensor:
 def _octaves(log_sizes: Tensor) -> Tensor:
     """int32 of natural logs, 256 to an octave."""
     return torch.round(log_sizes.clamp(-_HUGE, _HUGE) * _OCTAVE).int()
+
+
+def _of_ratios(codes: Codes, tables: Iterable[Tensor]) -> Iterator[Tensor]:
+    """(N,) each: what stands in the table of a column for its codes."""
+    ratios = codes["ratios"].int().unbind(1)
+    return (table.to(column.device)[column] for table, column in zip(tables, ratios, strict=True))
 
 
 def _integers(values: tuple[int, ...], like: Tensor) -> Tensor:

@@ -90,8 +90,8 @@ def read(header: dict[str, Any], streams: dict[str, bytes]) -> Rows:
     frames = code.frames()
     lengths = np.empty(num, np.uint8)
     reader.read(lengths, (0, 3 * code.position_bits))
+    codes["cells"] = torch.from_numpy(_read_cells(lengths, streams["positions"], code.position_bits))
     with _workers() as pool:  # the coder is one thread
-        codes["cells"] = torch.from_numpy(_read_cells(lengths, streams["positions"], code.position_bits))
         _read_fields(reader, code, codes, _size_fields(codes))
         indices = pool.submit(code.frame_indices, codes, frames)
         codes |= _in_parts(code.derived, codes, _LARGE_PART, torch.int32, pool.map)

@@ -195,10 +195,10 @@ def unpack_bits(data: bytes, widths: np.ndarray) -> np.ndarray:
     if len(data) != (total + 7) // 8:
         raise FormatError(f"{total:,} bits", f"{len(data):,} bytes")
     words = np.ndarray(len(data) + 1, "<u8", data + bytes(8), strides=1)  # from each byte on, eight
-    values, start = np.empty(len(widths), np.uint64), 0
-    by_width = np.split(np.argsort(widths, kind="stable"), np.cumsum(counts)[:-1])
-    for width, selected in enumerate(by_width):
-        bits = np.arange(start, start + len(selected) * width, width) if width else np.zeros(len(selected), np.int64)
+    values, start = np.zeros(len(widths), np.uint64), 0
+    _, *by_width = np.split(np.argsort(widths, kind="stable"), np.cumsum(counts)[:-1])  # those of no bits are 0
+    for width, selected in enumerate(by_width, start=1):
+        bits = np.arange(start, start + len(selected) * width, width)
         start += len(selected) * width
         values[selected] = words[bits >> 3] >> (bits & 7).astype(np.uint64) & np.uint64((1 << width) - 1)
     return values
