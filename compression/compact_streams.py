@@ -16,15 +16,15 @@ from compression.compact_code import MAX_CODE, MAX_DEPTH, Codes, CompactCode
 from compression.container import MAX_GAUSSIANS, PROFILE_KEY, FormatError, header_integer
 from compression.entropy import Contexts, SymbolReader, SymbolWriter, pack_bits, unpack_bits
 from compression.morton import morton_cells, morton_codes
-from compression.rows import REST_COUNTS, Rows
+from compression.rows import REST_COUNTS, SHAPES, Rows
 from compression.viewpoints import Viewpoints
 
 NAME = "compact"
 POSITION_BITS = range(8, 15)
 GAUSSIANS_PER_BYTE = 256  # at most, so that a small file cannot claim a large model
-_STREAMS = ("tables", "symbols", "positions", "places", "viewpoints", "basis", "padding")
-_PART = 1 << 14  # Gaussians whose colours are computed at a time: few enough for the cache
-_LARGE_PART = 1 << 16  # the same of other values: few steps that wait for Python's lock, which the coder holds
+BLOCK = 1 << 18  # Gaussians that one core reads, at most
+_STREAMS, _BLOCK_STREAMS = ("viewpoints", "basis", "padding"), ("tables", "symbols", "positions", "places")
+_PART = 1 << 14  # Gaussians whose values are computed at a time: few enough for the cache
 Field = tuple[str, int, slice, Contexts | None]  # code, column, Gaussians, contexts of their symbols
 _LARGEST_STEP = 1e20  # with it, and with positions within 1e30, no code stands for more than a float32 holds
 _LIVELY = 100  # above, a component's size says no more about those that follow
@@ -43,28 +43,45 @@ def write(code: CompactCode, codes: Codes) -> tuple[dict[str, Any], dict[str, by
     num = len(codes["cells"])
     if num > MAX_GAUSSIANS:
         raise FormatError(f"at most {MAX_GAUSSIANS:,} Gaussians", f"{num:,}")
-    curve = places_on_curve(codes)
-    order = np.argsort(curve, kind="stable")
-    steps = np.diff(curve[order] >> np.uint64(3 * MAX_DEPTH), prepend=np.uint64(0))
+    order = torch.from_numpy(np.argsort(places_on_curve(codes), kind="stable"))
+    codes = {name: each[order] for name, each in codes.items()}
+    streams = {
+        "viewpoints": code.viewpoints.to_bytes(),
+        "basis": b"" if code.basis is None else code.basis.numpy().tobytes(),
+    }
+    with _workers() as pool:
+        blocks = pool.map(
+            lambda block: _write_block({name: each[block] for name, each in codes.items()}), blocks_of(num)
+        )
+        for index, block in enumerate(blocks):
+            streams |= {f"{name}.{index}": stream for name, stream in block.items()}
+    streams["padding"] = bytes(max(0, num // GAUSSIANS_PER_BYTE - sum(map(len, streams.values()))))
+    values = {field.name: getattr(code, field.name) for field in fields(code) if field.name not in _STREAMS}
+    values |= {"view_cosine": code.viewpoints.cosine, "basis": "none" if code.basis is None else code.num_components}
+    return {PROFILE_KEY: NAME, "gaussians": num, **values}, streams
+
+
+def _write_block(codes: Codes) -> dict[str, bytes]:
+    """The streams of a block, its Gaussians in the order of the file."""
+    steps = np.diff(morton_codes(codes["cells"].numpy()), prepend=np.uint64(0))
     lengths = _bit_lengths(steps)
-    codes = {name: each[torch.from_numpy(order)] for name, each in codes.items()}
     codes["ends"] = _ends(codes["rest"])
     codes["sorted_rest"] = codes["rest"][torch.from_numpy(_longest_first(codes["ends"]))]
     writer = SymbolWriter()
     writer.write(lengths)
     for name, column, some, contexts in chain(_size_fields(codes), _turn_fields(codes), _color_fields(codes)):
         writer.write(codes[name].numpy()[some, column], contexts)
-    streams = {
+    return {
         **writer.streams(),
         "positions": pack_bits(steps, _low_bits(lengths)),
         "places": _pack_places(codes),
-        "viewpoints": code.viewpoints.to_bytes(),
-        "basis": b"" if code.basis is None else code.basis.numpy().tobytes(),
     }
-    streams["padding"] = bytes(max(0, num // GAUSSIANS_PER_BYTE - sum(map(len, streams.values()))))
-    values = {field.name: getattr(code, field.name) for field in fields(code) if field.name not in _STREAMS}
-    values |= {"view_cosine": code.viewpoints.cosine, "basis": "none" if code.basis is None else code.num_components}
-    return {PROFILE_KEY: NAME, "gaussians": num, **values}, streams
+
+
+def blocks_of(num: int) -> list[slice]:
+    """Runs of Gaussians, each stored by itself; of about one size, so that cores are done together."""
+    count = -(-num // BLOCK)
+    return [slice(num * i // count, num * (i + 1) // count) for i in range(count)]
 
 
 def places_on_curve(codes: Codes) -> np.ndarray:
@@ -79,67 +96,64 @@ def read(header: dict[str, Any], streams: dict[str, bytes]) -> Rows:
     Raises:
         FormatError: header or streams are none that :func:`write` makes.
     """
-    if set(streams) != set(_STREAMS):
-        raise FormatError(f"the streams {', '.join(_STREAMS)}", ", ".join(streams)[:99] or "none")
-    code, num = _read_header(header, streams)
+    num = _read_count(header, streams)
+    blocks = blocks_of(num)
+    names = [*_STREAMS, *(f"{name}.{index}" for index in range(len(blocks)) for name in _BLOCK_STREAMS)]
+    if set(streams) != set(names):
+        raise FormatError(f"the streams {', '.join(names)}"[:99], ", ".join(streams)[:99] or "none")
+    code = _read_header(header, streams)
+    shapes = {**SHAPES, "sh_rest": (code.num_rest, 3)}
+    rows = {name: torch.empty(num, *shape) for name, shape in shapes.items()}
+
+    def fill(index: int, block: slice) -> None:
+        own_streams = {name: streams[f"{name}.{index}"] for name in _BLOCK_STREAMS}
+        _read_block(code, own_streams, {name: row[block] for name, row in rows.items()})
+
+    with _workers() as pool:
+        list(pool.map(fill, range(len(blocks)), blocks))
+    return {name: row.numpy() for name, row in rows.items()}
+
+
+def _read_block(code: CompactCode, streams: dict[str, bytes], rows: dict[str, torch.Tensor]) -> None:
+    """Fill ``rows`` with the Gaussians of a block."""
+    num = len(rows["means"])
     reader = SymbolReader(streams)
     widths = {"opacity": 1, "order": 1, "size": 1, "ratios": 2, "quats": 3, "dc": 3, "ends": 1}
     widths["sorted_rest"] = code.num_components
     # A column lies together in memory, since one is read at a time.
     codes = {name: torch.zeros(width, num, dtype=torch.int16).T for name, width in widths.items()}
-    frames = code.frames()
     lengths = np.empty(num, np.uint8)
     reader.read(lengths, (0, 3 * code.position_bits))
     codes["cells"] = torch.from_numpy(_read_cells(lengths, streams["positions"], code.position_bits))
-    with _workers() as pool:  # the coder is one thread
-        _read_fields(reader, code, codes, _size_fields(codes))
-        indices = pool.submit(code.frame_indices, codes, frames)
-        codes |= _in_parts(code.derived, codes, _LARGE_PART, torch.int32, pool.map)
-        codes |= indices.result()
-        places = pool.submit(_unpack_places, streams["places"], codes["depths"])
-        _read_fields(reader, code, codes, _turn_fields(codes, pool.map))
-        codes["places"] = places.result()
-        shapes = pool.submit(_in_parts, code.shape_values, codes, _LARGE_PART, torch.float32)
-        _read_fields(reader, code, codes, _color_fields(codes))
-        reader.finish()
-        rows = shapes.result()
-        rank = torch.empty(num, dtype=torch.int64)
-        rank[_longest_first(codes["ends"])] = torch.arange(num)
-        components = codes["sorted_rest"].T
-        codes = {"rank": rank, **{name: codes[name] for name in ("weights", "frames", "dc")}}  # the others are let go
+    _read_fields(reader, code, codes, _size_fields(codes))
+    codes |= _in_parts(code.derived, codes)
+    codes["places"] = _unpack_places(streams["places"], codes["depths"])
+    _read_fields(reader, code, codes, _turn_fields(codes))
+    _read_fields(reader, code, codes, _color_fields(codes))
+    reader.finish()
+    frames = code.frames()
+    codes |= code.frame_indices(codes, frames)
+    rank = torch.empty(num, dtype=torch.int64)
+    rank[_longest_first(codes["ends"])] = torch.arange(num)
+    components = codes.pop("sorted_rest").T
+    for start in range(0, num, _PART):
+        some = slice(start, start + _PART)
+        part = {name: each[some] for name, each in codes.items()}
+        part["rest"] = components.index_select(1, rank[some]).T
+        for name, values in {**code.shape_values(part), **code.color_values(part, frames)}.items():
+            rows[name][some] = values  # rounded to single precision
 
-        def colors(part: Codes) -> Rows:
-            rest = components.index_select(1, part["rank"]).T
-            return code.color_values({**part, "rest": rest}, frames)
 
-        rows |= _in_parts(colors, codes, _PART, torch.float32, pool.map)
-    return {name: row.numpy() for name, row in rows.items()}
+def _in_parts(derived: Callable[[Codes], Codes], codes: Codes) -> Codes:
+    """What is derived, of ``_PART`` Gaussians at a time."""
+    num = len(codes["cells"])
+    parts = [derived({name: each[i : i + _PART] for name, each in codes.items()}) for i in range(0, num, _PART)]
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
 def _workers() -> ThreadPoolExecutor:
     """A thread for each core; torch, which works without Python's lock, takes no more of its own for them."""
     return ThreadPoolExecutor(os.cpu_count(), initializer=torch.set_num_threads, initargs=(1,))
-
-
-def _in_parts(
-    values_of: Callable[[Codes], dict[str, torch.Tensor]],
-    codes: Codes,
-    size: int,
-    dtype: torch.dtype,
-    map_parts: Callable = map,
-) -> dict[str, torch.Tensor]:
-    """Values, as ``dtype``, of ``size`` Gaussians at a time: what they are made of takes several times their memory."""
-    num = len(next(iter(codes.values())))
-    none = values_of({name: each[:0] for name, each in codes.items()})
-    results = {name: torch.empty(num, *values.shape[1:], dtype=dtype) for name, values in none.items()}
-
-    def fill(start: int) -> None:
-        part = slice(start, start + size)
-        for name, values in values_of({name: each[part] for name, each in codes.items()}).items():
-            results[name][part].copy_(values)
-
-    list(map_parts(fill, range(0, num, size)))
-    return results
 
 
 def _read_fields(reader: SymbolReader, code: CompactCode, codes: Codes, fields: Iterator[Field]) -> None:
@@ -161,9 +175,9 @@ def _size_fields(codes: Codes) -> Iterator[Field]:
     yield "ratios", 1, everyone, _contexts(codes["ratios"][:, 0])
 
 
-def _turn_fields(codes: Codes, map_columns: Callable = map) -> Iterator[Field]:
-    for column, contexts in enumerate(map_columns(_contexts, codes["quat_weights"].unbind(1))):
-        yield "quats", column, slice(None), contexts
+def _turn_fields(codes: Codes) -> Iterator[Field]:
+    for column in range(3):
+        yield "quats", column, slice(None), _contexts(codes["quat_weights"][:, column])
 
 
 def _color_fields(codes: Codes) -> Iterator[Field]:
@@ -240,16 +254,19 @@ def _unpack_places(bits: bytes, depths: torch.Tensor) -> torch.Tensor:
 # ---- the header ----
 
 
-def _read_header(header: dict[str, Any], streams: dict[str, bytes]) -> tuple[CompactCode, int]:
+def _read_count(header: dict[str, Any], streams: dict[str, bytes]) -> int:
+    size = sum(map(len, streams.values()))
+    return header_integer(header, "gaussians", range(min(MAX_GAUSSIANS, GAUSSIANS_PER_BYTE * (size + 1)) + 1))
+
+
+def _read_header(header: dict[str, Any], streams: dict[str, bytes]) -> CompactCode:
     num_rest = header_integer(header, "num_rest", REST_COUNTS)
     position_bits = header_integer(header, "position_bits", POSITION_BITS)
-    size = sum(map(len, streams.values()))
-    num = header_integer(header, "gaussians", range(min(MAX_GAUSSIANS, GAUSSIANS_PER_BYTE * (size + 1)) + 1))
     centre = header.get("centre")
     if not isinstance(centre, list) or len(centre) != 3:
         raise FormatError("a centre of 3 numbers", repr(centre)[:99])
     steps = ("scale_step", "opacity_step", "quat_step", "dc_step", "rest_step")
-    code = CompactCode(
+    return CompactCode(
         position_bits=position_bits,
         centre=tuple(_number(value, "centre", -1e30) for value in centre),
         spread=_number(header.get("spread"), "spread", 1e-30),
@@ -263,7 +280,6 @@ def _read_header(header: dict[str, Any], streams: dict[str, bytes]) -> tuple[Com
         viewpoints=Viewpoints.from_bytes(streams["viewpoints"], _number(header.get("view_cosine"), "view_cosine", -1)),
         basis=_read_basis(header.get("basis"), streams["basis"], 3 * num_rest),
     )
-    return code, num
 
 
 def _read_basis(components: object, data: bytes, num_columns: int) -> torch.Tensor | None:

@@ -18,7 +18,7 @@ from typing import Any
 MAGIC = b"\x89GSZ\r\n\x1a\n"  # as in PNG: shows a file sent as text, and no text starts like it
 VERSION = 1
 MAX_HEADER = 1 << 20  # bytes of JSON
-MAX_STREAMS = 1024
+MAX_STREAMS = 1 << 12
 MAX_GAUSSIANS = 1 << 27  # in every profile
 MAX_NAME = 64  # bytes
 MAX_DICTIONARY = 1 << 22  # bytes, of LZMA; what a reader makes room for

@@ -24,8 +24,8 @@ _TABLE_BITS, _SYMBOL_BITS = 10, 4  # about what a table costs, and each symbol i
 _MAX_COUNTS = 1 << 22  # of symbols times contexts: beyond, a field has one table
 # Frequencies are kept as steps of a quarter octave: integers, so that all machines make the same tables of them.
 _MANTISSAS = (16, 19, 23, 27)
-_FREQUENCIES = np.array([0] + [m << octave for octave in range(32) for m in _MANTISSAS], np.int64)
-_BOUNDS = (_FREQUENCIES[1:-1] * _FREQUENCIES[2:].astype(np.float64)) ** 0.5
+_FREQUENCIES = np.array([0.0] + [m << octave for octave in range(32) for m in _MANTISSAS])
+_BOUNDS = (_FREQUENCIES[1:-1] * _FREQUENCIES[2:]) ** 0.5
 
 
 class Contexts:
@@ -40,10 +40,10 @@ class Contexts:
         self.order = np.argsort(numbers, kind="stable")
         self.counts = np.bincount(numbers, minlength=1 << MAX_SHIFT)
 
-    def split(self, in_order: np.ndarray, shift: int) -> list[np.ndarray]:
-        """Symbols in this order, apart for each context, shortened by ``shift`` bits, that occurs."""
+    def sizes(self, shift: int) -> list[int]:
+        """How many symbols there are of each context, shortened by ``shift`` bits, that occurs."""
         sizes = self.counts.reshape(-1, 1 << shift).sum(1)
-        return np.split(in_order, np.cumsum(sizes[sizes > 0])[:-1])
+        return sizes[sizes > 0].tolist()
 
 
 class SymbolWriter:
@@ -68,16 +68,17 @@ class SymbolWriter:
             in_order = symbols[contexts.order]
             shift = _best_shift(in_order, contexts)
             self._tables.append(np.array([shift], np.uint8))
-            parts = contexts.split(in_order, shift)
-        for part in parts:
-            low = int(part.min())
-            counts = np.bincount(part - low)
-            assert len(counts) <= MAX_LEVELS, f"symbols from {low} to {low + len(counts) - 1}"
-            levels = _levels(counts)
-            self._tables += [np.array([low, len(levels)], "<i4").view(np.uint8), levels]
-            model = _model(levels)
-            if model is not None:
-                self._pieces.append((part - low, model))
+            parts = np.split(in_order, np.cumsum(contexts.sizes(shift))[:-1])
+        lows = [int(part.min()) for part in parts]
+        counts = [np.bincount(part - low) for part, low in zip(parts, lows, strict=True)]
+        sizes = [len(each) for each in counts]
+        assert max(sizes) <= MAX_LEVELS, f"symbols from {min(lows)} on, {max(sizes)} of them"
+        levels = [_levels(each) for each in counts]
+        self._tables += [np.array([lows, sizes], "<i4").reshape(-1).view(np.uint8), *levels]
+        for part, low, each in zip(parts, lows, levels, strict=True):
+            if len(each) > 1:
+                frequencies = _FREQUENCIES[each]  # integers, so that their sum is exact in any order
+                self._pieces.append((part - low, Categorical(frequencies / frequencies.sum(), perfect=False)))
 
     def streams(self) -> dict[str, bytes]:
         """What :class:`SymbolReader` reads, by name of the stream."""
@@ -119,46 +120,50 @@ class SymbolReader:
         """
         if not len(out):
             return
-        in_order, parts = out, [out]
-        if contexts is not None:
-            in_order = np.empty_like(out)
-            parts = contexts.split(in_order, self._next_shift())
-        for part in parts:
-            low, levels = self._next_table(limits)
-            model = _model(levels)
-            found = np.argmax(levels > 0) if model is None else self._coder.decode(model, len(part))
-            np.add(found, low, out=part, casting="unsafe")
-        if contexts is not None:
-            out[contexts.order] = in_order
+        sizes = [len(out)] if contexts is None else contexts.sizes(self._next_shift())
+        lows, tables = self._next_tables(len(sizes), limits)
+        # The coder holds Python's lock. One long array at the end: a short one each time would hand the lock over.
+        parts = [self._decoded(table, size) for table, size in zip(tables, sizes, strict=True)]
+        symbols = np.concatenate(parts, dtype=out.dtype, casting="unsafe")  # may wrap around, and back with the lowest
+        symbols += np.repeat(lows.astype(out.dtype), sizes)
+        out[slice(None) if contexts is None else contexts.order] = symbols
 
     def finish(self) -> None:
         """Raise where something is left."""
         if self._position != len(self._tables) or not self._coder.is_empty():
             raise FormatError("the end of the symbols", "more of them")
 
-    def _next_shift(self) -> int:
-        shift = self._tables[self._position : self._position + 1]
-        self._position += 1
-        if not len(shift) or shift[0] > MAX_SHIFT:
-            raise FormatError(f"contexts shortened by up to {MAX_SHIFT} bits", f"by {shift}")
-        return int(shift[0])
+    def _decoded(self, shares: np.ndarray, size: int) -> np.ndarray:
+        if len(shares) == 1:  # the only symbol takes no bits
+            return np.zeros(size, np.int32)
+        return self._coder.decode(Categorical(shares, perfect=False), size)
 
-    def _next_table(self, limits: tuple[int, int]) -> tuple[int, np.ndarray]:
-        head = self._tables[self._position : self._position + 8]
-        low, size = (int(number) for number in head.copy().view("<i4")) if len(head) == 8 else (0, 0)
-        start = self._position + 8
-        self._position = start + size
-        levels = self._tables[start : self._position]
-        if (
-            not 1 <= size <= MAX_LEVELS
-            or len(levels) != size
-            or levels.max() >= len(_FREQUENCIES)
-            or not levels.any()
-            or not limits[0] <= low <= low + size - 1 <= limits[1]
-        ):
-            told = f"symbols from {limits[0]} to {limits[1]}"
-            raise FormatError(f"a table of {told}", f"{size} from {low} on in {len(levels)} bytes")
-        return low, levels
+    def _take(self, num_bytes: int, what: str) -> np.ndarray:
+        taken = self._tables[self._position : self._position + num_bytes]
+        self._position += num_bytes
+        if len(taken) < num_bytes:
+            raise FormatError(f"{num_bytes:,} bytes of {what}", f"{len(taken):,} before the end of the tables")
+        return taken
+
+    def _next_shift(self) -> int:
+        shift = int(self._take(1, "a field of tables")[0])
+        if shift > MAX_SHIFT:
+            raise FormatError(f"contexts shortened by up to {MAX_SHIFT} bits", f"by {shift}")
+        return shift
+
+    def _next_tables(self, num_tables: int, limits: tuple[int, int]) -> tuple[np.ndarray, list[np.ndarray]]:
+        """The lowest symbol of each table, and the shares of all."""
+        lows, sizes = self._take(8 * num_tables, "heads of tables").copy().view("<i4").reshape(2, -1)
+        highs = lows.astype(np.int64) + sizes - 1
+        if not ((limits[0] <= lows) & (lows <= highs) & (highs <= limits[1])).all():
+            raise FormatError(f"tables of symbols from {limits[0]} to {limits[1]}", f"some from {lows} to {highs}"[:99])
+        levels = self._take(int(sizes.sum()), "tables")
+        starts = np.cumsum(sizes) - sizes
+        if levels.max() >= len(_FREQUENCIES) or not np.maximum.reduceat(levels, starts).all():
+            raise FormatError("tables of frequencies", f"levels up to {levels.max()}, or a table of none")
+        frequencies = _FREQUENCIES[levels]
+        shares = frequencies / np.repeat(np.add.reduceat(frequencies, starts), sizes)
+        return lows, [shares[start : start + size] for start, size in zip(starts.tolist(), sizes.tolist(), strict=True)]
 
 
 def pack_bits(values: np.ndarray, widths: np.ndarray) -> bytes:
@@ -232,11 +237,3 @@ def _bits_of(counts: np.ndarray) -> float:
 def _levels(counts: np.ndarray) -> np.ndarray:
     """(K,) uint8: index of the nearest frequency, 0 exactly for what never comes."""
     return np.where(counts > 0, np.searchsorted(_BOUNDS, 16.0 * counts) + 1, 0).astype(np.uint8)
-
-
-def _model(levels: np.ndarray) -> Categorical | None:
-    """The coder's table; None where there is only one symbol, which takes no bits."""
-    if np.count_nonzero(levels) == 1:
-        return None
-    frequencies = _FREQUENCIES[levels].astype(np.float64)
-    return Categorical(frequencies / frequencies.sum(), perfect=False)

@@ -220,12 +220,12 @@ def _product(matrices: Tensor, rows: Tensor, vectors: Tensor, basis: Tensor | No
     product = vectors.new_empty(len(vectors), 3 * matrices.shape[1])
     basis = torch.eye(vectors.shape[1]).to(vectors) if basis is None else basis
     by_coefficient = basis.unflatten(1, (-1, 3)).transpose(0, 1).flatten(1)  # (B, 3 K)
-    start = 0
-    for part, sizes in zip(present.split(_PART), counts.split(_PART), strict=True):
+    sizes = counts.tolist()
+    groups = zip(vectors.split(sizes), product.split(sizes), strict=True)
+    for part in present.split(_PART):
         each = (matrices[part].to(vectors) @ by_coefficient).unflatten(2, (-1, 3)).transpose(1, 2).flatten(2)
-        for matrix, size in zip(each, sizes.tolist(), strict=True):
-            torch.mm(vectors[start : start + size], matrix, out=product[start : start + size])
-            start += size
+        for matrix, (group, out) in zip(each.unbind(), groups, strict=False):
+            torch.mm(group, matrix, out=out)
     if order is not None:
         product = torch.empty_like(product).index_copy_(0, order, product)
     return product.unflatten(1, (-1, 3))

@@ -1,5 +1,6 @@
 """Profile "compact": what is decoded is what was rendered, bit for bit; small; the same Gaussians in other words."""
 
+import struct
 from dataclasses import replace
 
 import numpy as np
@@ -8,12 +9,12 @@ import torch
 import torch_reference as reference
 from gsz_cases import viewpoints_around
 
-from compression import Viewpoints, decode, encode
+from compression import Viewpoints, compact_streams, decode, encode
 from compression.axes import close_to_identity
 from compression.compact import CompactQuantizer, CompactSettings
 from compression.compact_code import BENDS, MAX_CODE, THINNEST, weight_of
 from compression.compact_streams import places_on_curve
-from compression.container import FormatError, pack, unpack
+from compression.container import FormatError, lzma_pack, pack, unpack
 from compression.entropy import MAX_TABLES, Contexts, SymbolReader, SymbolWriter, pack_bits, unpack_bits
 from scene.gaussian_model import ROW_NAMES
 
@@ -60,6 +61,43 @@ def test_decoding_gives_what_was_rendered(num, num_rest, viewpoints):
     for name in ROW_NAMES:
         assert decoded[name].dtype == np.float32
         assert np.array_equal(decoded[name], stored[name].numpy()[order]), name
+
+
+def test_blocks_hold_the_same_model(monkeypatch):
+    """Bit for bit, and the file grows by little more than their tables: 3000 Gaussians in five blocks, and in one."""
+    rows, viewpoints = arrays(random_rows(3000)), viewpoints_around(20)
+    one = encode(rows, viewpoints=viewpoints)
+    monkeypatch.setattr(compact_streams, "BLOCK", 700)
+    five = encode(rows, viewpoints=viewpoints)
+    decoded = decode(five)
+    sizes = {name: len(stream) for name, stream in unpack(five)[1].items()}
+    assert sizes["tables.4"] > 4 and sizes["symbols.4"] > 4 and "tables.5" not in sizes
+    assert len(one) < len(five) < 1.2 * len(one)
+    monkeypatch.setattr(compact_streams, "BLOCK", 3000)
+    assert all(np.array_equal(decoded[name], row) for name, row in decode(one).items())
+
+
+def test_blocks_are_of_about_one_size(monkeypatch):
+    monkeypatch.setattr(compact_streams, "BLOCK", 10)
+    for num, lengths in ((0, []), (1, [1]), (10, [10]), (11, [5, 6]), (31, [7, 8, 8, 8])):
+        blocks = compact_streams.blocks_of(num)
+        assert [block.stop - block.start for block in blocks] == lengths
+        assert [index for block in blocks for index in range(num)[block]] == list(range(num))
+
+
+def test_a_block_less_or_more_or_damaged_is_refused(monkeypatch):
+    monkeypatch.setattr(compact_streams, "BLOCK", 200)
+    header, streams = unpack(encode(arrays(random_rows(500))))
+    left_out = {name: stream for name, stream in streams.items() if name != "places.1"}
+    for wrong in (left_out, {**streams, "places.3": b""}, {**streams, "places": b""}):
+        with pytest.raises(FormatError, match=r"the streams viewpoints, basis, padding, tables\.0"):
+            decode(pack(header, wrong))
+    with pytest.raises(FormatError, match="expected the streams .* found"):
+        decode(pack({**header, "gaussians": 900}, streams))
+    for index in range(3):
+        shorter = {**streams, f"symbols.{index}": streams[f"symbols.{index}"][:-8]}
+        with pytest.raises(FormatError):
+            decode(pack(header, shorter))
 
 
 def test_another_set_than_that_of_the_fit_is_stored_as_rendered():
@@ -227,7 +265,8 @@ def test_contexts_that_tell_nothing_cost_nothing():
     assert sizes[1] <= sizes[0] + 20
 
 
-def test_fields_come_back_in_order():
+@pytest.mark.parametrize("dtype", [np.int64, np.int16])
+def test_fields_come_back_in_order(dtype):
     generator = np.random.default_rng(1)
     told, any_of_all = generator.integers(0, 7, 5000), generator.integers(0, 256, 90)
     fields = [
@@ -244,10 +283,44 @@ def test_fields_come_back_in_order():
         writer.write(symbols, contexts)
     reader = SymbolReader(writer.streams())
     for symbols, contexts in fields:
-        found = np.empty_like(symbols)
+        found = np.empty(len(symbols), dtype)
         reader.read(found, (-MAX_CODE, MAX_CODE), contexts)
         assert np.array_equal(found, symbols)
     reader.finish()
+
+
+def test_tables_that_are_none_are_refused():
+    """Of a field of ten symbols from -5 to 5, without and with contexts; the first are as they should be."""
+    contexts = Contexts(np.repeat([3, 9], 5))
+    whole = struct.pack("<2i", 2, 1) + b"\x01", struct.pack("<B4i", 0, -5, 5, 1, 1) + b"\x80\x01"
+    wrong = [
+        (None, whole[0][:-1], "expected 1 bytes of tables, found 0"),
+        (None, whole[0][:5], "expected 8 bytes of heads of tables, found 5"),
+        (None, whole[0] + b"\x01", "expected the end of the symbols"),
+        (None, struct.pack("<2i", 2, 0), "symbols from -5 to 5"),
+        (None, struct.pack("<2i", 2, -1), "symbols from -5 to 5"),
+        (None, struct.pack("<2i", 2, 2**31 - 1), "symbols from -5 to 5"),
+        (None, struct.pack("<2i", 2**31 - 1, 2), "symbols from -5 to 5"),
+        (None, struct.pack("<2i", 4, 3) + b"\x01\x01\x01", "symbols from -5 to 5"),
+        (None, struct.pack("<2i", 2, 1) + b"\x00", "a table of none"),
+        (None, struct.pack("<2i", 2, 1) + b"\x81", "levels up to 129"),
+        (contexts, b"", "expected 1 bytes of a field of tables, found 0"),
+        (contexts, b"\x09" + whole[1][1:], "by up to 8 bits, found by 9"),
+        (contexts, whole[1][:-1], "expected 2 bytes of tables, found 1"),
+        (contexts, whole[1][:-2] + b"\x01\x00", "a table of none"),
+        (contexts, struct.pack("<B4i", 0, -6, 5, 1, 1) + b"\x01\x01", "symbols from -5 to 5"),
+    ]
+    for told, tables, expected in [(None, whole[0], [2] * 10), (contexts, whole[1], [-5] * 5 + [5] * 5), *wrong]:
+        reader = SymbolReader({"tables": len(tables).to_bytes(4, "little") + lzma_pack(tables), "symbols": b""})
+        found = np.empty(10, np.int16)
+        if isinstance(expected, str):
+            with pytest.raises(FormatError, match=expected):
+                reader.read(found, (-5, 5), told)
+                reader.finish()
+        else:
+            reader.read(found, (-5, 5), told)
+            reader.finish()
+            assert found.tolist() == expected
 
 
 def test_tables_of_a_field_never_take_more_than_a_reader_has_room_for():
