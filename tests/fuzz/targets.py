@@ -25,6 +25,7 @@ from scene_writers import write_colmap, write_photo, write_transforms
 
 from arguments.config import TrainConfig
 from arguments.options import from_json, read_json
+from compression import compact_streams
 from compression.codec import PROFILES, encode
 from compression.files import read_model
 from compression.rows import Rows
@@ -167,6 +168,10 @@ def ply_seeds(folder: Path) -> list[bytes]:
     return seeds
 
 
+small_blocks = mock.patch.object(compact_streams, "BLOCK", 8)  # so that small models have several
+
+
+@small_blocks
 def read_gsz_file(data: bytes, folder: Path) -> None:
     """A .gsz; after an odd first byte with checksums that are right."""
     content = data[1:] if not data or not data[0] % 2 else right_checksums(data[1:])
@@ -188,6 +193,7 @@ def right_checksums(data: bytes) -> bytes:
     return with_right_checksum(bytes(content))
 
 
+@small_blocks
 def gsz_seeds(folder: Path) -> list[bytes]:
     """Every profile, small."""
     models = [model_rows(num, num_rest) for num, num_rest in ((3, 0), (20, 3))]
