@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import fields
 from itertools import chain, pairwise
 from typing import Any
@@ -151,9 +152,15 @@ def _in_parts(derived: Callable[[Codes], Codes], codes: Codes) -> Codes:
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
-def _workers() -> ThreadPoolExecutor:
+@contextmanager
+def _workers() -> Iterator[ThreadPoolExecutor]:
     """A thread for each core; torch, which works without Python's lock, takes no more of its own for them."""
-    return ThreadPoolExecutor(os.cpu_count(), initializer=torch.set_num_threads, initargs=(1,))
+    threads = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(os.cpu_count(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            yield pool
+    finally:
+        torch.set_num_threads(threads)  # else threads that are made later would have one, too
 
 
 def _read_fields(reader: SymbolReader, code: CompactCode, codes: Codes, fields: Iterator[Field]) -> None:

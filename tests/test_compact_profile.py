@@ -1,6 +1,8 @@
 """Profile "compact": what is decoded is what was rendered, bit for bit; small; the same Gaussians in other words."""
 
+import contextlib
 import struct
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -98,6 +100,25 @@ def test_a_block_less_or_more_or_damaged_is_refused(monkeypatch):
         shorter = {**streams, f"symbols.{index}": streams[f"symbols.{index}"][:-8]}
         with pytest.raises(FormatError):
             decode(pack(header, shorter))
+
+
+def test_later_threads_have_as_many_of_torch_as_before():
+    """The workers have one each, which torch gives to every new thread from then on."""
+    before, found = torch.get_num_threads(), []
+    try:
+        torch.set_num_threads(3)
+        data = encode(arrays(random_rows(100)))
+        header, streams = unpack(data)
+        damaged = pack(header, {**streams, "symbols.0": streams["symbols.0"][:-8]})
+        for work in (lambda: encode(decode(data)), lambda: decode(data), lambda: decode(damaged)):
+            with contextlib.suppress(FormatError):
+                work()
+            thread = threading.Thread(target=lambda: found.append(torch.get_num_threads()))
+            thread.start()
+            thread.join()
+    finally:
+        torch.set_num_threads(before)
+    assert found == [3, 3, 3]
 
 
 def test_another_set_than_that_of_the_fit_is_stored_as_rendered():
