@@ -73,12 +73,11 @@ class SymbolWriter:
         counts = [np.bincount(part - low) for part, low in zip(parts, lows, strict=True)]
         sizes = [len(each) for each in counts]
         assert max(sizes) <= MAX_LEVELS, f"symbols from {min(lows)} on, {max(sizes)} of them"
-        levels = [_levels(each) for each in counts]
-        self._tables += [np.array([lows, sizes], "<i4").reshape(-1).view(np.uint8), *levels]
-        for part, low, each in zip(parts, lows, levels, strict=True):
-            if len(each) > 1:
-                frequencies = _FREQUENCIES[each]  # integers, so that their sum is exact in any order
-                self._pieces.append((part - low, Categorical(frequencies / frequencies.sum(), perfect=False)))
+        levels = np.concatenate([_levels(each) for each in counts])
+        self._tables += [np.array([lows, sizes], "<i4").reshape(-1).view(np.uint8), levels]
+        for part, low, shares in zip(parts, lows, _shares(levels, np.array(sizes)), strict=True):
+            if len(shares) > 1:
+                self._pieces.append((part - low, Categorical(shares, perfect=False)))
 
     def streams(self) -> dict[str, bytes]:
         """What :class:`SymbolReader` reads, by name of the stream."""
@@ -158,12 +157,9 @@ class SymbolReader:
         if not ((limits[0] <= lows) & (lows <= highs) & (highs <= limits[1])).all():
             raise FormatError(f"tables of symbols from {limits[0]} to {limits[1]}", f"some from {lows} to {highs}"[:99])
         levels = self._take(int(sizes.sum()), "tables")
-        starts = np.cumsum(sizes) - sizes
-        if levels.max() >= len(_FREQUENCIES) or not np.maximum.reduceat(levels, starts).all():
+        if levels.max() >= len(_FREQUENCIES) or not np.maximum.reduceat(levels, np.cumsum(sizes) - sizes).all():
             raise FormatError("tables of frequencies", f"levels up to {levels.max()}, or a table of none")
-        frequencies = _FREQUENCIES[levels]
-        shares = frequencies / np.repeat(np.add.reduceat(frequencies, starts), sizes)
-        return lows, [shares[start : start + size] for start, size in zip(starts.tolist(), sizes.tolist(), strict=True)]
+        return lows, _shares(levels, sizes)
 
 
 def pack_bits(values: np.ndarray, widths: np.ndarray) -> bytes:
@@ -237,3 +233,11 @@ def _bits_of(counts: np.ndarray) -> float:
 def _levels(counts: np.ndarray) -> np.ndarray:
     """(K,) uint8: index of the nearest frequency, 0 exactly for what never comes."""
     return np.where(counts > 0, np.searchsorted(_BOUNDS, 16.0 * counts) + 1, 0).astype(np.uint8)
+
+
+def _shares(levels: np.ndarray, sizes: np.ndarray) -> list[np.ndarray]:
+    """Of tables of these sizes that stand one after the other, how often each symbol comes; 1 in all."""
+    starts = np.cumsum(sizes) - sizes
+    frequencies = _FREQUENCIES[levels]  # integers, so that their sums are exact in any order
+    shares = frequencies / np.repeat(np.add.reduceat(frequencies, starts), sizes)
+    return [shares[start : start + size] for start, size in zip(starts.tolist(), sizes.tolist(), strict=True)]
