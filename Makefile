@@ -96,9 +96,9 @@ $(VENV)/submodules.stamp: $(VENV)/requirements.stamp $(BUILT)
 	$(PIP) --no-deps --force-reinstall $(VENV)/wheels/*/*.whl
 	@touch $@
 
-$(OUTPUT)/scene: utils/demo_scene.py utils/ray_tracer.py utils/textures.py | setup
+$(OUTPUT)/scene: $(wildcard compact_splats/demo/*.py) | setup
 	rm -rf $@
-	$(BIN)/python -m utils.demo_scene $@
+	$(BIN)/python -m compact_splats.demo.scene $@
 	@touch $@
 
 demo: setup $(OUTPUT)/scene
@@ -108,7 +108,7 @@ demo: setup $(OUTPUT)/scene
 	$(BIN)/python metrics.py -m $(OUTPUT)/model
 	$(BIN)/python compress.py -m $(OUTPUT)/model --no-prune --steps 0.2
 	$(BIN)/python view.py -m $(OUTPUT)/model --html $(OUTPUT)/model.html
-	$(BIN)/python -m utils.comparison -m $(OUTPUT)/model --out $(OUTPUT)/comparison.png
+	$(BIN)/python -m compact_splats.suite.comparison -m $(OUTPUT)/model --out $(OUTPUT)/comparison.png
 	@echo
 	@echo "The scene:       $(OUTPUT)/scene"
 	@echo "The Gaussians:   $(OUTPUT)/model/point_cloud/iteration_$(DEMO_ITERATIONS)/point_cloud.ply  (opens in any 3DGS viewer)"

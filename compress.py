@@ -19,28 +19,28 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
 
-from arguments import pick_device
-from arguments.compress import DEFAULT_ROUNDS, RATES, CompressConfig
-from arguments.options import Parser, flags_that_save_memory, to_json
-from compression import FormatError, decode, read_model, write_gsz
-from compression.compact import CompactQuantizer
-from compression.container import MAGIC, unpack
-from compression.finetune import Photos
-from compression.posthoc import Goals, PostHoc, Result, Stage
-from compression.quantizer import Quantizer
-from compression.seed import SeedQuantizer
-from compression.viewpoints import Viewpoints
-from gaussian_renderer import DEVICES
-from render import find_ply
-from scene import ply
-from scene.cameras import Camera
-from scene.gaussian_model import GaussianModel
-from scene.loading import load
-from utils.errors import InputError, run_script
-from utils.generators import generators
-from utils.run import Run
-from utils.usage import MB, MemoryMeter, Stopwatch
-from utils.views import ViewSampler
+from compact_splats.arguments import pick_device
+from compact_splats.arguments.compress import DEFAULT_ROUNDS, RATES, CompressConfig
+from compact_splats.arguments.options import Parser, flags_that_save_memory, to_json
+from compact_splats.commands.render import find_ply
+from compact_splats.compression import FormatError, decode, read_model, write_gsz
+from compact_splats.compression.compact import CompactQuantizer
+from compact_splats.compression.container import MAGIC, unpack
+from compact_splats.compression.finetune import Photos
+from compact_splats.compression.posthoc import Goals, PostHoc, Result, Stage
+from compact_splats.compression.quantizer import Quantizer
+from compact_splats.compression.seed import SeedQuantizer
+from compact_splats.compression.viewpoints import Viewpoints
+from compact_splats.gaussian_renderer import DEVICES
+from compact_splats.scene import ply
+from compact_splats.scene.cameras import Camera
+from compact_splats.scene.gaussian_model import GaussianModel
+from compact_splats.training.loading import load
+from compact_splats.training.random_streams import generators
+from compact_splats.training.run_folder import Run
+from compact_splats.training.view_sampler import ViewSampler
+from compact_splats.utils.errors import InputError, run_script
+from compact_splats.utils.usage import MB, MemoryMeter, Stopwatch
 
 HEADER = f"{'':12} {'Gaussians':>10} {'MB':>8} {'bytes each':>10} {'train PSNR':>10} {'test PSNR':>10}"
 
@@ -223,7 +223,7 @@ def write_standard(name: str) -> Callable[[Path, dict], None]:
     """The writer of a module of ``compression.formats``, which is loaded when it is needed."""
 
     def write(path: Path, rows: dict) -> None:
-        importlib.import_module(f"compression.formats.{name}").write(path, rows)
+        importlib.import_module(f"compact_splats.compression.formats.{name}").write(path, rows)
 
     return write
 

@@ -13,19 +13,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from arguments.convert import ConvertConfig
-from arguments.options import flags_that_save_memory
-from photogrammetry.frames import ready_frames
-from photogrammetry.photos import Ready, find_photos, ready_photos
-from photogrammetry.reconstruction import reconstruct
-from photogrammetry.report import describe, summarize
-from photogrammetry.stages import Stages
-from photogrammetry.undistortion import turn_upright, write_scene, write_smaller
-from photogrammetry.workplace import REPORT, check_room, new_scene
-from utils.errors import run_script
-from utils.files import write_json
-from utils.machine import num_cores
-from utils.signals import StopRequest
+from compact_splats.arguments.convert import ConvertConfig
+from compact_splats.arguments.options import flags_that_save_memory
+from compact_splats.photogrammetry.frames import ready_frames
+from compact_splats.photogrammetry.photos import Ready, find_photos, ready_photos
+from compact_splats.photogrammetry.reconstruction import reconstruct
+from compact_splats.photogrammetry.report import describe, summarize
+from compact_splats.photogrammetry.stages import Stages
+from compact_splats.photogrammetry.undistortion import turn_upright, write_scene, write_smaller
+from compact_splats.photogrammetry.workplace import REPORT, check_room, new_scene
+from compact_splats.utils.errors import run_script
+from compact_splats.utils.files import write_json
+from compact_splats.utils.machine import num_cores
+from compact_splats.utils.signals import StopRequest
 
 
 def main(argv: Sequence[str] | None = None) -> None:

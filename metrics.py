@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from arguments.device import DEVICES, pick_device
-from arguments.options import Parser
-from utils.errors import InputError, run_script
-from utils.files import write_json
-from utils.losses import psnr, ssim
-from utils.lpips import MIN_SIZE, Lpips
-from utils.pairs import Pair, find_methods, find_pairs
+from compact_splats.arguments.device import DEVICES, pick_device
+from compact_splats.arguments.options import Parser
+from compact_splats.gaussian_renderer.lpips import MIN_SIZE, Lpips
+from compact_splats.suite.pairs import Pair, find_methods, find_pairs
+from compact_splats.utils.errors import InputError, run_script
+from compact_splats.utils.files import write_json
+from compact_splats.utils.losses import psnr, ssim
 
 METRICS = ("SSIM", "PSNR", "LPIPS")
 Distance = Callable[[Tensor, Tensor], Tensor]

@@ -15,22 +15,22 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from arguments import RenderConfig, TrainConfig, pick_device
-from arguments.options import flags_that_save_memory
-from compression import read_model
-from gaussian_renderer import DEVICES, render
-from gaussian_renderer.evaluation import view_pair
-from gaussian_renderer.film import film
-from gaussian_renderer.maps import count_map, depth_map, depth_step, quantized, shades
-from scene import Camera, Scene, load_scene
-from scene.gaussian_model import GaussianModel
-from scene.paths import views_along
-from scene.saved_cameras import read_cameras
-from utils.errors import InputError, run_script
-from utils.images import in_colours
-from utils.run import Run, saved_iterations
-from utils.usage import synchronize
-from utils.video import default_size
+from compact_splats.arguments import RenderConfig, TrainConfig, pick_device
+from compact_splats.arguments.options import flags_that_save_memory
+from compact_splats.compression import read_model
+from compact_splats.gaussian_renderer import DEVICES, render
+from compact_splats.gaussian_renderer.evaluation import view_pair
+from compact_splats.gaussian_renderer.film import film
+from compact_splats.gaussian_renderer.maps import count_map, depth_map, depth_step, quantized, shades
+from compact_splats.scene import Camera, Scene, load_scene
+from compact_splats.scene.gaussian_model import GaussianModel
+from compact_splats.scene.paths import views_along
+from compact_splats.scene.saved_cameras import read_cameras
+from compact_splats.training.run_folder import Run, saved_iterations
+from compact_splats.utils.errors import InputError, run_script
+from compact_splats.utils.images import in_colours
+from compact_splats.utils.usage import synchronize
+from compact_splats.utils.video import default_size
 
 WARM_UP_FRAMES = 5
 TIMED_FRAMES = 50  # at least

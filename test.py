@@ -2,8 +2,8 @@
 
 import sys
 
-from utils.errors import run_script
-from utils.suite.command import run_suite
+from compact_splats.suite.command import run_suite
+from compact_splats.utils.errors import run_script
 
 if __name__ == "__main__":
     run_script(lambda: sys.exit(run_suite(sys.argv[1:], "full")))

@@ -29,36 +29,36 @@ import torch
 from diff_gaussian_rasterization import photometric_loss
 from torch import Tensor
 
-from arguments import TrainConfig, pick_device
-from arguments.device import use_deterministic_algorithms
-from arguments.options import flags_that_save_memory, to_json
-from arguments.schedule import Schedule
-from arguments.sharing import shared
-from gaussian_renderer import DEVICES, importance, render
-from gaussian_renderer.evaluation import Scores, ground_truth, measure
-from scene import Scene
-from scene.densification import Densification, EdgeWeights, add_view_scores
-from scene.gaussian_model import GaussianModel
-from scene.gradients import WaitingGradients, add_gradients
-from scene.loading import check_all_photos, check_same_start, first_gaussians, load
-from scene.memory import check_memory, no_room_to_grow
-from scene.natural_selection import NaturalSelection
-from utils.around import Around
-from utils.checkpoint import Checkpoints, Interval, OtherRanks
-from utils.errors import run_script
-from utils.faults import SkippedViews
-from utils.generators import RandomStates, generators
-from utils.lock import FolderLock
-from utils.progress import Progress
-from utils.ranks import ALONE, OneRank, digest, joined_ranks
-from utils.resume import check_same_poses, finished, settled_start
-from utils.run import Run, free_folder
-from utils.signals import StopRequest
-from utils.summary import describe
-from utils.usage import MB, MemoryMeter, Stopwatch
-from utils.viewer_files import camera_entries, cfg_args, write_points
-from utils.views import ViewSampler
-from viewer.training import NoViewer, check_viewer, training_viewer
+from compact_splats.arguments import TrainConfig, pick_device
+from compact_splats.arguments.device import use_deterministic_algorithms
+from compact_splats.arguments.options import flags_that_save_memory, to_json
+from compact_splats.arguments.schedule import Schedule
+from compact_splats.arguments.sharing import shared
+from compact_splats.gaussian_renderer import DEVICES, importance, render
+from compact_splats.gaussian_renderer.evaluation import Scores, ground_truth, measure
+from compact_splats.scene import Scene
+from compact_splats.scene.gaussian_model import GaussianModel
+from compact_splats.training.checkpoint import Checkpoints, Interval, OtherRanks
+from compact_splats.training.densification import Densification, EdgeWeights, add_view_scores
+from compact_splats.training.faults import SkippedViews
+from compact_splats.training.gradients import WaitingGradients, add_gradients
+from compact_splats.training.loading import check_all_photos, check_same_start, first_gaussians, load
+from compact_splats.training.memory import check_memory, no_room_to_grow
+from compact_splats.training.natural_selection import NaturalSelection
+from compact_splats.training.processes import ALONE, OneRank, digest, joined_ranks
+from compact_splats.training.progress import Progress
+from compact_splats.training.random_streams import RandomStates, generators
+from compact_splats.training.resume import check_same_poses, finished, settled_start
+from compact_splats.training.run_context import Around
+from compact_splats.training.run_folder import Run, free_folder
+from compact_splats.training.summary import describe
+from compact_splats.training.view_sampler import ViewSampler
+from compact_splats.training.viewer_files import camera_entries, cfg_args, write_points
+from compact_splats.utils.errors import run_script
+from compact_splats.utils.lock import FolderLock
+from compact_splats.utils.signals import StopRequest
+from compact_splats.utils.usage import MB, MemoryMeter, Stopwatch
+from compact_splats.viewer.training import NoViewer, check_viewer, training_viewer
 
 LOG_EVERY = 100  # steps
 

@@ -14,22 +14,22 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
 
-from arguments import pick_device
-from arguments.options import flags_that_save_memory
-from arguments.view import ViewConfig, run_folder
-from compression import read_model
-from gaussian_renderer import DEVICES
-from render import find_ply
-from scene import Camera, load_scene
-from scene.gaussian_model import GaussianModel
-from scene.saved_cameras import read_cameras
-from utils.errors import InputError, run_script
-from utils.signals import StopRequest
-from utils.usage import MB
-from viewer import open_page
-from viewer.page import write_page
-from viewer.ports import where_to_look
-from viewer.surroundings import Surroundings, surroundings
+from compact_splats.arguments import pick_device
+from compact_splats.arguments.options import flags_that_save_memory
+from compact_splats.arguments.view import ViewConfig, run_folder
+from compact_splats.commands.render import find_ply
+from compact_splats.compression import read_model
+from compact_splats.gaussian_renderer import DEVICES
+from compact_splats.scene import Camera, load_scene
+from compact_splats.scene.gaussian_model import GaussianModel
+from compact_splats.scene.saved_cameras import read_cameras
+from compact_splats.utils.errors import InputError, run_script
+from compact_splats.utils.signals import StopRequest
+from compact_splats.utils.usage import MB
+from compact_splats.viewer import open_page
+from compact_splats.viewer.page import write_page
+from compact_splats.viewer.ports import where_to_look
+from compact_splats.viewer.surroundings import Surroundings, surroundings
 
 LOOK_EVERY = 0.02  # seconds between two looks for something to do
 

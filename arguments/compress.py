@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from arguments.config import MachineConfig, SceneConfig, at_least, check_resolution, in_range
-from arguments.options import build, check, from_json, given, option, read_json
-from arguments.schedule import LearningRates
-from utils.errors import InputError
+from compact_splats.arguments.config import MachineConfig, SceneConfig, at_least, check_resolution, in_range
+from compact_splats.arguments.options import build, check, from_json, given, option, read_json
+from compact_splats.arguments.schedule import LearningRates
+from compact_splats.utils.errors import InputError
 
 PROFILES = ("compact", "seed")
 DEFAULT_ROUNDS = 25  # [POSTHOC]

@@ -5,11 +5,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from arguments.device import DEVICES
-from arguments.options import build, check, from_json, given, option, read_json
-from arguments.schedule import FAST, FULL, Growth, Schedule
-from utils.checkpoint import Interval
-from utils.errors import InputError
+from compact_splats.arguments.device import DEVICES
+from compact_splats.arguments.options import build, check, from_json, given, option, read_json
+from compact_splats.arguments.schedule import FAST, FULL, Growth, Schedule
+from compact_splats.training.checkpoint import Interval
+from compact_splats.utils.errors import InputError
 
 SCHEDULES = {"full": FULL, "fast": FAST}
 SELECTIONS = ("natural", "cutoff", "none")

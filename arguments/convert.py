@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from arguments.config import at_least
-from arguments.options import check, option, parse
-from utils.errors import InputError
+from compact_splats.arguments.config import at_least
+from compact_splats.arguments.options import check, option, parse
+from compact_splats.utils.errors import InputError
 
 MATCHINGS = ("auto", "exhaustive", "sequential")
 CAMERAS = ("shared", "each")

@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 import torch
 
-from utils.errors import InputError
+from compact_splats.utils.errors import InputError
 
 DEVICES = ("auto", "cpu", "cuda")
 _REBUILD = "run DGR_CUDA=1 pip install submodules/diff-gaussian-rasterization, which builds it or says what it lacks"

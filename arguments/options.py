@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from utils import files
-from utils.errors import InputError, brief
+from compact_splats.utils import files
+from compact_splats.utils.errors import InputError, brief
 
 Config = TypeVar("Config")
 

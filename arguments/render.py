@@ -6,10 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from arguments.config import MachineConfig, SceneConfig, at_least, check_resolution, in_range, scene_of_run
-from arguments.options import build, check, given, option
-from utils.errors import InputError
-from utils.video import check_name, check_size, is_gif
+from compact_splats.arguments.config import (
+    MachineConfig,
+    SceneConfig,
+    at_least,
+    check_resolution,
+    in_range,
+    scene_of_run,
+)
+from compact_splats.arguments.options import build, check, given, option
+from compact_splats.utils.errors import InputError
+from compact_splats.utils.video import check_name, check_size, is_gif
 
 PATHS = ("orbit", "spline", "cameras")
 MOST_FRAMES = 100_000

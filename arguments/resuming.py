@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from arguments.config import TrainConfig
-from arguments.options import build, flag, from_json, to_json
-from utils.errors import InputError
+from compact_splats.arguments.config import TrainConfig
+from compact_splats.arguments.options import build, flag, from_json, to_json
+from compact_splats.utils.errors import InputError
 
 # What the state of a run is made for: with another of these, there is nothing to continue.
 FIXED = ("schedule", "iterations", "selection", "sh_degree", "seed", "init_ply")

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 
-from arguments.schedule import (
+from compact_splats.arguments.schedule import (
     MIN_GROWTH_INTERVAL,
     OptimizerPhase,
     Schedule,

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from arguments.config import MachineConfig, at_least
-from arguments.options import check, option, parse
-from utils.errors import InputError
+from compact_splats.arguments.config import MachineConfig, at_least
+from compact_splats.arguments.options import check, option, parse
+from compact_splats.utils.errors import InputError
 
 PROTOCOLS = ("canonical", "resized")
 

@@ -4,8 +4,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from arguments.config import MachineConfig, SceneConfig, at_least, check_resolution, in_range, scene_of_run
-from arguments.options import build, check, given, option
+from compact_splats.arguments.config import (
+    MachineConfig,
+    SceneConfig,
+    at_least,
+    check_resolution,
+    in_range,
+    scene_of_run,
+)
+from compact_splats.arguments.options import build, check, given, option
 
 DEFAULT_PORT = 8080
 

@@ -21,14 +21,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from compression import Viewpoints, decode, encode
-from compression.codec import PROFILES
-from compression.rows import Rows
-from scene.cameras import Camera
-from utils.errors import run_script
-from utils.files import write_json
-from utils.machine import machine_info
-from utils.usage import MemoryMeter
+from compact_splats.compression import Viewpoints, decode, encode
+from compact_splats.compression.codec import PROFILES
+from compact_splats.compression.rows import Rows
+from compact_splats.scene.cameras import Camera
+from compact_splats.utils.errors import run_script
+from compact_splats.utils.files import write_json
+from compact_splats.utils.machine import machine_info
+from compact_splats.utils.usage import MemoryMeter
 
 MB = 1e6
 

@@ -14,10 +14,10 @@ from diff_gaussian_rasterization import View, importance, photometric_loss, rast
 from diff_gaussian_rasterization.optimizer import Adam
 from torch import Tensor
 
-from arguments import DEVICES, pick_device
 from benchmarks.rasterizer import deterministic
-from gaussian_renderer import DEVICES as ENGINE_DEVICES
-from utils.errors import run_script
+from compact_splats.arguments import DEVICES, pick_device
+from compact_splats.gaussian_renderer import DEVICES as ENGINE_DEVICES
+from compact_splats.utils.errors import run_script
 
 WIDTH, HEIGHT = 75, 41  # px, no multiples of a tile
 

@@ -15,12 +15,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from compression.formats import compressed_ply, sog, splat, spz
-from gaussian_renderer.evaluation import evaluate
-from scene import load_scene, ply
-from scene.gaussian_model import GaussianModel
-from utils.errors import run_script
-from utils.machine import machine_info
+from compact_splats.compression.formats import compressed_ply, sog, splat, spz
+from compact_splats.gaussian_renderer.evaluation import evaluate
+from compact_splats.scene import load_scene, ply
+from compact_splats.scene.gaussian_model import GaussianModel
+from compact_splats.utils.errors import run_script
+from compact_splats.utils.machine import machine_info
 
 Rows = dict[str, np.ndarray]
 

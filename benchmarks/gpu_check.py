@@ -31,11 +31,11 @@ import cv2
 import diff_gaussian_rasterization
 import torch
 
-from arguments import pick_device
 from benchmarks import kernels, rasterizer
-from utils.errors import InputError
-from utils.files import write_json
-from utils.machine import machine_info
+from compact_splats.arguments import pick_device
+from compact_splats.utils.errors import InputError
+from compact_splats.utils.files import write_json
+from compact_splats.utils.machine import machine_info
 
 ROOT = Path(__file__).parent.parent
 ATTENTION = 5  # seconds that a part must have left to be started at all
@@ -332,7 +332,7 @@ def picture_of(check: Check, device: torch.device, training: dict[str, Any]) -> 
     run, name = training["run"], f"{training['scene']}-{training['schedule']}"
     if check.run(f"{name}: render", python("render.py", "-m", run, "--skip-train", "--device", device.type), 60):
         picture = check.work / f"{name}.png"
-        if check.run(f"{name}: picture", python("utils.comparison", "-m", run, "--out", picture), 30):
+        if check.run(f"{name}: picture", python("compact_splats.suite.comparison", "-m", run, "--out", picture), 30):
             write_small(picture, check.folder / picture.name)
 
 
@@ -362,7 +362,7 @@ def run_trainings(check: Check, device: torch.device, sizes: Sizes) -> list[dict
     else:
         check.skip(sizes.fox, "TEST_DATA is not set" if data is None else f"{fox}: no such folder")
     demo = check.work / "demo"
-    if check.run("demo scene", python("utils.demo_scene", demo, *sizes.demo), 60):
+    if check.run("demo scene", python("compact_splats.demo.scene", demo, *sizes.demo), 60):
         for schedule, limit in (("fast", 60), ("full", 100)):
             trainings.append(run_training(check, device, demo, schedule, sizes.demo_budget, limit, *sizes.training))
             picture_of(check, device, trainings[-1])

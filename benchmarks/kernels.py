@@ -16,13 +16,13 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from arguments import DEVICES, pick_device
 from benchmarks.rasterizer import our_work, random_scene, trainable_model
-from gaussian_renderer import DEVICES as ENGINE_DEVICES
-from utils.errors import run_script
-from utils.files import write_json
-from utils.machine import machine_info
-from utils.usage import synchronize
+from compact_splats.arguments import DEVICES, pick_device
+from compact_splats.gaussian_renderer import DEVICES as ENGINE_DEVICES
+from compact_splats.utils.errors import run_script
+from compact_splats.utils.files import write_json
+from compact_splats.utils.machine import machine_info
+from compact_splats.utils.usage import synchronize
 
 WARM_UP = 3
 

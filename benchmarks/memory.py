@@ -14,12 +14,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-from arguments import DEVICES, TrainConfig
-from scene import load_scene
-from train import train
-from utils.errors import run_script
-from utils.files import write_json
-from utils.machine import machine_info
+from compact_splats.arguments import DEVICES, TrainConfig
+from compact_splats.commands.train import train
+from compact_splats.scene import load_scene
+from compact_splats.utils.errors import run_script
+from compact_splats.utils.files import write_json
+from compact_splats.utils.machine import machine_info
 
 BYTES_PER_GAUSSIAN = 3000
 BYTES_PER_PIXEL = 300

@@ -14,15 +14,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-import view
-from arguments.view import ViewConfig
-from compression import read_model
-from compression.formats import spz
-from render import find_ply
-from scene.gaussian_model import GaussianModel
-from utils.errors import run_script
-from utils.usage import MB
-from viewer.pictures import picture, pixels_of
+from compact_splats.arguments.view import ViewConfig
+from compact_splats.commands import view
+from compact_splats.commands.render import find_ply
+from compact_splats.compression import read_model
+from compact_splats.compression.formats import spz
+from compact_splats.scene.gaussian_model import GaussianModel
+from compact_splats.utils.errors import run_script
+from compact_splats.utils.usage import MB
+from compact_splats.viewer.pictures import picture, pixels_of
 
 sys.path.append(str(Path(__file__).parent.parent / "tests"))
 import browser  # noqa: E402

@@ -30,19 +30,19 @@ import torch
 from diff_gaussian_rasterization import LIMITS, photometric_loss
 from torch import Tensor
 
-from arguments import DEVICES, pick_device
-from arguments.schedule import FULL
 from benchmarks.timing import median_seconds
-from gaussian_renderer import DEVICES as ENGINE_DEVICES
-from gaussian_renderer import importance, render
-from scene import load_scene
-from scene.cameras import Camera
-from scene.gaussian_model import GaussianModel
-from scene.points import Points
-from utils.errors import run_script
-from utils.files import write_json
-from utils.machine import machine_info, num_cores
-from utils.usage import MemoryMeter
+from compact_splats.arguments import DEVICES, pick_device
+from compact_splats.arguments.schedule import FULL
+from compact_splats.gaussian_renderer import DEVICES as ENGINE_DEVICES
+from compact_splats.gaussian_renderer import importance, render
+from compact_splats.scene import load_scene
+from compact_splats.scene.cameras import Camera
+from compact_splats.scene.gaussian_model import GaussianModel
+from compact_splats.scene.points import Points
+from compact_splats.utils.errors import run_script
+from compact_splats.utils.files import write_json
+from compact_splats.utils.machine import machine_info, num_cores
+from compact_splats.utils.usage import MemoryMeter
 
 # Splat-pixel pairs a second and core of a plain AVX2 loop, the yardstick for pairs per second.
 PAIRS_PER_SECOND_AND_CORE = 1.2e9

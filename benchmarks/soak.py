@@ -18,12 +18,12 @@ from pathlib import Path
 
 import numpy as np
 
-from arguments import TrainConfig
-from train import train
-from utils.demo_scene import write_demo_scene
-from utils.errors import run_script
-from utils.files import write_json
-from utils.machine import machine_info
+from compact_splats.arguments import TrainConfig
+from compact_splats.commands.train import train
+from compact_splats.demo.scene import write_demo_scene
+from compact_splats.utils.errors import run_script
+from compact_splats.utils.files import write_json
+from compact_splats.utils.machine import machine_info
 
 LIMIT_KB = 100  # a training, as the slope of a line through all after the warm-up
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import torch
 
-from utils.usage import synchronize
+from compact_splats.utils.usage import synchronize
 
 
 def median_seconds(

@@ -14,7 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from utils.demo_scene import write_demo_scene
+from compact_splats.demo.scene import write_demo_scene
 
 ROOT = Path(__file__).parent.parent
 

@@ -10,9 +10,9 @@ from diff_gaussian_rasterization import DEVICES, Importance, View, rasterize
 from diff_gaussian_rasterization import importance as rasterize_importance
 from torch import Tensor
 
-from scene.cameras import Camera
-from scene.densification import GradientStats
-from scene.gaussian_model import GaussianModel
+from compact_splats.scene.cameras import Camera
+from compact_splats.scene.gaussian_model import GaussianModel
+from compact_splats.training.densification import GradientStats
 
 __all__ = ["DEVICES", "RenderOutput", "importance", "render"]
 

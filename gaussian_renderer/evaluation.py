@@ -7,12 +7,12 @@ import torch
 from diff_gaussian_rasterization import photometric_loss
 from torch import Tensor
 
-from gaussian_renderer import render
-from scene import Scene
-from scene.cameras import Camera
-from scene.gaussian_model import GaussianModel
-from utils.images import to_uint8
-from utils.losses import psnr
+from compact_splats.gaussian_renderer import render
+from compact_splats.scene import Scene
+from compact_splats.scene.cameras import Camera
+from compact_splats.scene.gaussian_model import GaussianModel
+from compact_splats.utils.images import to_uint8
+from compact_splats.utils.losses import psnr
 
 NUM_TRAIN_VIEWS = 5  # measured beside the test views
 

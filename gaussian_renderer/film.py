@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from gaussian_renderer import render
-from scene.cameras import Camera
-from scene.gaussian_model import GaussianModel
-from utils.images import pixels_of, to_uint8
-from utils.video import true_rate, write_video
+from compact_splats.gaussian_renderer import render
+from compact_splats.scene.cameras import Camera
+from compact_splats.scene.gaussian_model import GaussianModel
+from compact_splats.utils.images import pixels_of, to_uint8
+from compact_splats.utils.video import true_rate, write_video
 
 
 def film(

@@ -5,9 +5,9 @@ import math
 import torch
 from torch import Tensor
 
-from gaussian_renderer import importance, render
-from scene.cameras import Camera
-from scene.gaussian_model import GaussianModel
+from compact_splats.gaussian_renderer import importance, render
+from compact_splats.scene.cameras import Camera
+from compact_splats.scene.gaussian_model import GaussianModel
 
 LAST = 65535  # of a 16-bit PNG
 _REACH = 10  # extents of a scene that a depth map reaches at least

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from scene.photos import Photo
+from compact_splats.scene.photos import Photo
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-from scene.frames import Frame, checked_lens, rigid_motion, safe_name
-from scene.lens import Lens
-from scene.points import Points, checked_points
-from utils.errors import InputError
-from utils.files import open_file
+from compact_splats.scene.frames import Frame, checked_lens, rigid_motion, safe_name
+from compact_splats.scene.lens import Lens
+from compact_splats.scene.points import Points, checked_points
+from compact_splats.utils.errors import InputError
+from compact_splats.utils.files import open_file
 
 _Cameras = dict[int, Lens]
 _Image = tuple[str, int, tuple[float, ...]]  # name, camera id, pose qw qx qy qz tx ty tz

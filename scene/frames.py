@@ -5,9 +5,9 @@ from pathlib import Path, PureWindowsPath
 
 import numpy as np
 
-from scene.lens import Lens
-from utils.errors import InputError
-from utils.floats import to_float32
+from compact_splats.scene.lens import Lens
+from compact_splats.utils.errors import InputError
+from compact_splats.utils.floats import to_float32
 
 _MOVE = "move the file into the scene's folder, or link it there, and correct its entry"
 

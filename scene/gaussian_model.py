@@ -15,8 +15,8 @@ from diff_gaussian_rasterization.optimizer import Adam
 from simple_knn import mean_squared_distance
 from torch import Tensor, nn
 
-from scene import ply
-from scene.points import Points
+from compact_splats.scene import ply
+from compact_splats.scene.points import Points
 
 SH_C0 = 0.28209479177387814  # the constant basis function
 INITIAL_OPACITY = 0.1

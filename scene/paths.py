@@ -8,8 +8,8 @@ import torch
 from scipy.interpolate import CubicSpline
 from scipy.spatial.transform import Rotation, RotationSpline, Slerp
 
-from scene.cameras import Camera
-from utils.errors import InputError
+from compact_splats.scene.cameras import Camera
+from compact_splats.utils.errors import InputError
 
 Array = np.ndarray
 

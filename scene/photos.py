@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scene.lens import Lens, undistortion
-from utils.errors import InputError
-from utils.pictures import mask_values, open_picture, rgb_and_alpha
+from compact_splats.scene.lens import Lens, undistortion
+from compact_splats.utils.errors import InputError
+from compact_splats.utils.pictures import mask_values, open_picture, rgb_and_alpha
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 from plyfile import PlyData, PlyElement
 
-from scene.ply_file import read_table
-from utils.errors import InputError
-from utils.files import atomic_write
-from utils.floats import to_float32
+from compact_splats.scene.ply_file import read_table
+from compact_splats.utils.errors import InputError
+from compact_splats.utils.files import atomic_write
+from compact_splats.utils.floats import to_float32
 
 _COLUMNS_OF = {
     "means": ("x", "y", "z"),

@@ -12,8 +12,8 @@ from typing import BinaryIO
 
 import numpy as np
 
-from utils.errors import InputError
-from utils.files import open_file
+from compact_splats.utils.errors import InputError
+from compact_splats.utils.files import open_file
 
 _MAX_HEADER = 1 << 16  # bytes
 _MAX_COUNT = 1 << 48  # so that sizes stay far within 64 bits

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scene.cameras import Camera
-from scene.ply_file import read_table
-from utils.errors import InputError
-from utils.floats import to_float32
+from compact_splats.scene.cameras import Camera
+from compact_splats.scene.ply_file import read_table
+from compact_splats.utils.errors import InputError
+from compact_splats.utils.floats import to_float32
 
 
 @dataclass(frozen=True, eq=False)

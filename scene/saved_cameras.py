@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from scene.cameras import Camera
-from scene.frames import checked_lens, rigid_motion
-from scene.lens import Lens
-from utils.errors import InputError, brief
-from utils.files import read_json
+from compact_splats.scene.cameras import Camera
+from compact_splats.scene.frames import checked_lens, rigid_motion
+from compact_splats.scene.lens import Lens
+from compact_splats.utils.errors import InputError, brief
+from compact_splats.utils.files import read_json
 
 _FILE = "the cameras of a run"
 _FIX = "train again, or give the scene with -s"

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from scene.frames import Frame, checked_lens, rigid_motion, safe_name
-from scene.lens import Lens
-from utils.errors import InputError, brief
-from utils.files import read_json
-from utils.pictures import picture_size
+from compact_splats.scene.frames import Frame, checked_lens, rigid_motion, safe_name
+from compact_splats.scene.lens import Lens
+from compact_splats.utils.errors import InputError, brief
+from compact_splats.utils.files import read_json
+from compact_splats.utils.pictures import picture_size
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".JPG", ".PNG")
 _FLIP_YZ = np.diag([1.0, -1.0, -1.0])

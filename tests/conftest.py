@@ -68,7 +68,7 @@ def test_data() -> Path:
 @pytest.fixture(scope="session")
 def tiny_scene_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The demo scene, small: 12 views of 96x64 pixels in COLMAP layout. Read only."""
-    from utils.demo_scene import write_demo_scene
+    from compact_splats.demo.scene import write_demo_scene
 
     out = tmp_path_factory.mktemp("demo") / "scene"
     write_demo_scene(out, width=96, height=64, num_views=12, num_points=1500)

@@ -7,7 +7,7 @@ from scipy.spatial import cKDTree
 from scipy.special import expit
 
 ENDINGS = {"splat": ".splat", "spz": ".spz", "compressed_ply": ".compressed.ply", "sog": ".sog"}
-FORMATS = {name: importlib.import_module(f"compression.formats.{name}") for name in ENDINGS}
+FORMATS = {name: importlib.import_module(f"compact_splats.compression.formats.{name}") for name in ENDINGS}
 C0 = 0.28209479177387814
 # Largest errors of rotations, as parts of unit quaternions. Half a step of the three stored parts, and what that makes
 # of the fourth, which is at least 1/2: up to 3 half steps of parts up to sqrt(1/2) over a part of 1/2 = 3 sqrt(1/2) / 2

@@ -6,7 +6,7 @@ import zlib
 import numpy as np
 import torch
 
-from compression import Viewpoints
+from compact_splats.compression import Viewpoints
 
 PRELUDE = struct.Struct("<8sIIIII")  # magic, version, bytes of JSON, bytes of the table, streams, checksum
 CHECKSUM_AT = PRELUDE.size - 4

@@ -28,12 +28,12 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import plyfile
 import torch
 
-import utils.state_file
-from arguments import TrainConfig
-from arguments.config import SCHEDULES
-from arguments.schedule import FAST, FULL, OptimizerPhase, Schedule
-from train import train
-from utils.demo_scene import write_demo_scene
+from compact_splats.arguments import TrainConfig
+from compact_splats.arguments.config import SCHEDULES
+from compact_splats.arguments.schedule import FAST, FULL, OptimizerPhase, Schedule
+from compact_splats.commands.train import train
+from compact_splats.demo.scene import write_demo_scene
+from compact_splats.training import state_file
 
 ROOT = Path(__file__).parent.parent
 STEPS = 60
@@ -93,13 +93,13 @@ def training(config: TrainConfig, moment: str = "", die_at: int = 0) -> None:
     if die_at:
         sys.addaudithook(count)
     if moment == "checkpoint":
-        utils.state_file._bytes_of = slow_bytes_of
+        state_file._bytes_of = slow_bytes_of
     if moment == "PLY":
         plyfile.PlyData.write = slow_write
     train(config)
 
 
-def slow_bytes_of(tensor: torch.Tensor, bytes_of=utils.state_file._bytes_of) -> memoryview:
+def slow_bytes_of(tensor: torch.Tensor, bytes_of=state_file._bytes_of) -> memoryview:
     """Checkpoints take some hundredths of a second to write, and are seen half-written meanwhile."""
     if tensor.ndim == 3:
         time.sleep(0.01)

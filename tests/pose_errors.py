@@ -49,7 +49,7 @@ def similarity(source: np.ndarray, target: np.ndarray) -> tuple[float, np.ndarra
 
 def pose_errors(given: Path, found: Path) -> PoseErrors:
     """Compare two COLMAP scenes, folders with ``sparse/0``."""
-    from scene.colmap import read_colmap
+    from compact_splats.scene.colmap import read_colmap
 
     cameras = [
         {Path(frame.name).stem: frame for frame in read_colmap(scene / "sparse" / "0", scene / "images")[0]}

@@ -12,15 +12,15 @@ from pathlib import Path
 
 import torch
 
-import scene.densification
-import train as train_module
-from arguments import TrainConfig
-from arguments.config import SCHEDULES
-from arguments.schedule import FULL, OptimizerPhase
-from train import train
-from utils.errors import run_script
-from utils.progress import Progress
-from utils.ranks import OneRank, Ranks, digest, joined_ranks
+from compact_splats.arguments import TrainConfig
+from compact_splats.arguments.config import SCHEDULES
+from compact_splats.arguments.schedule import FULL, OptimizerPhase
+from compact_splats.commands import train as train_module
+from compact_splats.commands.train import train
+from compact_splats.training import densification
+from compact_splats.training.processes import OneRank, Ranks, digest, joined_ranks
+from compact_splats.training.progress import Progress
+from compact_splats.utils.errors import run_script
 
 # Of two processes it takes 30 steps; at steps 10 and 20, where they meet, gradients wait and a growth interval runs.
 WAITING = replace(
@@ -124,16 +124,16 @@ def stopped(ranks: OneRank, source: Path, out: Path) -> None:
 
 def astray(ranks: OneRank, source: Path, out: Path) -> None:
     """The second process draws other parents than the first."""
-    draw = scene.densification.draw_without_replacement
+    draw = densification.draw_without_replacement
     if not ranks.is_first:
-        scene.densification.draw_without_replacement = lambda weights, *rest: draw(weights.flip(0), *rest)
+        densification.draw_without_replacement = lambda weights, *rest: draw(weights.flip(0), *rest)
     train(make_config(source, out / "model", iterations=60), ranks)
 
 
 def killed(ranks: OneRank, source: Path, out: Path) -> None:
     """The second process dies without a word at its first draw."""
     if not ranks.is_first:
-        scene.densification.draw_without_replacement = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+        densification.draw_without_replacement = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
     train(make_config(source, out / "model", iterations=60), ranks)
 
 

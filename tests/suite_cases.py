@@ -6,13 +6,10 @@ from pathlib import Path
 
 import pytest
 
-import compress
-import metrics
-import render
-import train
-from utils import comparison
-from utils.demo_scene import write_demo_scene
-from utils.errors import InputError
+from compact_splats.commands import compress, metrics, render, train
+from compact_splats.demo.scene import write_demo_scene
+from compact_splats.suite import comparison
+from compact_splats.utils.errors import InputError
 
 STEPS = 12
 PLY = f"point_cloud/iteration_{STEPS}/point_cloud.ply"
@@ -22,7 +19,7 @@ bicycle   mip-nerf-360       images_4     200     80   150         0.005
 train     tanks-and-temples  images       100      -    60         0.02
 playroom  deep-blending      -            100     40     -         -
 """
-STAGES = ["train", "render", "metrics", "render time", "utils.comparison"]
+STAGES = ["train", "render", "metrics", "render time", "compact_splats.suite.comparison"]
 
 
 class Killed(BaseException):
@@ -58,7 +55,7 @@ class InProcess:
 
     @staticmethod
     def _call(name: str, argv: list[str]) -> None:
-        if name == "utils.comparison":
+        if name == "compact_splats.suite.comparison":
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(sys, "argv", argv)
                 comparison.main()

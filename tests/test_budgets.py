@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from utils.errors import InputError
-from utils.suite.budgets import COLUMNS, SceneBudget, read_budgets
+from compact_splats.suite.budgets import COLUMNS, SceneBudget, read_budgets
+from compact_splats.utils.errors import InputError
 
 ROOT = Path(__file__).parent.parent
 HEADER = " ".join(COLUMNS)

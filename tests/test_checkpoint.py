@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from utils.checkpoint import Checkpoints, Interval
-from utils.errors import InputError
-from utils.files import atomic_write, remove_leftovers
-from utils.ranks import OneRank, Ranks
-from utils.state_file import MAGIC, VERSION, DamagedFile, read_about, read_state, write_state
+from compact_splats.training.checkpoint import Checkpoints, Interval
+from compact_splats.training.processes import OneRank, Ranks
+from compact_splats.training.state_file import MAGIC, VERSION, DamagedFile, read_about, read_state, write_state
+from compact_splats.utils.errors import InputError
+from compact_splats.utils.files import atomic_write, remove_leftovers
 
 STATE = {
     "rows": {"means": torch.tensor([[1.5, -0.0, float("inf")]]), "none": torch.empty(0, 3)},
@@ -193,7 +193,7 @@ def test_a_failed_write_leaves_the_earlier_ones(tmp_path, monkeypatch):
         path.write_bytes(MAGIC)
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("utils.checkpoint.write_state", full)
+    monkeypatch.setattr("compact_splats.training.checkpoint.write_state", full)
     with pytest.raises(InputError, match="No space left"):
         run.save(2, {"part": Part(2)})
     assert names(tmp_path) == ["step_00000001.ckpt"]

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from arguments import RenderConfig, TrainConfig, pick_device
-from arguments.options import from_json, to_json
-from arguments.schedule import FAST, FULL
-from utils.errors import InputError
+from compact_splats.arguments import RenderConfig, TrainConfig, pick_device
+from compact_splats.arguments.options import from_json, to_json
+from compact_splats.arguments.schedule import FAST, FULL
+from compact_splats.utils.errors import InputError
 
 ROOT = Path(__file__).parent.parent
 NEEDED = ["-s", "scene", "--final-budget", "100"]

@@ -13,14 +13,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from utils import report
-from utils.demo_scene import write_demo_scene
-from utils.errors import InputError
-from utils.suite import cluster, execute, on_node, stages
-from utils.suite.cluster import run_on_ray
-from utils.suite.command import run_suite
-from utils.suite.process import run_python
-from utils.suite.results import read_results
+from compact_splats.demo.scene import write_demo_scene
+from compact_splats.suite import cluster, execute, on_node, report, stages
+from compact_splats.suite.cluster import run_on_ray
+from compact_splats.suite.command import run_suite
+from compact_splats.suite.process import run_python
+from compact_splats.suite.results import read_results
+from compact_splats.utils.errors import InputError
 
 STEPS = 6
 MEMORY = 80_000_000  # bytes of each node's object store
@@ -234,7 +233,7 @@ def run_script(words, log, *environment) -> str | None:
 
 def run_job_and_die_once(job) -> dict:
     """What a task does; the first that has trained the bicycle is killed as it begins to render."""
-    from utils.suite import stages
+    from compact_splats.suite import stages
 
     notes = job.folder / "ran"
 

@@ -11,14 +11,14 @@ import torch
 import torch_reference as reference
 from gsz_cases import viewpoints_around
 
-from compression import Viewpoints, compact_streams, decode, encode
-from compression.axes import close_to_identity
-from compression.compact import CompactQuantizer, CompactSettings
-from compression.compact_code import BENDS, MAX_CODE, THINNEST, weight_of
-from compression.compact_streams import places_on_curve
-from compression.container import FormatError, lzma_pack, pack, unpack
-from compression.entropy import MAX_TABLES, Contexts, SymbolReader, SymbolWriter, pack_bits, unpack_bits
-from scene.gaussian_model import ROW_NAMES
+from compact_splats.compression import Viewpoints, compact_streams, decode, encode
+from compact_splats.compression.axes import close_to_identity
+from compact_splats.compression.compact import CompactQuantizer, CompactSettings
+from compact_splats.compression.compact_code import BENDS, MAX_CODE, THINNEST, weight_of
+from compact_splats.compression.compact_streams import places_on_curve
+from compact_splats.compression.container import FormatError, lzma_pack, pack, unpack
+from compact_splats.compression.entropy import MAX_TABLES, Contexts, SymbolReader, SymbolWriter, pack_bits, unpack_bits
+from compact_splats.scene.gaussian_model import ROW_NAMES
 
 
 def random_rows(num: int, num_rest: int = 15, seed: int = 0) -> dict[str, torch.Tensor]:

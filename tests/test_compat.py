@@ -14,9 +14,9 @@ from rasterizer_cases import Case, Engine, make_case, relative_error
 from simple_knn._C import distCUDA2
 from torch import Tensor, nn
 
-from scene import load_scene
-from utils.images import to_uint8
-from utils.losses import psnr
+from compact_splats.scene import load_scene
+from compact_splats.utils.images import to_uint8
+from compact_splats.utils.losses import psnr
 
 
 def projection(width: int, height: int, fx: float, fy: float, cx: float, cy: float) -> Tensor:

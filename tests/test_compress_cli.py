@@ -12,18 +12,16 @@ import numpy as np
 import pytest
 import torch
 
-import compress
-import metrics
-import render
-from arguments import TrainConfig
-from arguments.compress import CompressConfig
-from arguments.options import from_json, to_json
-from compression import encode, read_model, write_gsz
-from gaussian_renderer.evaluation import evaluate
-from scene import load_scene, ply
-from scene.gaussian_model import ROW_NAMES, GaussianModel
-from train import train
-from utils.errors import InputError
+from compact_splats.arguments import TrainConfig
+from compact_splats.arguments.compress import CompressConfig
+from compact_splats.arguments.options import from_json, to_json
+from compact_splats.commands import compress, metrics, render
+from compact_splats.commands.train import train
+from compact_splats.compression import encode, read_model, write_gsz
+from compact_splats.gaussian_renderer.evaluation import evaluate
+from compact_splats.scene import load_scene, ply
+from compact_splats.scene.gaussian_model import ROW_NAMES, GaussianModel
+from compact_splats.utils.errors import InputError
 
 ROOT = Path(__file__).parent.parent
 NUM = 200
@@ -256,7 +254,7 @@ def test_a_failure_on_the_way_leaves_an_older_file_alone(folder, monkeypatch):
     def fail(*args, **settings):
         raise RuntimeError("the power went out")
 
-    monkeypatch.setattr("compression.posthoc.gradient_scores", fail)
+    monkeypatch.setattr("compact_splats.compression.posthoc.gradient_scores", fail)
     with pytest.raises(RuntimeError):
         compressed(folder, "--rounds", "2")
     assert files_in(folder) == before

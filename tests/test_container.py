@@ -3,8 +3,6 @@
 import lzma
 import pickle
 import struct
-import subprocess
-import sys
 import tracemalloc
 import zlib
 from pathlib import Path
@@ -13,11 +11,11 @@ import numpy as np
 import pytest
 from gsz_cases import model_rows, raw_file, same_bits, table_entry, with_right_checksum
 
-from compression import FormatError, decode, encode, formats, read_model, write_gsz
-from compression.container import MAX_HEADER, MAX_STREAMS, lzma_pack, lzma_unpack, pack, unpack
-from compression.morton import morton_cells, morton_codes, morton_order
-from scene import ply
-from utils.errors import InputError
+from compact_splats.compression import FormatError, decode, encode, formats, read_model, write_gsz
+from compact_splats.compression.container import MAX_HEADER, MAX_STREAMS, lzma_pack, lzma_unpack, pack, unpack
+from compact_splats.compression.morton import morton_cells, morton_codes, morton_order
+from compact_splats.scene import ply
+from compact_splats.utils.errors import InputError
 
 ROOT = Path(__file__).parent.parent
 HEADER = {"profile": "none", "numbers": [1, 2.5, -3], "text": "é\n", "nothing": None}
@@ -281,23 +279,3 @@ def test_an_old_file_stays_where_the_new_one_cannot_be_encoded_or_written(tmp_pa
 
 
 # ---- the package ----
-
-
-def test_modules_of_the_standard_librarys_package_of_the_same_name_stay_within_reach(tmp_path):
-    """As in Python 3.14, where lzma imports from compression._common: our package is the first on the path."""
-    (tmp_path / "compression" / "_common").mkdir(parents=True)
-    (tmp_path / "compression" / "__init__.py").write_text("")
-    (tmp_path / "compression" / "_common" / "__init__.py").write_text("")
-    (tmp_path / "compression" / "_common" / "_streams.py").write_text("value = 5\n")
-    code = f"""if True:
-        import sys
-        sys.path[:] = [{str(ROOT)!r}, {str(tmp_path)!r}, *sys.path]
-        from compression._common import _streams
-        ours = [name for name in sys.modules if name.startswith("compression.") and "_common" not in name]
-        assert _streams.value == 5 and not ours and "numpy" not in sys.modules, ours
-        from compression import *
-        assert callable(encode) and issubclass(FormatError, Exception)
-        import compression
-        assert not hasattr(compression, "no_such_name")
-    """
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)

@@ -15,14 +15,14 @@ from pose_errors import pose_errors
 from scipy.interpolate import interp1d
 from scipy.spatial.transform import Rotation, Slerp
 
-import convert
-from arguments import TrainConfig
-from photogrammetry.diagnosis import Matches
-from photogrammetry.report import describe
-from scene.dataset import load_scene
-from utils.demo_scene import Lens, _write_colmap, make_poses, make_shapes, render_view
-from utils.errors import InputError, Stopped
-from utils.ray_tracer import unit
+from compact_splats.arguments import TrainConfig
+from compact_splats.commands import convert
+from compact_splats.demo.ray_tracer import unit
+from compact_splats.demo.scene import Lens, _write_colmap, make_poses, make_shapes, render_view
+from compact_splats.photogrammetry.diagnosis import Matches
+from compact_splats.photogrammetry.report import describe
+from compact_splats.scene.dataset import load_scene
+from compact_splats.utils.errors import InputError, Stopped
 
 NUM_PHOTOS = 6
 
@@ -226,7 +226,7 @@ def test_what_cannot_be_reconstructed_is_one_line_and_leaves_nothing(tmp_path, c
 @pytest.mark.parametrize("stage", ["reading", "features", "matching", "mapping", "undistortion"])
 def test_a_user_who_stops_it_gets_nothing_half_done(given, tmp_path, monkeypatch, stage):
     """The request is heard in every stage."""
-    from photogrammetry.stages import Stages
+    from compact_splats.photogrammetry.stages import Stages
 
     bar = Stages._bar
 

@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
-from arguments.convert import ConvertConfig
-from photogrammetry.frames import STEP, choose_frames, measure_frames, ready_frames
-from photogrammetry.pairs import NEIGHBOURS, is_sequential, pairs_to_match
-from photogrammetry.photos import find_photos, ready_photos, safe_names
-from photogrammetry.stages import Stages
-from photogrammetry.workplace import FEATURES_BYTES, OUTPUTS, REPORT, check_room, new_scene
-from utils.errors import InputError
-from utils.pictures import open_picture
-from utils.signals import StopRequest
+from compact_splats.arguments.convert import ConvertConfig
+from compact_splats.photogrammetry.frames import STEP, choose_frames, measure_frames, ready_frames
+from compact_splats.photogrammetry.pairs import NEIGHBOURS, is_sequential, pairs_to_match
+from compact_splats.photogrammetry.photos import find_photos, ready_photos, safe_names
+from compact_splats.photogrammetry.stages import Stages
+from compact_splats.photogrammetry.workplace import FEATURES_BYTES, OUTPUTS, REPORT, check_room, new_scene
+from compact_splats.utils.errors import InputError
+from compact_splats.utils.pictures import open_picture
+from compact_splats.utils.signals import StopRequest
 
 NEEDED = ["photos", "-o", "scene"]
 CORNERS = np.array([[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [255, 255, 0]]], np.uint8)

@@ -9,10 +9,10 @@ import cv2
 import numpy as np
 import pytest
 
-from utils.demo_scene import LIGHTING, Lens, make_poses, make_shapes, render_view, write_demo_scene
-from utils.errors import InputError
-from utils.ray_tracer import Box, Material, Quad, Rod, Sphere, trace, unit
-from utils.textures import noise, plain
+from compact_splats.demo.ray_tracer import Box, Material, Quad, Rod, Sphere, trace, unit
+from compact_splats.demo.scene import LIGHTING, Lens, make_poses, make_shapes, render_view, write_demo_scene
+from compact_splats.demo.textures import noise, plain
+from compact_splats.utils.errors import InputError
 
 WHITE = Material(plain((1.0, 1.0, 1.0)))
 
@@ -155,7 +155,7 @@ def test_a_folder_with_content_is_left_alone(tmp_path):
 
 
 def test_the_command_refuses_sizes_below_one(tmp_path):
-    command = [sys.executable, "-m", "utils.demo_scene", str(tmp_path / "out"), "--views", "0"]
+    command = [sys.executable, "-m", "compact_splats.demo.scene", str(tmp_path / "out"), "--views", "0"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent.parent)
     assert done.returncode == 2 and done.stderr.startswith("error: --views") and done.stderr.count("\n") == 1
     assert not (tmp_path / "out").exists()

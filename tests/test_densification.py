@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from arguments.schedule import FAST, FULL
-from scene.cameras import Camera
-from scene.densification import (
+from compact_splats.arguments.schedule import FAST, FULL
+from compact_splats.scene.cameras import Camera
+from compact_splats.scene.gaussian_model import ROW_NAMES, GaussianModel
+from compact_splats.training.densification import (
     Densification,
     EdgeWeights,
     GradientStats,
@@ -20,8 +21,7 @@ from scene.densification import (
     rotation_matrices,
     split_long_axis,
 )
-from scene.gaussian_model import ROW_NAMES, GaussianModel
-from scene.sampling import draw_without_replacement
+from compact_splats.training.sampling import draw_without_replacement
 
 (GROWTH,) = FULL.growths
 

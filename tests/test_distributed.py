@@ -13,14 +13,14 @@ import pytest
 import torch
 from rank_script import make_config
 
-from arguments import TrainConfig
-from arguments.schedule import FAST, FULL
-from arguments.sharing import shared
-from scene.gaussian_model import ROW_NAMES, GaussianModel
-from train import train
-from utils.errors import InputError
-from utils.ranks import ALONE, OneRank, Ranks, digest, joined_ranks
-from utils.state_file import read_state
+from compact_splats.arguments import TrainConfig
+from compact_splats.arguments.schedule import FAST, FULL
+from compact_splats.arguments.sharing import shared
+from compact_splats.commands.train import train
+from compact_splats.scene.gaussian_model import ROW_NAMES, GaussianModel
+from compact_splats.training.processes import ALONE, OneRank, Ranks, digest, joined_ranks
+from compact_splats.training.state_file import read_state
+from compact_splats.utils.errors import InputError
 
 ROOT = Path(__file__).parent.parent
 SCRIPT = ROOT / "tests" / "rank_script.py"

@@ -17,23 +17,23 @@ import torch
 from kill_runs import BUDGET, SCENE, STEPS, result_of, short_schedules
 
 import train as train_module
-from arguments import TrainConfig
-from arguments.config import SCHEDULES
-from gaussian_renderer import render
-from scene.densification import Densification, GradientStats
-from scene.gaussian_model import GaussianModel
-from scene.gradients import add_gradients
-from scene.loading import load
-from scene.memory import no_room_to_grow
-from train import train
-from utils.demo_scene import write_demo_scene
-from utils.errors import InputError
-from utils.faults import MOST_IN_A_ROW, SkippedViews
-from utils.lock import FolderLock
-from utils.memory import free_memory
-from utils.progress import Progress
-from utils.ranks import ALONE
-from utils.run import Run
+from compact_splats.arguments import TrainConfig
+from compact_splats.arguments.config import SCHEDULES
+from compact_splats.commands.train import train
+from compact_splats.demo.scene import write_demo_scene
+from compact_splats.gaussian_renderer import render
+from compact_splats.scene.gaussian_model import GaussianModel
+from compact_splats.training.densification import Densification, GradientStats
+from compact_splats.training.faults import MOST_IN_A_ROW, SkippedViews
+from compact_splats.training.gradients import add_gradients
+from compact_splats.training.loading import load
+from compact_splats.training.memory import no_room_to_grow
+from compact_splats.training.processes import ALONE
+from compact_splats.training.progress import Progress
+from compact_splats.training.run_folder import Run
+from compact_splats.utils.errors import InputError
+from compact_splats.utils.lock import FolderLock
+from compact_splats.utils.memory import free_memory
 
 CPU = torch.device("cpu")
 
@@ -192,7 +192,7 @@ def test_a_view_that_is_not_finite_leaves_no_trace(value, of_loss):
 @pytest.mark.parametrize("value", [1.0, float("nan"), float("inf"), 1e25])
 def test_where_nothing_may_be_waited_for_a_view_that_is_not_finite_adds_zeros(monkeypatch, value):
     """As on a GPU."""
-    monkeypatch.setattr("scene.gradients._is_known", lambda usable: False)
+    monkeypatch.setattr("compact_splats.training.gradients._is_known", lambda usable: False)
     rows = shapes(0)
     model = GaussianModel({name: torch.ones(4, *size) for name, size in rows.items()}, 0)
     assert add_gradients(model, model.rows["means"].sum() + 0 * sum(row.sum() for row in model.rows.values()))
@@ -258,7 +258,7 @@ def test_skipped_views_are_counted_and_the_run_ends_as_it_should(scene_dir, tmp_
 
 def stop_after(patch: pytest.MonkeyPatch, step: int) -> None:
     """End the training where the checkpoint of a step has been written."""
-    from utils.checkpoint import Checkpoints
+    from compact_splats.training.checkpoint import Checkpoints
 
     save = Checkpoints.save
 
@@ -506,7 +506,7 @@ def test_growth_for_which_there_is_no_memory_ends_the_run_with_a_checkpoint(
             limit_memory(1 << 40)
             return free
 
-        patch.setattr("scene.memory.free_memory", crowded)
+        patch.setattr("compact_splats.training.memory.free_memory", crowded)
         with pytest.raises(
             InputError, match="memory: expected .* more for [0-9]+ Gaussians, found .* --resume goes on"
         ):
@@ -521,7 +521,7 @@ def test_nothing_is_asked_of_memory_but_before_growth(scene_dir, tmp_path):
     scene = load(config, Run(tmp_path / "out", quiet=True), CPU)
     model = GaussianModel.from_points(scene.points, 3, CPU)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("scene.memory.free_memory", lambda: 0)
+        patch.setattr("compact_splats.training.memory.free_memory", lambda: 0)
         refused = [step for step in range(STEPS) if no_room_to_grow(config, schedule, ALONE, model, step)]
     growth = schedule.growths[0]
     assert refused and all(growth.is_due(step + 1) for step in refused)

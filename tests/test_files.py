@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from utils.errors import InputError, run_script
-from utils.files import atomic_write
+from compact_splats.utils.errors import InputError, run_script
+from compact_splats.utils.files import atomic_write
 
 
 def test_an_input_error_is_one_line_of_where_expected_found_and_fix():

@@ -12,8 +12,8 @@ import pytest
 from format_cases import ENDINGS, FORMATS, random_rows
 from PIL import Image
 
-from compression.formats import compressed_ply, sog, splat, spz
-from utils.errors import InputError
+from compact_splats.compression.formats import compressed_ply, sog, splat, spz
+from compact_splats.utils.errors import InputError
 
 each_format = pytest.mark.parametrize("name", FORMATS)
 MUTATIONS = 250

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from format_cases import C0, ENDINGS, FORMATS, QUAT_ERROR, aligned, errors, random_rows
 
-from compression.formats import START, reader_for, sog, splat, spz, writer_for
-from compression.formats.kmeans import codebook_of_numbers, codebook_of_vectors, nearest_number
+from compact_splats.compression.formats import START, reader_for, sog, splat, spz, writer_for
+from compact_splats.compression.formats.kmeans import codebook_of_numbers, codebook_of_vectors, nearest_number
 
 each_format = pytest.mark.parametrize("name", FORMATS)
 NUM = 80  # one chunk, and no more scales than a codebook of .sog has entries

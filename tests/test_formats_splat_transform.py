@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 from format_cases import ENDINGS, FORMATS, aligned, errors, random_rows
 
-from compression.formats import spz
-from scene import ply
-from utils.errors import InputError
+from compact_splats.compression.formats import spz
+from compact_splats.scene import ply
+from compact_splats.utils.errors import InputError
 
 PACKAGES = ("node@22", "@playcanvas/splat-transform@3.7.0")  # which wants Node 22
 NUM = 300  # two chunks of .compressed.ply

@@ -159,7 +159,7 @@ def compressed_content(parts: Parts, rng: random.Random) -> Parts:
     """Other content in a stream of LZMA, which is packed again: right in form, wrong in what it says."""
     import lzma
 
-    from compression.container import MAX_DICTIONARY
+    from compact_splats.compression.container import MAX_DICTIONARY
 
     header, streams = parts
     kind = {"id": lzma.FILTER_LZMA2, "dict_size": MAX_DICTIONARY, "preset": 0}
@@ -196,7 +196,7 @@ def raw_pack(header: dict, streams: dict[str, bytes]) -> bytes:
 def base_files(profile: str) -> list[bytes]:
     from gsz_cases import model_rows, viewpoints_around
 
-    from compression import encode
+    from compact_splats.compression import encode
 
     sizes = ((0, 15), (1, 15), (2, 0), (3, 8), (40, 15), (40, 3), (200, 15))
     files = [encode(model_rows(num, num_rest, seed), profile) for seed, (num, num_rest) in enumerate(sizes)]
@@ -227,9 +227,9 @@ def fuzz(profile: str, num_files: int, seed: int) -> dict:
     Raises:
         Exception: whatever but a FormatError a file caused; the file is on stderr, in hexadecimal.
     """
-    from compression import FormatError, compact_streams, decode
-    from compression.container import unpack
-    from compression.rows import checked
+    from compact_splats.compression import FormatError, compact_streams, decode
+    from compact_splats.compression.container import unpack
+    from compact_splats.compression.rows import checked
 
     compact_streams.BLOCK = 100  # the largest model has two blocks
     rng, counts = random.Random(seed), Counter()
@@ -269,7 +269,7 @@ def limit_memory() -> None:
 
 
 def profiles() -> list[str]:
-    from compression.codec import PROFILES
+    from compact_splats.compression.codec import PROFILES
 
     return sorted(PROFILES)
 

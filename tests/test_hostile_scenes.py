@@ -17,15 +17,15 @@ import pytest
 from PIL import Image
 from scene_writers import write_colmap, write_images, write_photo, write_transforms
 
-from arguments.config import TrainConfig
-from arguments.options import from_json, read_json
-from compression.files import read_model
-from scene import load_scene, ply
-from scene.colmap import read_colmap
-from scene.points import read_points_ply
-from utils.errors import InputError
-from utils.pairs import Pair
-from utils.pictures import MAX_PIXELS, open_picture, picture_size
+from compact_splats.arguments.config import TrainConfig
+from compact_splats.arguments.options import from_json, read_json
+from compact_splats.compression.files import read_model
+from compact_splats.scene import load_scene, ply
+from compact_splats.scene.colmap import read_colmap
+from compact_splats.scene.points import read_points_ply
+from compact_splats.suite.pairs import Pair
+from compact_splats.utils.errors import InputError
+from compact_splats.utils.pictures import MAX_PIXELS, open_picture, picture_size
 
 DEEP = (900, 100_000)  # levels: of which Python reads the first, but cannot print it
 SECONDS = 5  # of the processor, for what takes milliseconds

@@ -1,6 +1,7 @@
 """The live page of view.py and of train.py --viewer, in a real browser; ports; what its colours and pictures are."""
 
 import contextlib
+import importlib.util
 import re
 import socket
 import subprocess
@@ -17,19 +18,18 @@ import pytest
 import torch
 from viewer_cases import cameras, rows_of, write_run
 
-import view
-import viewer
-from arguments import TrainConfig
-from arguments.view import run_folder
-from gaussian_renderer import render
-from scene.gaussian_model import GaussianModel
-from scene.saved_cameras import read_cameras
-from train import train
-from utils.errors import InputError
-from viewer import ports, splats, training
-from viewer.pictures import Filter, fov_of_all, lay_photo_over, picture, view_of
-from viewer.ranking import most_important, sizes
-from viewer.surroundings import surroundings
+from compact_splats.arguments import TrainConfig
+from compact_splats.arguments.view import run_folder
+from compact_splats.commands import view
+from compact_splats.commands.train import train
+from compact_splats.gaussian_renderer import render
+from compact_splats.scene.gaussian_model import GaussianModel
+from compact_splats.scene.saved_cameras import read_cameras
+from compact_splats.utils.errors import InputError
+from compact_splats.viewer import ports, splats, training
+from compact_splats.viewer.pictures import Filter, fov_of_all, lay_photo_over, picture, view_of
+from compact_splats.viewer.ranking import most_important, sizes
+from compact_splats.viewer.surroundings import surroundings
 
 ROOT = Path(view.__file__).parent
 BLACK = torch.zeros(3)
@@ -149,7 +149,7 @@ def test_a_training_whose_port_is_taken_writes_nothing(taken, tiny_scene_dir, tm
 def test_a_training_that_cannot_be_looked_at_is_refused_at_once(count, is_installed, said, monkeypatch):
     config = TrainConfig(source_path=Path("scene"), final_budget=10, viewer=0)
     if not is_installed:
-        monkeypatch.setattr(viewer.importlib.util, "find_spec", lambda name: None)
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=said):
         training.check_viewer(config, SimpleNamespace(count=count))
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from utils.losses import l1, psnr, ssim
+from compact_splats.utils.losses import l1, psnr, ssim
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ import torch
 from diff_gaussian_rasterization import CudaError, queue
 from rasterizer_cases import make_case
 
-from arguments import RenderConfig, TrainConfig, pick_device
-from arguments.options import flags_that_save_memory, given
-from utils.errors import InputError, run_script
+from compact_splats.arguments import RenderConfig, TrainConfig, pick_device
+from compact_splats.arguments.options import flags_that_save_memory, given
+from compact_splats.utils.errors import InputError, run_script
 
 # Texts as torch 2.4 to 2.13 writes them.
 CACHING = (
@@ -95,7 +95,7 @@ def test_what_the_allocators_really_raise_is_known_and_leaves_the_process_usable
 CROWDED = """
 import resource, torch
 from diff_gaussian_rasterization import View, rasterize
-from utils.errors import run_script
+from compact_splats.utils.errors import run_script
 
 def draw(size, num):
     g = torch.Generator().manual_seed(0)

@@ -12,12 +12,12 @@ import pytest
 import torch
 from torch import nn
 
-import metrics
-from utils.comparison import comparison
-from utils.errors import InputError
-from utils.losses import ssim
-from utils.lpips import Lpips
-from utils.pairs import find_pairs
+from compact_splats.commands import metrics
+from compact_splats.gaussian_renderer.lpips import Lpips
+from compact_splats.suite.comparison import comparison
+from compact_splats.suite.pairs import find_pairs
+from compact_splats.utils.errors import InputError
+from compact_splats.utils.losses import ssim
 
 needs_linear_weights = pytest.mark.skipif(
     importlib.util.find_spec("lpips") is None, reason="the lpips package, whose weights LPIPS reads, is not installed"

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from arguments.schedule import FULL
-from scene.gaussian_model import ROW_NAMES, GaussianModel
-from scene.points import Points
+from compact_splats.arguments.schedule import FULL
+from compact_splats.scene.gaussian_model import ROW_NAMES, GaussianModel
+from compact_splats.scene.points import Points
 
 RATES = FULL.learning_rates(0, extent=1.0)
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from arguments.schedule import FAST, FULL
-from scene.gaussian_model import GaussianModel
-from scene.natural_selection import NaturalSelection, finite_prior
+from compact_splats.arguments.schedule import FAST, FULL
+from compact_splats.scene.gaussian_model import GaussianModel
+from compact_splats.training.natural_selection import NaturalSelection, finite_prior
 
 
 def seeded(seed: int = 0) -> torch.Generator:

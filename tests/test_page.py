@@ -13,15 +13,15 @@ import pytest
 import torch
 from viewer_cases import HEIGHT, WIDTH, rows_of, write_run
 
-import view
-from compression.formats import spz
-from gaussian_renderer import render
-from render import find_ply
-from scene import ply
-from scene.gaussian_model import GaussianModel
-from scene.saved_cameras import read_cameras
-from utils.errors import InputError
-from utils.images import to_uint8
+from compact_splats.commands import view
+from compact_splats.commands.render import find_ply
+from compact_splats.compression.formats import spz
+from compact_splats.gaussian_renderer import render
+from compact_splats.scene import ply
+from compact_splats.scene.gaussian_model import GaussianModel
+from compact_splats.scene.saved_cameras import read_cameras
+from compact_splats.utils.errors import InputError
+from compact_splats.utils.images import to_uint8
 
 WEB = Path(view.__file__).parent / "viewer" / "web"
 needs_browser = pytest.mark.skipif(browser.why_not() is not None, reason=str(browser.why_not()))

@@ -8,9 +8,9 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
-from scene import load_scene
-from scene.cameras import Camera
-from scene.paths import (
+from compact_splats.scene import load_scene
+from compact_splats.scene.cameras import Camera
+from compact_splats.scene.paths import (
     MOST_ON_SPLINE,
     closes,
     eased,
@@ -22,9 +22,9 @@ from scene.paths import (
     thinned,
     views_along,
 )
-from scene.saved_cameras import read_cameras
-from utils.errors import InputError
-from utils.viewer_files import camera_entries
+from compact_splats.scene.saved_cameras import read_cameras
+from compact_splats.training.viewer_files import camera_entries
+from compact_splats.utils.errors import InputError
 
 
 def camera(pose: np.ndarray, name: str = "0") -> Camera:

@@ -6,7 +6,7 @@ import torch_reference as reference
 from diff_gaussian_rasterization import photometric_loss
 from rasterizer_cases import CPU, CUDA_ENGINES, Engine, relative_error
 
-from utils import losses
+from compact_splats.utils import losses
 
 SIZES = [(1, 1), (1, 13), (3, 5), (10, 10), (11, 11), (17, 33), (64, 48), (75, 130)]
 

@@ -9,10 +9,10 @@ import torch
 from PIL import Image
 from scene_writers import write_colmap, write_photo, write_transforms
 
-from scene import load_scene
-from scene.lens import Lens
-from scene.photos import Photo
-from utils.errors import InputError
+from compact_splats.scene import load_scene
+from compact_splats.scene.lens import Lens
+from compact_splats.scene.photos import Photo
+from compact_splats.utils.errors import InputError
 
 WIDTH, HEIGHT = 200, 150
 # Model: parameters as in COLMAP. Off-centre principal points; barrel and pincushion; tangential terms.

@@ -5,9 +5,9 @@ import pytest
 import torch
 from plyfile import PlyData, PlyElement
 
-from scene import ply
-from scene.gaussian_model import ROW_NAMES, GaussianModel
-from utils.errors import InputError
+from compact_splats.scene import ply
+from compact_splats.scene.gaussian_model import ROW_NAMES, GaussianModel
+from compact_splats.utils.errors import InputError
 
 
 def random_rows(num: int, num_rest: int = 15, seed: int = 0) -> dict[str, np.ndarray]:

@@ -9,21 +9,21 @@ import torch
 import torch_reference as reference
 from plain_quantizer import PlainQuantizer, decode
 
-import compression
-from arguments import TrainConfig
-from arguments.compress import FineTuneRates, Phase, PostHocSchedule
-from compression.compact import CompactQuantizer
-from compression.finetune import Photos, as_stored, detached, fine_tune, squares_loss
-from compression.posthoc import Goals, PostHoc, Result, Stage
-from compression.scores import gradient_scores
-from compression.seed import SeedQuantizer
-from gaussian_renderer import render
-from gaussian_renderer.evaluation import evaluate
-from scene import Scene, load_scene
-from scene.gaussian_model import ROW_NAMES, GaussianModel
-from train import train
-from utils.progress import Progress
-from utils.views import ViewSampler
+from compact_splats import compression
+from compact_splats.arguments import TrainConfig
+from compact_splats.arguments.compress import FineTuneRates, Phase, PostHocSchedule
+from compact_splats.commands.train import train
+from compact_splats.compression.compact import CompactQuantizer
+from compact_splats.compression.finetune import Photos, as_stored, detached, fine_tune, squares_loss
+from compact_splats.compression.posthoc import Goals, PostHoc, Result, Stage
+from compact_splats.compression.scores import gradient_scores
+from compact_splats.compression.seed import SeedQuantizer
+from compact_splats.gaussian_renderer import render
+from compact_splats.gaussian_renderer.evaluation import evaluate
+from compact_splats.scene import Scene, load_scene
+from compact_splats.scene.gaussian_model import ROW_NAMES, GaussianModel
+from compact_splats.training.progress import Progress
+from compact_splats.training.view_sampler import ViewSampler
 
 BLACK = torch.zeros(3)
 NUM = 400

@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 from scene_writers import MODEL_IDS, PINHOLE, write_cameras, write_colmap, write_images, write_photo, write_transforms
 
-from scene import load_scene
-from scene.colmap import read_colmap
-from scene.points import read_points_ply
-from utils.errors import InputError
+from compact_splats.scene import load_scene
+from compact_splats.scene.colmap import read_colmap
+from compact_splats.scene.points import read_points_ply
+from compact_splats.utils.errors import InputError
 
 BINARIES = ["cameras.bin", "images.bin", "points3D.bin"]
 

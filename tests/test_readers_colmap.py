@@ -10,8 +10,8 @@ import pytest
 import torch
 from scene_writers import PINHOLE, write_cameras, write_colmap, write_images, write_photo
 
-from scene import load_scene
-from scene.colmap import read_colmap
+from compact_splats.scene import load_scene
+from compact_splats.scene.colmap import read_colmap
 
 CAPTURES = ["fox_tiny", "monstree_small", "sceaux_small"]
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from scene_writers import write_photo, write_transforms
 
-from scene import load_scene
-from scene.points import read_points_ply
-from utils.errors import InputError
+from compact_splats.scene import load_scene
+from compact_splats.scene.points import read_points_ply
+from compact_splats.utils.errors import InputError
 
 # A camera at (1, 2, 3) in Blender's axes that looks along world +x with world +z up: its columns are right = -y,
 # up = +z, backward = -x.

@@ -10,17 +10,17 @@ import numpy as np
 import pytest
 import torch
 
-from arguments import RenderConfig, TrainConfig
-from gaussian_renderer import importance, render
-from gaussian_renderer.evaluation import evaluate
-from metrics import measure
-from render import main, render_scene
-from scene import load_scene
-from scene.densification import GradientStats
-from scene.gaussian_model import GaussianModel
-from train import train
-from utils.errors import InputError
-from utils.pairs import find_pairs
+from compact_splats.arguments import RenderConfig, TrainConfig
+from compact_splats.commands.metrics import measure
+from compact_splats.commands.render import main, render_scene
+from compact_splats.commands.train import train
+from compact_splats.gaussian_renderer import importance, render
+from compact_splats.gaussian_renderer.evaluation import evaluate
+from compact_splats.scene import load_scene
+from compact_splats.scene.gaussian_model import GaussianModel
+from compact_splats.suite.pairs import find_pairs
+from compact_splats.training.densification import GradientStats
+from compact_splats.utils.errors import InputError
 
 BLACK = torch.zeros(3)
 

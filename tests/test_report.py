@@ -14,12 +14,12 @@ import cv2
 import numpy as np
 import pytest
 
-from utils.errors import InputError
-from utils.report import write_report
-from utils.suite.budgets import read_budgets
-from utils.suite.published import COMPRESSED, DATA_SETS, TRAINED
-from utils.suite.results import read_results
-from utils.suite.tables import FIGURES, make_rows
+from compact_splats.suite.budgets import read_budgets
+from compact_splats.suite.published import COMPRESSED, DATA_SETS, TRAINED
+from compact_splats.suite.report import write_report
+from compact_splats.suite.results import read_results
+from compact_splats.suite.tables import FIGURES, make_rows
+from compact_splats.utils.errors import InputError
 
 ROOT = Path(__file__).parent.parent
 MISSING = object()
@@ -351,7 +351,8 @@ def test_plots_do_without_what_was_not_measured(tmp_path):
 
 
 def test_without_matplotlib_there_are_tables_and_a_line_says_so(tmp_path, monkeypatch):
-    for name in [name for name in sys.modules if name.split(".")[0] == "matplotlib" or name == "utils.plots"]:
+    plots = "compact_splats.suite.plots"
+    for name in [name for name in sys.modules if name.split(".")[0] == "matplotlib" or name == plots]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     said = write_report(write(tmp_path, suite(make_run("oak"))))
@@ -417,7 +418,8 @@ def test_a_bad_file_is_refused_in_one_line_and_nothing_is_written(tmp_path, cont
 
 def test_the_script_ends_in_one_line_and_exit_code_2(tmp_path):
     done = subprocess.run(
-        [sys.executable, "-m", "utils.report", tmp_path / "nowhere"], cwd=ROOT, capture_output=True, text=True
+        [sys.executable, "-m", "compact_splats.suite.report", tmp_path / "nowhere"],
+        cwd=ROOT, capture_output=True, text=True,
     )
     assert done.returncode == 2
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1

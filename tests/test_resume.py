@@ -13,16 +13,16 @@ from pathlib import Path
 import pytest
 from kill_runs import BUDGET, SCENE, STEPS, short_schedules
 
-from arguments import TrainConfig
-from arguments.config import SCHEDULES
-from arguments.options import to_json
-from arguments.resuming import FIXED
-from scene.gaussian_model import GaussianModel
-from train import train
-from utils.checkpoint import Checkpoints
-from utils.demo_scene import write_demo_scene
-from utils.errors import InputError, Stopped, run_script
-from utils.signals import StopRequest
+from compact_splats.arguments import TrainConfig
+from compact_splats.arguments.config import SCHEDULES
+from compact_splats.arguments.options import to_json
+from compact_splats.arguments.resuming import FIXED
+from compact_splats.commands.train import train
+from compact_splats.demo.scene import write_demo_scene
+from compact_splats.scene.gaussian_model import GaussianModel
+from compact_splats.training.checkpoint import Checkpoints
+from compact_splats.utils.errors import InputError, Stopped, run_script
+from compact_splats.utils.signals import StopRequest
 
 ROOT = Path(__file__).parent.parent
 

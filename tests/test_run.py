@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from utils.errors import InputError
-from utils.images import to_uint8
-from utils.run import Run, free_folder, saved_iterations
-from utils.usage import Stopwatch
-from utils.views import ViewSampler
+from compact_splats.training.run_folder import Run, free_folder, saved_iterations
+from compact_splats.training.view_sampler import ViewSampler
+from compact_splats.utils.errors import InputError
+from compact_splats.utils.images import to_uint8
+from compact_splats.utils.usage import Stopwatch
 
 CPU = torch.device("cpu")
 
@@ -57,7 +57,7 @@ def test_the_memory_meter_sees_what_came_and_went():
     """In a process of its own: the system may take idle pages from a large one while it is measured."""
     program = """
 import json, torch
-from utils.usage import MemoryMeter
+from compact_splats.utils.usage import MemoryMeter
 meter = MemoryMeter(torch.device("cpu"))
 block = torch.ones(50_000_000 // 4)
 del block

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from arguments.schedule import FAST, FULL, Schedule
+from compact_splats.arguments.schedule import FAST, FULL, Schedule
 
 ROWS = ("means", "log_scales", "quats", "opacity_logits", "sh_dc", "sh_rest")
 

@@ -11,10 +11,10 @@ import pytest
 import torch
 from gsz_cases import model_rows, same_bits, sorted_rows
 
-from compression import FormatError, decode, encode
-from compression.container import lzma_pack, lzma_unpack, pack, unpack
-from compression.seed import HALF_MAX, SH_STEP, SeedQuantizer
-from scene.gaussian_model import GaussianModel
+from compact_splats.compression import FormatError, decode, encode
+from compact_splats.compression.container import lzma_pack, lzma_unpack, pack, unpack
+from compact_splats.compression.seed import HALF_MAX, SH_STEP, SeedQuantizer
+from compact_splats.scene.gaussian_model import GaussianModel
 
 NAMES = ("means", "log_scales", "quats", "opacity_logits", "sh_dc", "sh_rest")
 HALVES = NAMES[:4]

@@ -2,8 +2,8 @@
 
 import pytest
 
-from arguments import TrainConfig
 from benchmarks.soak import growth, memory_after_trainings
+from compact_splats.arguments import TrainConfig
 
 
 def test_growth_is_the_slope_after_the_warm_up():

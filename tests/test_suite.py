@@ -31,15 +31,14 @@ from suite_cases import (
     write_table,
 )  # fmt: skip
 
-from scene.densification import Densification
-from scene.ply import read as read_ply
-from utils import report
-from utils.checkpoint import Checkpoints
-from utils.errors import InputError
-from utils.lock import FolderLock
-from utils.suite import execute, process, stages
-from utils.suite.command import run_suite
-from utils.suite.results import read_results
+from compact_splats.scene.ply import read as read_ply
+from compact_splats.suite import execute, process, report, stages
+from compact_splats.suite.command import run_suite
+from compact_splats.suite.results import read_results
+from compact_splats.training.checkpoint import Checkpoints
+from compact_splats.training.densification import Densification
+from compact_splats.utils.errors import InputError
+from compact_splats.utils.lock import FolderLock
 
 ROOT = Path(__file__).parent.parent
 
@@ -242,10 +241,10 @@ def forget_who_made_it(out: Path, run: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "again"),
     [
-        (forget_who_made_it, ["utils.comparison"]),
+        (forget_who_made_it, ["compact_splats.suite.comparison"]),
         (replace_by("results.json", "results.json"), ["metrics"]),
         (remove("per_view.json"), ["metrics"]),
-        (replace_by("views.png", "views.png"), ["utils.comparison"]),
+        (replace_by("views.png", "views.png"), ["compact_splats.suite.comparison"]),
         (write_text("timing.json", "{}"), ["render time"]),
         (note_a_view_more, ["render"]),
         (replace_by(f"test/ours_{STEPS}/renders/00000.png", f"test/ours_{STEPS}/renders/00001.png"), ["render"]),
@@ -416,7 +415,7 @@ def test_a_stage_that_fails_is_tried_again_and_those_before_it_are_not(sweep, pr
     assert programs.taken() == ["train", "render", "metrics"]
     programs.hook = lambda words: None
     assert sweep("--scenes", "train") == 0
-    assert programs.taken() == ["metrics", "render time", "utils.comparison"]
+    assert programs.taken() == ["metrics", "render time", "compact_splats.suite.comparison"]
 
 
 def test_a_stage_that_ends_well_and_leaves_nothing_has_failed(sweep, programs, tmp_path):

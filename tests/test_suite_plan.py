@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from suite_cases import write_scenes, write_table
 
-from arguments.suite import SuiteConfig
-from utils.errors import InputError
-from utils.suite.command import run_suite
-from utils.suite.plan import make_plan
+from compact_splats.arguments.suite import SuiteConfig
+from compact_splats.suite.command import run_suite
+from compact_splats.suite.plan import make_plan
+from compact_splats.utils.errors import InputError
 
 FLAGS = [
     ("--data other", "data", Path("other")),
@@ -135,7 +135,7 @@ def test_the_protocol_chooses_the_folder_of_the_photos(words):
 
 
 def test_jobs_share_the_cores_unless_told_otherwise(words, monkeypatch):
-    monkeypatch.setattr("utils.suite.plan.num_cores", lambda: 9)
+    monkeypatch.setattr("compact_splats.suite.plan.num_cores", lambda: 9)
     assert [plan_of(words, "--jobs", str(n)).jobs[0].threads for n in (1, 2, 20)] == [0, 4, 1]
     assert plan_of(words, "--jobs", "2", "--threads", "3").jobs[0].threads == 3
     assert plan_of(words, "--ray", "auto").jobs[0].threads == 9  # of which Ray has to be told a number

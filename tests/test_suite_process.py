@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from utils.errors import InputError
-from utils.lock import FolderLock
-from utils.suite.process import Stopped, allow_all, run_python, stop_all
+from compact_splats.suite.process import Stopped, allow_all, run_python, stop_all
+from compact_splats.utils.errors import InputError
+from compact_splats.utils.lock import FolderLock
 
 ROOT = Path(__file__).parent.parent
 SLEEP = "import time; print('asleep', flush=True); time.sleep(60)"

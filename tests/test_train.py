@@ -11,11 +11,11 @@ import pytest
 import torch
 from plyfile import PlyData
 
-from arguments import TrainConfig
-from scene import load_scene
-from scene.gaussian_model import GaussianModel
-from train import train
-from utils.errors import InputError
+from compact_splats.arguments import TrainConfig
+from compact_splats.commands.train import train
+from compact_splats.scene import load_scene
+from compact_splats.scene.gaussian_model import GaussianModel
+from compact_splats.utils.errors import InputError
 
 BUDGET = 1000
 

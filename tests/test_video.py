@@ -15,19 +15,19 @@ import pytest
 import torch
 from PIL import Image
 
-from arguments import RenderConfig
-from compression import encode, write_gsz
-from gaussian_renderer import importance
-from gaussian_renderer.film import frames
-from gaussian_renderer.maps import LAST, count_map, depth_map, depth_step, quantized, shades
-from render import main, video_views
-from scene import load_scene
-from scene.cameras import Camera
-from scene.gaussian_model import GaussianModel
-from utils.errors import InputError
-from utils.images import in_colours
-from utils.video import check_size, default_size, true_rate, write_video
-from utils.viewer_files import camera_entries
+from compact_splats.arguments import RenderConfig
+from compact_splats.commands.render import main, video_views
+from compact_splats.compression import encode, write_gsz
+from compact_splats.gaussian_renderer import importance
+from compact_splats.gaussian_renderer.film import frames
+from compact_splats.gaussian_renderer.maps import LAST, count_map, depth_map, depth_step, quantized, shades
+from compact_splats.scene import load_scene
+from compact_splats.scene.cameras import Camera
+from compact_splats.scene.gaussian_model import GaussianModel
+from compact_splats.training.viewer_files import camera_entries
+from compact_splats.utils.errors import InputError
+from compact_splats.utils.images import in_colours
+from compact_splats.utils.video import check_size, default_size, true_rate, write_video
 
 ROOT = Path(__file__).parent.parent
 writes_mp4 = pytest.mark.skipif(importlib.util.find_spec("av") is None, reason="PyAV is not installed")

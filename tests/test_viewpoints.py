@@ -9,10 +9,10 @@ import torch_reference as reference
 from gsz_cases import viewpoints_around
 from test_compact_profile import arrays, random_rows
 
-from compression import FormatError, Viewpoints, decode, encode
-from compression.viewpoints import CELL_BITS, MAX_VIEWPOINTS, Frames
-from scene.cameras import Camera
-from scene.spherical_harmonics import sh_basis
+from compact_splats.compression import FormatError, Viewpoints, decode, encode
+from compact_splats.compression.viewpoints import CELL_BITS, MAX_VIEWPOINTS, Frames
+from compact_splats.scene.cameras import Camera
+from compact_splats.scene.spherical_harmonics import sh_basis
 
 CELLS = 1 << CELL_BITS
 ORIGIN = torch.zeros(3, dtype=torch.float64)

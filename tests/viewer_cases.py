@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from scene import ply
-from scene.cameras import Camera
-from utils.files import write_json
-from utils.viewer_files import camera_entries
+from compact_splats.scene import ply
+from compact_splats.scene.cameras import Camera
+from compact_splats.training.viewer_files import camera_entries
+from compact_splats.utils.files import write_json
 
 WIDTH, HEIGHT = 160, 120
 

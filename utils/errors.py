@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-from utils.memory import free_memory
+from compact_splats.utils.memory import free_memory
 
 _LONGEST = 500  # characters of each part of a message; files can be quoted in it
 _BRIEF = reprlib.Repr()

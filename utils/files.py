@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from utils.errors import InputError, readable
+from compact_splats.utils.errors import InputError, readable
 
 _RANDOM = 12  # hexadecimal digits in the name of a temporary file
 _TEMPORARY = re.compile(rf"\..+\.[0-9a-f]{{{_RANDOM}}}(\.\w+)?")

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from utils.files import atomic_write
+from compact_splats.utils.files import atomic_write
 
 
 def to_uint8(image: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import socket
 from pathlib import Path
 from types import TracebackType
 
-from utils.errors import InputError
+from compact_splats.utils.errors import InputError
 
 try:
     import fcntl

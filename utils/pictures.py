@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from utils.errors import InputError
+from compact_splats.utils.errors import InputError
 
 MAX_PIXELS = 1 << 28  # width x height; cameras have up to 2^28, sensors of satellites aside
 # Up to here a few bytes may stand for all pixels, as masks of one colour do. Beyond, a photo has more bytes than that.

@@ -4,7 +4,7 @@ import signal
 import threading
 from types import FrameType, TracebackType
 
-from utils.errors import Stopped
+from compact_splats.utils.errors import Stopped
 
 
 class StopRequest:

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from utils.errors import InputError
-from utils.files import atomic_write
+from compact_splats.utils.errors import InputError
+from compact_splats.utils.files import atomic_write
 
 SUFFIXES = (".mp4", ".gif")
 MAX_SIDE = 8192  # px

@@ -5,10 +5,10 @@ import tarfile
 import warnings
 from pathlib import Path
 
-from compression.container import FormatError
+from compact_splats.compression.container import FormatError
+from compact_splats.utils.errors import InputError
 from tests.fuzz import CORPORA
 from tests.fuzz.targets import TARGETS
-from utils.errors import InputError
 
 LONGEST_MESSAGE = 2500  # characters
 

@@ -23,19 +23,19 @@ from gsz_cases import PRELUDE, model_rows, viewpoints_around, with_right_checksu
 from PIL import Image
 from scene_writers import write_colmap, write_photo, write_transforms
 
-from arguments.config import TrainConfig
-from arguments.options import from_json, read_json
-from compression import compact_streams
-from compression.codec import PROFILES, encode
-from compression.files import read_model
-from compression.rows import Rows
-from scene import load_scene, ply
-from scene.colmap import read_colmap
-from scene.photos import _read_mask, _read_photo
-from scene.points import Points, read_points_ply
-from utils import pictures
-from utils.suite.budgets import read_budgets
-from utils.suite.results import read_results
+from compact_splats.arguments.config import TrainConfig
+from compact_splats.arguments.options import from_json, read_json
+from compact_splats.compression import compact_streams
+from compact_splats.compression.codec import PROFILES, encode
+from compact_splats.compression.files import read_model
+from compact_splats.compression.rows import Rows
+from compact_splats.scene import load_scene, ply
+from compact_splats.scene.colmap import read_colmap
+from compact_splats.scene.photos import _read_mask, _read_photo
+from compact_splats.scene.points import Points, read_points_ply
+from compact_splats.suite.budgets import read_budgets
+from compact_splats.suite.results import read_results
+from compact_splats.utils import pictures
 
 ROOT = Path(__file__).parent.parent.parent
 

@@ -1,0 +1,243 @@
+"""Integers to bytes at close to their entropy, and back: asymmetric numeral systems over counted frequencies.
+
+Contexts are what both sides know when a field is written: symbols that came before. They are numbers of which those
+that are alike stand side by side, so that a table may serve several where there are too few symbols for one each. The
+coder is constriction's.  [J. Duda, Asymmetric numeral systems, arXiv 2013]
+"""
+
+from __future__ import annotations
+
+import math
+
+import constriction
+import numpy as np
+
+from compact_splats.compression.container import FormatError, lzma_pack, lzma_unpack
+
+AnsCoder, Categorical = constriction.stream.stack.AnsCoder, constriction.stream.model.Categorical
+
+MAX_LEVELS = 1 << 16  # symbols in all tables of a field
+MAX_TABLES = 1 << 22  # bytes of all tables together, so that a small file cannot ask for much memory
+MAX_SHIFT = 8  # bits of a context
+MAX_WIDTH = 57  # bits of a number that stands as it is: they begin anywhere in the first of eight bytes
+_TABLE_BITS, _SYMBOL_BITS = 10, 4  # about what a table costs, and each symbol in it, when all are packed
+_MAX_COUNTS = 1 << 22  # of symbols times contexts: beyond, a field has one table
+# Frequencies are kept as steps of a quarter octave: integers, so that all machines make the same tables of them.
+_MANTISSAS = (16, 19, 23, 27)
+_FREQUENCIES = np.array([0.0] + [m << octave for octave in range(32) for m in _MANTISSAS])
+_BOUNDS = (_FREQUENCIES[1:-1] * _FREQUENCIES[2:]) ** 0.5
+
+
+class Contexts:
+    """What is known of symbols beforehand; may serve several fields.
+
+    Args:
+        numbers: (N,) from 0 to 255; symbols of one context share a table.
+    """
+
+    def __init__(self, numbers: np.ndarray) -> None:
+        numbers = numbers.astype(np.uint8, copy=False)  # numpy sorts these by counting
+        self.order = np.argsort(numbers, kind="stable")
+        self.counts = np.bincount(numbers, minlength=1 << MAX_SHIFT)
+
+    def sizes(self, shift: int) -> list[int]:
+        """How many symbols there are of each context, shortened by ``shift`` bits, that occurs."""
+        sizes = self.counts.reshape(-1, 1 << shift).sum(1)
+        return sizes[sizes > 0].tolist()
+
+
+class SymbolWriter:
+    """Takes fields of integers one after the other."""
+
+    def __init__(self) -> None:
+        self._tables = [np.zeros(0, np.uint8)]
+        self._pieces: list[tuple[np.ndarray, Categorical]] = []
+
+    def write(self, symbols: np.ndarray, contexts: Contexts | None = None) -> None:
+        """Append a field.
+
+        Args:
+            symbols: (N,) of 32 bits or less, within 2^16 of each other.
+            contexts: of these symbols.
+        """
+        if not len(symbols):
+            return
+        symbols = symbols.astype(np.int32)
+        parts = [symbols]
+        if contexts is not None:
+            in_order = symbols[contexts.order]
+            shift = _best_shift(in_order, contexts)
+            self._tables.append(np.array([shift], np.uint8))
+            parts = np.split(in_order, np.cumsum(contexts.sizes(shift))[:-1])
+        lows = [int(part.min()) for part in parts]
+        counts = [np.bincount(part - low) for part, low in zip(parts, lows, strict=True)]
+        sizes = [len(each) for each in counts]
+        assert max(sizes) <= MAX_LEVELS, f"symbols from {min(lows)} on, {max(sizes)} of them"
+        levels = np.concatenate([_levels(each) for each in counts])
+        self._tables += [np.array([lows, sizes], "<i4").reshape(-1).view(np.uint8), levels]
+        for part, low, shares in zip(parts, lows, _shares(levels, np.array(sizes)), strict=True):
+            if len(shares) > 1:
+                self._pieces.append((part - low, Categorical(shares, perfect=False)))
+
+    def streams(self) -> dict[str, bytes]:
+        """What :class:`SymbolReader` reads, by name of the stream."""
+        coder = AnsCoder()
+        for piece, model in reversed(self._pieces):  # what is coded last is read first
+            coder.encode_reverse(piece, model)
+        tables = np.concatenate(self._tables).tobytes()
+        return {
+            "tables": len(tables).to_bytes(4, "little") + lzma_pack(tables),
+            "symbols": coder.get_compressed().astype("<u4").tobytes(),
+        }
+
+
+class SymbolReader:
+    """Gives the fields of a :class:`SymbolWriter` back, in their order.
+
+    Raises:
+        FormatError: the streams are damaged, here or when a field is read.
+    """
+
+    def __init__(self, streams: dict[str, bytes]) -> None:
+        packed, words = streams["tables"], streams["symbols"]
+        size = int.from_bytes(packed[:4], "little")
+        if len(packed) < 4 or size > MAX_TABLES:
+            raise FormatError(f"tables of up to {MAX_TABLES:,} bytes", f"{size:,} in {len(packed):,}")
+        if len(words) % 4 or words[-4:] == bytes(4):
+            raise FormatError("words of which the last is not 0", f"{len(words):,} bytes that end in {words[-4:]!r}")
+        self._tables = np.frombuffer(lzma_unpack(packed[4:], size), np.uint8)
+        self._position = 0
+        self._coder = AnsCoder(np.frombuffer(words, "<u4").astype(np.uint32))
+
+    def read(self, out: np.ndarray, limits: tuple[int, int], contexts: Contexts | None = None) -> None:
+        """Fill ``out`` with a field.
+
+        Args:
+            out: (N,) integers that can hold the limits; as many as were written.
+            limits: the lowest and the highest symbol that may occur.
+            contexts: those of the writer.
+        """
+        if not len(out):
+            return
+        sizes = [len(out)] if contexts is None else contexts.sizes(self._next_shift())
+        lows, tables = self._next_tables(len(sizes), limits)
+        # The coder holds Python's lock. One long array at the end: a short one each time would hand the lock over.
+        parts = [self._decoded(table, size) for table, size in zip(tables, sizes, strict=True)]
+        symbols = np.concatenate(parts, dtype=out.dtype, casting="unsafe")  # may wrap around, and back with the lowest
+        symbols += np.repeat(lows.astype(out.dtype), sizes)
+        out[slice(None) if contexts is None else contexts.order] = symbols
+
+    def finish(self) -> None:
+        """Raise where something is left."""
+        if self._position != len(self._tables) or not self._coder.is_empty():
+            raise FormatError("the end of the symbols", "more of them")
+
+    def _decoded(self, shares: np.ndarray, size: int) -> np.ndarray:
+        if len(shares) == 1:  # the only symbol takes no bits
+            return np.zeros(size, np.int32)
+        return self._coder.decode(Categorical(shares, perfect=False), size)
+
+    def _take(self, num_bytes: int, what: str) -> np.ndarray:
+        taken = self._tables[self._position : self._position + num_bytes]
+        self._position += num_bytes
+        if len(taken) < num_bytes:
+            raise FormatError(f"{num_bytes:,} bytes of {what}", f"{len(taken):,} before the end of the tables")
+        return taken
+
+    def _next_shift(self) -> int:
+        shift = int(self._take(1, "a field of tables")[0])
+        if shift > MAX_SHIFT:
+            raise FormatError(f"contexts shortened by up to {MAX_SHIFT} bits", f"by {shift}")
+        return shift
+
+    def _next_tables(self, num_tables: int, limits: tuple[int, int]) -> tuple[np.ndarray, list[np.ndarray]]:
+        """The lowest symbol of each table, and the shares of all."""
+        lows, sizes = self._take(8 * num_tables, "heads of tables").copy().view("<i4").reshape(2, -1)
+        highs = lows.astype(np.int64) + sizes - 1
+        if not ((limits[0] <= lows) & (lows <= highs) & (highs <= limits[1])).all():
+            raise FormatError(f"tables of symbols from {limits[0]} to {limits[1]}", f"some from {lows} to {highs}"[:99])
+        levels = self._take(int(sizes.sum()), "tables")
+        if levels.max() >= len(_FREQUENCIES) or not np.maximum.reduceat(levels, np.cumsum(sizes) - sizes).all():
+            raise FormatError("tables of frequencies", f"levels up to {levels.max()}, or a table of none")
+        return lows, _shares(levels, sizes)
+
+
+def pack_bits(values: np.ndarray, widths: np.ndarray) -> bytes:
+    """The lowest bits of numbers, without a gap: those of one width together, the narrowest first.
+
+    Args:
+        values: (N,) uint64.
+        widths: (N,) bits of each, 0 to ``MAX_WIDTH``.
+    """
+    assert widths.max(initial=0) <= MAX_WIDTH
+    parts = [np.zeros(0, np.uint8)]
+    for width in np.unique(widths[widths > 0]):
+        octets = values[widths == width].astype("<u8").view(np.uint8).reshape(-1, 8)
+        parts.append(np.unpackbits(octets, axis=1, count=width, bitorder="little").ravel())
+    return np.packbits(np.concatenate(parts), bitorder="little").tobytes()
+
+
+def unpack_bits(data: bytes, widths: np.ndarray) -> np.ndarray:
+    """Undo :func:`pack_bits`.
+
+    Args:
+        data: what it gave.
+        widths: (N,) integers, as there.
+
+    Returns:
+        (N,) uint64.
+
+    Raises:
+        FormatError: more or fewer bits than the widths ask for.
+    """
+    widths = widths.astype(np.uint8)  # numpy sorts these by counting
+    counts = np.bincount(widths)
+    total = int(counts @ np.arange(len(counts)))
+    if len(data) != (total + 7) // 8:
+        raise FormatError(f"{total:,} bits", f"{len(data):,} bytes")
+    words = np.ndarray(len(data) + 1, "<u8", data + bytes(8), strides=1)  # from each byte on, eight
+    values, start = np.zeros(len(widths), np.uint64), 0
+    _, *by_width = np.split(np.argsort(widths, kind="stable"), np.cumsum(counts)[:-1])  # those of no bits are 0
+    for width, selected in enumerate(by_width, start=1):
+        bits = np.arange(start, start + len(selected) * width, width)
+        start += len(selected) * width
+        values[selected] = words[bits >> 3] >> (bits & 7).astype(np.uint64) & np.uint64((1 << width) - 1)
+    return values
+
+
+def _best_shift(in_order: np.ndarray, contexts: Contexts) -> int:
+    """By how many bits to shorten contexts for the fewest bits of symbols and tables together."""
+    low = int(in_order.min())
+    span = int(in_order.max()) - low + 1
+    if span << MAX_SHIFT > _MAX_COUNTS:
+        return MAX_SHIFT
+    places = np.repeat(np.arange(1 << MAX_SHIFT) * span - low, contexts.counts)
+    choices = [np.bincount(places + in_order, minlength=span << MAX_SHIFT).reshape(-1, span)]
+    while len(choices[-1]) > 1:
+        choices.append(choices[-1][0::2] + choices[-1][1::2])
+    return int(np.argmin([_bits_of(counts) for counts in choices]))
+
+
+def _bits_of(counts: np.ndarray) -> float:
+    """Of symbols and tables, about, where (C,S) ``counts`` say how often each symbol comes in each context."""
+    occurs = counts > 0
+    used = occurs.any(1)
+    sizes = counts.shape[1] - occurs.argmax(1) - occurs[:, ::-1].argmax(1)
+    if sizes[used].sum() > MAX_LEVELS:
+        return math.inf
+    totals, each = counts.sum(1)[used], counts[occurs]
+    entropy = (totals * np.log2(totals)).sum() - (each * np.log2(each)).sum()
+    return float(entropy + _TABLE_BITS * used.sum() + _SYMBOL_BITS * sizes[used].sum())
+
+
+def _levels(counts: np.ndarray) -> np.ndarray:
+    """(K,) uint8: index of the nearest frequency, 0 exactly for what never comes."""
+    return np.where(counts > 0, np.searchsorted(_BOUNDS, 16.0 * counts) + 1, 0).astype(np.uint8)
+
+
+def _shares(levels: np.ndarray, sizes: np.ndarray) -> list[np.ndarray]:
+    """Of tables of these sizes that stand one after the other, how often each symbol comes; 1 in all."""
+    starts = np.cumsum(sizes) - sizes
+    frequencies = _FREQUENCIES[levels]  # integers, so that their sums are exact in any order
+    shares = frequencies / np.repeat(np.add.reduceat(frequencies, starts), sizes)
+    return [shares[start : start + size] for start, size in zip(starts.tolist(), sizes.tolist(), strict=True)]

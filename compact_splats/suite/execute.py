@@ -1,0 +1,60 @@
+"""The runs of a sweep: one after the other, several at once, or on a cluster."""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from queue import SimpleQueue
+from typing import Any
+
+from compact_splats.arguments.suite import SuiteConfig
+from compact_splats.suite.entries import failed_entry
+from compact_splats.suite.plan import Job
+from compact_splats.suite.process import allow_all, stop_all
+from compact_splats.suite.stages import run_job
+from compact_splats.utils.machine import num_cores, visible_gpus
+
+Entry = dict[str, Any]
+
+
+def execute(jobs: Sequence[Job], config: SuiteConfig) -> Iterator[Entry]:
+    """Run the jobs and give their entries as they end. Closing the iterator ends what is still running.
+
+    Raises:
+        InputError: a cluster is asked for and can't be had.
+    """
+    return _on_cluster(jobs, config) if config.ray is not None else _here(jobs, config)
+
+
+def _here(jobs: Sequence[Job], config: SuiteConfig) -> Iterator[Entry]:
+    gpus = visible_gpus() if config.device != "cpu" else []
+    free: SimpleQueue[str | None] = SimpleQueue()  # a place for each of the runs at the same time
+    for place in range(config.jobs):
+        free.put(gpus[place % len(gpus)] if len(gpus) > 1 else None)
+
+    def run(job: Job) -> Entry:
+        gpu = free.get()
+        try:
+            return run_job(job, gpu)
+        finally:
+            free.put(gpu)
+
+    pool = ThreadPoolExecutor(config.jobs, thread_name_prefix="job")
+    try:
+        running = {pool.submit(run, job) for job in jobs}
+        while running:
+            # Not for ever: a signal that comes just before the wait, or to another thread, is heard only after it.
+            done, running = wait(running, timeout=1, return_when=FIRST_COMPLETED)
+            yield from [future.result() for future in done]
+    finally:
+        stop_all()
+        pool.shutdown(cancel_futures=True)
+        allow_all()
+
+
+def _on_cluster(jobs: Sequence[Job], config: SuiteConfig) -> Iterator[Entry]:
+    from compact_splats.suite.cluster import run_on_ray  # wants the package ray
+
+    cpus = config.threads or max(1, num_cores() // config.jobs)
+    gpus = 0 if config.device == "cpu" else 1 / config.jobs
+    is_auto = config.device == "auto"
+    for job, result in run_on_ray(run_job, jobs, config.ray, cpus, gpus, config.retries, gpus_if_any=is_auto):
+        yield failed_entry(job, " ".join(str(result).split())) if isinstance(result, Exception) else result

@@ -1,0 +1,177 @@
+"""From a config to the runs of a sweep: which scenes are there, and what is to be trained of each. Runs nothing."""
+
+import difflib
+from dataclasses import dataclass
+from pathlib import Path
+
+from compact_splats.arguments.config import SCHEDULES
+from compact_splats.arguments.suite import SuiteConfig
+from compact_splats.suite.budgets import SceneBudget, read_budgets
+from compact_splats.suite.process import ROOT
+from compact_splats.utils.errors import InputError
+from compact_splats.utils.machine import num_cores
+
+_PLACES = (
+    "{}",
+    "*/{}",
+    "*/*/{}",
+)  # of a scene in the folder of --data, such as 360_v2/bicycle and tandt_db/db/playroom
+_MARKS = ("sparse", "transforms.json", "transforms_train.json", "images*")  # one of them, and it is a scene
+_BUNDLE = "https://repo-sam.inria.fr/fungraph/3d-gaussian-splatting/ (Tanks & Temples and Deep Blending)"
+SOURCES = {
+    "mip-nerf-360": "https://jonbarron.info/mipnerf360/",
+    "deep-blending": _BUNDLE,
+    "tanks-and-temples": _BUNDLE,
+}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run: a scene, a budget and a seed, and how it is to be made. Can be pickled; paths are absolute.
+
+    Attributes:
+        source: folder of the scene.
+        images: folder of the photos in it.
+        resolution: ``--resolution`` of train.py.
+        schedule: "full" or "fast".
+        budget_name: "normal", "small", "fast", or "x0.4" for that share of the budget.
+        budget: Gaussians at the end.
+        sh_rest_lr: of train.py, or None for its default.
+        folder: of the run, ``OUTPUT/SCENE/SCHEDULE-BUDGET-seedK``.
+        compress: whether compress.py comes after.
+        iterations: ``--iterations`` of train.py, or None.
+        threads: of each stage; 0: all cores.
+    """
+
+    scene: str
+    dataset: str
+    source: Path
+    images: str
+    resolution: int
+    schedule: str
+    budget_name: str
+    budget: int
+    sh_rest_lr: float | None
+    seed: int
+    folder: Path
+    compress: bool
+    iterations: int | None
+    device: str
+    threads: int
+
+    @property
+    def name(self) -> str:
+        """The run's folder below the sweep's."""
+        return f"{self.scene}/{self.folder.name}"
+
+    @property
+    def last_step(self) -> int:
+        """The step after which training ends."""
+        return self.iterations or SCHEDULES[self.schedule].iterations
+
+
+@dataclass(frozen=True)
+class Missing:
+    """A scene of the table that is not in the data folder, and where to get it."""
+
+    scene: str
+    dataset: str
+    where: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A sweep. One round of all scenes comes after the other, so that tables are whole as early as possible."""
+
+    output: Path
+    jobs: tuple[Job, ...]
+    missing: tuple[Missing, ...]
+
+
+def make_plan(config: SuiteConfig, schedule: str) -> Plan:
+    """Look for the scenes, and list the runs.
+
+    Raises:
+        InputError: the table is wrong, a scene is not in it or is found twice, or a scene has no such budget.
+    """
+    path = config.budget_file or ROOT / "budget.txt"
+    lines = _chosen(config, read_budgets(path), path)
+    if not config.data.is_dir():
+        raise InputError(config.data, "a folder with scenes", "no such folder", "see --data")
+    output = (config.output or Path("output") / f"suite-{schedule}").absolute()
+    found = {line.scene: find_scene(config.data.absolute(), line.scene) for line in lines}
+    jobs = (
+        _job(config, schedule, line, found[line.scene], output, share, seed)
+        for seed in range(config.repeats)
+        for share in config.shares
+        for line in lines
+        if found[line.scene]
+    )
+    missing = (
+        Missing(line.scene, line.dataset, SOURCES.get(line.dataset, f"your own data: {config.data / line.scene}"))
+        for line in lines
+        if not found[line.scene]
+    )
+    return Plan(output, tuple(jobs), tuple(missing))
+
+
+def find_scene(data: Path, scene: str) -> Path | None:
+    """The folder of a scene in the data folder or up to two folders down, or None.
+
+    Raises:
+        InputError: there are two.
+    """
+    candidates = {
+        folder.resolve(): folder
+        for place in _PLACES
+        for folder in sorted(data.glob(place.format(scene)))
+        if any(any(folder.glob(mark)) for mark in _MARKS)
+    }
+    if len(candidates) > 1:
+        found = " and ".join(str(folder) for folder in list(candidates.values())[:2])
+        raise InputError("--data", f"one scene {scene}", found, "move one of them away, or name a folder that has one")
+    return next(iter(candidates.values()), None)
+
+
+def _chosen(config: SuiteConfig, table: dict[str, SceneBudget], path: Path) -> list[SceneBudget]:
+    for scene in config.scenes:
+        if scene not in table:
+            close = difflib.get_close_matches(scene, table, 1)
+            hint = f"did you mean {close[0]}?" if close else "add it there"
+            raise InputError("--scenes", f"scenes of {path}", f"'{scene}'", hint)
+    return [line for line in table.values() if not config.scenes or line.scene in config.scenes]
+
+
+def _job(
+    config: SuiteConfig, schedule: str, line: SceneBudget, source: Path, output: Path, share: float, seed: int
+) -> Job:
+    is_fast = schedule == "fast"
+    column = "small" if config.small else "fast" if is_fast else "budget"
+    budget = getattr(line, column)
+    if budget is None:
+        raise InputError(f"scene {line.scene}", f"a value in column '{column}' of the table", "none", "add it there")
+    name = f"x{share:g}" if share != 1 else "normal" if column == "budget" else column
+    is_resized = config.protocol == "resized"
+    return Job(
+        scene=line.scene,
+        dataset=line.dataset,
+        source=source,
+        images="images" if is_resized else line.images,
+        resolution=-1,  # at most 1,600 px wide, which the canonical folders are by themselves
+        schedule=schedule,
+        budget_name=name,
+        budget=max(1, round(share * budget)),
+        sh_rest_lr=line.fast_sh_rate if is_fast else None,
+        seed=seed,
+        folder=output / line.scene / f"{schedule}-{name}-seed{seed}",
+        compress=config.compress,
+        iterations=config.iterations,
+        device=config.device,
+        threads=_threads(config),
+    )
+
+
+def _threads(config: SuiteConfig) -> int:
+    """Threads of a run; 0, all cores, only where it has a machine to itself."""
+    shares_machine = config.jobs > 1 or config.ray is not None
+    return config.threads or (max(1, num_cores() // config.jobs) if shares_machine else 0)

@@ -1,0 +1,177 @@
+"""A suite's runs as rows of a table: repeats summed up per scene, scenes per data set. Pure figures, no layout.
+
+What a mean stands for is said in :class:`Row`. Nothing is averaged over what happens to be there: where one of the
+values behind a mean was not measured, the mean is not either.
+"""
+
+import math
+import statistics
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import groupby
+
+from compact_splats.suite.published import DATA_SETS
+from compact_splats.suite.results import QUALITY, SIZES, Figures, RunResult, SuiteResults
+
+FIGURES = (
+    *(name.lower() for name in QUALITY),
+    *SIZES,
+    "compressed_mb",
+    *(f"compressed_{name.lower()}" for name in QUALITY),
+)
+RECORD = (
+    *("row", "dataset", "scene", "schedule", "budget_name", "budget", "runs", "scenes", "of_scenes"),
+    *FIGURES,
+    *(f"{name}_std" for name in FIGURES),
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A scene at one budget, or the mean of a data set's scenes at one.
+
+    Attributes:
+        dataset: "" for scenes that belong to none.
+        scene: None in the row of a data set.
+        budget: number of Gaussians; in the row of a data set its mean over the scenes.
+        runs: how many runs are behind the row; all repeats of all its scenes.
+        scenes: how many scenes are behind the row.
+        of_scenes: how many scenes the data set has.
+        mean: of a scene, over its repeats; of a data set, over the scenes' means, so that a scene that was repeated
+            more often weighs no more than another.
+        std: of a scene, the sample standard deviation over its repeats (divisor n - 1). Of a data set, that of the mean
+            of one run of each scene: the root of the sum of the scenes' variances, divided by the number of scenes,
+            because runs of different scenes are independent. So it is defined for scenes with different numbers of
+            repeats; it says nothing about a choice of other scenes. None where a scene has no two repeats.
+    """
+
+    dataset: str
+    scene: str | None
+    schedule: str
+    budget_name: str
+    budget: float
+    runs: int
+    scenes: int
+    of_scenes: int
+    mean: Figures
+    std: Figures
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether no scene of the data set is missing."""
+        return self.scenes == self.of_scenes
+
+    def record(self) -> dict[str, str | float | None]:
+        """The row as flat values, by the names of the columns."""
+        names = [getattr(self, name) for name in RECORD[1 : -2 * len(FIGURES)]]
+        figures = [*(self.mean[name] for name in FIGURES), *(self.std[name] for name in FIGURES)]
+        return dict(zip(RECORD, ["scene" if self.scene else "mean", *names, *figures], strict=True))
+
+
+def make_rows(results: SuiteResults) -> list[Row]:
+    """All rows, in an order that does not depend on which run was ready first.
+
+    Data set by data set, published ones first; within one, budget by budget from the largest; within one, the scenes
+    and then their mean, unless there is but one scene or the scenes belong to no data set.
+    """
+    of_scenes = scenes_of(results)
+    scenes = [_scene_row(runs, len(of_scenes[runs[0].dataset])) for runs in _repeats(results.done())]
+    groups: dict[tuple, list[Row]] = {}
+    for row in sorted(scenes, key=_place):
+        groups.setdefault((row.dataset, row.schedule, row.budget_name), []).append(row)
+    ordered = sorted(groups.values(), key=lambda rows: (*_place(rows[0])[:3], -_mean_budget(rows), rows[0].budget_name))
+    return [row for rows in ordered for row in (*rows, *_data_set_rows(rows))]
+
+
+def scenes_of(results: SuiteResults) -> dict[str, set[str]]:
+    """All scenes of each data set: those that papers know, and those that the suite names."""
+    named = [(run.dataset, run.scene) for run in results.runs]
+    named += [(entry["dataset"], entry["scene"]) for entry in results.missing]
+    known = {name: set(DATA_SETS[name].scenes) if name in DATA_SETS else set() for name, _ in named}
+    for dataset, scene in named:
+        known[dataset].add(scene)
+    return known
+
+
+def is_published_set(row: Row) -> bool:
+    """Whether a row is the mean over exactly the scenes that the published figures of its data set are of."""
+    published = DATA_SETS.get(row.dataset)
+    return published is not None and row.scene is None and row.is_complete and row.scenes == len(published.scenes)
+
+
+def budget_label(name: str, budget: float) -> str:
+    """Name and number of a budget, or the number alone where that is its name."""
+    number = f"{budget:,.0f}"
+    return number if name == number.replace(",", "") else f"{name} ({number})"
+
+
+def _repeats(runs: Iterable[RunResult]) -> list[list[RunResult]]:
+    """Runs of the same scene at the same budget, by seed."""
+
+    def setting(run: RunResult) -> tuple:
+        return run.dataset, run.scene, run.schedule, run.budget_name, run.budget
+
+    ordered = sorted(runs, key=lambda run: (*setting(run), run.seed))
+    return [list(group) for _, group in groupby(ordered, setting)]
+
+
+def _scene_row(repeats: list[RunResult], of_scenes: int) -> Row:
+    first = repeats[0]
+    measured = {name: [run.figures[name] for run in repeats] for name in FIGURES}
+    return Row(
+        first.dataset,
+        first.scene,
+        first.schedule,
+        first.budget_name,
+        first.budget,
+        runs=len(repeats),
+        scenes=1,
+        of_scenes=of_scenes,
+        mean={name: _mean(values) for name, values in measured.items()},
+        std={name: _std(values) for name, values in measured.items()},
+    )
+
+
+def _data_set_rows(rows: list[Row]) -> list[Row]:
+    """The mean of a data set at one budget, if there is something to average and each scene has one such budget."""
+    first = rows[0]
+    if len(rows) < 2 or not first.dataset or len({row.scene for row in rows}) < len(rows):
+        return []
+    mean = Row(
+        first.dataset,
+        None,
+        first.schedule,
+        first.budget_name,
+        _mean_budget(rows),
+        runs=sum(row.runs for row in rows),
+        scenes=len(rows),
+        of_scenes=first.of_scenes,
+        mean={name: _mean([row.mean[name] for row in rows]) for name in FIGURES},
+        std={name: _std_of_mean([row.std[name] for row in rows]) for name in FIGURES},
+    )
+    return [mean]
+
+
+def _mean(values: list[float | None]) -> float | None:
+    return None if None in values else statistics.fmean(values)
+
+
+def _std(values: list[float | None]) -> float | None:
+    return None if None in values or len(values) < 2 else statistics.stdev(values)
+
+
+def _std_of_mean(stds: list[float | None]) -> float | None:
+    return None if None in stds else math.hypot(*stds) / len(stds)
+
+
+def _mean_budget(rows: list[Row]) -> float:
+    return statistics.fmean(row.budget for row in rows)
+
+
+def _place(row: Row) -> tuple:
+    """Sort key: data sets and scenes as papers list them, then others by name."""
+    known = list(DATA_SETS)
+    listed = DATA_SETS[row.dataset].scenes if row.dataset in DATA_SETS else ()
+    dataset = known.index(row.dataset) if row.dataset in known else len(known)
+    scene = listed.index(row.scene) if row.scene in listed else len(listed)
+    return dataset, row.dataset, row.schedule, scene, row.scene, -row.budget

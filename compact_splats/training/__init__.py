@@ -1,0 +1,1 @@
+"""The method: training, its strategies, and what surrounds a run."""

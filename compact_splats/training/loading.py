@@ -1,0 +1,92 @@
+"""A scene as a training wants it: photos decoded before the first step, and the first Gaussians.
+
+How it is read is in ``scene/dataset.py``.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from compact_splats.scene.dataset import Scene, load_scene
+from compact_splats.scene.gaussian_model import GaussianModel
+from compact_splats.training.processes import OneRank
+from compact_splats.training.run_folder import Run
+from compact_splats.utils.errors import InputError
+
+
+def load(config: Any, run: Run, device: torch.device, check: Callable[[Scene], None] = lambda scene: None) -> Scene:
+    """Read the scene and decode all photos, so that whatever is wrong with them shows before anything is written.
+
+    Args:
+        config: a ``SceneConfig`` with ``threads`` and ``seed``.
+        run: that tells the user what was read.
+        device: of the training.
+        check: is shown the scene before its photos are decoded, and may refuse it.
+
+    Raises:
+        InputError: the scene or one of its photos can't be read.
+    """
+    scene = load_scene(
+        config.source_path, config.images, config.resolution, config.eval, config.white_background, config.seed
+    )
+    check(scene)
+    scene.prefetch(config.threads or torch.get_num_threads())
+    for camera in scene.train + scene.test:
+        camera.photo.pixels()
+        if device.type != "cpu":
+            camera.photo.pin_memory()
+    first = scene.train[0]
+    run.say(
+        f"{config.source_path}: {len(scene.train)} training and {len(scene.test)} test views, "
+        f"{first.width}x{first.height} px, {len(scene.points.xyz):,} points"
+    )
+    return scene
+
+
+def check_all_photos(scene: Scene, source: Path) -> None:
+    """Make sure that no photo is missing.
+
+    Raises:
+        InputError: one is.
+    """
+    if scene.missing:
+        found = f"{len(scene.missing)} missing, {scene.missing[0]} for one"
+        raise InputError(source, "all registered photos", found, "copy them, or leave out --all-photos")
+
+
+def first_gaussians(config: Any, scene: Scene, device: torch.device) -> GaussianModel:
+    """What the training starts from: the scene's points, or a model.
+
+    Raises:
+        InputError: the model can't be used.
+    """
+    if config.init_ply is None:
+        return GaussianModel.from_points(scene.points, config.sh_degree, device)
+    model = GaussianModel.load_ply(config.init_ply, device, config.sh_degree)
+    if not model.num_gaussians:
+        raise InputError(config.init_ply, "at least one Gaussian", "none", "give another model")
+    return model
+
+
+def check_same_start(ranks: OneRank, config: Any, scene: Scene) -> None:
+    """Make sure that all processes start from the same; what the photos show is not looked at.
+
+    Raises:
+        InputError: one does not.
+    """
+    neutral = {
+        "source_path": Path(),
+        "model_path": None,
+        "resume": False,
+        "device": "auto",
+        "threads": 0,
+        "quiet": False,
+    }
+    settings = repr((replace(config, **neutral), [camera.name for camera in scene.train]))
+    settings = torch.frombuffer(bytearray(settings.encode()), dtype=torch.uint8)
+    poses = [camera.world_to_camera for camera in scene.train]
+    points = [scene.points.xyz, scene.points.rgb]
+    ranks.check_same("flags, photos, poses and points", [settings, *poses, *points])

@@ -1,0 +1,83 @@
+"""The main memory that a training on the CPU takes at least, held against what is free before it begins and grows.
+
+A floor: what the allocator and Python add is left out, so that nothing is refused that would have fitted.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from compact_splats.arguments.options import flags_that_save_memory
+from compact_splats.arguments.schedule import Schedule
+from compact_splats.scene.dataset import Scene
+from compact_splats.scene.gaussian_model import GaussianModel
+from compact_splats.training.processes import OneRank
+from compact_splats.utils.errors import InputError, readable
+from compact_splats.utils.memory import free_memory
+
+# Measured (docs/reliability.md); rows come on top, four times: parameters, gradients, two moments.
+_PER_GAUSSIAN = 400  # bytes: activations, splats, 5 instances with a gradient each
+_PER_PIXEL = 100  # bytes: image, gradient, nine maps of SSIM
+_PER_PIXEL_OF_PHOTO = 3
+_PER_PIXEL_OF_EDGES = 1
+
+
+def check_memory(config: Any, schedule: Schedule, ranks: OneRank, device: torch.device, scene: Scene) -> None:
+    """Make sure that a training fits into what is free now, with its photos not yet decoded.
+
+    Args:
+        config: a ``TrainConfig``.
+        schedule: how far the set grows.
+        ranks: the processes, which share the memory of a machine.
+        device: of the training; on a GPU only the photos need main memory.
+        scene: sizes of photos and the number of points count.
+
+    Raises:
+        InputError: it does not fit.
+    """
+    pixels = [camera.width * camera.height for camera in scene.train + scene.test]
+    wanted = _PER_PIXEL_OF_PHOTO * sum(pixels)
+    if device.type == "cpu":
+        allowed = (growth.allowance(schedule.iterations, config.final_budget) for growth in schedule.growths)
+        wanted += max(len(scene.points.xyz), *allowed) * _per_gaussian(config.sh_degree)
+        wanted += _PER_PIXEL * max(pixels) + _PER_PIXEL_OF_EDGES * sum(pixels[: len(scene.train)])
+    _check(config, wanted * ranks.on_this_machine, "at least")
+
+
+def no_room_to_grow(
+    config: Any, schedule: Schedule, ranks: OneRank, model: GaussianModel, step: int
+) -> InputError | None:
+    """What to end a training on the CPU with whose set is about to grow, if there is no memory left for that.
+
+    Args:
+        config: a ``TrainConfig``.
+        schedule: says when and how far it grows.
+        ranks: the processes, which look ahead until they meet again.
+        model: as it is.
+        step: that is done.
+    """
+    steps = range(step + 1, step + 1 + ranks.meet_every)
+    due = [(growth, each) for growth in schedule.growths for each in steps if growth.is_due(each)]
+    if not due or model.device.type != "cpu":
+        return None
+    num = model.num_gaussians
+    larger = max(min(growth.allowance(each, config.final_budget), 2 * num) for growth, each in due)
+    try:
+        _check(config, (larger - num) * _per_gaussian(model.max_sh_degree), f"more for {larger:,} Gaussians")
+    except InputError as error:
+        return error
+    return None
+
+
+def _per_gaussian(sh_degree: int) -> int:
+    floats = 11 + 3 * (sh_degree + 1) ** 2
+    return 4 * 4 * floats + _PER_GAUSSIAN
+
+
+def _check(config: Any, num_bytes: int, what: str) -> None:
+    free = free_memory()
+    if free is not None and num_bytes > free:
+        fix = f"ask for less by {flags_that_save_memory(type(config))}"
+        raise InputError("memory", f"{readable(num_bytes)} {what}", f"{readable(free)} free", fix)

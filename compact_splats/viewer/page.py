@@ -1,0 +1,117 @@
+"""Pages that are one file: model, viewer and cameras in an HTML file that opens without a server or a network.
+
+What draws is ``web/bundle.js.gz``, built from ``web/src`` by ``make viewer-bundle``; the model is in it as an .spz.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+import string
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from diff_gaussian_rasterization import LIMITS
+
+from compact_splats.compression.formats import spz
+from compact_splats.scene.cameras import Camera
+from compact_splats.scene.gaussian_model import GaussianModel
+from compact_splats.utils.files import atomic_write
+from compact_splats.utils.usage import MB
+from compact_splats.viewer.ranking import most_important
+from compact_splats.viewer.surroundings import Surroundings
+
+WEB = Path(__file__).parent / "web"
+MAX_CAMERAS = 500  # in a page; of more, so many are taken at even distances
+_TO_OPENGL = np.diag([1.0, -1.0, -1.0, 1.0])  # axes right, up, back, as browsers have them
+
+
+def write_page(
+    path: Path,
+    name: str,
+    model: GaussianModel,
+    around: Surroundings,
+    *,
+    background: str,
+    antialiased: bool,
+    max_gaussians: int,
+) -> int:
+    """Write a page that shows a model.
+
+    Args:
+        path: the HTML file; replaced in one move.
+        name: what the page calls the model.
+        model: at least one Gaussian.
+        around: cameras; the page starts at the first.
+        background: a colour as ``#rrggbb``.
+        antialiased: the model was trained so.
+        max_gaussians: the most important so many are in the page.
+
+    Returns:
+        How many Gaussians are in the page.
+
+    Raises:
+        InputError: the file can't be written, or .spz can't hold the model.
+    """
+    chosen = most_important(model, max_gaussians)
+    rows = {key: row.detach()[chosen].cpu().numpy() for key, row in model.rows.items()}
+    packed = _spz(rows)
+    about = {
+        "background": background,
+        "antialiased": antialiased,
+        "blur": LIMITS["blur"],
+        "near": LIMITS["near"],
+        "up": around.up.tolist(),
+        "centre": around.centre.tolist(),
+        "extent": around.extent,
+        "cameras": [_entry(*each) for each in _evenly(list(zip(around.labels, around.cameras, strict=True)))],
+    }
+    count = f"{len(chosen):,} Gaussians"
+    if len(chosen) < model.num_gaussians:
+        count = f"{len(chosen):,} of {model.num_gaussians:,} Gaussians"
+    text = string.Template((WEB / "template.html").read_text(encoding="utf-8")).substitute(
+        TITLE=html.escape(name),
+        NAME=html.escape(name),
+        COUNT=count,
+        SIZE=f"{len(packed) / MB:.1f} MB",
+        BACKGROUND=background,
+        NOTICES=(WEB / "NOTICES.txt").read_text(encoding="utf-8"),
+        ABOUT=_json_in_html(about),
+        MODEL=_base64(packed),
+        BUNDLE=_base64((WEB / "bundle.js.gz").read_bytes()),
+    )
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return len(chosen)
+
+
+def _spz(rows: dict[str, np.ndarray]) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.spz"
+        spz.write(path, rows)
+        return path.read_bytes()
+
+
+def _entry(label: str, camera: Camera) -> dict[str, Any]:
+    """A camera for the page: the lens in px, and camera-to-world by rows in OpenGL's axes."""
+    pose = np.linalg.inv(camera.world_to_camera.numpy().astype(np.float64)) @ _TO_OPENGL
+    lens = {key: getattr(camera, key) for key in ("width", "height", "fx", "fy", "cx", "cy")}
+    return {"name": label, **lens, "pose": np.round(pose, 7).flatten().tolist()}
+
+
+def _evenly(items: list) -> list:
+    if len(items) <= MAX_CAMERAS:
+        return items
+    return [items[index] for index in np.linspace(0, len(items) - 1, MAX_CAMERAS).astype(int)]
+
+
+def _json_in_html(content: Any) -> str:
+    """JSON that no browser takes for the end of a script, whatever photos are called."""
+    return json.dumps(content).replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode("ascii")
