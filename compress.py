@@ -21,8 +21,8 @@ import torch
 
 from compact_splats.arguments import pick_device
 from compact_splats.arguments.compress import DEFAULT_ROUNDS, RATES, CompressConfig
+from compact_splats.arguments.device import use_threads
 from compact_splats.arguments.options import Parser, flags_that_save_memory, to_json
-from compact_splats.commands.render import find_ply
 from compact_splats.compression import FormatError, decode, read_model, write_gsz
 from compact_splats.compression.compact import CompactQuantizer
 from compact_splats.compression.container import MAGIC, unpack
@@ -36,10 +36,11 @@ from compact_splats.scene import ply
 from compact_splats.scene.cameras import Camera
 from compact_splats.scene.gaussian_model import GaussianModel
 from compact_splats.training.loading import load
-from compact_splats.training.random_streams import generators
-from compact_splats.training.run_folder import Run
+from compact_splats.training.random_streams import random_stream
+from compact_splats.training.run_folder import RunFolder
 from compact_splats.training.view_sampler import ViewSampler
 from compact_splats.utils.errors import InputError, run_script
+from compact_splats.utils.files import check_writable, write_json
 from compact_splats.utils.usage import MB, MemoryMeter, Stopwatch
 
 HEADER = f"{'':12} {'Gaussians':>10} {'MB':>8} {'bytes each':>10} {'train PSNR':>10} {'test PSNR':>10}"
@@ -73,28 +74,25 @@ def compress(config: CompressConfig) -> dict[str, Any]:
         InputError: model or scene can't be read, or the folder can't be written; nothing has been written then.
     """
     device = pick_device(config.device, DEVICES)
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    source = find_ply(config.model_path, config.iteration)[0] if config.ply is None else config.ply
+    use_threads(config.threads)
+    source = RunFolder(config.model_path).find_ply(config.iteration)[0] if config.ply is None else config.ply
     out = config.out or default_out(config)
-    folder = Run(out.parent, quiet=config.quiet)
+    say = (lambda text: None) if config.quiet else (lambda text: print(text, flush=True))
+    check_writable(out.parent)
     model = read_checked(source, device)
-    scene = load(config, folder, device)
-    folder.say(f"{source}: {model.num_gaussians:,} Gaussians, {source.stat().st_size / MB:.2f} MB")
+    model.antialiased = config.antialiasing
+    scene = load(config, say, device)
+    say(f"{source}: {model.num_gaussians:,} Gaussians, {source.stat().st_size / MB:.2f} MB")
     if out.exists():
-        folder.say(f"{out} is there already; it is replaced when the new file is ready")
+        say(f"{out} is there already; it is replaced when the new file is ready")
 
     memory, clock = MemoryMeter(device), Stopwatch(device)
-    (view_rng,) = generators(config.seed, 1)
-    photos = Photos(
-        scene.train, ViewSampler(len(scene.train), view_rng), scene.extent,
-        torch.full((3,), float(config.white_background)), config.lambda_dssim,
-        {"antialiased": config.antialiasing, "threads": config.threads},
-    )  # fmt: skip
-    folder.say(HEADER)
+    views = ViewSampler(len(scene.train), random_stream(config.seed, "views"))
+    photos = Photos(scene, views, torch.full((3,), float(config.white_background)), config.lambda_dssim)
+    say(HEADER)
     work = PostHoc(
-        model, quantizer_of(config, scene.train), decode, photos, scene.test, config.make_schedule(),
-        RATES[config.profile], report=lambda stage: folder.say(table_line(stage)), quiet=config.quiet,
+        model, quantizer_of(config, scene.train), decode, photos, config.make_schedule(),
+        RATES[config.profile], report=lambda stage: say(table_line(stage)), quiet=config.quiet,
     )  # fmt: skip
     try:
         result = work.run(goals_of(config), source.stat().st_size)
@@ -109,8 +107,8 @@ def compress(config: CompressConfig) -> dict[str, Any]:
         "config": to_json(config),
     }
     write_gsz(out, result.data)
-    folder.write_json(out.with_suffix(".json").name, summary)
-    folder.say(describe(result, summary))
+    write_json(out.with_suffix(".json"), summary)
+    say(describe(result, summary))
     return summary
 
 
@@ -145,7 +143,7 @@ def read_checked(path: Path, device: torch.device) -> GaussianModel:
     rows = read_model(path)
     if not len(rows["means"]):
         raise InputError(path, "at least one Gaussian", "none", "give a trained model")
-    return GaussianModel.from_rows(rows, device)
+    return GaussianModel.from_arrays(rows, device)
 
 
 def table_line(stage: Stage) -> str:
@@ -206,7 +204,7 @@ def export(argv: Sequence[str]) -> None:
     parser.add_argument("-o", "--out", type=Path, help="the new file (default: beside the model, with its name)")
     parser.add_argument("--quiet", action="store_true", help="print nothing but errors")
     args = parser.parse_args(argv)
-    source = find_ply(args.model, -1)[0] if args.model.is_dir() else args.model
+    source = RunFolder(args.model).find_ply()[0] if args.model.is_dir() else args.model
     out = args.out or source.with_name(f"{bare_name(source)}.{args.format}")
     if out.exists() and out.samefile(source):
         raise InputError(out, "another file than the model itself", "the same", "name one with --out")

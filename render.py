@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from compact_splats.arguments import RenderConfig, TrainConfig, pick_device
+from compact_splats.arguments import RenderConfig, pick_device
+from compact_splats.arguments.device import use_threads
 from compact_splats.arguments.options import flags_that_save_memory
 from compact_splats.compression import read_model
 from compact_splats.gaussian_renderer import DEVICES, render
@@ -26,9 +27,10 @@ from compact_splats.scene import Camera, Scene, load_scene
 from compact_splats.scene.gaussian_model import GaussianModel
 from compact_splats.scene.paths import views_along
 from compact_splats.scene.saved_cameras import read_cameras
-from compact_splats.training.run_folder import Run, saved_iterations
+from compact_splats.training.run_folder import RunFolder
 from compact_splats.utils.errors import InputError, run_script
-from compact_splats.utils.images import in_colours
+from compact_splats.utils.files import check_writable, write_json
+from compact_splats.utils.images import in_colours, write_png
 from compact_splats.utils.usage import synchronize
 from compact_splats.utils.video import default_size
 
@@ -50,52 +52,60 @@ def render_scene(config: RenderConfig) -> None:
         InputError: model or scene can't be read, there is nothing to render, or a file can't be written.
     """
     device = pick_device(config.device, DEVICES)
-    if config.threads:
-        torch.set_num_threads(config.threads)
+    use_threads(config.threads)
     path, method = find_model(config)
-    run = Run(config.model_path, quiet=config.quiet, writes=config.video is None)
-    model = GaussianModel.from_rows(read_model(path), device)
+    if config.video is None:
+        check_writable(config.model_path)
+    say = (lambda text: None) if config.quiet else (lambda text: print(text, flush=True))
+    model = GaussianModel.from_arrays(read_model(path), device)
+    model.antialiased = config.antialiasing
     background = torch.full((3,), float(config.white_background))
-    options = {"antialiased": config.antialiasing, "threads": config.threads}
-    run.say(f"{path}: {model.num_gaussians:,} Gaussians")
+    say(f"{path}: {model.num_gaussians:,} Gaussians")
     if config.video:
         views = video_views(config, config.video)
-        run.say(film(config.video, views, config.frame_rate(), model, background, quiet=config.quiet, **options))
+        say(film(config.video, views, config.frame_rate(), model, background, quiet=config.quiet))
         return
     scene = read_scene(config)
     splits = chosen_views(config, scene)
     if config.time:
-        times = measure_times([camera for views in splits.values() for camera in views], model, background, options)
-        run.write_json("timing.json", {**times, "model": str(path.absolute())})
-        run.say(describe_times(times))
+        times = measure_times([camera for views in splits.values() for camera in views], model, background)
+        write_json(config.model_path / "timing.json", {**times, "model": str(path.absolute())})
+        say(describe_times(times))
         return
     step = depth_step(scene.extent)
     for split, views in splits.items():
+        folder = config.model_path / split / method
         for index, camera in enumerate(tqdm(views, desc=split, unit="view", disable=config.quiet)):
-            run.write_view(split, method, index, *view_pair(camera, model, background, **options))
+            for kind, pixels in zip(("renders", "gt"), view_pair(camera, model, background), strict=True):
+                write_png(picture_path(folder, kind, index), pixels)
             if config.depth:
-                depth = depth_map(camera, model, **options)
-                write_map(run, (split, method, "depth", index), quantized(depth, step), inverse(depth))
+                depth = depth_map(camera, model)
+                write_map(folder, "depth", index, quantized(depth, step), inverse(depth))
             if config.counts:
-                counts = count_map(camera, model, **options)
-                write_map(run, (split, method, "counts", index), quantized(counts), counts.float())
+                counts = count_map(camera, model)
+                write_map(folder, "counts", index, quantized(counts), counts.float())
         if config.depth:
-            run.write_json(f"{split}/{method}/depth.json", {"world_units_per_step": step, "nothing": 0})
-        run.say(f"{split}: {len(views)} views in {config.model_path / split / method}")
+            write_json(folder / "depth.json", {"world_units_per_step": step, "nothing": 0})
+        say(f"{split}: {len(views)} views in {folder}")
 
 
-def write_map(run: Run, name: tuple[str, str, str, int], values: Tensor, shown: Tensor) -> None:
+def picture_path(folder: Path, kind: str, index: int) -> Path:
+    """Where a picture of a view goes, below the folder ``SPLIT/METHOD``."""
+    return folder / kind / f"{index:05d}.png"
+
+
+def write_map(folder: Path, kind: str, index: int, values: Tensor, shown: Tensor) -> None:
     """Write a map of a view in 16 bits and, into a folder beside it, in colours.
 
     Args:
-        run: whose folder it goes to.
-        name: split, method, kind and number of the view.
+        folder: of split and method.
+        kind: of map.
+        index: of the view.
         values: (H,W) int32.
         shown: (H,W) float, what the colours follow; 0 is black.
     """
-    split, method, kind, index = name
-    run.write_picture(split, method, kind, index, values)
-    run.write_picture(split, method, f"{kind}_in_colours", index, in_colours(shades(shown), shown > 0))
+    write_png(picture_path(folder, kind, index), values)
+    write_png(picture_path(folder, f"{kind}_in_colours", index), in_colours(shades(shown), shown > 0))
 
 
 def inverse(depth: Tensor) -> Tensor:
@@ -137,36 +147,13 @@ def find_model(config: RenderConfig) -> tuple[Path, str]:
         InputError: there is none.
     """
     if config.model is None:
-        path, iteration = find_ply(config.model_path, config.iteration)
+        path, iteration = RunFolder(config.model_path).find_ply(config.iteration)
         return path, f"ours_{iteration}"
     name = config.model.name
     if name.endswith(".ply") and not name.endswith(".compressed.ply"):
         return config.model, f"ours_{max(config.iteration, 0)}"
     stem = name.removesuffix(".gsz")
     return config.model, name if stem.startswith("ours_") else stem
-
-
-def find_ply(folder: Path, iteration: int) -> tuple[Path, int]:
-    """A model that training saved, and its step.
-
-    Args:
-        folder: of the run.
-        iteration: -1: the last.
-
-    Raises:
-        InputError: there is none.
-    """
-    found = saved_iterations(folder)
-    if iteration == -1 and (folder / "config.json").exists():
-        # Leftovers of a longer run in the same folder are not this model.
-        last = TrainConfig.from_folder(folder).make_schedule().iterations
-        found = [each for each in found if each <= last]
-    wanted = iteration if iteration != -1 else max(found, default=None)
-    if wanted not in found:
-        have = f"those of steps {', '.join(map(str, found))}" if found else "none"
-        what = "saved Gaussians" if iteration == -1 else f"the Gaussians of step {wanted}"
-        raise InputError(folder / "point_cloud", what, have, "train first, or see -m and --iteration")
-    return Run(folder).ply_path(wanted), wanted
 
 
 def read_scene(config: RenderConfig) -> Scene:
@@ -195,10 +182,10 @@ def chosen_views(config: RenderConfig, scene: Scene) -> dict[str, tuple[Camera, 
     return chosen
 
 
-def measure_times(cameras: Sequence[Camera], model: GaussianModel, background: Tensor, options: dict) -> dict[str, Any]:
+def measure_times(cameras: Sequence[Camera], model: GaussianModel, background: Tensor) -> dict[str, Any]:
     """Render views again and again, and give the median of the times."""
     rounds = -(-(WARM_UP_FRAMES + TIMED_FRAMES) // len(cameras))
-    seconds = [frame_seconds(camera, model, background, options) for camera in list(cameras) * rounds]
+    seconds = [frame_seconds(camera, model, background) for camera in list(cameras) * rounds]
     median = statistics.median(seconds[WARM_UP_FRAMES:])
     return {
         "frames_per_second": 1 / median,
@@ -220,11 +207,11 @@ def describe_times(times: dict[str, Any]) -> str:
 
 
 @torch.no_grad()
-def frame_seconds(camera: Camera, model: GaussianModel, background: Tensor, options: dict) -> float:
+def frame_seconds(camera: Camera, model: GaussianModel, background: Tensor) -> float:
     """Time of one frame from the model to the finished image."""
     synchronize(model.device)
     start = time.perf_counter()
-    render(camera, model, background, **options)
+    render(camera, model, background)
     synchronize(model.device)
     return time.perf_counter() - start
 

@@ -12,17 +12,16 @@ from contextlib import closing
 # Before torch is imported: its idle OpenMP threads would otherwise spin on the cores that the rasterizer needs.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-import torch
-
 from compact_splats.arguments import pick_device
+from compact_splats.arguments.device import use_threads
 from compact_splats.arguments.options import flags_that_save_memory
 from compact_splats.arguments.view import ViewConfig, run_folder
-from compact_splats.commands.render import find_ply
 from compact_splats.compression import read_model
 from compact_splats.gaussian_renderer import DEVICES
 from compact_splats.scene import Camera, load_scene
 from compact_splats.scene.gaussian_model import GaussianModel
 from compact_splats.scene.saved_cameras import read_cameras
+from compact_splats.training.run_folder import RunFolder
 from compact_splats.utils.errors import InputError, run_script
 from compact_splats.utils.signals import StopRequest
 from compact_splats.utils.usage import MB
@@ -46,14 +45,14 @@ def view(config: ViewConfig) -> None:
         InputError: the model or the scene can't be read, the page can't be written or served.
     """
     device = pick_device(config.device, DEVICES)
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    path = find_ply(config.model, config.iteration)[0] if config.model.is_dir() else config.model
+    use_threads(config.threads)
+    path = RunFolder(config.model).find_ply(config.iteration)[0] if config.model.is_dir() else config.model
     rows = read_model(path)
     if not len(rows["means"]):
         raise InputError(path, "at least one Gaussian", "none", "give a trained model")
     around = surroundings(find_cameras(config), rows["means"])
-    model = GaussianModel.from_rows(rows, device)
+    model = GaussianModel.from_arrays(rows, device)
+    model.antialiased = config.antialiasing
     say = (lambda text: None) if config.quiet else (lambda text: print(text, flush=True))
     say(f"{path}: {model.num_gaussians:,} Gaussians, SH degree {model.max_sh_degree}, {len(around.cameras)} cameras")
     if model.num_gaussians > config.max_gaussians:
@@ -93,7 +92,6 @@ def write_html(config: ViewConfig, name: str, model: GaussianModel, around: Surr
         model,
         around,
         background="#ffffff" if config.white_background else "#000000",
-        antialiased=config.antialiasing,
         max_gaussians=config.max_gaussians,
     )
 
@@ -109,8 +107,7 @@ def serve(
     """
     page = open_page(
         name, around, model.max_sh_degree, white_background=config.white_background,
-        options={"antialiased": config.antialiasing, "threads": config.threads}, max_gaussians=config.max_gaussians,
-        is_training=False, host=config.host, port=config.port,
+        max_gaussians=config.max_gaussians, is_training=False, host=config.host, port=config.port,
     )  # fmt: skip
     say(where_to_look(config.host, page.port))
     with closing(page), StopRequest() as stop:

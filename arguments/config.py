@@ -1,4 +1,4 @@
-"""What train.py can be told, and what all commands share, as frozen dataclasses. Holds no step numbers."""
+"""The flags of train.py, and those that all commands share, as frozen dataclasses. Holds no step numbers."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from compact_splats.arguments.device import DEVICES
+from compact_splats.arguments.interval import Interval
 from compact_splats.arguments.options import build, check, from_json, given, option, read_json
-from compact_splats.arguments.schedule import FAST, FULL, Growth, Schedule
-from compact_splats.training.checkpoint import Interval
+from compact_splats.arguments.schedule import FAST, FULL, DensificationRound, Schedule
 from compact_splats.utils.errors import InputError
 
 SCHEDULES = {"full": FULL, "fast": FAST}
 SELECTIONS = ("natural", "cutoff", "none")
-RESUME_CONFIGS = ("same", "saved", "given", "anew")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +84,7 @@ class TrainConfig(MachineConfig, SceneConfig):
         "outdoors, 0.02 indoors"
     )  # fmt: skip
     densify_grad_threshold: float = option(
-        Growth.gradient_threshold, type=float, help="screen-space gradient at which Gaussians split"
+        DensificationRound.gradient_threshold, type=float, help="screen-space gradient at which Gaussians split"
     )
     lambda_dssim: float = option(0.2, type=float, help="weight of the SSIM part of the loss, 0 to 1")
     init_ply: Path | None = option(
@@ -99,11 +98,6 @@ class TrainConfig(MachineConfig, SceneConfig):
         False, type=bool, may_change=True,
         help="continue the run in -m from its newest checkpoint, with its flags where none are given; begin where "
         "there is none"
-    )  # fmt: skip
-    resume_config: str = option(
-        "same", choices=RESUME_CONFIGS, may_change=True,
-        help="where flags differ from those of the run to continue: same: refuse; saved: keep the run's; given: "
-        "change them from here on; anew: begin again"
     )  # fmt: skip
     tensorboard: bool = option(
         True, type=bool, may_change=True, help="write TensorBoard events where the package is installed"
@@ -143,12 +137,12 @@ class TrainConfig(MachineConfig, SceneConfig):
         schedule = SCHEDULES[self.schedule]
         if self.iterations is not None:
             schedule = schedule.scaled(self.iterations / schedule.iterations)
-        ratio = self.densify_grad_threshold / Growth.gradient_threshold
-        growths = (
-            replace(g, gradient_threshold=g.gradient_threshold * ratio, late_threshold=g.late_threshold * ratio)
-            for g in schedule.growths
+        ratio = self.densify_grad_threshold / DensificationRound.gradient_threshold
+        rounds = (
+            replace(old, gradient_threshold=old.gradient_threshold * ratio, late_threshold=old.late_threshold * ratio)
+            for old in schedule.densification_rounds
         )
-        return replace(schedule, growths=tuple(growths)).with_sh_rest_rate(self.sh_rest_lr)
+        return replace(schedule, densification_rounds=tuple(rounds)).with_sh_rest_lr(self.sh_rest_lr)
 
     @classmethod
     def from_command_line(cls, argv: Sequence[str]) -> "TrainConfig":
@@ -187,7 +181,7 @@ def flags_to_continue(cls: type, flags: Mapping[str, Any]) -> dict[str, Any]:
     if not flags.get("resume") or path is None or not path.exists():
         return {}
     saved = from_json(cls, read_json(path), path)
-    return {name: value for name, value in saved.items() if name not in ("resume", "resume_config", "viewer")}
+    return {name: value for name, value in saved.items() if name not in ("resume", "viewer")}
 
 
 def at_least(low: float, name: str, value: float) -> None:

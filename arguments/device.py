@@ -1,12 +1,17 @@
 """The choice of the device; all other code follows the tensors it is given."""
 
+from __future__ import annotations
+
 import re
 import sys
 from collections.abc import Collection
-
-import torch
+from typing import TYPE_CHECKING
 
 from compact_splats.utils.errors import InputError
+from compact_splats.utils.machine import num_cores
+
+if TYPE_CHECKING:
+    import torch
 
 DEVICES = ("auto", "cpu", "cuda")
 _REBUILD = "run DGR_CUDA=1 pip install submodules/diff-gaussian-rasterization, which builds it or says what it lacks"
@@ -23,6 +28,8 @@ def pick_device(name: str, usable: Collection[str] = ("cpu", "cuda")) -> torch.d
     Raises:
         InputError: a GPU is asked for by name and can't be used.
     """
+    import torch  # here, as --help does not wait for it
+
     sees_gpu, has_engine = torch.cuda.is_available(), "cuda" in usable
     if name == "cuda" and not (sees_gpu and has_engine):
         raise _no_engine() if sees_gpu else _no_gpu(has_engine)
@@ -32,20 +39,33 @@ def pick_device(name: str, usable: Collection[str] = ("cpu", "cuda")) -> torch.d
     return torch.device("cuda" if name != "cpu" and sees_gpu and has_engine else "cpu")
 
 
+def use_threads(count: int) -> None:
+    """Let torch and the engine compute with so many CPU threads; 0: one for each core that the process may use."""
+    import torch
+
+    torch.set_num_threads(count or num_cores())
+
+
 def use_deterministic_algorithms(wanted: bool) -> None:
     """Let engine and torch give the same bits from every run, or not."""
+    import torch
+
     torch.use_deterministic_algorithms(wanted, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # nothing reads it, and filling takes time
 
 
 def _no_engine() -> InputError:
     """The GPU is there, and only the engine was built without it."""
+    import torch
+
     expected = f"an engine built for the {torch.cuda.get_device_name()}"
     return InputError("--device cuda", expected, "one built for the CPU only", f"{_REBUILD}, or use --device cpu")
 
 
 def _no_gpu(has_engine: bool) -> InputError:
-    """Torch can't use a GPU; it says why when it is told to start CUDA."""
+    """Torch can't use a GPU, and says why when CUDA is initialised."""
+    import torch
+
     expected, found, fix = "an NVIDIA GPU", "none that torch can use", ""
     try:
         torch.cuda.init()

@@ -1,7 +1,6 @@
-"""When everything happens in a training run: the only place of the project that holds step numbers.
+"""When everything happens in a training: the only place of the project that holds step numbers.
 
-A schedule is data, so that one loop serves them all. What growth and selection do when they are due is in
-``scene/densification.py`` and ``scene/natural_selection.py``.
+A schedule is data, so that one loop serves them all. What is done at these steps: ``compact_splats/training``.
 """
 
 from __future__ import annotations
@@ -10,22 +9,22 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-# Below this spacing a growth event would judge gradients of too few views, and its importance renders would cost more
-# than the training between two events.
-MIN_GROWTH_INTERVAL = 10
-# Below this share of the steps opacities have no time to recover from being capped or from being thinned by them.
+# Below this spacing densification would judge by gradients of too few views, and its importance renders would cost
+# more than the steps between.
+MIN_DENSIFICATION_INTERVAL = 10
+# Below this share of the steps opacities have no time to recover from a cap, nor from pruning by them.
 MIN_FACTOR_WITH_CAPS = 0.1
 BETAS = (0.9, 0.999)  # Adam's own
 
 
 @dataclass(frozen=True)
 class LearningRates:
-    """Adam's rates, one per row of the model [IGS, arXiv:2508.12313].
+    """Adam's learning rates, one per parameter of the model [IGS, arXiv:2508.12313].
 
     Attributes:
         means_first: at step 0; times the scene's extent.
         means_last: at the horizon and after; log-linear in between.
-        horizon: steps over which the rate of the means falls.
+        horizon: steps over which the learning rate of the means falls.
     """
 
     means_first: float = 4e-5
@@ -38,7 +37,7 @@ class LearningRates:
     quats: float = 1e-3
 
     def means(self, step: int) -> float:
-        """Rate of the means at ``step``, before it is multiplied by the extent."""
+        """Learning rate of the means at ``step``, before it is multiplied by the extent."""
         progress = min(max(step / self.horizon, 0.0), 1.0)
         return math.exp((1 - progress) * math.log(self.means_first) + progress * math.log(self.means_last))
 
@@ -57,19 +56,21 @@ class Window:
 
 
 @dataclass(frozen=True)
-class Growth:
-    """One round of densification [IGS]: gradients add up strictly inside the window, and the set grows when due.
+class DensificationRound:
+    """One round of densification [IGS]: gradients add up strictly inside the window, Gaussians split when due.
 
     Attributes:
         window: neither end belongs to it.
         allowance_origin: step at which the allowance starts from zero.
         allowance_span: steps until it is full.
         allowance_factor: the full allowance, in budgets.
-        all_views_at: growth steps whose importance averages over all training views.
+        all_views_at: steps whose importance is averaged over all training views.
         late_after: after this step the draw follows the gradient and the threshold is lower; None: never.
-        faint_at: step that removes what never became visible (opacity < ``faint_opacity``); None: no such step.
-        cap_at: steps that cap the opacity.
-        thin_at: steps that remove the lowest ``thin_share`` by opacity.
+        early_prune_at: step that prunes below ``early_prune_opacity``; None: no such step.
+        opacity_cap_at: steps that cap opacities at ``opacity_cap``.
+        prune_lowest_at: steps that prune the share ``prune_lowest_share`` of lowest opacity.
+        num_views: over which importance is averaged at the other steps.
+        min_opacity: what is below is pruned after each split.
         gradient_threshold: mean absolute screen-space gradient of a candidate, NDC units.
     """
 
@@ -79,23 +80,23 @@ class Growth:
     allowance_factor: float
     all_views_at: tuple[int, ...] = ()
     late_after: int | None = None
-    faint_at: int | None = None
-    cap_at: tuple[int, ...] = ()
-    thin_at: tuple[int, ...] = ()
+    early_prune_at: int | None = None
+    opacity_cap_at: tuple[int, ...] = ()
+    prune_lowest_at: tuple[int, ...] = ()
     num_views: int = 10
     gradient_threshold: float = 3e-4
     late_threshold: float = 3e-4 / 1.5
     min_opacity: float = 0.005
-    faint_opacity: float = 0.02
-    max_opacity: float = 0.05
-    thin_share: float = 0.2
+    early_prune_opacity: float = 0.02
+    opacity_cap: float = 0.05
+    prune_lowest_share: float = 0.2
 
     def accumulates(self, step: int) -> bool:
         """Whether the backward pass of ``step`` adds to the gradient statistics."""
         return self.window.start < step < self.window.end
 
     def is_due(self, step: int) -> bool:
-        """Whether the set may grow at ``step``."""
+        """Whether Gaussians may split at ``step``."""
         return self.accumulates(step) and self.window.is_due(step)
 
     def is_late(self, step: int) -> bool:
@@ -103,52 +104,55 @@ class Growth:
         return self.late_after is not None and step > self.late_after
 
     def allowance(self, step: int, budget: int) -> int:
-        """Gaussians that there may be at ``step``, rounded down."""
+        """Number of Gaussians that there may be at ``step``, rounded down."""
         progress = min(1.0, max(0.0, (step - self.allowance_origin) / self.allowance_span))
         return int(math.sqrt(progress) * self.allowance_factor * budget)
 
 
 @dataclass(frozen=True)
-class Selection:
+class SelectionRound:
     """One round of natural selection [GNS, arXiv:2511.16980].
 
     Attributes:
-        window: presses and prunes when due, from ``start`` on; at ``end`` at the latest exactly the budget is kept.
-        adapt_every: steps between two adaptations of the pressure.
-        first_formula_steps: steps from the start for which the pressure follows the finite prior.
+        window: regularises and prunes when due, from ``start`` on; at ``end`` at the latest exactly the budget is kept.
+        tune_every: steps between two tunings of the regularisation weight.
+        first_formula_steps: steps from the start for which the regularisation is the finite prior.
         goal_span: steps from the start until the goal is zero.
         prune_from: first step that prunes.
-        min_opacity: what lies below is pruned.
-        rate_back_after: steps from the end of selection until the opacity rate is back.
+        min_opacity: what is below is pruned.
+        lr_reset_after: steps from the end of the round until the learning rate of the opacities is reset.
+        initial_weight: of the regularisation.
+        opacity_lr_factor: by which the learning rate of the opacities is multiplied.
+        enough: the round ends below this many budgets.
     """
 
     window: Window
-    adapt_every: int
+    tune_every: int
     first_formula_steps: int
     goal_span: int
     prune_from: int
     min_opacity: float
-    rate_back_after: int
-    first_pressure: float = 2e-4
-    opacity_rate_factor: float = 4.0
+    lr_reset_after: int
+    initial_weight: float = 2e-4
+    opacity_lr_factor: float = 4.0
     enough: float = 1.05
 
     def is_due(self, step: int) -> bool:
-        """Whether ``step`` presses and prunes."""
+        """Whether ``step`` regularises and prunes."""
         return self.window.start <= step < self.window.end and self.window.is_due(step)
 
     def follows_prior(self, step: int) -> bool:
-        """Whether the pressure of ``step`` is still that of the finite prior."""
+        """Whether the regularisation of ``step`` is the finite prior."""
         return step < self.window.start + self.first_formula_steps
 
     def prunes(self, step: int) -> bool:
-        """Whether ``step`` removes what has become transparent."""
+        """Whether ``step`` prunes below ``min_opacity``."""
         return step >= self.prune_from and (self.is_due(step) or step == self.window.end)
 
-    def adapts(self, step: int) -> bool:
-        """Whether the pressure adapts at ``step``: never before its first application, at the start."""
+    def tunes_weight(self, step: int) -> bool:
+        """Whether the weight is tuned at ``step``: never before its first application, at the start."""
         past_start = step - self.window.start
-        return 0 < past_start and step < self.window.end and past_start % self.adapt_every == 0
+        return 0 < past_start and step < self.window.end and past_start % self.tune_every == 0
 
 
 @dataclass(frozen=True)
@@ -173,42 +177,41 @@ class Schedule:
 
     iterations: int
     sh_degree_every: int
-    growths: tuple[Growth, ...]
-    selections: tuple[Selection, ...]
+    densification_rounds: tuple[DensificationRound, ...]
+    selection_rounds: tuple[SelectionRound, ...]
     optimizer_phases: tuple[OptimizerPhase, ...]
-    rates: LearningRates = field(default_factory=LearningRates)
+    learning_rates: LearningRates = field(default_factory=LearningRates)
 
     def raises_sh_degree(self, step: int) -> bool:
         """Whether one more SH degree joins at the beginning of ``step``."""
         return step % self.sh_degree_every == 0
 
-    def rows_due(self, step: int) -> tuple[str, ...]:
-        """Names of the rows that Adam updates at the end of ``step``; the gradients of the others go on adding up."""
+    def updated_parameters(self, step: int) -> tuple[str, ...]:
+        """Names of the parameters that are updated at the end of ``step``; gradients of the others go on adding up."""
         phase = self._phase(step)
         due = ("means", "log_scales", "quats", "opacity_logits", "sh_dc") if step % phase.every == 0 else ()
         return due + (("sh_rest",) if step % phase.sh_rest_every == 0 else ())
 
-    def learning_rates(self, step: int, extent: float, opacity_factor: float = 1.0) -> dict[str, float]:
-        """Rate of every row at ``step``.
+    def learning_rates_at(self, step: int, extent: float) -> dict[str, float]:
+        """Learning rate of every parameter, before strategies change it.
 
         Args:
             step: 0 to ``iterations``.
             extent: of the scene, world units.
-            opacity_factor: 1, or what natural selection asks for.
         """
-        rates, phase = self.rates, self._phase(step)
-        growth = math.sqrt(phase.batch)
+        rates, phase = self.learning_rates, self._phase(step)
+        factor = math.sqrt(phase.batch)
         return {
-            "means": rates.means(step) * extent * growth,
-            "log_scales": rates.log_scales * growth,
-            "quats": rates.quats * growth,
-            "opacity_logits": rates.opacity_logits * opacity_factor * growth,
-            "sh_dc": rates.sh_dc * growth,
+            "means": rates.means(step) * extent * factor,
+            "log_scales": rates.log_scales * factor,
+            "quats": rates.quats * factor,
+            "opacity_logits": rates.opacity_logits * factor,
+            "sh_dc": rates.sh_dc * factor,
             "sh_rest": rates.sh_rest * math.sqrt(phase.sh_rest_batch),
         }
 
     def betas(self, step: int) -> dict[str, tuple[float, float]]:
-        """Adam's decay rates of every row at ``step``: fewer, larger updates forget as much per view."""
+        """Adam's betas of every parameter at ``step``: fewer, larger updates decay as much per view."""
         phase = self._phase(step)
         beta1, beta2 = BETAS
         most = (beta1**phase.batch, beta2**phase.batch)
@@ -217,24 +220,26 @@ class Schedule:
 
     def may_edit(self, step: int) -> bool:
         """Whether the set of Gaussians can change after ``step``."""
-        grows = (step == g.faint_at or step in g.thin_at or g.is_due(step) for g in self.growths)
-        selects = (step == s.window.end or s.is_due(step) for s in self.selections)
-        return any(grows) or any(selects)
+        densifies = (
+            step == each.early_prune_at or step in each.prune_lowest_at or each.is_due(step)
+            for each in self.densification_rounds
+        )
+        selects = (step == each.window.end or each.is_due(step) for each in self.selection_rounds)
+        return any(densifies) or any(selects)
 
     def _phase(self, step: int) -> OptimizerPhase:
         return next((phase for phase in self.optimizer_phases if step <= phase.until), self.optimizer_phases[-1])
 
-    def with_sh_rest_rate(self, rate: float) -> Schedule:
-        """The same with the per-scene rate of the SH rest, given as published: before its division by 20."""
-        return replace(self, rates=replace(self.rates, sh_rest=rate / 20))
+    def with_sh_rest_lr(self, rate: float) -> Schedule:
+        """The same with the per-scene learning rate of the SH rest, given as published: before its division by 20."""
+        return replace(self, learning_rates=replace(self.learning_rates, sh_rest=rate / 20))
 
     def scaled(self, factor: float) -> Schedule:
         """The same run in ``factor`` times the steps, for demos and tests.
 
-        Step numbers scale, and so do intervals, which keeps the number of events as far as whole steps allow: the
-        pressure of natural selection comes in as many portions as in the full run, and the last draw is followed by as
-        many optimizer steps. Growth events stay ``MIN_GROWTH_INTERVAL`` apart where the round is long enough. Runs
-        shorter than a tenth do without opacity caps and thinning.
+        Step numbers and intervals scale, so that the number of events stays the same as far as whole steps allow.
+        Splits stay ``MIN_DENSIFICATION_INTERVAL`` steps apart where the round is long enough. Below a tenth of the
+        steps there are no opacity caps and no pruning of the lowest.
         """
         if factor == 1:
             return self
@@ -246,60 +251,65 @@ class Schedule:
             self,
             iterations=at(self.iterations),
             sh_degree_every=at(self.sh_degree_every),
-            growths=tuple(
-                scaled_growth(growth, at, with_caps=factor >= MIN_FACTOR_WITH_CAPS) for growth in self.growths
+            densification_rounds=tuple(
+                scaled_densification(each, at, with_caps=factor >= MIN_FACTOR_WITH_CAPS)
+                for each in self.densification_rounds
             ),
-            selections=tuple(scaled_selection(selection, at) for selection in self.selections),
+            selection_rounds=tuple(scaled_selection(selection, at) for selection in self.selection_rounds),
             optimizer_phases=tuple(
                 OptimizerPhase(at(phase.until), at(phase.every), at(phase.sh_rest_every))
                 for phase in self.optimizer_phases
             ),
-            rates=replace(self.rates, horizon=at(self.rates.horizon)),
+            learning_rates=replace(self.learning_rates, horizon=at(self.learning_rates.horizon)),
         )
 
 
-def scaled_growth(
-    growth: Growth, at: Callable[[int], int], *, with_caps: bool = True, min_interval: int = MIN_GROWTH_INTERVAL
-) -> Growth:
-    """A round whose steps and intervals are moved by ``at``; growth stays ``min_interval`` apart where it was."""
-    window = growth.window
+def scaled_densification(
+    each: DensificationRound,
+    at: Callable[[int], int],
+    *,
+    with_caps: bool = True,
+    min_interval: int = MIN_DENSIFICATION_INTERVAL,
+) -> DensificationRound:
+    """A round whose steps and intervals are moved by ``at``; splits stay ``min_interval`` apart where they were."""
+    window = each.window
     start, end = at(window.start), at(window.end)
-    few = max(1, (end - start) // 5)  # even the shortest round grows a few times
+    few = max(1, (end - start) // 5)  # even the shortest round splits a few times
     every = max(at(window.every), min(window.every, min_interval, few))
     window = Window(start, end, every)
 
-    def at_event(step: int) -> int:  # the nearest step at which growth is due
+    def at_event(step: int) -> int:  # the nearest step at which a split is due
         return window.start + max(1, round((at(step) - window.start) / every)) * every
 
     def optional(step: int | None) -> int | None:
         return None if step is None else at(step)
 
     return replace(
-        growth,
+        each,
         window=window,
-        allowance_origin=at(growth.allowance_origin),
-        allowance_span=at(growth.allowance_span),
-        all_views_at=tuple(at_event(step) for step in growth.all_views_at),
-        late_after=optional(growth.late_after),
-        faint_at=optional(growth.faint_at),
-        cap_at=tuple(at(step) for step in growth.cap_at if with_caps),
-        thin_at=tuple(at(step) for step in growth.thin_at if with_caps),
+        allowance_origin=at(each.allowance_origin),
+        allowance_span=at(each.allowance_span),
+        all_views_at=tuple(at_event(step) for step in each.all_views_at),
+        late_after=optional(each.late_after),
+        early_prune_at=optional(each.early_prune_at),
+        opacity_cap_at=tuple(at(step) for step in each.opacity_cap_at if with_caps),
+        prune_lowest_at=tuple(at(step) for step in each.prune_lowest_at if with_caps),
     )
 
 
-def scaled_selection(selection: Selection, at: Callable[[int], int]) -> Selection:
+def scaled_selection(selection: SelectionRound, at: Callable[[int], int]) -> SelectionRound:
     """A round whose steps and intervals are moved by ``at``."""
     window = selection.window
     every = at(window.every)
     return replace(
         selection,
         window=Window(at(window.start), at(window.end), every),
-        # A multiple, so that every adaptation is followed by a press, as in the full run.
-        adapt_every=every * (selection.adapt_every // window.every),
+        # A multiple, so that every tuning is followed by regularisation, as in the full run.
+        tune_every=every * (selection.tune_every // window.every),
         first_formula_steps=at(selection.first_formula_steps),
         goal_span=at(selection.goal_span),
         prune_from=at(selection.prune_from),
-        rate_back_after=at(selection.rate_back_after),
+        lr_reset_after=at(selection.lr_reset_after),
     )
 
 
@@ -307,28 +317,28 @@ def scaled_selection(selection: Selection, at: Callable[[int], int]) -> Selectio
 FULL = Schedule(
     iterations=30_000,
     sh_degree_every=1_000,
-    growths=(
-        Growth(
+    densification_rounds=(
+        DensificationRound(
             window=Window(500, 15_000, every=100),
             allowance_origin=500,
             allowance_span=14_000,
             allowance_factor=3.0,
             all_views_at=(3_400, 6_400),
             late_after=14_500,
-            faint_at=300,
-            cap_at=(3_000, 6_000, 9_000, 12_000),
-            thin_at=(3_300, 6_300),
+            early_prune_at=300,
+            opacity_cap_at=(3_000, 6_000, 9_000, 12_000),
+            prune_lowest_at=(3_300, 6_300),
         ),
     ),
-    selections=(
-        Selection(
+    selection_rounds=(
+        SelectionRound(
             window=Window(15_000, 23_000, every=50),
-            adapt_every=100,
+            tune_every=100,
             first_formula_steps=1_000,
             goal_span=7_000,
             prune_from=16_000,
             min_opacity=0.001,
-            rate_back_after=1_000,
+            lr_reset_after=1_000,
         ),
     ),
     optimizer_phases=(
@@ -339,41 +349,42 @@ FULL = Schedule(
 )
 
 
-def _fast_selection(start: int) -> Selection:
-    return Selection(
+def _fast_selection(start: int) -> SelectionRound:
+    return SelectionRound(
         window=Window(start, start + 3_000, every=50),
-        adapt_every=100,
+        tune_every=100,
         first_formula_steps=500,
         goal_span=3_000,
         prune_from=start + 500,
         min_opacity=0.01,
-        rate_back_after=500,
+        lr_reset_after=500,
     )
 
 
-# Two rounds of growth to twice the budget and selection back to it. The rate of the means keeps its horizon of 30,000.
+# Two rounds of densification to twice the budget and selection back to it. The learning rate of the means keeps its
+# horizon of 30,000.
 FAST = Schedule(
     iterations=15_000,
     sh_degree_every=500,
-    growths=(
-        Growth(
+    densification_rounds=(
+        DensificationRound(
             window=Window(500, 3_000, every=100),
             allowance_origin=300,
             allowance_span=2_500,
             allowance_factor=2.0,
             all_views_at=(1_400, 2_400),
-            faint_at=300,
-            cap_at=(1_000, 2_000),
-            thin_at=(1_300, 2_300),
+            early_prune_at=300,
+            opacity_cap_at=(1_000, 2_000),
+            prune_lowest_at=(1_300, 2_300),
         ),
-        Growth(
+        DensificationRound(
             window=Window(6_000, 7_000, every=100),
             allowance_origin=5_700,
             allowance_span=1_000,
             allowance_factor=2.0,
         ),
     ),
-    selections=(_fast_selection(3_000), _fast_selection(7_000)),
+    selection_rounds=(_fast_selection(3_000), _fast_selection(7_000)),
     optimizer_phases=(
         OptimizerPhase(until=3_000, every=1, sh_rest_every=1),
         OptimizerPhase(until=6_000, every=1, sh_rest_every=5),

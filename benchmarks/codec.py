@@ -22,8 +22,8 @@ import numpy as np
 import torch
 
 from compact_splats.compression import Viewpoints, decode, encode
+from compact_splats.compression.arrays import Arrays
 from compact_splats.compression.codec import PROFILES
-from compact_splats.compression.rows import Rows
 from compact_splats.scene.cameras import Camera
 from compact_splats.utils.errors import run_script
 from compact_splats.utils.files import write_json
@@ -33,7 +33,7 @@ from compact_splats.utils.usage import MemoryMeter
 MB = 1e6
 
 
-def synthetic_rows(num: int, seed: int = 0) -> Rows:
+def synthetic_rows(num: int, seed: int = 0) -> Arrays:
     """Gaussians of SH degree 3 on wavy surfaces, their values about as spread and as alike as those of a trained model.
 
     Args:

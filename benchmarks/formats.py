@@ -13,7 +13,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from compact_splats.compression.formats import compressed_ply, sog, splat, spz
 from compact_splats.gaussian_renderer.evaluation import evaluate
@@ -22,10 +21,10 @@ from compact_splats.scene.gaussian_model import GaussianModel
 from compact_splats.utils.errors import run_script
 from compact_splats.utils.machine import machine_info
 
-Rows = dict[str, np.ndarray]
+Arrays = dict[str, np.ndarray]
 
 
-def write_zip(path: Path, rows: Rows) -> None:
+def write_zip(path: Path, rows: Arrays) -> None:
     """The float PLY in a ZIP archive, deflated as well as it goes."""
     plain = path.with_name("model.ply")
     ply.write(plain, rows)
@@ -33,7 +32,7 @@ def write_zip(path: Path, rows: Rows) -> None:
         archive.write(plain, plain.name)
 
 
-def read_zip(path: Path) -> Rows:
+def read_zip(path: Path) -> Arrays:
     """Undo :func:`write_zip`."""
     with zipfile.ZipFile(path) as archive:
         return ply.read(archive.extract("model.ply", path.parent / "unzipped"))
@@ -79,8 +78,8 @@ def main() -> None:
             again = read(path)
             seconds = f"{written - started:.2f}, {time.perf_counter() - written:.2f}"
             size = path.stat().st_size / num
-        model = GaussianModel.from_rows(again, "cpu")
-        found = evaluate(cameras, model, torch.zeros(3), antialiased=False, threads=options.threads)
+        model = GaussianModel.from_arrays(again, "cpu")
+        found = evaluate(cameras, model)
         print(f"| {name} | {size:.2f} | {found['psnr']:.3f} | {found['ssim']:.4f} | {seconds} |", flush=True)
 
 

@@ -34,7 +34,7 @@ def kernel_times(gaussians: int, width: int, height: int, device: torch.device, 
         For each its name, calls per step, milliseconds per step, and share of the sum.
     """
     camera, photo, points = random_scene(gaussians, width, height, torch.Generator().manual_seed(0))
-    work = our_work(camera, photo, trainable_model(points, device), threads=0)
+    work = our_work(camera, photo, trainable_model(points, device))
     for _ in range(WARM_UP):
         work.step()
     synchronize(device)

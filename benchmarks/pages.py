@@ -16,10 +16,10 @@ import torch
 
 from compact_splats.arguments.view import ViewConfig
 from compact_splats.commands import view
-from compact_splats.commands.render import find_ply
 from compact_splats.compression import read_model
 from compact_splats.compression.formats import spz
 from compact_splats.scene.gaussian_model import GaussianModel
+from compact_splats.training.run_folder import RunFolder
 from compact_splats.utils.errors import run_script
 from compact_splats.utils.usage import MB
 from compact_splats.viewer.pictures import picture, pixels_of
@@ -35,16 +35,15 @@ def main() -> None:
     parser.add_argument("--views", type=int, default=5)
     args = parser.parse_args()
     config = ViewConfig.from_command_line(["-m", str(args.model)])
-    path = find_ply(args.model, -1)[0]
+    path = RunFolder(args.model).find_ply()[0]
     rows, background = read_model(path), torch.full((3,), float(config.white_background))
-    options = {"antialiased": config.antialiasing, "threads": 0}
     cameras = [camera for views in view.find_cameras(config).values() for camera in views][: -args.views - 1 : -1]
-    ours = [picture(camera, GaussianModel.from_rows(rows, "cpu"), background, options) for camera in cameras]
+    ours = [picture(camera, GaussianModel.from_arrays(rows, "cpu"), background) for camera in cameras]
     photos = [pixels_of(camera.photo.pixels()) for camera in cameras]
     with tempfile.TemporaryDirectory() as folder:
         spz.write(Path(folder) / "model.spz", rows)
-        packed = GaussianModel.from_rows(spz.read(Path(folder) / "model.spz"), "cpu")
-        as_packed = [picture(camera, packed, background, options) for camera in cameras]
+        packed = GaussianModel.from_arrays(spz.read(Path(folder) / "model.spz"), "cpu")
+        as_packed = [picture(camera, packed, background) for camera in cameras]
         out = Path(folder) / "page.html"
         view.main(["-m", str(args.model), "--html", str(out), "--quiet"])
         sizes = {"ply": path, "spz": Path(folder) / "model.spz", "page": out}

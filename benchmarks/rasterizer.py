@@ -32,6 +32,7 @@ from torch import Tensor
 
 from benchmarks.timing import median_seconds
 from compact_splats.arguments import DEVICES, pick_device
+from compact_splats.arguments.device import use_threads
 from compact_splats.arguments.schedule import FULL
 from compact_splats.gaussian_renderer import DEVICES as ENGINE_DEVICES
 from compact_splats.gaussian_renderer import importance, render
@@ -41,7 +42,7 @@ from compact_splats.scene.gaussian_model import GaussianModel
 from compact_splats.scene.points import Points
 from compact_splats.utils.errors import run_script
 from compact_splats.utils.files import write_json
-from compact_splats.utils.machine import machine_info, num_cores
+from compact_splats.utils.machine import machine_info
 from compact_splats.utils.usage import MemoryMeter
 
 # Splat-pixel pairs a second and core of a plain AVX2 loop, the yardstick for pairs per second.
@@ -102,10 +103,9 @@ class Work:
         model: GaussianModel,
         draw: Callable[[], Tensor],
         step_optimizer: Callable[[], object],
-        threads: int,
     ) -> None:
         self.model, self.draw, self.step_optimizer = model, draw, step_optimizer
-        self._loss_of = partial(photometric_loss, photo=photo.to(model.device), threads=threads)
+        self._loss_of = partial(photometric_loss, photo=photo.to(model.device))
         self._image = draw().detach()
         self._toward = torch.randn_like(self._image)
 
@@ -126,12 +126,12 @@ class Work:
 
     def give_gradients(self) -> None:
         """What a backward pass leaves."""
-        for row in self.model.rows.values():
+        for row in self.model.parameters.values():
             row.grad = torch.full_like(row, 1e-9)
 
     def drop_gradients(self) -> None:
         """So that the next are not added to them."""
-        for row in self.model.rows.values():
+        for row in self.model.parameters.values():
             row.grad = None
 
     def step(self) -> None:
@@ -151,22 +151,19 @@ class Work:
         }
 
 
-def our_work(camera: Camera, photo: Tensor, model: GaussianModel, threads: int) -> Work:
+def our_work(camera: Camera, photo: Tensor, model: GaussianModel) -> Work:
     """A step as train.py makes it."""
-    background = torch.zeros(3)
-    return Work(
-        camera, photo, model, lambda: render(camera, model, background, threads=threads).image, model.step, threads
-    )
+    return Work(camera, photo, model, lambda: render(camera, model).image, model.update)
 
 
-def gsplat_work(camera: Camera, photo: Tensor, model: GaussianModel, threads: int) -> Work:
+def gsplat_work(camera: Camera, photo: Tensor, model: GaussianModel) -> Work:
     """The same step with gsplat's rasterizer and torch's fused Adam; the loss is ours, gsplat has none."""
     from gsplat import rasterization
 
     device = model.device
     matrix = camera.world_to_camera.to(device)[None]
     intrinsics = torch.tensor([[camera.fx, 0, camera.cx], [0, camera.fy, camera.cy], [0, 0, 1]], device=device)[None]
-    groups = [{"params": [row], "lr": 0.0} for row in model.rows.values()]
+    groups = [{"params": [row], "lr": 0.0} for row in model.parameters.values()]
     optimizer = torch.optim.Adam(groups, eps=1e-15, fused=True)
 
     def draw() -> Tensor:
@@ -181,7 +178,7 @@ def gsplat_work(camera: Camera, photo: Tensor, model: GaussianModel, threads: in
         optimizer.step()
         optimizer.zero_grad()
 
-    return Work(camera, photo, model, draw, step_optimizer, threads)
+    return Work(camera, photo, model, draw, step_optimizer)
 
 
 def measure(
@@ -190,7 +187,6 @@ def measure(
     rows: dict[str, Tensor],
     device: torch.device,
     engine: str,
-    threads: int,
     repeats: int,
 ) -> dict:
     """Seconds of each part of a training step on one view, splat-pixel pairs, and peak memory.
@@ -204,17 +200,16 @@ def measure(
         rows: of a GaussianModel; they are copied.
         device: where it happens.
         engine: "ours", "deterministic" (ours, with the same bits from run to run) or "gsplat".
-        threads: of the CPU, 0: all cores.
         repeats: the median of this many.
     """
     memory = MemoryMeter(device)
     model = ready_to_train(GaussianModel({name: row.to(device, copy=True) for name, row in rows.items()}, sh_degree=0))
     with deterministic(engine == "deterministic"):
-        work = (gsplat_work if engine == "gsplat" else our_work)(camera, photo, model, threads)
+        work = (gsplat_work if engine == "gsplat" else our_work)(camera, photo, model)
         seconds = work.seconds(repeats)
     peak = memory.read()
-    pairs = num_pairs(camera, model, threads)
-    limit = PAIRS_PER_SECOND_AND_CORE * (threads or num_cores())
+    pairs = num_pairs(camera, model)
+    limit = PAIRS_PER_SECOND_AND_CORE * torch.get_num_threads()
     # The backward pass looks at each pair a second time.
     share = {
         "forward": pairs["pairs"] / seconds["forward"] / limit,
@@ -226,7 +221,7 @@ def measure(
         "gaussians": model.num_gaussians,
         "width": camera.width,
         "height": camera.height,
-        "threads": threads or num_cores(),
+        "threads": torch.get_num_threads(),
         **pairs,
         "seconds": seconds,
         "share_of_limit": share if device.type == "cpu" else None,
@@ -234,13 +229,13 @@ def measure(
     }
 
 
-def num_pairs(camera: Camera, model: GaussianModel, threads: int) -> dict[str, int]:
+def num_pairs(camera: Camera, model: GaussianModel) -> dict[str, int]:
     """Splat-pixel pairs of a view: all, and those whose alpha counts."""
-    shown = render(camera, model, torch.zeros(3), threads=threads).image
+    shown = render(camera, model).image
     weights = torch.ones(camera.height, camera.width, device=model.device)
     return {
         "pairs": shown.grad_fn.frame.num_instances * LIMITS["tile"] ** 2,
-        "contributing_pairs": importance(camera, model, weights, threads=threads).num_pixels.sum().item(),
+        "contributing_pairs": importance(camera, model, weights).num_pixels.sum().item(),
     }
 
 
@@ -316,8 +311,7 @@ def measure_case(options: argparse.Namespace, engines: Sequence[str], size: str 
         num: Gaussians; None: one for each point.
     """
     device = pick_device(options.device, ENGINE_DEVICES)
-    if options.threads:
-        torch.set_num_threads(options.threads)
+    use_threads(options.threads)
     generator = torch.Generator().manual_seed(0)
     if options.scene is None:
         width, height = map(int, size.split("x"))
@@ -327,13 +321,13 @@ def measure_case(options: argparse.Namespace, engines: Sequence[str], size: str 
         camera = scene.train[len(scene.train) // 2]
         photo, points = camera.photo.pixels(), repeated(scene.points, num or len(scene.points.xyz), generator)
     name = options.scene.name if options.scene else "random"
-    rows = {key: row.detach() for key, row in GaussianModel.from_points(points, 3, "cpu").rows.items()}
+    rows = {key: row.detach() for key, row in GaussianModel.from_points(points, 3, "cpu").parameters.items()}
     results = []
     for engine in engines:
         result = {"scene": name, "engine": engine, "device": device.type, "gaussians": len(points.xyz),
                   "width": camera.width, "height": camera.height}  # fmt: skip
         try:
-            result |= measure(camera, photo, rows, device, engine, options.threads, options.repeats)
+            result |= measure(camera, photo, rows, device, engine, options.repeats)
             result["times_faster_than_opensplat"] = opensplat_ratio(result)
         except (RuntimeError, TypeError) as error:  # out of memory, say, or another version of gsplat
             result["error"] = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"

@@ -1,6 +1,6 @@
-"""From a camera and the set of Gaussians to an image: what the trainer knows of the engine.
+"""From a camera and a set of Gaussians to an image.
 
-Activations happen in the model, everything after them in ``diff_gaussian_rasterization``.
+Activations happen in the model, everything after them in the engine, ``diff_gaussian_rasterization``.
 """
 
 from dataclasses import dataclass
@@ -10,9 +10,9 @@ from diff_gaussian_rasterization import DEVICES, Importance, View, rasterize
 from diff_gaussian_rasterization import importance as rasterize_importance
 from torch import Tensor
 
+from compact_splats.gaussian_renderer.gradient_stats import GradientStats
 from compact_splats.scene.cameras import Camera
 from compact_splats.scene.gaussian_model import GaussianModel
-from compact_splats.training.densification import GradientStats
 
 __all__ = ["DEVICES", "RenderOutput", "importance", "render"]
 
@@ -37,23 +37,19 @@ class RenderOutput:
 def render(
     camera: Camera,
     model: GaussianModel,
-    background: Tensor,
+    background: Tensor = torch.zeros(3),  # noqa: B008  never written to
     *,
-    antialiased: bool = False,
     inverse_depth: bool = False,
     stats: GradientStats | None = None,
-    threads: int = 0,
 ) -> RenderOutput:
-    """Render a view; differentiable with respect to the rows of the model.
+    """Render a view; differentiable with respect to the parameters of the model.
 
     Args:
-        camera: where from; its photo is not looked at.
-        model: the Gaussians; their device is where it happens.
-        background: (3,) RGB in [0, 1], in main memory: from a GPU it would have to be waited for.
-        antialiased: compensate the opacity of splats that are widened to a pixel.
+        camera: pose and lens; it needs no photo.
+        model: the Gaussians; the image is computed on their device.
+        background: (3,) RGB in [0, 1], in main memory; black by default.
         inverse_depth: compute the expected inverse depth, too.
-        stats: receives the screen-space gradients of the visible Gaussians in the backward pass.
-        threads: CPU threads, 0: all cores.
+        stats: the backward pass adds the screen-space gradients of the visible Gaussians.
     """
     output = rasterize(
         _view(camera, background),
@@ -64,26 +60,21 @@ def render(
         sh_dc=model.sh_dc,
         sh_rest=model.sh_rest if model.max_sh_degree else None,
         sh_degree=model.sh_degree,
-        antialiased=antialiased,
+        antialiased=model.antialiased,
         inverse_depth=inverse_depth,
         stats=None if stats is None else (stats.abs_grad_sum, stats.views),
-        threads=threads,
     )
     return RenderOutput(output.image, output.transmittance, output.radii, output.inverse_depth)
 
 
 @torch.no_grad()
-def importance(
-    camera: Camera, model: GaussianModel, pixel_weights: Tensor, *, antialiased: bool = False, threads: int = 0
-) -> Importance:
-    """What each Gaussian contributes to a view  [SPEEDY, arXiv:2412.00578].
+def importance(camera: Camera, model: GaussianModel, pixel_weights: Tensor) -> Importance:
+    """Contribution of each Gaussian to a view [SPEEDY, arXiv:2412.00578].
 
     Args:
         camera: the view.
         model: the Gaussians.
         pixel_weights: (H,W) float on the model's device.
-        antialiased: as in :func:`render`.
-        threads: CPU threads, 0: all cores.
 
     Returns:
         Per Gaussian the sum over pixels of weight * T * alpha, the sum of T * alpha, and the number of pixels; and for
@@ -95,14 +86,12 @@ def importance(
         model.quats,
         model.scales,
         model.opacities,
-        antialiased=antialiased,
+        antialiased=model.antialiased,
         pixel_weights=pixel_weights,
-        threads=threads,
     )
 
 
 def _view(camera: Camera, background: Tensor) -> View:
-    """The engine's view."""
     return View(
         camera.width,
         camera.height,

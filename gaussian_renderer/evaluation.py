@@ -1,7 +1,6 @@
 """Rendered views beside their photos, as the 8-bit pictures that are saved and measured."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from diff_gaussian_rasterization import photometric_loss
@@ -26,28 +25,24 @@ def ground_truth(camera: Camera, device: torch.device) -> tuple[Tensor, Tensor |
 
 
 @torch.no_grad()
-def view_pair(
-    camera: Camera, model: GaussianModel, background: Tensor, *, antialiased: bool, threads: int
-) -> tuple[Tensor, Tensor]:
+def view_pair(camera: Camera, model: GaussianModel, background: Tensor) -> tuple[Tensor, Tensor]:
     """Render a view next to its photo.
 
     Args:
         camera: with a photo.
         model: the Gaussians.
         background: (3,) RGB in [0, 1].
-        antialiased: as in :func:`gaussian_renderer.render`.
-        threads: CPU threads, 0: all cores.
 
     Returns:
         Image and photo, each (3,H,W) uint8; where a mask leaves pixels out of the loss, both are black.
     """
-    image = to_uint8(render(camera, model, background, antialiased=antialiased, threads=threads).image)
+    image = to_uint8(render(camera, model, background).image)
     photo, mask = ground_truth(camera, image.device)
     return (image, photo) if mask is None else (image * mask, photo * mask)
 
 
 def evaluate(
-    cameras: Sequence[Camera], model: GaussianModel, background: Tensor, *, antialiased: bool, threads: int
+    cameras: Sequence[Camera], model: GaussianModel, background: Tensor = torch.zeros(3)  # noqa: B008
 ) -> dict[str, float]:
     """Mean PSNR (dB), SSIM and L1 of views, as metrics.py would find them in the PNGs.
 
@@ -55,21 +50,19 @@ def evaluate(
         cameras: at least one, with photos.
         model: the Gaussians.
         background: (3,) RGB in [0, 1].
-        antialiased: as in :func:`gaussian_renderer.render`.
-        threads: CPU threads, 0: all cores.
     """
     totals = dict.fromkeys(("psnr", "ssim", "l1"), 0.0)
     for camera in cameras:
-        pair = view_pair(camera, model, background, antialiased=antialiased, threads=threads)
+        pair = view_pair(camera, model, background)
         image, photo = (pixels.float() / 255 for pixels in pair)
-        loss = photometric_loss(image, photo, threads=threads)  # has the parts, and needs far less memory than torch
+        loss = photometric_loss(image, photo)  # has the parts, and needs far less memory than torch
         for name, value in (("psnr", psnr(image, photo)), ("ssim", loss.ssim), ("l1", loss.l1)):
             totals[name] += value.item()
     return {name: total / len(cameras) for name, total in totals.items()}
 
 
-def measure(scene: Scene, model: GaussianModel, background: Tensor, options: dict[str, Any]) -> Scores:
+def measure(scene: Scene, model: GaussianModel, background: Tensor) -> Scores:
     """Quality of the test views, if there are any, and of a few training views."""
     stride = max(1, len(scene.train) // NUM_TRAIN_VIEWS)
     splits = {"test": scene.test, "train": scene.train[::stride][:NUM_TRAIN_VIEWS]}
-    return {name: evaluate(views, model, background, **options) for name, views in splits.items() if views}
+    return {name: evaluate(views, model, background) for name, views in splits.items() if views}

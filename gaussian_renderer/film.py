@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,9 +16,8 @@ from compact_splats.utils.video import true_rate, write_video
 
 
 def film(
-    path: Path, cameras: Sequence[Camera], fps: int, model: GaussianModel, background: Tensor, *, quiet: bool,
-    **options: Any,
-) -> str:  # fmt: skip
+    path: Path, cameras: Sequence[Camera], fps: int, model: GaussianModel, background: Tensor, *, quiet: bool
+) -> str:
     """Render and write a video.
 
     Args:
@@ -29,7 +27,6 @@ def film(
         model: the Gaussians.
         background: (3,) RGB in [0, 1].
         quiet: show no progress.
-        options: of :func:`gaussian_renderer.render`.
 
     Returns:
         What came out, for a reader.
@@ -38,13 +35,13 @@ def film(
         InputError: the file can't be written.
     """
     views = tqdm(cameras, desc="video", unit="frame", disable=quiet)
-    write_video(path, frames(views, model, background, **options), fps)
+    write_video(path, frames(views, model, background), fps)
     size, megabytes = f"{cameras[0].width}x{cameras[0].height} px", path.stat().st_size / 1e6
     return f"{path}: {len(cameras)} frames of {size} at {true_rate(path, fps):.4g} a second, {megabytes:.2f} MB"
 
 
 @torch.no_grad()
-def frames(cameras: Sequence[Camera], model: GaussianModel, background: Tensor, **options: Any) -> Iterator[np.ndarray]:
+def frames(cameras: Sequence[Camera], model: GaussianModel, background: Tensor) -> Iterator[np.ndarray]:
     """Rendered views, (H,W,3) uint8 RGB."""
     for camera in cameras:
-        yield pixels_of(to_uint8(render(camera, model, background, **options).image))
+        yield pixels_of(to_uint8(render(camera, model, background).image))

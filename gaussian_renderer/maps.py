@@ -15,26 +15,26 @@ _SOLID = 0.5  # share of a pixel's light that has to come from Gaussians for the
 
 
 @torch.no_grad()
-def depth_map(camera: Camera, model: GaussianModel, *, antialiased: bool, threads: int) -> Tensor:
+def depth_map(camera: Camera, model: GaussianModel) -> Tensor:
     """How far away what a view shows is, along the viewing direction (z, not the distance from the camera).
 
     Returns:
         (H,W) float, world units: the harmonic mean over the Gaussians of a pixel, weighted as in its colour, which is
         the z of a single one; 0 where more than half of the light comes from the background.
     """
-    output = render(camera, model, torch.zeros(3), antialiased=antialiased, inverse_depth=True, threads=threads)
+    output = render(camera, model, inverse_depth=True)
     weight = 1 - output.transmittance
     return torch.where(weight > _SOLID, weight / output.inverse_depth, 0)
 
 
-def count_map(camera: Camera, model: GaussianModel, *, antialiased: bool, threads: int) -> Tensor:
+def count_map(camera: Camera, model: GaussianModel) -> Tensor:
     """How many Gaussians each pixel of a view takes: all that cover it, up to the one behind which nothing shows.
 
     Returns:
         (H,W) int32.
     """
     weights = model.means.new_zeros(camera.height, camera.width)  # of no interest here
-    return importance(camera, model, weights, antialiased=antialiased, threads=threads).num_gaussians
+    return importance(camera, model, weights).num_gaussians
 
 
 def depth_step(extent: float) -> float:

@@ -1,11 +1,12 @@
-"""The Gaussians and their optimizer, kept in step through every change of the set.
+"""The Gaussians and their optimizer, kept aligned through every edit of the set.
 
-Holds rows and moments only: when to grow, prune or step is decided elsewhere (``arguments/schedule.py``).
+When to split, prune or update is decided elsewhere (``arguments/schedule.py``).
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,11 @@ from compact_splats.scene.points import Points
 SH_C0 = 0.28209479177387814  # the constant basis function
 INITIAL_OPACITY = 0.1
 MIN_SQUARED_DISTANCE = 1e-7  # of the initial scale, world units squared: coincident points get a size too
-ROW_NAMES = ("means", "log_scales", "quats", "opacity_logits", "sh_dc", "sh_rest")
+PARAMETER_NAMES = ("means", "log_scales", "quats", "opacity_logits", "sh_dc", "sh_rest")
+
+# MKL's vector functions set themselves up in their first call. Where several threads make that call at once, some
+# values of it round differently from run to run. One thread makes it here.
+torch.ones(1).exp()
 
 
 class GaussianModel:
@@ -31,34 +36,37 @@ class GaussianModel:
         rows: float32 parameters; ``means`` (N,3) world units, ``log_scales`` (N,3), ``quats`` (N,4) real part first,
             any length, ``opacity_logits`` (N,1), ``sh_dc`` (N,1,3), ``sh_rest`` (N,K,3), K = (max degree + 1)^2 - 1.
             Every ``remap`` makes new ones: do not keep them across steps.
-        optimizer: Adam, one group per row; None until ``start_training``.
+        optimizer: None until :meth:`start_training`. Any other of torch's interface may be set, over
+            :meth:`parameter_groups` or the parameters themselves.
         sh_degree: degree that is rendered now.
         max_sh_degree: degree that ``sh_rest`` has room for.
+        antialiased: rendering compensates the opacity of splats that are widened to a pixel; files do not say it.
     """
 
-    def __init__(self, rows: dict[str, Tensor], sh_degree: int) -> None:
-        assert set(rows) == set(ROW_NAMES), f"rows {sorted(rows)}"
-        assert len({len(row) for row in rows.values()}) == 1, "rows of different lengths"
-        self.rows = {name: nn.Parameter(rows[name].contiguous()) for name in ROW_NAMES}
-        self.optimizer: Adam | None = None
+    def __init__(self, parameters: dict[str, Tensor], sh_degree: int) -> None:
+        assert set(parameters) == set(PARAMETER_NAMES), f"parameters {sorted(parameters)}"
+        assert len({len(values) for values in parameters.values()}) == 1, "parameters of different lengths"
+        self.parameters = {name: nn.Parameter(parameters[name].contiguous()) for name in PARAMETER_NAMES}
+        self.optimizer: torch.optim.Optimizer | None = None
+        self.antialiased = False
         self.sh_degree = sh_degree
-        self.max_sh_degree = math.isqrt(rows["sh_rest"].shape[1] + 1) - 1
+        self.max_sh_degree = math.isqrt(parameters["sh_rest"].shape[1] + 1) - 1
 
     # ---- creation, reading, writing ----
 
     @classmethod
     def from_points(cls, points: Points, max_sh_degree: int, device: torch.device | str) -> GaussianModel:
-        """One faint ball per point, in its colour, as large as its neighbours are far [3DGS, arXiv:2308.04079].
+        """One isotropic Gaussian per point, in its colour, sized by the distance of its neighbours [3DGS].
 
         Args:
             points: xyz (P,3) world units, rgb (P,3) uint8.
             max_sh_degree: 0 to 3; training starts at degree 0.
-            device: where the rows live.
+            device: of the parameters.
         """
         xyz = points.xyz.float()
         num = len(xyz)
         squared = mean_squared_distance(xyz).float().clamp_min(MIN_SQUARED_DISTANCE)
-        rows = {
+        parameters = {
             "means": xyz,
             "log_scales": squared.sqrt().log()[:, None].repeat(1, 3),
             "quats": torch.tensor([1.0, 0.0, 0.0, 0.0]).repeat(num, 1),
@@ -66,7 +74,7 @@ class GaussianModel:
             "sh_dc": (points.rgb.float()[:, None] / 255 - 0.5) / SH_C0,
             "sh_rest": torch.zeros(num, (max_sh_degree + 1) ** 2 - 1, 3),
         }
-        return cls({name: row.to(device, copy=True) for name, row in rows.items()}, sh_degree=0)
+        return cls({name: values.to(device, copy=True) for name, values in parameters.items()}, sh_degree=0)
 
     @classmethod
     def load_ply(cls, path: str | Path, device: torch.device | str, max_sh_degree: int | None = None) -> GaussianModel:
@@ -74,199 +82,223 @@ class GaussianModel:
 
         Args:
             path: of the file.
-            device: where the rows live.
-            max_sh_degree: have room for this degree: higher ones are left out, missing ones start at zero. None: as the
-                file has it.
+            device: of the parameters.
+            max_sh_degree: degree of the model: higher coefficients are dropped, missing ones start at zero. None: that
+                of the file.
 
         Raises:
             InputError: not a 3DGS PLY, see ``scene.ply.read``.
         """
-        rows = ply.read(path)
+        arrays = ply.read(path)
         if max_sh_degree is None:
-            return cls.from_rows(rows, device)
-        read = rows["sh_rest"]
+            return cls.from_arrays(arrays, device)
+        read = arrays["sh_rest"]
         room = (max_sh_degree + 1) ** 2 - 1
-        rows["sh_rest"] = np.zeros((len(read), room, 3), np.float32)
-        rows["sh_rest"][:, : read.shape[1]] = read[:, :room]
-        model = cls.from_rows(rows, device)
+        arrays["sh_rest"] = np.zeros((len(read), room, 3), np.float32)
+        arrays["sh_rest"][:, : read.shape[1]] = read[:, :room]
+        model = cls.from_arrays(arrays, device)
         model.sh_degree = min(max_sh_degree, math.isqrt(read.shape[1] + 1) - 1)
         return model
 
     @classmethod
-    def from_rows(cls, rows: dict[str, np.ndarray], device: torch.device | str) -> GaussianModel:
-        """Take a trained model's arrays, wherever they were read; the degree they have is rendered in full.
+    def from_arrays(cls, arrays: dict[str, np.ndarray], device: torch.device | str) -> GaussianModel:
+        """Make a model of arrays; their SH degree is rendered in full.
 
         Args:
-            rows: float32, by ``ROW_NAMES``, in the shapes of the attribute ``rows``; they are copied.
-            device: where the rows live.
+            arrays: float32, by ``PARAMETER_NAMES``, in the shapes of the attribute ``parameters``; they are copied.
+            device: of the parameters.
         """
-        model = cls({name: torch.from_numpy(row).to(device, copy=True) for name, row in rows.items()}, sh_degree=0)
+        model = cls({name: torch.from_numpy(each).to(device, copy=True) for name, each in arrays.items()}, sh_degree=0)
         model.sh_degree = model.max_sh_degree
         return model
 
+    def with_parameters(self, parameters: dict[str, Tensor]) -> GaussianModel:
+        """A model of other parameters that is rendered like this one, without optimizer."""
+        model = GaussianModel(parameters, self.sh_degree)
+        model.antialiased = self.antialiased
+        return model
+
     def save_ply(self, path: str | Path) -> None:
-        """Write the rows as they are, before activation, to a 3DGS PLY.
+        """Write a 3DGS PLY.
 
         Raises:
             InputError: the file cannot be written.
         """
-        ply.write(path, {name: row.detach().cpu().numpy() for name, row in self.rows.items()})
+        ply.write(path, {name: values.detach().cpu().numpy() for name, values in self.parameters.items()})
 
     # ---- what the renderer reads ----
 
     @property
     def num_gaussians(self) -> int:
         """N, which only ``remap`` changes."""
-        return len(self.rows["means"])
+        return len(self.parameters["means"])
 
     @property
     def device(self) -> torch.device:
-        """Where the rows live."""
-        return self.rows["means"].device
+        """Of the parameters."""
+        return self.parameters["means"].device
 
     @property
     def means(self) -> Tensor:
         """(N,3) world units."""
-        return self.rows["means"]
+        return self.parameters["means"]
 
     @property
     def scales(self) -> Tensor:
         """(N,3) standard deviations along the Gaussian's own axes, world units."""
-        return self.rows["log_scales"].exp()
+        return self.parameters["log_scales"].exp()
 
     @property
     def quats(self) -> Tensor:
         """(N,4) real part first, not normalised: the rasterizer does that."""
-        return self.rows["quats"]
+        return self.parameters["quats"]
 
     @property
     def opacities(self) -> Tensor:
         """(N,1) in (0,1)."""
-        return self.rows["opacity_logits"].sigmoid()
+        return self.parameters["opacity_logits"].sigmoid()
 
     @property
     def sh_dc(self) -> Tensor:
         """(N,1,3)."""
-        return self.rows["sh_dc"]
+        return self.parameters["sh_dc"]
 
     @property
     def sh_rest(self) -> Tensor:
         """(N,K,3)."""
-        return self.rows["sh_rest"]
+        return self.parameters["sh_rest"]
 
     # ---- optimisation ----
 
-    def start_training(self, rates: dict[str, float]) -> None:
-        """Give the model a fresh Adam.
+    def parameter_groups(self, rates: dict[str, float]) -> list[dict[str, Any]]:
+        """One group per parameter, with its name and learning rate, for any optimizer of torch's interface."""
+        return [{"params": [self.parameters[name]], "lr": rates[name], "name": name} for name in PARAMETER_NAMES]
 
-        Args:
-            rates: learning rate of every row, see ``Schedule.learning_rates``.
-        """
-        groups = [{"params": [self.rows[name]], "lr": rates[name], "name": name} for name in ROW_NAMES]
-        self.optimizer = Adam(groups, eps=1e-15)
+    def start_training(self, rates: dict[str, float]) -> None:
+        """Give the model a new Adam, with the learning rate of every parameter."""
+        self.optimizer = Adam(self.parameter_groups(rates), eps=1e-15)
 
     def set_learning_rates(self, rates: dict[str, float], betas: dict[str, tuple[float, float]] | None = None) -> None:
-        """Set the rate of every row and, if given, its two decay rates."""
+        """Set learning rates and, if given, Adam's betas, of the optimizer's groups that bear a parameter's name."""
         for group in self.optimizer.param_groups:
-            group["lr"] = rates[group["name"]]
-            if betas is not None:
-                group["betas"] = betas[group["name"]]
+            name = group.get("name")
+            if name in rates:
+                group["lr"] = rates[name]
+                if betas is not None and "betas" in group:
+                    group["betas"] = betas[name]
 
     def raise_sh_degree(self) -> None:
         """Render one more SH degree, if there is room."""
         self.sh_degree = min(self.sh_degree + 1, self.max_sh_degree)
 
-    def step(self, names: tuple[str, ...] | None = None, visible: Tensor | None = None) -> None:
-        """Update rows by the gradients that have added up, and clear these gradients.
+    def update(self, names: tuple[str, ...] = PARAMETER_NAMES, visible: Tensor | None = None) -> None:
+        """Let the optimizer update parameters by the gradients added up, and clear these gradients.
 
         Args:
-            names: the rows to update; None: all. The gradients of the others stay.
-            visible: (N,) bool, or int32 radii in px; Gaussians where it is 0 stay as they are, moments included, and
-                their gradients go. None: all take the step.
+            names: of the parameters to update. The gradients of the others stay.
+            visible: (N,) bool, or int32 radii in px; Gaussians where it is 0 are not updated, their moments stay, and
+                their gradients are cleared. Only for the Adam of :meth:`start_training`.
         """
-        names = ROW_NAMES if names is None else names
         if not names:
             return
-        waiting = {name: row.grad for name, row in self.rows.items() if name not in names}
+        waiting = {name: values.grad for name, values in self.parameters.items() if name not in names}
         for name in waiting:
-            self.rows[name].grad = None  # Adam passes over parameters without gradient
-        self.optimizer.step(visible)
+            self.parameters[name].grad = None  # optimizers skip parameters without gradient
+        self.optimizer.step() if visible is None else self.optimizer.step(visible)
         self.optimizer.zero_grad(set_to_none=True)
-        for name, gradient in waiting.items():
-            self.rows[name].grad = gradient
+        self.set_waiting_gradients(waiting)
+
+    def waiting_gradients(self) -> dict[str, Tensor | None]:
+        """The gradients that wait for an update, by parameter name."""
+        return {name: values.grad for name, values in self.parameters.items()}
+
+    def set_waiting_gradients(self, gradients: dict[str, Tensor | None]) -> None:
+        """Replace the gradients of the parameters that are named."""
+        for name, gradient in gradients.items():
+            self.parameters[name].grad = None if gradient is None else gradient.to(self.device)
 
     # ---- edits of the set ----
 
     @torch.no_grad()
     def remap(self, source: Tensor, fresh: Tensor) -> None:
-        """Rebuild the set as ``new[i] = old[source[i]]``; parameters, moments and pending gradients move together.
+        """Rebuild the set as ``new[i] = old[source[i]]``; parameters, optimizer state and gradients move together.
+
+        Of the optimizer's state every tensor with one entry per Gaussian moves, whatever the optimizer and the order of
+        its groups.
 
         Args:
-            source: (M,) int64, rows of the current set.
-            fresh: (M,) bool, rows that are new Gaussians: moments and gradient start at zero.
+            source: (M,) int64, indices into the current set.
+            fresh: (M,) bool, new Gaussians: optimizer state and gradient start at zero.
 
         Raises:
             IndexError: ``source`` leaves ``[0, N)``.
         """
-        if len(source) and not 0 <= int(source.min()) <= int(source.max()) < self.num_gaussians:
-            raise IndexError(f"source rows {int(source.min())}..{int(source.max())} of {self.num_gaussians} Gaussians")
+        num = self.num_gaussians
+        if len(source) and not 0 <= int(source.min()) <= int(source.max()) < num:
+            raise IndexError(f"indices {int(source.min())}..{int(source.max())} of {num} Gaussians")
 
-        def moved(per_row: Tensor) -> Tensor:
-            per_row = per_row[source]
-            per_row[fresh] = 0
-            return per_row
+        def moved(values: Tensor) -> Tensor:
+            values = values[source]
+            values[fresh] = 0
+            return values
 
-        for index, name in enumerate(ROW_NAMES):
-            old = self.rows[name]
+        def moved_state(values: Any) -> Any:
+            return moved(values) if isinstance(values, Tensor) and values.ndim and len(values) == num else values
+
+        renewed = {}
+        for name, old in self.parameters.items():
             # A new Parameter each time, not `.data =`: a live graph still holds the old one at its old shape.
-            new = self.rows[name] = nn.Parameter(old[source])
+            new = renewed[old] = self.parameters[name] = nn.Parameter(old[source])
             new.grad = None if old.grad is None else moved(old.grad)
-            if self.optimizer is None:
-                continue
-            self.optimizer.param_groups[index]["params"] = [new]
-            state = self.optimizer.state.pop(old, {})
-            for moment in ("exp_avg", "exp_avg_sq"):
-                if moment in state:
-                    state[moment] = moved(state[moment])
-            if state:
-                self.optimizer.state[new] = state
+        if self.optimizer is not None:
+            self._replace_in_optimizer(renewed, moved_state)
 
-    def keep(self, rows: Tensor) -> None:
-        """Remove all other Gaussians.
+    def _replace_in_optimizer(self, renewed: dict[Tensor, nn.Parameter], moved: Callable[[Any], Any]) -> None:
+        """Put new parameters in the places of old ones, each with its state as ``moved`` gives it."""
+        for group in self.optimizer.param_groups:
+            group["params"] = [renewed.get(each, each) for each in group["params"]]
+        for old, new in renewed.items():
+            state = self.optimizer.state.pop(old, {})
+            if state:
+                self.optimizer.state[new] = {key: moved(values) for key, values in state.items()}
+
+    def keep(self, survivors: Tensor) -> None:
+        """Prune all other Gaussians.
 
         Args:
-            rows: (M,) int64 indices, or (N,) bool.
+            survivors: (M,) int64 indices, or (N,) bool.
         """
-        source = rows.nonzero().squeeze(1) if rows.dtype == torch.bool else rows
+        source = survivors.nonzero().squeeze(1) if survivors.dtype == torch.bool else survivors
         self.remap(source, torch.zeros_like(source, dtype=torch.bool))
 
     @torch.no_grad()
     def cap_opacity(self, max_opacity: float) -> None:
-        """Lower every opacity to at most ``max_opacity``, and forget the moments of all opacities."""
-        row = self.rows["opacity_logits"]
-        row.clamp_(max=math.log(max_opacity / (1 - max_opacity)))
-        state = self.optimizer.state.get(row, {})
-        for moment in ("exp_avg", "exp_avg_sq"):
-            if moment in state:
-                state[moment].zero_()
+        """Lower every opacity to at most ``max_opacity``, and zero the optimizer state of all opacities."""
+        logits = self.parameters["opacity_logits"]
+        logits.clamp_(max=math.log(max_opacity / (1 - max_opacity)))
+        for values in self.optimizer.state.get(logits, {}).values():
+            if isinstance(values, Tensor) and values.ndim:
+                values.zero_()
 
     # ---- state ----
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that training changes: rows, pending gradients, optimizer and SH degree."""
+        """Parameters, optimizer and SH degree; the gradients that wait are :meth:`waiting_gradients`."""
         return {
-            "rows": {name: row.detach() for name, row in self.rows.items()},
-            "gradients": {name: row.grad for name, row in self.rows.items()},
+            "parameters": {name: values.detach() for name, values in self.parameters.items()},
             "optimizer": self.optimizer.state_dict(),
             "sh_degree": self.sh_degree,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from ``state_dict``; the number of Gaussians becomes that of the state."""
-        self.rows = {name: nn.Parameter(state["rows"][name].to(self.device, copy=True)) for name in ROW_NAMES}
-        for name, row in self.rows.items():
-            gradient = state["gradients"][name]
-            row.grad = None if gradient is None else gradient.to(self.device, copy=True)
+        """Continue from :meth:`state_dict`, without gradients; the number of Gaussians becomes that of the state."""
+        old = self.parameters
+        self.parameters = {
+            name: nn.Parameter(state["parameters"][name].to(self.device, copy=True)) for name in PARAMETER_NAMES
+        }
         self.sh_degree = state["sh_degree"]
-        self.start_training(dict.fromkeys(ROW_NAMES, 0.0))  # the rates come with the state
+        if self.optimizer is None:
+            self.start_training(dict.fromkeys(PARAMETER_NAMES, 0.0))  # the learning rates come with the state
+        else:
+            self._replace_in_optimizer({old[name]: self.parameters[name] for name in old}, lambda values: values)
         self.optimizer.load_state_dict(state["optimizer"])

@@ -30,7 +30,7 @@ def write(path: str | Path, rows: dict[str, np.ndarray]) -> None:
 
     Args:
         path: the file; replaced in one move.
-        rows: float32 arrays in the shapes of ``GaussianModel.rows``.
+        rows: float32 arrays in the shapes of ``GaussianModel.parameters``.
 
     Raises:
         InputError: the file cannot be written.
@@ -61,7 +61,7 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
         path: a PLY file with a ``vertex`` element in the 3DGS layout.
 
     Returns:
-        Float32 arrays in the shapes of ``GaussianModel.rows``; ``sh_rest`` has as many coefficients as the file.
+        Float32 arrays in the shapes of ``GaussianModel.parameters``; ``sh_rest`` has as many coefficients as the file.
 
     Raises:
         InputError: no such file, not a PLY, properties missing, a number of SH properties that belongs to no degree,

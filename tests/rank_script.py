@@ -18,7 +18,7 @@ from compact_splats.arguments.schedule import FULL, OptimizerPhase
 from compact_splats.commands import train as train_module
 from compact_splats.commands.train import train
 from compact_splats.training import densification
-from compact_splats.training.processes import OneRank, Ranks, digest, joined_ranks
+from compact_splats.training.processes import Processes, SingleProcess, digest, joined_processes
 from compact_splats.training.progress import Progress
 from compact_splats.utils.errors import run_script
 
@@ -36,11 +36,11 @@ def make_config(source: Path, out: Path, **changes) -> TrainConfig:
     return TrainConfig(**{**values, **changes})
 
 
-def watched(ranks: OneRank, source: Path, out: Path) -> None:
+def watched(processes: SingleProcess, source: Path, out: Path) -> None:
     """Trainings, the last two alike but for what happens to them; a report says what was written and what sets were."""
-    digests, written, check_same = [], [], Ranks.check_same
+    digests, written, check_same = [], [], Processes.check_same
 
-    def noting(self: Ranks, what: str, tensors) -> None:
+    def noting(self: Processes, what: str, tensors) -> None:
         tensors = list(tensors)
         digests.append([what, digest(tensors)])
         check_same(self, what, tensors)
@@ -49,49 +49,49 @@ def watched(ranks: OneRank, source: Path, out: Path) -> None:
         if event == "open" and args[2] & (os.O_WRONLY | os.O_RDWR) and str(args[0]).startswith(str(out)):
             written.append(str(args[0]))
 
-    Ranks.check_same = noting
+    Processes.check_same = noting
     sys.addaudithook(note_files)
-    train(make_config(source, out / "whole", save_iterations=(51,), test_iterations=(100,)), ranks)
-    train(make_config(source, out / "short", iterations=41, final_budget=200, random_background=True), ranks)
-    ends = interrupted(ranks, source, out)
+    train(make_config(source, out / "whole", save_iterations=(51,), test_iterations=(100,)), processes)
+    train(make_config(source, out / "short", iterations=41, final_budget=200, random_background=True), processes)
+    ends = interrupted(processes, source, out)
     numbers = torch.zeros(5, requires_grad=True)
-    numbers.grad = torch.arange(5.0) * (ranks.rank + 1)
-    ranks.average_gradients([numbers])
+    numbers.grad = torch.arange(5.0) * (processes.rank + 1)
+    processes.average_gradients([numbers])
     counts = torch.arange(3, dtype=torch.int32)
-    ranks.sum(counts)
+    processes.sum(counts)
     files = sorted(set(written))
     report = {"digests": digests, "written": files, "mean": numbers.grad.tolist(), "sum": counts.tolist()}
-    report["ends"], report["poisoned"] = ends, poisoned(ranks, source, out)
-    (out / f"rank{ranks.rank}.json").write_text(json.dumps(report))
+    report["ends"], report["poisoned"] = ends, poisoned(processes, source, out)
+    (out / f"rank{processes.rank}.json").write_text(json.dumps(report))
 
 
-def interrupted(ranks: OneRank, source: Path, out: Path) -> list[str]:
+def interrupted(processes: SingleProcess, source: Path, out: Path) -> list[str]:
     """The same training in one go and in three: one process is asked to stop, and then both break off."""
     SCHEDULES["full"] = WAITING
     config = make_config(source, out / "peace", iterations=None, final_budget=200, checkpoint_every="20")
-    train(config, ranks)
+    train(config, processes)
     config, ends = replace(config, model_path=out / "stopped"), []
-    for actions in ({4: stop_second(ranks)}, {25: break_off}, {}):
+    for actions in ({4: stop_second(processes)}, {25: break_off}, {}):
         with_actions(actions)
         try:
-            train(config, ranks)
+            train(config, processes)
         except Exception as error:
             ends.append(f"{type(error).__name__} {error}")
-        if len(ends) == 1 and ranks.is_first:
+        if len(ends) == 1 and processes.is_first:
             shutil.copytree(out / "stopped", out / "half")
         config = replace(config, resume=True)
     return ends
 
 
-def poisoned(ranks: OneRank, source: Path, out: Path) -> str:
+def poisoned(processes: SingleProcess, source: Path, out: Path) -> str:
     """The second process sees nothing that is finite; how the training of both ends."""
     loss = train_module.photometric_loss
-    if not ranks.is_first:
+    if not processes.is_first:
         train_module.photometric_loss = lambda *args, **options: loss(*args, **options)._replace(
             loss=loss(*args, **options).loss * math.nan
         )
     try:
-        train(make_config(source, out / "poisoned", iterations=None, final_budget=200), ranks)
+        train(make_config(source, out / "poisoned", iterations=None, final_budget=200), processes)
     except Exception as error:
         return f"{type(error).__name__} {error}"
     finally:
@@ -108,40 +108,40 @@ def with_actions(actions: dict[int, Callable[[], None]], update=Progress.update)
     Progress.update = update_and_act
 
 
-def stop_second(ranks: OneRank) -> Callable[[], None]:
-    return lambda: None if ranks.is_first else os.kill(os.getpid(), signal.SIGTERM)
+def stop_second(processes: SingleProcess) -> Callable[[], None]:
+    return lambda: None if processes.is_first else os.kill(os.getpid(), signal.SIGTERM)
 
 
 def break_off() -> None:
     raise ValueError("broken off")
 
 
-def stopped(ranks: OneRank, source: Path, out: Path) -> None:
+def stopped(processes: SingleProcess, source: Path, out: Path) -> None:
     """The second process alone is asked to stop."""
-    with_actions({4: stop_second(ranks)})
-    train(make_config(source, out / "model", iterations=60), ranks)
+    with_actions({4: stop_second(processes)})
+    train(make_config(source, out / "model", iterations=60), processes)
 
 
-def astray(ranks: OneRank, source: Path, out: Path) -> None:
+def astray(processes: SingleProcess, source: Path, out: Path) -> None:
     """The second process draws other parents than the first."""
     draw = densification.draw_without_replacement
-    if not ranks.is_first:
+    if not processes.is_first:
         densification.draw_without_replacement = lambda weights, *rest: draw(weights.flip(0), *rest)
-    train(make_config(source, out / "model", iterations=60), ranks)
+    train(make_config(source, out / "model", iterations=60), processes)
 
 
-def killed(ranks: OneRank, source: Path, out: Path) -> None:
+def killed(processes: SingleProcess, source: Path, out: Path) -> None:
     """The second process dies without a word at its first draw."""
-    if not ranks.is_first:
+    if not processes.is_first:
         densification.draw_without_replacement = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-    train(make_config(source, out / "model", iterations=60), ranks)
+    train(make_config(source, out / "model", iterations=60), processes)
 
 
 def main() -> None:
     story, source, out = sys.argv[1:]
-    with joined_ranks() as ranks:
+    with joined_processes() as processes:
         {"watched": watched, "astray": astray, "killed": killed, "stopped": stopped}[story](
-            ranks, Path(source), Path(out)
+            processes, Path(source), Path(out)
         )
 
 

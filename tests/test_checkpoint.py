@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from compact_splats.training.checkpoint import Checkpoints, Interval
-from compact_splats.training.processes import OneRank, Ranks
+from compact_splats.training.processes import Processes, SingleProcess
 from compact_splats.training.state_file import MAGIC, VERSION, DamagedFile, read_about, read_state, write_state
 from compact_splats.utils.errors import InputError
 from compact_splats.utils.files import atomic_write, remove_leftovers
@@ -254,8 +254,8 @@ def test_what_a_header_is_about_can_be_read_without_the_state(tmp_path):
     ("views", "processes", "steps"), [("2000", 2, 1000), ("2000", 3, 670), ("7", 2, 10), ("7", 1, 7)]
 )
 def test_several_processes_write_after_as_many_views_when_they_meet(views, processes, steps):
-    ranks = object.__new__(Ranks if processes > 1 else OneRank)
-    ranks.count = processes
-    assert Interval.parse(views).shared(ranks) == Interval(steps=steps)
+    processes = object.__new__(Processes if processes > 1 else SingleProcess)
+    processes.count = processes
+    assert Interval.parse(views).shared(processes) == Interval(steps=steps)
     for text in ("auto", "0", "3m"):
-        assert Interval.parse(text).shared(ranks) == Interval.parse(text)
+        assert Interval.parse(text).shared(processes) == Interval.parse(text)

@@ -213,8 +213,8 @@ def test_the_schedule_follows_the_flags():
     changed = dataclasses.replace(plain, iterations=600, sh_rest_lr=0.02, densify_grad_threshold=6e-4).make_schedule()
     assert changed.iterations == 600
     assert changed.rates.sh_rest == 0.02 / 20
-    assert changed.growths[0].gradient_threshold == 6e-4
-    assert changed.growths[0].late_threshold == pytest.approx(4e-4)
+    assert changed.densification_rounds[0].gradient_threshold == 6e-4
+    assert changed.densification_rounds[0].late_threshold == pytest.approx(4e-4)
 
 
 def test_render_takes_the_scene_from_the_run_unless_told_otherwise(tmp_path):

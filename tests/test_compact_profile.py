@@ -18,7 +18,7 @@ from compact_splats.compression.compact_code import BENDS, MAX_CODE, THINNEST, w
 from compact_splats.compression.compact_streams import places_on_curve
 from compact_splats.compression.container import FormatError, lzma_pack, pack, unpack
 from compact_splats.compression.entropy import MAX_TABLES, Contexts, SymbolReader, SymbolWriter, pack_bits, unpack_bits
-from compact_splats.scene.gaussian_model import ROW_NAMES
+from compact_splats.scene.gaussian_model import PARAMETER_NAMES
 
 
 def random_rows(num: int, num_rest: int = 15, seed: int = 0) -> dict[str, torch.Tensor]:
@@ -60,7 +60,7 @@ def test_decoding_gives_what_was_rendered(num, num_rest, viewpoints):
     decoded = decode(quantizer.encode(arrays(rows)))
     stored = quantizer.quantized(rows)
     order = np.argsort(places_on_curve(quantizer.code.shape_codes(rows)), kind="stable")
-    for name in ROW_NAMES:
+    for name in PARAMETER_NAMES:
         assert decoded[name].dtype == np.float32
         assert np.array_equal(decoded[name], stored[name].numpy()[order]), name
 
@@ -127,7 +127,7 @@ def test_another_set_than_that_of_the_fit_is_stored_as_rendered():
     wild = {name: 40 * row for name, row in rows.items()}
     decoded, stored = decode(quantizer.encode(arrays(wild))), quantizer.quantized(wild)
     order = np.argsort(places_on_curve(quantizer.code.shape_codes(wild)), kind="stable")
-    for name in ROW_NAMES:
+    for name in PARAMETER_NAMES:
         assert np.array_equal(decoded[name], stored[name].numpy()[order]), name
 
 

@@ -400,7 +400,7 @@ class Splats:
 
 
 def render(camera: FixedCamera, splats: Splats, background: Tensor, sh_degree: int) -> dict[str, Tensor]:
-    rows = splats.rows
+    rows = splats.parameters
     screenspace_points = torch.zeros_like(rows["xyz"], requires_grad=True, device=rows["xyz"].device) + 0
     if screenspace_points.requires_grad:
         screenspace_points.retain_grad()
@@ -422,8 +422,8 @@ def densify(splats: Splats) -> None:
     """Clone the tenth with the largest mean screen-space gradient, and forget the faint."""
     mean_gradient = (splats.gradient_sum / splats.denominator.clamp_min(1)).squeeze(1)
     chosen = mean_gradient >= mean_gradient.quantile(0.9)
-    kept = torch.sigmoid(splats.rows["opacities"]).squeeze(1) > 0.005
-    splats.set(**{name: torch.cat([row[kept], row[chosen]]).detach() for name, row in splats.rows.items()})
+    kept = torch.sigmoid(splats.parameters["opacities"]).squeeze(1) > 0.005
+    splats.set(**{name: torch.cat([row[kept], row[chosen]]).detach() for name, row in splats.parameters.items()})
 
 
 def test_a_trainer_in_the_style_of_3dgs_learns_a_scene(engine, tiny_scene_dir):
@@ -439,7 +439,7 @@ def test_a_trainer_in_the_style_of_3dgs_learns_a_scene(engine, tiny_scene_dir):
             pairs = [(render(c, splats, background, 3)["render"], c.original_image) for c in cameras]
         return sum(psnr(to_uint8(a).float() / 255, b).item() for a, b in pairs) / len(pairs)
 
-    before, num_before = mean_psnr(), len(splats.rows["xyz"])
+    before, num_before = mean_psnr(), len(splats.parameters["xyz"])
     for step in range(1, 121):
         camera = cameras[step % len(cameras)]
         package = render(camera, splats, background, min(3, step // 30))
@@ -454,5 +454,5 @@ def test_a_trainer_in_the_style_of_3dgs_learns_a_scene(engine, tiny_scene_dir):
             else:
                 splats.optimizer.step()
                 splats.optimizer.zero_grad(set_to_none=True)
-    assert len(splats.rows["xyz"]) > num_before
+    assert len(splats.parameters["xyz"]) > num_before
     assert mean_psnr() > before + 5  # measured: from 15.6 to 22.9 dB

@@ -1,4 +1,4 @@
-"""Growth: who may split, who is drawn, what a split does, and that the set never outgrows its allowance."""
+"""Densification: who may split, who is drawn, what a split does, and that the set never outgrows its allowance."""
 
 import math
 from dataclasses import replace
@@ -9,7 +9,7 @@ import torch
 
 from compact_splats.arguments.schedule import FAST, FULL
 from compact_splats.scene.cameras import Camera
-from compact_splats.scene.gaussian_model import ROW_NAMES, GaussianModel
+from compact_splats.scene.gaussian_model import PARAMETER_NAMES, GaussianModel
 from compact_splats.training.densification import (
     Densification,
     EdgeWeights,
@@ -23,7 +23,7 @@ from compact_splats.training.densification import (
 )
 from compact_splats.training.sampling import draw_without_replacement
 
-(GROWTH,) = FULL.growths
+(GROWTH,) = FULL.densification_rounds
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -179,12 +179,12 @@ def test_only_candidates_with_weight_are_drawn_and_no_more_than_there_is_room_fo
 def test_split_against_numpy():
     """Children lie 1.35 sigma off along the rotated longest axis, with the published sizes and opacity."""
     model = make_model(6, opacity=torch.linspace(0.05, 0.95, 6)[:, None])
-    old = {name: row.detach().double().numpy() for name, row in model.rows.items()}
+    old = {name: row.detach().double().numpy() for name, row in model.parameters.items()}
     parents = torch.tensor([1, 4, 5])
     split_long_axis(model, parents)
-    new = {name: row.detach().double().numpy() for name, row in model.rows.items()}
+    new = {name: row.detach().double().numpy() for name, row in model.parameters.items()}
     assert model.num_gaussians == 9
-    for name in ROW_NAMES:
+    for name in PARAMETER_NAMES:
         np.testing.assert_array_equal(new[name][:3], old[name][[0, 2, 3]])
     for k, parent in enumerate(parents.tolist()):
         pair = slice(3 + 2 * k, 5 + 2 * k)
@@ -213,8 +213,8 @@ def test_covariance_of_a_split_pair():
     """Two equal children: across the long axis (1 - 0.45^2) sigma^2 is left, along it 0.55^2 + 1.35^2 = 2.125 of it."""
     model = make_model(1)
     with torch.no_grad():
-        model.rows["log_scales"].copy_(torch.tensor([[0.5, 0.2, 0.3]]).log())
-        model.rows["quats"].copy_(torch.tensor([[math.cos(0.4), 0.0, 0.0, math.sin(0.4)]]))
+        model.parameters["log_scales"].copy_(torch.tensor([[0.5, 0.2, 0.3]]).log())
+        model.parameters["quats"].copy_(torch.tensor([[math.cos(0.4), 0.0, 0.0, math.sin(0.4)]]))
     centre = model.means.detach().clone()
     split_long_axis(model, torch.tensor([0]))
     rotation = rotation_matrices(model.quats.detach())
@@ -229,11 +229,11 @@ def test_covariance_of_a_split_pair():
 
 def test_children_start_with_zero_optimizer_state_and_survivors_keep_theirs():
     model = make_model(5)
-    sum((row**2).sum() for row in model.rows.values()).backward()
+    sum((row**2).sum() for row in model.parameters.values()).backward()
     model.step()
-    before = {name: model.optimizer.state[row]["exp_avg"].clone() for name, row in model.rows.items()}
+    before = {name: model.optimizer.state[row]["exp_avg"].clone() for name, row in model.parameters.items()}
     split_long_axis(model, torch.tensor([2]))
-    for name, row in model.rows.items():
+    for name, row in model.parameters.items():
         after = model.optimizer.state[row]["exp_avg"]
         assert torch.equal(after[:4], before[name][[0, 1, 3, 4]]) and not after[4:].any()
 
@@ -281,23 +281,23 @@ def test_never_over_the_allowance(schedule):
     """With every Gaussian a candidate at every event, the set follows the allowance and never passes it."""
     schedule, budget = schedule.scaled(0.1), 400
     model = make_model(30)
-    densification = Densification(schedule.growths, budget, seeded())
+    densification = Densification(schedule.densification_rounds, budget, seeded())
     importance, rng, peak = Importance(model), seeded(1), 0
     for step in range(1, schedule.iterations + 1):
         stats = densification.stats_for(step, model)
-        assert (stats is not None) == any(growth.accumulates(step) for growth in schedule.growths)
+        assert (stats is not None) == any(growth.accumulates(step) for growth in schedule.densification_rounds)
         if stats is not None:
             stats.abs_grad_sum += torch.rand(model.num_gaussians, generator=rng)
             stats.views += 1
         num_before = model.num_gaussians
         num_split, num_removed = densification.edit(step, model, importance)
         assert model.num_gaussians == num_before + num_split - num_removed
-        due = [growth for growth in schedule.growths if growth.is_due(step)]
+        due = [growth for growth in schedule.densification_rounds if growth.is_due(step)]
         assert num_split == 0 or model.num_gaussians <= due[0].allowance(step, budget)
         with torch.no_grad():  # what training would do
-            model.rows["opacity_logits"].clamp_(min=-2).add_(0.1)
+            model.parameters["opacity_logits"].clamp_(min=-2).add_(0.1)
         peak = max(peak, model.num_gaussians)
-    assert peak == schedule.growths[0].allowance_factor * budget, "the allowance was never filled"
+    assert peak == schedule.densification_rounds[0].allowance_factor * budget, "the allowance was never filled"
 
 
 def test_no_growth_above_the_allowance_nor_without_candidates():
@@ -311,8 +311,8 @@ def test_no_growth_above_the_allowance_nor_without_candidates():
 def test_statistics_start_anew_after_growth_and_follow_a_removal_in_between():
     model = make_model(10)
     with torch.no_grad():
-        model.rows["opacity_logits"][:5] -= 1.0
-    densification = Densification((replace(GROWTH, thin_at=(650,)),), 100, seeded())
+        model.parameters["opacity_logits"][:5] -= 1.0
+    densification = Densification((replace(GROWTH, prune_lowest_at=(650,)),), 100, seeded())
     stats = densification.stats_for(650, model)
     stats.abs_grad_sum += torch.arange(10.0)
     stats.views += torch.arange(10, dtype=torch.int32)

@@ -17,8 +17,8 @@ from compact_splats.arguments import TrainConfig
 from compact_splats.arguments.schedule import FAST, FULL
 from compact_splats.arguments.sharing import shared
 from compact_splats.commands.train import train
-from compact_splats.scene.gaussian_model import ROW_NAMES, GaussianModel
-from compact_splats.training.processes import ALONE, OneRank, Ranks, digest, joined_ranks
+from compact_splats.scene.gaussian_model import PARAMETER_NAMES, GaussianModel
+from compact_splats.training.processes import SINGLE_PROCESS, Processes, SingleProcess, digest, joined_processes
 from compact_splats.training.state_file import read_state
 from compact_splats.utils.errors import InputError
 
@@ -87,9 +87,9 @@ def launch(nursery, tmp_path_factory) -> Callable[..., tuple[list[int], str, str
     return start
 
 
-def ranks_of(count: int) -> Sequence[Ranks]:
+def ranks_of(count: int) -> Sequence[Processes]:
     """The processes of a run as objects that have never met."""
-    everyone = [object.__new__(Ranks) for _ in range(count)]
+    everyone = [object.__new__(Processes) for _ in range(count)]
     for rank, each in enumerate(everyone):
         each.rank, each.count, each._local_rank = rank, count, rank
     return everyone
@@ -101,7 +101,7 @@ def ranks_of(count: int) -> Sequence[Ranks]:
 @pytest.fixture(scope="module")
 def together(tiny_scene_dir, tmp_path_factory) -> tuple[Path, list[dict]]:
     """The folder of trainings by two processes, and what each of these reports. Read only."""
-    out = tmp_path_factory.mktemp("ranks")
+    out = tmp_path_factory.mktemp("processes")
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={free_port()}"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
@@ -167,7 +167,7 @@ def test_a_checkpoint_holds_what_each_process_has_for_itself(together):
     (path,) = (together[0] / "half" / "checkpoints").iterdir()
     state = read_state(path)
     assert path.name == "step_00000010.ckpt" and state["step"] == 10
-    (other,) = state["parts"]["other ranks"]["others"]
+    (other,) = state["parts"]["other processes"]["others"]
     waiting = (state["parts"]["model"]["gradients"], other["gradients"])
     assert not torch.equal(*(gradients["sh_rest"] for gradients in waiting))
     seen = (state["parts"]["densification"]["stats"], other["densification"]["stats"])
@@ -240,7 +240,7 @@ def test_an_environment_that_does_not_say_how_to_meet_is_refused(monkeypatch):
     for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(InputError, match="torchrun"), joined_ranks():
+    with pytest.raises(InputError, match="torchrun"), joined_processes():
         pass
 
 
@@ -252,8 +252,8 @@ def test_one_process_gets_the_object_that_does_nothing(monkeypatch, world_size):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     if world_size:
         monkeypatch.setenv("WORLD_SIZE", world_size)
-    with joined_ranks() as ranks:
-        assert ranks is ALONE and type(ranks) is OneRank
+    with joined_processes() as processes:
+        assert processes is SINGLE_PROCESS and type(processes) is SingleProcess
     assert not torch.distributed.is_initialized()
 
 
@@ -264,13 +264,13 @@ def test_what_the_object_does_not_do():
         raise AssertionError("looked at")
         yield
 
-    assert ALONE.own_draw(iter([7]).__next__) == 7 and ALONE.own_share([1, 2, 3]) == [1, 2, 3]
-    assert ALONE.own_device(torch.device("cuda")) == torch.device("cuda")
-    ALONE.average_gradients(untouched())
-    ALONE.check_same("", untouched())
+    assert SINGLE_PROCESS.own_draw(iter([7]).__next__) == 7 and SINGLE_PROCESS.own_share([1, 2, 3]) == [1, 2, 3]
+    assert SINGLE_PROCESS.own_device(torch.device("cuda")) == torch.device("cuda")
+    SINGLE_PROCESS.average_gradients(untouched())
+    SINGLE_PROCESS.check_same("", untouched())
     numbers = torch.arange(3.0)
-    ALONE.sum(numbers)
-    assert numbers.tolist() == [0, 1, 2] and ALONE.threads == 0 and ALONE.is_first
+    SINGLE_PROCESS.sum(numbers)
+    assert numbers.tolist() == [0, 1, 2] and SINGLE_PROCESS.threads == 0 and SINGLE_PROCESS.is_first
 
 
 def test_the_schedule_of_one_process_stays_itself():
@@ -286,9 +286,9 @@ def test_the_schedule_of_one_process_stays_itself():
 def test_views_are_dealt_out_so_that_none_is_missed_or_drawn_twice(count):
     draws = [iter(range(20)) for _ in range(count)]
     for first in range(0, 15, count):
-        dealt = [ranks.own_draw(draw.__next__) for ranks, draw in zip(ranks_of(count), draws, strict=True)]
+        dealt = [processes.own_draw(draw.__next__) for processes, draw in zip(ranks_of(count), draws, strict=True)]
         assert dealt == list(range(first, first + count))
-    shares = [ranks.own_share(range(7)) for ranks in ranks_of(count)]
+    shares = [processes.own_share(range(7)) for processes in ranks_of(count)]
     assert sorted(view for share in shares for view in share) == list(range(7))
 
 
@@ -311,14 +311,14 @@ def test_each_process_takes_the_gpu_of_its_number(monkeypatch):
 def test_events_of_several_processes_come_after_as_many_views(schedule, count):
     fewer = shared(schedule, count)
     assert 0 <= fewer.iterations * count - schedule.iterations < count
-    for one, several in zip(schedule.growths + schedule.selections, fewer.growths + fewer.selections, strict=True):
+    for one, several in zip(schedule.densification_rounds + schedule.selection_rounds, fewer.densification_rounds + fewer.selection_rounds, strict=True):
         assert abs(several.window.start * count - one.window.start) < count
         assert abs(several.window.end * count - one.window.end) < count
-    for one, several in zip(schedule.growths, fewer.growths, strict=True):
-        assert len(several.cap_at) == len(one.cap_at) and len(several.thin_at) == len(one.thin_at)
+    for one, several in zip(schedule.densification_rounds, fewer.densification_rounds, strict=True):
+        assert len(several.opacity_cap_at) == len(one.opacity_cap_at) and len(several.prune_lowest_at) == len(one.prune_lowest_at)
         assert several.window.every * count >= min(10, one.window.every)
         assert all(several.is_due(step) for step in several.all_views_at)
-    assert fewer.rows_due(fewer.iterations) in ((), ROW_NAMES, ROW_NAMES[:-1])
+    assert fewer.updated_parameters(fewer.iterations) in ((), PARAMETER_NAMES, PARAMETER_NAMES[:-1])
 
 
 @pytest.mark.parametrize("count", [2, 4, 8])
@@ -330,7 +330,7 @@ def test_rates_and_betas_follow_the_views_of_an_update(count):
     assert first.batch == count and last.batch == last.every * count / 20
     for step, batch in ((early, first.batch), (late, last.batch)):
         one, several = FULL.learning_rates(step * count, 2.0), fewer.learning_rates(step, 2.0)
-        for name in ROW_NAMES:
+        for name in PARAMETER_NAMES:
             assert several[name] == pytest.approx(one[name] * batch**0.5, rel=1e-9)
             assert fewer.betas(step)[name] == pytest.approx((0.9**batch, 0.999**batch))
     assert 0.75 < last.batch < 1.3
@@ -340,9 +340,9 @@ def test_rates_and_betas_follow_the_views_of_an_update(count):
 @pytest.mark.parametrize("schedule", [FULL, FAST, FULL.scaled(0.01)])
 def test_the_pressure_of_selection_weighs_the_same_beside_the_views(schedule, count):
     """The mean over K views stands for K steps, so a press every E steps weighs E' / E where it comes every E'."""
-    for one, several in zip(schedule.selections, shared(schedule, count).selections, strict=True):
-        per_view = several.first_pressure * count / (several.window.every * count)
-        assert per_view == pytest.approx(one.first_pressure / one.window.every)
+    for one, several in zip(schedule.selection_rounds, shared(schedule, count).selection_rounds, strict=True):
+        per_view = several.initial_weight * count / (several.window.every * count)
+        assert per_view == pytest.approx(one.initial_weight / one.window.every)
 
 
 def test_the_set_changes_only_where_the_schedule_says_it_may():

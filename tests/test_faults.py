@@ -28,7 +28,7 @@ from compact_splats.training.faults import MOST_IN_A_ROW, SkippedViews
 from compact_splats.training.gradients import add_gradients
 from compact_splats.training.loading import load
 from compact_splats.training.memory import no_room_to_grow
-from compact_splats.training.processes import ALONE
+from compact_splats.training.processes import SINGLE_PROCESS
 from compact_splats.training.progress import Progress
 from compact_splats.training.run_folder import Run
 from compact_splats.utils.errors import InputError
@@ -153,7 +153,7 @@ class Poison:
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e25])
 @pytest.mark.parametrize("of_loss", [False, True])
 def test_a_view_that_is_not_finite_leaves_no_trace(value, of_loss):
-    """Rows, moments, gradients that wait and growth statistics keep their bits, and the view after it counts."""
+    """Arrays, moments, gradients that wait and growth statistics keep their bits, and the view after it counts."""
     rng = torch.Generator().manual_seed(0)
     sizes = shapes(3)
     model = GaussianModel({name: torch.rand(5, *size, generator=rng) for name, size in sizes.items()}, 1)
@@ -162,12 +162,12 @@ def test_a_view_that_is_not_finite_leaves_no_trace(value, of_loss):
     densification.stats = GradientStats.zeros(5, CPU)
 
     def loss(factor: float = 1.0) -> torch.Tensor:
-        return sum((row.square() * row.detach()).sum() for row in model.rows.values()) * factor
+        return sum((row.square() * row.detach()).sum() for row in model.parameters.values()) * factor
 
     def state() -> list[torch.Tensor]:
         moments = [each for values in model.optimizer.state.values() for each in values.values()]
-        waiting = [row.grad for row in model.rows.values()]
-        parts = [*model.rows.values(), *moments, *waiting, densification.stats.abs_grad_sum, densification.stats.views]
+        waiting = [row.grad for row in model.parameters.values()]
+        parts = [*model.parameters.values(), *moments, *waiting, densification.stats.abs_grad_sum, densification.stats.views]
         return [part.detach().clone() for part in parts if part is not None]
 
     assert add_gradients(model, loss())
@@ -177,7 +177,7 @@ def test_a_view_that_is_not_finite_leaves_no_trace(value, of_loss):
         bad = loss() + value
     else:
         bad = loss()
-        spoilt = model.rows["quats"] * 1.0
+        spoilt = model.parameters["quats"] * 1.0
         spoilt.register_hook(lambda gradient: gradient.index_fill(0, torch.tensor([2]), value))
         bad = bad + spoilt.sum()
     is_usable = add_gradients(model, bad)
@@ -195,11 +195,11 @@ def test_where_nothing_may_be_waited_for_a_view_that_is_not_finite_adds_zeros(mo
     monkeypatch.setattr("compact_splats.training.gradients._is_known", lambda usable: False)
     rows = shapes(0)
     model = GaussianModel({name: torch.ones(4, *size) for name, size in rows.items()}, 0)
-    assert add_gradients(model, model.rows["means"].sum() + 0 * sum(row.sum() for row in model.rows.values()))
-    usable = add_gradients(model, sum(row.sum() for row in model.rows.values()) * value)
+    assert add_gradients(model, model.parameters["means"].sum() + 0 * sum(row.sum() for row in model.parameters.values()))
+    usable = add_gradients(model, sum(row.sum() for row in model.parameters.values()) * value)
     expected = value if usable else 0.0
     assert bool(usable) == (value == 1)
-    assert model.rows["means"].grad.eq(1 + expected).all() and model.rows["quats"].grad.eq(expected).all()
+    assert model.parameters["means"].grad.eq(1 + expected).all() and model.parameters["quats"].grad.eq(expected).all()
 
 
 def test_the_rest_of_the_sh_has_gradients_only_where_sh_dc_has_and_no_larger_ones(scene_dir, tmp_path):
@@ -228,9 +228,9 @@ def test_gradients_add_up_with_the_bits_of_backward(name):
         for _ in range(2)
     )
     for factor in (1.0, 0.3, 7.7):
-        assert add_gradients(one, sum((row**3).sum() for row in one.rows.values()) * factor)
-        (sum((row**3).sum() for row in two.rows.values()) * factor).backward()
-    assert torch.equal(one.rows[name].grad, two.rows[name].grad)
+        assert add_gradients(one, sum((row**3).sum() for row in one.parameters.values()) * factor)
+        (sum((row**3).sum() for row in two.parameters.values()) * factor).backward()
+    assert torch.equal(one.parameters[name].grad, two.parameters[name].grad)
 
 
 def test_skipped_views_are_counted_and_the_run_ends_as_it_should(scene_dir, tmp_path, monkeypatch):
@@ -522,8 +522,8 @@ def test_nothing_is_asked_of_memory_but_before_growth(scene_dir, tmp_path):
     model = GaussianModel.from_points(scene.points, 3, CPU)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("compact_splats.training.memory.free_memory", lambda: 0)
-        refused = [step for step in range(STEPS) if no_room_to_grow(config, schedule, ALONE, model, step)]
-    growth = schedule.growths[0]
+        refused = [step for step in range(STEPS) if no_room_to_grow(config, schedule, SINGLE_PROCESS, model, step)]
+    growth = schedule.densification_rounds[0]
     assert refused and all(growth.is_due(step + 1) for step in refused)
 
 

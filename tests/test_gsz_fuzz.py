@@ -228,8 +228,8 @@ def fuzz(profile: str, num_files: int, seed: int) -> dict:
         Exception: whatever but a FormatError a file caused; the file is on stderr, in hexadecimal.
     """
     from compact_splats.compression import FormatError, compact_streams, decode
+    from compact_splats.compression.arrays import checked
     from compact_splats.compression.container import unpack
-    from compact_splats.compression.rows import checked
 
     compact_streams.BLOCK = 100  # the largest model has two blocks
     rng, counts = random.Random(seed), Counter()

@@ -40,7 +40,7 @@ KNOWN = ("THREE.Clock: This module has been deprecated", "THREE.BufferGeometry.c
 
 @pytest.fixture(scope="module")
 def model() -> GaussianModel:
-    return GaussianModel.from_rows(rows_of(300, 3), "cpu")
+    return GaussianModel.from_arrays(rows_of(300, 3), "cpu")
 
 
 # ---- what is shown ----
@@ -51,7 +51,7 @@ def test_colours_of_splats_are_those_of_the_renderer(model):
     camera = cameras()[1]
     for row in (0, 7, 100):
         for degree in (0, 1, 2, 3):
-            alone = {name: values[row : row + 1].detach().clone() for name, values in model.rows.items()}
+            alone = {name: values[row : row + 1].detach().clone() for name, values in model.parameters.items()}
             place = camera.centre + 2 * camera.world_to_camera[2, :3] + torch.tensor([0.1, 0.05, 0.0])
             big = {"means": place[None], "log_scales": torch.ones(1, 3), "opacity_logits": torch.full((1, 1), 20.0)}
             one = GaussianModel({**alone, **big}, degree)
@@ -69,15 +69,15 @@ def test_covariances_have_the_axes_of_the_gaussians(model):
 
 
 def test_hidden_gaussians_are_not_rendered_and_the_model_stays_as_it_is(model):
-    before = {name: row.detach().clone() for name, row in model.rows.items()}
+    before = {name: row.detach().clone() for name, row in model.parameters.items()}
     chosen = Filter(2, 0.6, (10.0, 80.0))
     kept = chosen.mask(model)
     assert 0 < kept.sum() < 300
-    rest = GaussianModel({name: row.detach()[kept] for name, row in model.rows.items()}, 2)
+    rest = GaussianModel({name: row.detach()[kept] for name, row in model.parameters.items()}, 2)
     camera = cameras()[0]
     hidden = picture(camera, chosen.applied(model), BLACK, OPTIONS)
     np.testing.assert_array_equal(hidden, picture(camera, rest, BLACK, OPTIONS))
-    assert all(torch.equal(before[name], row) for name, row in model.rows.items())
+    assert all(torch.equal(before[name], row) for name, row in model.parameters.items())
     assert Filter(3).mask(model) is None
 
 
@@ -144,7 +144,7 @@ def test_a_training_whose_port_is_taken_writes_nothing(taken, tiny_scene_dir, tm
 
 
 @pytest.mark.parametrize(
-    "count, is_installed, said", [(2, True, "by one process"), (1, False, "pip install viser")], ids=["ranks", "viser"]
+    "count, is_installed, said", [(2, True, "by one process"), (1, False, "pip install viser")], ids=["processes", "viser"]
 )
 def test_a_training_that_cannot_be_looked_at_is_refused_at_once(count, is_installed, said, monkeypatch):
     config = TrainConfig(source_path=Path("scene"), final_budget=10, viewer=0)

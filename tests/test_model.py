@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from compact_splats.arguments.schedule import FULL
-from compact_splats.scene.gaussian_model import ROW_NAMES, GaussianModel
+from compact_splats.scene.gaussian_model import PARAMETER_NAMES, GaussianModel
 from compact_splats.scene.points import Points
 
 RATES = FULL.learning_rates(0, extent=1.0)
@@ -32,14 +32,14 @@ def random_model(num: int, seed: int = 0) -> GaussianModel:
 def add_gradients(model: GaussianModel, seed: int) -> None:
     """One backward pass whose gradients differ from row to row."""
     generator = torch.Generator().manual_seed(seed)
-    loss = sum((row * torch.randn(row.shape, generator=generator)).sum() for row in model.rows.values())
+    loss = sum((row * torch.randn(row.shape, generator=generator)).sum() for row in model.parameters.values())
     loss.backward()
 
 
 def everything_per_gaussian(model: GaussianModel) -> dict[str, torch.Tensor]:
     """Copies of all that belongs to single Gaussians."""
     found = {}
-    for name, row in model.rows.items():
+    for name, row in model.parameters.items():
         state = model.optimizer.state.get(row, {})
         found[name] = row.detach().clone()
         found[name, "exp_avg"] = state.get("exp_avg", torch.zeros_like(row)).clone()
@@ -55,16 +55,16 @@ def test_initial_rows_against_numpy():
     squared = np.sort(((xyz[:, None] - xyz[None]) ** 2).sum(-1), axis=1)[:, 1:4].mean(1)
     # Worst measured: 7e-8 for the logarithms, 1.4e-7 for the colours: float32 rounding.
     np.testing.assert_allclose(
-        model.rows["log_scales"].detach(), 0.5 * np.log(squared)[:, None].repeat(3, 1), atol=2e-6
+        model.parameters["log_scales"].detach(), 0.5 * np.log(squared)[:, None].repeat(3, 1), atol=2e-6
     )
     colours = (points.rgb.numpy() / 255 - 0.5) / 0.28209479177387814
-    np.testing.assert_allclose(model.rows["sh_dc"].detach()[:, 0], colours, atol=1e-6)
-    np.testing.assert_allclose(model.rows["opacity_logits"].detach(), np.log(0.1 / 0.9), rtol=1e-6)
+    np.testing.assert_allclose(model.parameters["sh_dc"].detach()[:, 0], colours, atol=1e-6)
+    np.testing.assert_allclose(model.parameters["opacity_logits"].detach(), np.log(0.1 / 0.9), rtol=1e-6)
     assert torch.equal(model.means, points.xyz)
     assert torch.equal(model.quats, torch.tensor([[1.0, 0, 0, 0]]).expand(50, 4))
     assert torch.equal(model.sh_rest, torch.zeros(50, 15, 3))
     assert model.sh_degree == 0 and model.max_sh_degree == 3
-    assert all(row.dtype == torch.float32 for row in model.rows.values())
+    assert all(row.dtype == torch.float32 for row in model.parameters.values())
 
 
 def test_coincident_points_get_the_smallest_size_and_leave_the_input_alone():
@@ -96,7 +96,7 @@ def test_rows_moments_and_gradients_stay_aligned_through_random_edits(seed):
     for turn in range(12):
         add_gradients(model, seed=100 * seed + turn)
         if rng.random() < 0.6:
-            model.step(None if rng.random() < 0.5 else tuple(rng.choice(ROW_NAMES, 3, replace=False)))
+            model.step(None if rng.random() < 0.5 else tuple(rng.choice(PARAMETER_NAMES, 3, replace=False)))
         num = model.num_gaussians
         source = torch.from_numpy(rng.integers(0, num, rng.integers(1, 20)))
         fresh = torch.from_numpy(rng.random(len(source)) < 0.3)
@@ -110,7 +110,7 @@ def test_rows_moments_and_gradients_stay_aligned_through_random_edits(seed):
                 expected[fresh] = 0
             assert torch.equal(after[key], expected), key
     assert len(model.optimizer.state) <= 6, "moments of rows that are gone"
-    assert [group["params"] for group in model.optimizer.param_groups] == [[model.rows[name]] for name in ROW_NAMES]
+    assert [group["params"] for group in model.optimizer.param_groups] == [[model.parameters[name]] for name in PARAMETER_NAMES]
 
 
 def test_an_edit_does_not_drop_pending_gradients():
@@ -124,25 +124,25 @@ def test_an_edit_does_not_drop_pending_gradients():
     edited.keep(survivors)
     for model in (plain, edited):
         model.step()
-    for name in ROW_NAMES:
-        assert torch.equal(edited.rows[name], plain.rows[name][survivors]), name
-        assert edited.rows[name].grad is None
+    for name in PARAMETER_NAMES:
+        assert torch.equal(edited.parameters[name], plain.parameters[name][survivors]), name
+        assert edited.parameters[name].grad is None
 
 
 def test_a_graph_that_is_alive_keeps_the_old_rows():
     model = random_model(6)
     loss = model.opacities.sum()
-    old = model.rows["opacity_logits"]
+    old = model.parameters["opacity_logits"]
     model.keep(torch.tensor([1, 2]))
     loss.backward()
-    assert old.grad.shape == (6, 1) and model.rows["opacity_logits"].grad is None
+    assert old.grad.shape == (6, 1) and model.parameters["opacity_logits"].grad is None
 
 
 def test_keep_by_mask_is_keep_by_index_and_everything_may_go():
     by_mask, by_index = random_model(6), random_model(6)
     by_mask.keep(torch.tensor([True, False, False, True, True, False]))
     by_index.keep(torch.tensor([0, 3, 4]))
-    assert all(torch.equal(by_mask.rows[name], by_index.rows[name]) for name in ROW_NAMES)
+    assert all(torch.equal(by_mask.parameters[name], by_index.parameters[name]) for name in PARAMETER_NAMES)
     by_mask.keep(torch.zeros(3, dtype=torch.bool))
     assert by_mask.num_gaussians == 0
 
@@ -160,18 +160,18 @@ def test_step_moves_only_the_rows_named_and_the_others_wait():
     start = everything_per_gaussian(model)
     add_gradients(model, seed=1)
     model.step(("means", "quats"))
-    for name in ROW_NAMES:
-        moved = not torch.equal(model.rows[name], start[name])
+    for name in PARAMETER_NAMES:
+        moved = not torch.equal(model.parameters[name], start[name])
         assert moved == (name in ("means", "quats")), name
-        assert (model.rows[name].grad is None) == moved
+        assert (model.parameters[name].grad is None) == moved
     add_gradients(model, seed=2)
     model.step(())
-    assert all(row.grad is not None for row in model.rows.values())
+    assert all(row.grad is not None for row in model.parameters.values())
     model.step(("sh_rest",))
     for seed in (1, 2):
         add_gradients(reference, seed)
     reference.step(("sh_rest",))  # the gradients of two views have added up
-    assert torch.equal(model.rows["sh_rest"], reference.rows["sh_rest"])
+    assert torch.equal(model.parameters["sh_rest"], reference.parameters["sh_rest"])
 
 
 def test_gaussians_out_of_sight_stay_with_their_moments():
@@ -196,28 +196,28 @@ def test_gaussians_out_of_sight_stay_with_their_moments():
 def test_adam_is_the_published_one():
     """Two steps of Adam, one group per row, against the formula in float64."""
     model = random_model(7)
-    value = {name: row.detach().double() for name, row in model.rows.items()}
+    value = {name: row.detach().double() for name, row in model.parameters.items()}
     first = {name: torch.zeros_like(row) for name, row in value.items()}
     second = {name: torch.zeros_like(row) for name, row in value.items()}
     for t in (1, 2):
         add_gradients(model, seed=t)
-        for name, row in model.rows.items():
+        for name, row in model.parameters.items():
             gradient = row.grad.double()
             first[name] = 0.9 * first[name] + 0.1 * gradient
             second[name] = 0.999 * second[name] + 0.001 * gradient**2
             root = (second[name] / (1 - 0.999**t)).sqrt() + 1e-15
             value[name] -= RATES[name] * first[name] / (1 - 0.9**t) / root
         model.step()
-    for name in ROW_NAMES:
+    for name in PARAMETER_NAMES:
         # Worst measured: 1.8e-7 of values up to 4: float32 rounding.
-        np.testing.assert_allclose(model.rows[name].detach(), value[name], atol=2e-6, err_msg=name)
+        np.testing.assert_allclose(model.parameters[name].detach(), value[name], atol=2e-6, err_msg=name)
 
 
 def test_learning_rates_reach_their_rows():
     model = random_model(3)
-    model.set_learning_rates({name: float(i) for i, name in enumerate(ROW_NAMES)})
+    model.set_learning_rates({name: float(i) for i, name in enumerate(PARAMETER_NAMES)})
     assert {group["name"]: group["lr"] for group in model.optimizer.param_groups} == {
-        name: float(i) for i, name in enumerate(ROW_NAMES)
+        name: float(i) for i, name in enumerate(PARAMETER_NAMES)
     }
     model.remap(torch.tensor([0, 0]), torch.tensor([False, True]))
     assert [group["lr"] for group in model.optimizer.param_groups] == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
@@ -226,7 +226,7 @@ def test_learning_rates_reach_their_rows():
 def test_capping_lowers_only_what_is_above_and_forgets_the_moments_of_opacity():
     model = random_model(200)
     with torch.no_grad():
-        model.rows["opacity_logits"] -= 2
+        model.parameters["opacity_logits"] -= 2
     add_gradients(model, seed=1)
     model.step()
     before = everything_per_gaussian(model)
@@ -259,4 +259,4 @@ def test_a_model_continues_from_its_state_as_if_nothing_had_happened():
         add_gradients(each, seed=4)
         each.step()
     assert resumed.sh_degree == 1
-    assert all(torch.equal(resumed.rows[name], model.rows[name]) for name in ROW_NAMES)
+    assert all(torch.equal(resumed.parameters[name], model.parameters[name]) for name in PARAMETER_NAMES)

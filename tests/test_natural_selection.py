@@ -14,7 +14,7 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 
 def full(budget: int, mode: str = "natural") -> NaturalSelection:
-    return NaturalSelection(FULL.selections, budget, seeded(), mode)
+    return NaturalSelection(FULL.selection_rounds, budget, seeded(), mode)
 
 
 def make_model(opacities: torch.Tensor) -> GaussianModel:
@@ -77,7 +77,7 @@ def test_pressure_tunes_itself():
     selection.adapt(14_999, opacities_with_marginal(0.9))
     assert state.first_goal is None
     selection.adapt(15_000, opacities_with_marginal(0.5))
-    assert state.first_goal == pytest.approx(0.4) and state.pressure == 2e-4
+    assert state.first_goal == pytest.approx(0.4) and state.weight == 2e-4
     pressure = 2e-4
     goal_at = {step: 0.4 * max(0, 1 - (step - 15_000) / 7_000) for step in (15_100, 15_200, 15_300, 18_500, 22_500)}
     for step, share, factor in (
@@ -89,12 +89,12 @@ def test_pressure_tunes_itself():
         selection.adapt(step + 50, opacities_with_marginal(0.9))  # not due
         selection.adapt(step, opacities_with_marginal(share * goal_at[step]))
         pressure *= factor
-        assert state.pressure == pytest.approx(pressure, rel=1e-12), step
+        assert state.weight == pytest.approx(pressure, rel=1e-12), step
     assert goal_at[18_500] == 0.2
     selection.adapt(22_500, opacities_with_marginal(0.001))  # goal zero: anything alive is above it
-    assert state.pressure == pytest.approx(pressure * 1.2)
+    assert state.weight == pytest.approx(pressure * 1.2)
     weak, strong = full(3).penalty(16_000, LOGITS), selection.penalty(16_000, LOGITS)
-    assert float(strong / weak) == pytest.approx(state.pressure / 2e-4)
+    assert float(strong / weak) == pytest.approx(state.weight / 2e-4)
 
 
 def test_the_log_gets_goal_marginal_and_pressure_while_a_round_runs():
@@ -105,7 +105,7 @@ def test_the_log_gets_goal_marginal_and_pressure_while_a_round_runs():
         {"goal": 0.2, "marginal": 0.3, "pressure": 2e-4}
     )
     assert full(budget=3, mode="none").figures(18_500, opacities_with_marginal(0.3)) == {}
-    selection.victims(23_000, opacities_with_marginal(0.3))
+    selection.prune_mask(23_000, opacities_with_marginal(0.3))
     assert selection.figures(23_000, opacities_with_marginal(0.3)) == {}
 
 
@@ -113,9 +113,9 @@ def test_pruning_starts_after_the_first_formula_and_takes_the_transparent():
     opacities = torch.cat([torch.full((3,), 0.0009), torch.full((97,), 0.0011)])[:, None]
     selection = full(budget=10)
     for step in (14_950, 15_000, 15_950, 15_999, 16_001, 16_049):
-        assert selection.victims(step, opacities) is None
+        assert selection.prune_mask(step, opacities) is None
     for step in (16_000, 16_050, 22_950):
-        assert selection.victims(step, opacities).tolist() == 3 * [True] + 97 * [False]
+        assert selection.prune_mask(step, opacities).tolist() == 3 * [True] + 97 * [False]
         assert not selection.has_ended(step)
 
 
@@ -123,14 +123,14 @@ def test_pruning_starts_after_the_first_formula_and_takes_the_transparent():
 def test_selection_ends_as_soon_as_fewer_than_105_percent_remain(num_alive, ends):
     opacities = torch.cat([torch.full((num_alive,), 0.5), torch.full((50,), 0.0001)])[:, None]
     selection = full(budget=100)
-    victims = selection.victims(16_000, opacities)
+    prune_mask = selection.prune_mask(16_000, opacities)
     assert selection.has_ended(16_000) == ends
-    assert int((~victims).sum()) == (100 if ends else num_alive)
-    assert not victims[:num_alive].any() or ends
+    assert int((~prune_mask).sum()) == (100 if ends else num_alive)
+    assert not prune_mask[:num_alive].any() or ends
     if ends:
         assert selection.penalty(16_050, LOGITS) == 0
-        assert selection.victims(23_000, opacities) is None
-        factors = [selection.opacity_rate_factor(step) for step in (14_999, 15_000, 16_999, 17_000, 30_000)]
+        assert selection.prune_mask(23_000, opacities) is None
+        factors = [selection.opacity_lr_factor(step) for step in (14_999, 15_000, 16_999, 17_000, 30_000)]
         assert factors == [1, 4, 4, 1, 1]
 
 
@@ -140,16 +140,16 @@ def test_at_the_end_exactly_the_budget_is_kept_or_all_if_there_are_fewer(num, su
     selection = full(budget=100)
     assert selection.edit(23_000, model) == num - survivors
     assert model.num_gaussians == survivors and selection.has_ended(23_000)
-    assert selection.opacity_rate_factor(23_999) == 4 and selection.opacity_rate_factor(24_000) == 1
+    assert selection.opacity_lr_factor(23_999) == 4 and selection.opacity_lr_factor(24_000) == 1
 
 
 def test_a_prune_never_takes_more_than_the_budget_allows():
     """Where the threshold would leave fewer than the budget, the highest of the transparent stay."""
     opacities = torch.cat([torch.full((40,), 0.5), torch.linspace(1e-5, 9e-4, 100)])[:, None]
     selection = full(budget=100)
-    victims = selection.victims(16_000, opacities)
-    assert int((~victims).sum()) == 100 and selection.has_ended(16_000)
-    assert victims.tolist() == 40 * [False] + 40 * [True] + 60 * [False]
+    prune_mask = selection.prune_mask(16_000, opacities)
+    assert int((~prune_mask).sum()) == 100 and selection.has_ended(16_000)
+    assert prune_mask.tolist() == 40 * [False] + 40 * [True] + 60 * [False]
 
 
 def test_the_last_draw_favours_opacity():
@@ -157,31 +157,31 @@ def test_the_last_draw_favours_opacity():
     opacities = torch.cat([torch.full((8,), 0.9), torch.full((8,), 0.1)])[:, None]
     kept = 0
     for seed in range(200):
-        victims = NaturalSelection(FULL.selections, 8, seeded(seed)).victims(23_000, opacities)
-        kept += int((~victims[:8]).sum())
+        prune_mask = NaturalSelection(FULL.selection_rounds, 8, seeded(seed)).prune_mask(23_000, opacities)
+        kept += int((~prune_mask[:8]).sum())
     # Measured 6.7 of 8 on average at these seeds; 4 would be blind, 8 would be a cut-off.
     assert 6.2 < kept / 200 < 7.2
 
 
 def run(schedule, budget: int, num: int, mode: str = "natural") -> tuple[list[int], dict[int, float]]:
     """A training without photos: only selection edits; between two rounds the set doubles. Gives counts and rates."""
-    selection = NaturalSelection(schedule.selections, budget, seeded(), mode)
+    selection = NaturalSelection(schedule.selection_rounds, budget, seeded(), mode)
     model = make_model(torch.rand(num, generator=seeded(1)) * 0.8 + 0.1)
     counts, factors = [num], {}
     for step in range(1, schedule.iterations + 1):
-        factors[step] = selection.opacity_rate_factor(step)
+        factors[step] = selection.opacity_lr_factor(step)
         selection.adapt(step, model.opacities)
-        penalty = selection.penalty(step, model.rows["opacity_logits"])
+        penalty = selection.penalty(step, model.parameters["opacity_logits"])
         if penalty.requires_grad:
             model.set_learning_rates(schedule.learning_rates(step, 1.0, 200 * factors[step]))
             penalty.backward()
             model.step(("opacity_logits",))
         selection.edit(step, model)
-        if step == schedule.selections[0].window.end and len(schedule.selections) == 2:
+        if step == schedule.selection_rounds[0].window.end and len(schedule.selection_rounds) == 2:
             twice = torch.arange(model.num_gaussians).repeat(2)
             model.remap(twice, torch.arange(len(twice)) >= model.num_gaussians)
             with torch.no_grad():
-                model.rows["opacity_logits"].copy_(torch.rand(len(twice), 1, generator=seeded(2)).logit())
+                model.parameters["opacity_logits"].copy_(torch.rand(len(twice), 1, generator=seeded(2)).logit())
         counts.append(model.num_gaussians)
     assert selection.has_ended(schedule.iterations)
     return counts, factors
@@ -196,7 +196,7 @@ def test_a_run_ends_with_exactly_the_budget_and_no_count_below_it(schedule, mode
 
 
 def test_each_round_of_the_fast_schedule_ends_at_the_budget_and_starts_anew():
-    selection = NaturalSelection(FAST.selections, 100, seeded())
+    selection = NaturalSelection(FAST.selection_rounds, 100, seeded())
     first, second = selection.rounds
     model = make_model(torch.rand(200, generator=seeded(1)) * 0.8 + 0.1)
     selection.adapt(3_000, model.opacities)
@@ -207,7 +207,7 @@ def test_each_round_of_the_fast_schedule_ends_at_the_budget_and_starts_anew():
     assert selection.penalty(6_050, LOGITS) == 0
     model.remap(torch.arange(200) % 100, torch.arange(200) >= 100)
     with torch.no_grad():
-        model.rows["opacity_logits"].fill_(0.0)
+        model.parameters["opacity_logits"].fill_(0.0)
     assert second.pressure == 2e-4 and second.first_goal is None
     selection.adapt(7_000, model.opacities)
     assert second.first_goal == pytest.approx(0.4)
@@ -216,7 +216,7 @@ def test_each_round_of_the_fast_schedule_ends_at_the_budget_and_starts_anew():
     selection.edit(10_000, model)
     assert model.num_gaussians == 100 and second.ended_at == 10_000 and selection.has_ended(10_000)
     changes = [2_999, 3_000, 6_499, 6_500, 6_999, 7_000, 10_499, 10_500]
-    assert [selection.opacity_rate_factor(step) for step in changes] == [1, 4, 4, 1, 1, 4, 4, 1]
+    assert [selection.opacity_lr_factor(step) for step in changes] == [1, 4, 4, 1, 1, 4, 4, 1]
 
 
 def test_cutoff_keeps_the_highest_opacities_at_once_and_presses_nothing():
@@ -224,13 +224,13 @@ def test_cutoff_keeps_the_highest_opacities_at_once_and_presses_nothing():
     model, selection = make_model(opacities), full(budget=100, mode="cutoff")
     for step in (14_999, 15_000):
         selection.adapt(step, model.opacities)
-        assert selection.penalty(step, model.rows["opacity_logits"]) == 0
+        assert selection.penalty(step, model.parameters["opacity_logits"]) == 0
         selection.edit(step, model)
     assert model.num_gaussians == 100 and selection.has_ended(15_000)
     expected = opacities.sort().values[-100:]
     # Worst measured: 6e-8, the way through the logits.
     np.testing.assert_allclose(model.opacities.detach().flatten().sort().values, expected, atol=1e-6)
-    assert [selection.opacity_rate_factor(step) for step in (14_999, 15_000, 15_999, 16_000)] == [1, 4, 4, 1]
+    assert [selection.opacity_lr_factor(step) for step in (14_999, 15_000, 15_999, 16_000)] == [1, 4, 4, 1]
 
 
 def test_a_selection_that_has_too_few_to_choose_from_ends_at_once_and_keeps_all():
@@ -253,6 +253,6 @@ def test_without_selection_nothing_is_pressed_and_nobody_dies():
     selection, model = full(3, "none"), make_model(torch.linspace(1e-5, 0.99, 9))
     for step in (1, 15_000, 16_000, 23_000, 30_000):
         selection.adapt(step, model.opacities)
-        assert float(selection.penalty(step, model.rows["opacity_logits"])) == 0
-        assert selection.edit(step, model) == 0 and selection.opacity_rate_factor(step) == 1
+        assert float(selection.penalty(step, model.parameters["opacity_logits"])) == 0
+        assert selection.edit(step, model) == 0 and selection.opacity_lr_factor(step) == 1
     assert model.num_gaussians == 9 and selection.state_dict() == {"rounds": []}

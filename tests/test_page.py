@@ -14,12 +14,12 @@ import torch
 from viewer_cases import HEIGHT, WIDTH, rows_of, write_run
 
 from compact_splats.commands import view
-from compact_splats.commands.render import find_ply
 from compact_splats.compression.formats import spz
 from compact_splats.gaussian_renderer import render
 from compact_splats.scene import ply
 from compact_splats.scene.gaussian_model import GaussianModel
 from compact_splats.scene.saved_cameras import read_cameras
+from compact_splats.training.run_folder import RunFolder
 from compact_splats.utils.errors import InputError
 from compact_splats.utils.images import to_uint8
 
@@ -55,7 +55,7 @@ def page(run, tmp_path_factory) -> Path:
 def test_a_page_holds_the_whole_model(page, run, tmp_path):
     path = tmp_path / "model.spz"
     path.write_bytes(base64.b64decode(part(page.read_text(), "model")))
-    rows, given = spz.read(path), ply.read(find_ply(run, -1)[0])
+    rows, given = spz.read(path), ply.read(RunFolder(run).find_ply()[0])
     assert rows["sh_rest"].shape == given["sh_rest"].shape
     np.testing.assert_allclose(rows["means"].sum(0), given["means"].sum(0), atol=0.05)
 
@@ -74,7 +74,7 @@ def test_most_important_gaussians_are_kept_and_the_rest_is_named(run, tmp_path, 
     assert "100 of 300 Gaussians" in text
     assert "200" in capsys.readouterr().out
     (tmp_path / "few.spz").write_bytes(base64.b64decode(part(text, "model")))
-    rows, every = spz.read(tmp_path / "few.spz"), ply.read(find_ply(run, -1)[0])
+    rows, every = spz.read(tmp_path / "few.spz"), ply.read(RunFolder(run).find_ply()[0])
 
     def importance(rows):
         top = np.sort(rows["log_scales"], axis=1)[:, 1:].mean(1)
@@ -174,7 +174,7 @@ def test_a_page_that_cannot_be_written_is_refused(run, tmp_path):
 
 def ours(run: Path, index: int, background: float = 0.0) -> np.ndarray:
     """Our render of a camera, (H,W,3) uint8."""
-    model = GaussianModel.load_ply(find_ply(run, -1)[0], "cpu")
+    model = GaussianModel.load_ply(RunFolder(run).find_ply()[0], "cpu")
     camera = read_cameras(run / "cameras.json")[index]
     with torch.no_grad():
         image = render(camera, model, torch.full((3,), background)).image

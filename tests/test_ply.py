@@ -6,7 +6,7 @@ import torch
 from plyfile import PlyData, PlyElement
 
 from compact_splats.scene import ply
-from compact_splats.scene.gaussian_model import ROW_NAMES, GaussianModel
+from compact_splats.scene.gaussian_model import PARAMETER_NAMES, GaussianModel
 from compact_splats.utils.errors import InputError
 
 
@@ -49,7 +49,7 @@ def test_a_round_trip_keeps_every_bit(tmp_path, num, num_rest):
     rows = random_rows(num, num_rest)
     ply.write(tmp_path / "model.ply", rows)
     again = ply.read(tmp_path / "model.ply")
-    for name in ROW_NAMES:
+    for name in PARAMETER_NAMES:
         assert again[name].dtype == np.float32 and again[name].shape == rows[name].shape
         assert again[name].tobytes() == rows[name].tobytes(), name
 
@@ -60,7 +60,7 @@ def test_a_model_round_trip_through_a_file(tmp_path):
     model.save_ply(tmp_path / "deep" / "folder" / "point_cloud.ply")
     again = GaussianModel.load_ply(tmp_path / "deep" / "folder" / "point_cloud.ply", "cpu")
     assert again.sh_degree == again.max_sh_degree == 2 and again.optimizer is None
-    assert all(torch.equal(again.rows[name], model.rows[name]) for name in ROW_NAMES)
+    assert all(torch.equal(again.parameters[name], model.parameters[name]) for name in PARAMETER_NAMES)
     assert [path.name for path in (tmp_path / "deep" / "folder").iterdir()] == ["point_cloud.ply"]
 
 

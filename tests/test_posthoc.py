@@ -21,7 +21,7 @@ from compact_splats.compression.seed import SeedQuantizer
 from compact_splats.gaussian_renderer import render
 from compact_splats.gaussian_renderer.evaluation import evaluate
 from compact_splats.scene import Scene, load_scene
-from compact_splats.scene.gaussian_model import ROW_NAMES, GaussianModel
+from compact_splats.scene.gaussian_model import PARAMETER_NAMES, GaussianModel
 from compact_splats.training.progress import Progress
 from compact_splats.training.view_sampler import ViewSampler
 
@@ -84,7 +84,7 @@ def test_a_score_is_the_sum_over_rows_of_the_norm_of_the_gradient_of_all_views(s
         image = render(camera, model, BLACK, **OPTIONS).image
         total = total + (image - camera.photo.pixels() / 255).abs().mean()
     total.backward()
-    expected = sum(model.rows[name].grad.reshape(NUM, -1).square().sum(1).sqrt() for name in ROW_NAMES)
+    expected = sum(model.parameters[name].grad.reshape(NUM, -1).square().sum(1).sqrt() for name in PARAMETER_NAMES)
     # Sums of gradients over 10 views in another order, and L1 computed by torch.
     torch.testing.assert_close(scores, expected, rtol=1e-3, atol=1e-6)
 
@@ -92,11 +92,11 @@ def test_a_score_is_the_sum_over_rows_of_the_norm_of_the_gradient_of_all_views(s
 def test_a_gaussian_that_no_view_sees_has_score_zero_and_goes_first(scene, trained, stage):
     work = stage()
     with torch.no_grad():
-        work.model.rows["means"][7] += 1e4
-        work.model.rows["opacity_logits"][11] = -20.0
+        work.model.parameters["means"][7] += 1e4
+        work.model.parameters["opacity_logits"][11] = -20.0
     scores = gradient_scores(work.model, scene.train, BLACK, ssim_weight=0.2, **OPTIONS)
     assert scores[7] == scores[11] == 0 and (scores > 0).sum() > 300
-    assert all(row.grad is None for row in work.model.rows.values())
+    assert all(row.grad is None for row in work.model.parameters.values())
 
 
 # ---- fine-tuning ----
@@ -105,8 +105,8 @@ def test_a_gaussian_that_no_view_sees_has_score_zero_and_goes_first(scene, train
 def test_what_is_rendered_is_what_is_stored_and_its_gradient_moves_the_floats(scene, trained):
     """One step of SGD-like Adam: the rows move against the gradient at the stored values."""
     model, quantizer = copy.deepcopy(trained), PlainQuantizer(63)
-    model.start_training(dict.fromkeys(ROW_NAMES, 0.0))
-    before = {name: row.detach().clone() for name, row in model.rows.items()}
+    model.start_training(dict.fromkeys(PARAMETER_NAMES, 0.0))
+    before = {name: row.detach().clone() for name, row in model.parameters.items()}
     photos = photos_of(scene)
     quantizer.fit(before)
     stored = as_stored(model, quantizer)
@@ -116,8 +116,8 @@ def test_what_is_rendered_is_what_is_stored_and_its_gradient_moves_the_floats(sc
     squares_loss(image, photo, None, 0.2, threads=1).backward()
     phase = Phase(steps=1, refit_every=1, frozen_from=1)
     fine_tune(model, quantizer, photos, phase, FineTuneRates(), Progress(1, quiet=True))
-    for name in ROW_NAMES:
-        gradient, moved = stored.rows[name].grad, model.rows[name].detach() - before[name]
+    for name in PARAMETER_NAMES:
+        gradient, moved = stored.parameters[name].grad, model.parameters[name].detach() - before[name]
         sure = gradient.abs() > 1e-9
         assert torch.equal(moved[sure].sign(), -gradient[sure].sign()), name
         assert torch.equal(moved[gradient == 0], torch.zeros_like(moved[gradient == 0])), name
@@ -139,7 +139,7 @@ def test_the_loss_is_squares_and_ssim(masked):
 def test_the_mean_of_the_last_steps_is_left(scene, trained, monkeypatch):
     seen = []
     model, photos = copy.deepcopy(trained), photos_of(scene)
-    model.start_training(dict.fromkeys(ROW_NAMES, 0.0))
+    model.start_training(dict.fromkeys(PARAMETER_NAMES, 0.0))
     step = model.step
     monkeypatch.setattr(model, "step", lambda: (step(), seen.append(copy.deepcopy(detached(model)))))
     phase = Phase(steps=6, refit_every=9, frozen_from=1, mean_from=4)
@@ -175,7 +175,7 @@ def test_the_quantizer_is_fitted_when_due_and_not_in_the_frozen_part(scene, trai
             return super().quantized(rows)
 
     model, quantizer = copy.deepcopy(trained), Watched()
-    model.start_training(dict.fromkeys(ROW_NAMES, 0.0))
+    model.start_training(dict.fromkeys(PARAMETER_NAMES, 0.0))
     phase = Phase(steps=10, refit_every=3, frozen_from=7)
     fine_tune(model, quantizer, photos_of(scene), phase, FineTuneRates(), Progress(10, quiet=True))
     f, r = ["fit"], ["render"]
@@ -190,7 +190,7 @@ def test_a_penalty_of_the_quantizer_joins_the_loss(scene, trained):
     sizes = []
     for quantizer in (PlainQuantizer(), Penalised()):
         model = copy.deepcopy(trained)
-        model.start_training(dict.fromkeys(ROW_NAMES, 0.0))
+        model.start_training(dict.fromkeys(PARAMETER_NAMES, 0.0))
         phase = Phase(steps=15, refit_every=5, frozen_from=16)
         fine_tune(model, quantizer, photos_of(scene), phase, FineTuneRates(), Progress(15, quiet=True))
         sizes.append(float(model.sh_rest.detach().abs().sum()))
@@ -309,11 +309,11 @@ def test_the_file_decodes_to_what_was_rendered_and_measured(stage, scene, quanti
     work = stage(quantizer=quantizer(), decode=decode)
     result = work.run(Goals(rounds=1), 0)
     decoded = decode(result.data)
-    stored = {name: row.detach().numpy() for name, row in as_stored(work.model, work.quantizer).rows.items()}
-    flat = [np.concatenate([rows[name].reshape(380, -1) for name in ROW_NAMES], 1) for rows in (decoded, stored)]
+    stored = {name: row.detach().numpy() for name, row in as_stored(work.model, work.quantizer).parameters.items()}
+    flat = [np.concatenate([rows[name].reshape(380, -1) for name in PARAMETER_NAMES], 1) for rows in (decoded, stored)]
     assert np.array_equal(*(table[np.lexsort(table.T)] for table in flat))
 
-    model = GaussianModel.from_rows(decoded, "cpu")
+    model = GaussianModel.from_arrays(decoded, "cpu")
     assert evaluate(scene.train, model, BLACK, **OPTIONS)["psnr"] == result.course[-1].train_psnr
     assert evaluate(scene.test, model, BLACK, **OPTIONS)["ssim"] == result.course[-1].test_ssim
     assert result.course[-1].bytes == len(result.data)
@@ -348,7 +348,7 @@ def test_stages_are_reported_as_they_come(stage):
 
 
 def test_a_scene_without_test_views_and_a_model_without_sh_rest(scene, trained):
-    rows = {name: row.detach().clone() for name, row in trained.rows.items()}
+    rows = {name: row.detach().clone() for name, row in trained.parameters.items()}
     rows["sh_rest"] = rows["sh_rest"][:, :0]
     work = PostHoc(GaussianModel(rows, 0), PlainQuantizer(), decode, photos_of(scene), (), SHORT, quiet=True)
     result = work.run(Goals(rounds=1), 0)
@@ -362,9 +362,9 @@ def test_the_form_that_is_stored_is_taken_before_the_first_step(stage):
 
     plain, flipped = stage(SHORT.scaled(0)), stage(SHORT.scaled(0), Flipping())
     results = [work.run(None, 0) for work in (plain, flipped)]
-    assert torch.equal(flipped.model.rows["quats"], -plain.model.rows["quats"])
+    assert torch.equal(flipped.model.parameters["quats"], -plain.model.parameters["quats"])
     assert results[1].course[-1].train_psnr == pytest.approx(results[0].course[-1].train_psnr, abs=0.05)
 
 
 def test_detached_rows_share_the_memory_of_the_model(trained):
-    assert all(row.data_ptr() == trained.rows[name].data_ptr() for name, row in detached(trained).items())
+    assert all(row.data_ptr() == trained.parameters[name].data_ptr() for name, row in detached(trained).items())

@@ -65,7 +65,7 @@ def test_a_view_has_the_size_of_its_camera_and_lets_gradients_through(scene, mod
     assert output.inverse_depth is None
     output.image.sum().backward()
     for name in ("means", "log_scales", "opacity_logits", "sh_dc"):
-        assert model.rows[name].grad.abs().sum() > 0, name
+        assert model.parameters[name].grad.abs().sum() > 0, name
 
 
 def test_the_background_shows_by_the_transmittance(scene, model):

@@ -385,7 +385,7 @@ def test_training_starts_from_a_model(whole, scene_dir, tmp_path, degree):
     path = whole[0].model_path / "point_cloud" / f"iteration_{STEPS}" / "point_cloud.ply"
     full, cut = GaussianModel.load_ply(path, "cpu"), GaussianModel.load_ply(path, "cpu", degree)
     assert cut.max_sh_degree == cut.sh_degree == degree
-    assert all(cut.rows[name].equal(full.rows[name]) for name in cut.rows if name != "sh_rest")
+    assert all(cut.rows[name].equal(full.parameters[name]) for name in cut.rows if name != "sh_rest")
     assert cut.sh_rest.equal(full.sh_rest[:, : cut.sh_rest.shape[1]])
 
     changes = {"init_ply": path, "sh_degree": degree, "final_budget": 250, "test_iterations": (1,)}

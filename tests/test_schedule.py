@@ -15,22 +15,22 @@ def events(schedule: Schedule) -> list[tuple[int, str]]:
     for step in range(1, schedule.iterations + 1):
         if schedule.raises_sh_degree(step) and step // schedule.sh_degree_every <= 3:
             found.append((step, "sh"))
-        for selection in schedule.selections:
-            if selection.adapts(step):
+        for selection in schedule.selection_rounds:
+            if selection.tunes_weight(step):
                 found.append((step, "adapt"))
             if selection.is_due(step):
                 found.append((step, "prior" if selection.follows_prior(step) else "press"))
-        for growth in schedule.growths:
-            if step == growth.faint_at:
+        for growth in schedule.densification_rounds:
+            if step == growth.early_prune_at:
                 found.append((step, "faint"))
-            if step in growth.thin_at:
+            if step in growth.prune_lowest_at:
                 found.append((step, "thin"))
             if growth.is_due(step):
                 kind = "late" if growth.is_late(step) else "all" if step in growth.all_views_at else "grow"
                 found.append((step, kind))
-            if step in growth.cap_at:
+            if step in growth.opacity_cap_at:
                 found.append((step, "cap"))
-        for selection in schedule.selections:
+        for selection in schedule.selection_rounds:
             if selection.prunes(step):
                 found.append((step, "prune"))
             if step == selection.window.end:
@@ -102,7 +102,7 @@ def test_scaling_keeps_the_order_of_events(schedule, factor):
         scaled = {kind: pick(step for step, k in short if k == kind) for _, kind in short}
         order = sorted(milestones, key=lambda kind: milestones[kind])
         # The first and the last of a periodic kind move by an interval at most, which is where neighbours may swap.
-        slack = max(growth.window.every for growth in schedule.scaled(factor).growths)
+        slack = max(growth.window.every for growth in schedule.scaled(factor).densification_rounds)
         for earlier, later in zip(order, order[1:], strict=False):
             assert scaled[earlier] <= scaled[later] + slack, (earlier, later)
     single = [kind for _, kind in whole if kind in {"cap", "thin", "all", "faint", "keep budget"} - lost]
@@ -120,8 +120,8 @@ def test_scaling_keeps_the_portions_of_the_pressure(factor):
 def test_a_run_has_the_iterations_asked_for_and_they_all_are_optimizer_steps_of_some_phase(iterations):
     schedule = FULL.scaled(iterations / FULL.iterations)
     assert schedule.iterations == iterations
-    assert all(schedule.rows_due(step) in ((), ROWS) for step in range(1, iterations + 1))
-    for growth, selection in zip(schedule.growths, schedule.selections, strict=True):
+    assert all(schedule.updated_parameters(step) in ((), ROWS) for step in range(1, iterations + 1))
+    for growth, selection in zip(schedule.densification_rounds, schedule.selection_rounds, strict=True):
         assert growth.window.end <= selection.window.start <= selection.window.end < iterations
         assert growth.window.every >= 1 and selection.window.every >= 1
 
@@ -129,42 +129,42 @@ def test_a_run_has_the_iterations_asked_for_and_they_all_are_optimizer_steps_of_
 @pytest.mark.parametrize("schedule", [FULL, FAST], ids=["full", "fast"])
 def test_short_runs_judge_gradients_of_several_views_and_still_grow_in_every_round(schedule):
     for iterations, least in ((3_000, 10), (300, 2)):
-        for growth in schedule.scaled(iterations / schedule.iterations).growths:
+        for growth in schedule.scaled(iterations / schedule.iterations).densification_rounds:
             assert growth.window.every >= least
             assert sum(growth.is_due(step) for step in range(iterations)) >= 4
 
 
 def test_optimizer_steps_of_the_full_schedule():
-    steps = [step for step in range(1, 30001) if FULL.rows_due(step)]
+    steps = [step for step in range(1, 30001) if FULL.updated_parameters(step)]
     assert steps == [*range(1, 20001), *range(20005, 24001, 5), *range(24020, 30001, 20)]
-    assert {FULL.rows_due(step) for step in steps} == {ROWS}
+    assert {FULL.updated_parameters(step) for step in steps} == {ROWS}
 
 
 def test_optimizer_steps_of_the_fast_schedule():
-    rest = [step for step in range(1, 15001) if "sh_rest" in FAST.rows_due(step)]
-    others = [step for step in range(1, 15001) if "means" in FAST.rows_due(step)]
+    rest = [step for step in range(1, 15001) if "sh_rest" in FAST.updated_parameters(step)]
+    others = [step for step in range(1, 15001) if "means" in FAST.updated_parameters(step)]
     assert others == [*range(1, 6001), *range(6010, 10001, 10), *range(10020, 15001, 20)]
     assert rest == [*range(1, 3001), *range(3005, 6001, 5), *range(6010, 10001, 10), *range(10020, 15001, 20)]
-    assert all(FAST.rows_due(step) in ((), ROWS[:-1], ROWS) for step in range(1, 15001))
+    assert all(FAST.updated_parameters(step) in ((), ROWS[:-1], ROWS) for step in range(1, 15001))
 
 
 def test_a_short_run_takes_about_as_many_optimizer_steps_after_selection():
     """A tenth of the full run: 400 steps follow the last draw, where the full run has 500."""
-    steps = [step for step in range(1, 3001) if FULL.scaled(0.1).rows_due(step)]
+    steps = [step for step in range(1, 3001) if FULL.scaled(0.1).updated_parameters(step)]
     assert steps == [*range(1, 2401), *range(2402, 3001, 2)]
 
 
 def test_gradients_add_up_strictly_inside_the_growth_windows():
     def steps(schedule):
-        return [s for s in range(1, schedule.iterations + 1) if any(g.accumulates(s) for g in schedule.growths)]
+        return [s for s in range(1, schedule.iterations + 1) if any(g.accumulates(s) for g in schedule.densification_rounds)]
 
     assert steps(FULL) == list(range(501, 15000))
     assert steps(FAST) == [*range(501, 3000), *range(6001, 7000)]
 
 
 def test_allowance_is_the_published_formula():
-    (growth,) = FULL.growths
-    first, second = FAST.growths
+    (growth,) = FULL.densification_rounds
+    first, second = FAST.densification_rounds
     for step in range(600, 15000, 100):
         assert growth.allowance(step, 600_000) == math.floor(math.sqrt(min(1, (step - 500) / 14_000)) * 1_800_000)
     assert growth.allowance(500, 600_000) == 0

@@ -142,7 +142,7 @@ def test_quantized_leaves_the_rows_and_their_graph_alone():
 
 def test_a_decoded_model_is_a_model():
     decoded = decode(encode(model_rows(7, 8), "seed"))
-    model = GaussianModel.from_rows(decoded, "cpu")
+    model = GaussianModel.from_arrays(decoded, "cpu")
     assert model.sh_degree == model.max_sh_degree == 2 and model.num_gaussians == 7
     with torch.no_grad():
         model.means.zero_()

@@ -56,7 +56,7 @@ def run(tiny_scene_dir, tmp_path_factory) -> Path:
     scene = load_scene(tiny_scene_dir, eval=True)
     model = GaussianModel.from_points(scene.points, 1, "cpu")
     with torch.no_grad():
-        model.rows["opacity_logits"].fill_(3.0)
+        model.parameters["opacity_logits"].fill_(3.0)
     path = folder / "point_cloud" / "iteration_7" / "point_cloud.ply"
     path.parent.mkdir(parents=True)
     model.save_ply(path)
@@ -151,7 +151,7 @@ def test_default_sizes_are_those_that_the_file_can_have():
 def test_a_compressed_model_and_a_scene_without_a_run_can_be_filmed(run, tiny_scene_dir, tmp_path):
     model = GaussianModel.load_ply(run / "point_cloud" / "iteration_7" / "point_cloud.ply", "cpu")
     file = tmp_path / "small.gsz"
-    write_gsz(file, encode({name: row.detach().numpy() for name, row in model.rows.items()}))
+    write_gsz(file, encode({name: row.detach().numpy() for name, row in model.parameters.items()}))
     more = ("--frames", "2", "--model", str(file))
     main(words(run, tmp_path / "a.mp4", *more))
     main(words(tmp_path / "new", tmp_path / "b.mp4", *more, "-s", str(tiny_scene_dir)))
@@ -318,7 +318,7 @@ def test_depth_maps_lie_beside_the_renders_and_name_their_unit(run, tiny_scene_d
 def pile(num: int, opacity_logit: float) -> GaussianModel:
     """Large Gaussians one behind the other, straight ahead."""
     one = single(2.0, opacity_logit)
-    rows = {name: row.detach().repeat(num, *[1] * (row.ndim - 1)) for name, row in one.rows.items()}
+    rows = {name: row.detach().repeat(num, *[1] * (row.ndim - 1)) for name, row in one.parameters.items()}
     rows["means"][:, 2] += torch.arange(num)
     return GaussianModel(rows, 0)
 

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -131,6 +132,20 @@ def read_json(path: str | Path, expected: str, fix: str) -> Any:
         raise InputError(path, expected, "lists or objects that are nested too deep", fix) from error
     except ValueError as error:  # no UTF-8, no JSON, integers of thousands of digits
         raise InputError(path, expected, f"'{error}'", fix) from error
+
+
+def check_writable(folder: Path) -> None:
+    """Make sure that a folder can be written, or made; leaves nothing behind.
+
+    Raises:
+        InputError: it can't.
+    """
+    nearest = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    try:
+        with tempfile.NamedTemporaryFile(dir=nearest):
+            pass
+    except OSError as error:
+        raise InputError(folder, "a folder that can be written", f"'{error}'", "choose another folder") from error
 
 
 def flush_to_disk(path: Path) -> None:

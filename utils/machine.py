@@ -7,11 +7,11 @@ import platform
 import subprocess
 from pathlib import Path
 
-import torch
-
 
 def machine_info() -> dict[str, str | int]:
     """Processor, cores usable by this process, accelerator if any, versions and the commit of the checkout."""
+    import torch
+
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return {
@@ -32,6 +32,8 @@ def num_cores() -> int:
 
 def visible_gpus() -> list[str]:
     """The GPUs that this process may use, each as CUDA_VISIBLE_DEVICES would name it."""
+    import torch
+
     count = torch.cuda.device_count()
     named = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
     return (named or [str(index) for index in range(count)])[:count]

@@ -1,7 +1,7 @@
 """Trained models made small: arrays in, bytes out, and the files of other tools.
 
     from compact_splats.compression import encode, decode
-    data = encode(rows)  # float32 arrays by the names and in the shapes of GaussianModel.rows
+    data = encode(rows)  # float32 arrays by the names and in the shapes of GaussianModel.parameters
     rows = decode(data)
 
 ``docs/gsz.md`` is the format of these bytes.

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from compact_splats.compression import compact, compact_streams, seed
+from compact_splats.compression.arrays import Arrays, checked
 from compact_splats.compression.container import PROFILE_KEY, FormatError, pack, unpack
-from compact_splats.compression.rows import Rows, checked
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Profile:
     """
 
     encode: Callable[..., tuple[dict[str, Any], dict[str, bytes]]]
-    decode: Callable[[dict[str, Any], dict[str, bytes]], Rows]
+    decode: Callable[[dict[str, Any], dict[str, bytes]], Arrays]
 
 
 PROFILES = {
@@ -37,7 +37,7 @@ def encode(rows: Mapping[str, np.ndarray], profile: str = DEFAULT, **settings: A
     """Store a model.
 
     Args:
-        rows: arrays in the shapes of ``GaussianModel.rows``, before activation.
+        rows: arrays in the shapes of ``GaussianModel.parameters``, before activation.
         profile: one of ``PROFILES``.
         settings: of the profile, see its encoder.
 
@@ -50,7 +50,7 @@ def encode(rows: Mapping[str, np.ndarray], profile: str = DEFAULT, **settings: A
     return pack(*PROFILES[profile].encode(checked(rows), **settings))
 
 
-def decode(data: bytes | memoryview) -> Rows:
+def decode(data: bytes | memoryview) -> Arrays:
     """Read a model that :func:`encode` stored.
 
     Args:
@@ -58,7 +58,7 @@ def decode(data: bytes | memoryview) -> Rows:
             the Gaussians that it says it holds.
 
     Returns:
-        float32 arrays in the shapes of ``GaussianModel.rows``, finite, in an order of the file's own.
+        float32 arrays in the shapes of ``GaussianModel.parameters``, finite, in an order of the file's own.
 
     Raises:
         FormatError: not a .gsz, a newer one, or a damaged one.

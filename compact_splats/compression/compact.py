@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from compact_splats.compression import compact_streams
+from compact_splats.compression.arrays import checked
 from compact_splats.compression.axes import close_to_identity
 from compact_splats.compression.compact_code import (
     FRACTION_BITS,
@@ -30,8 +31,7 @@ from compact_splats.compression.compact_code import (
     weight_of,
 )
 from compact_splats.compression.container import pack
-from compact_splats.compression.quantizer import Rows
-from compact_splats.compression.rows import checked
+from compact_splats.compression.quantizer import Parameters
 from compact_splats.compression.viewpoints import Frames, Viewpoints
 
 NAME = compact_streams.NAME
@@ -82,16 +82,16 @@ class CompactQuantizer:
         self._frames: Frames | None = None
         self._last_codes: Codes = {}  # of the rows that were fitted or quantized last
 
-    def prepared(self, rows: Rows) -> Rows:
+    def prepared(self, rows: Parameters) -> Parameters:
         """The same Gaussians with their axes named so that the rotations are small, see ``compression.axes``."""
         quats, log_scales = close_to_identity(rows["quats"], rows["log_scales"])
         return {**rows, "quats": quats, "log_scales": log_scales}
 
-    def fit(self, rows: Rows) -> None:
+    def fit(self, rows: Parameters) -> None:
         """Choose the grid, the weights and the basis.
 
         Raises:
-            FormatError: not the rows of a model, see ``compression.rows.checked``.
+            FormatError: not the rows of a model, see ``compression.arrays.checked``.
         """
         arrays = checked({name: row.detach().cpu().numpy() for name, row in rows.items()})
         rows = {name: torch.from_numpy(array) for name, array in arrays.items()}
@@ -104,12 +104,12 @@ class CompactQuantizer:
         self._inverse = inverse_of(self.code.basis, 3 * code.num_rest)
         self._last_codes = shape_codes
 
-    def quantized(self, rows: Rows) -> Rows:
+    def quantized(self, rows: Parameters) -> Parameters:
         """See ``compression.quantizer.Quantizer.quantized``."""
         self._last_codes = self._codes(rows)
         return self.code.values(self._last_codes, self._frames)
 
-    def penalty(self, rows: Rows) -> Tensor:
+    def penalty(self, rows: Parameters) -> Tensor:
         """``rate`` times about the bits that the spherical harmonics of a Gaussian take."""
         weights = weight_of(self._last_codes["weights"]).float()
         colors = {"sh_dc": rows["sh_dc"].detach(), "sh_rest": rows["sh_rest"]}
@@ -121,17 +121,17 @@ class CompactQuantizer:
         """The file. Its bytes do not depend on the order of the Gaussians, unless two lie in one place.
 
         Raises:
-            FormatError: not the rows of a model, see ``compression.rows.checked``, or too many Gaussians.
+            FormatError: not the rows of a model, see ``compression.arrays.checked``, or too many Gaussians.
         """
         return pack(*self._streams({name: torch.from_numpy(row) for name, row in checked(rows).items()}))
 
-    def _codes(self, rows: Rows) -> Codes:
+    def _codes(self, rows: Parameters) -> Codes:
         return self.code.codes(rows, self._frames, self._inverse, self.settings.dead_zone)
 
-    def _streams(self, rows: Rows) -> tuple[dict[str, Any], dict[str, bytes]]:
+    def _streams(self, rows: Parameters) -> tuple[dict[str, Any], dict[str, bytes]]:
         return compact_streams.write(self.code, self._codes(rows))
 
-    def _scalars(self, rows: Rows) -> CompactCode:
+    def _scalars(self, rows: Parameters) -> CompactCode:
         """All but the offsets and the basis."""
         settings, num = self.settings, len(rows["means"])
         means = rows["means"].double()
@@ -163,7 +163,7 @@ class CompactQuantizer:
             basis=None,
         )
 
-    def _with_offsets(self, code: CompactCode, rows: Rows) -> CompactCode:
+    def _with_offsets(self, code: CompactCode, rows: Parameters) -> CompactCode:
         """The weight of the typical Gaussian is 1, and its place has the step that was asked for."""
         if not len(rows["means"]):
             return code
@@ -175,7 +175,7 @@ class CompactQuantizer:
             depth_offset=_fixed_point(typical) - int(depth.median()),
         )
 
-    def _position_step(self, rows: Rows) -> float:
+    def _position_step(self, rows: Parameters) -> float:
         """World units."""
         longest = rows["log_scales"].double().sort(1, descending=True).values[:, :2].mean(1)
         typical = float(longest.median().clamp(-60, 60).exp()) if len(longest) else 1.0
@@ -197,7 +197,7 @@ def encode_compact(
     """Header and streams of a model.
 
     Args:
-        rows: of :func:`compression.rows.checked`.
+        rows: of :func:`compression.arrays.checked`.
         viewpoints: from where the model is looked at; None: from all around.
         settings: of :class:`CompactSettings`.
 

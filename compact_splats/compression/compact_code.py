@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from compact_splats.compression.quantizer import Rows
+from compact_splats.compression.quantizer import Parameters
 from compact_splats.compression.viewpoints import CELL_BITS, Frames, Viewpoints, unfolded
 
 # Integers. Of size and place: "cells" (N,3), "opacity" (N,1), "order" (N,1), of the axes from the longest to the
@@ -110,7 +110,7 @@ class CompactCode:
 
     # ---- rows to codes ----
 
-    def size_codes(self, rows: Rows) -> Codes:
+    def size_codes(self, rows: Parameters) -> Codes:
         """Codes of cells, opacities and sizes, and "folded" (N,3), double: where on the grid a position lies."""
         inside = (rows["means"].double() - rows["means"].new_tensor(self.centre, dtype=torch.float64)) / self.spread
         folded = (inside / (1 + inside.abs()) + 1) * (1 << (self.position_bits - 1))
@@ -130,7 +130,7 @@ class CompactCode:
             "ratios": torch.minimum(ratios, highest),
         }
 
-    def shape_codes(self, rows: Rows) -> Codes:
+    def shape_codes(self, rows: Parameters) -> Codes:
         """Codes of positions, opacities and sizes, and what follows from them."""
         codes = self.size_codes(rows)
         folded = codes.pop("folded")
@@ -139,7 +139,7 @@ class CompactCode:
         codes["places"] = ((folded - codes["cells"]) * parts).floor().long().clamp_min(0).minimum(parts - 1)
         return codes
 
-    def codes(self, rows: Rows, frames: Frames, inverse: Tensor, dead_zone: float) -> Codes:
+    def codes(self, rows: Parameters, frames: Frames, inverse: Tensor, dead_zone: float) -> Codes:
         """All codes.
 
         Args:
@@ -237,7 +237,7 @@ class CompactCode:
 
     # ---- codes to rows ----
 
-    def values(self, codes: Codes, frames: Frames) -> Rows:
+    def values(self, codes: Codes, frames: Frames) -> Parameters:
         """float32 rows; the same bits on all machines.
 
         Args:
@@ -247,7 +247,7 @@ class CompactCode:
         values = self.shape_values(codes) | self.color_values(codes, frames)
         return {name: value.float() for name, value in values.items()}
 
-    def shape_values(self, codes: Codes) -> Rows:
+    def shape_values(self, codes: Codes) -> Parameters:
         """Those rows of :meth:`values` that are no colours, not rounded yet: double."""
         imaginary = codes["quats"] * _finer(self.quat_step, codes["quat_weights"])
         squares = imaginary[:, 0] ** 2 + imaginary[:, 1] ** 2 + imaginary[:, 2] ** 2
@@ -260,7 +260,7 @@ class CompactCode:
             "opacity_logits": codes["opacity"].double() * self.opacity_step,
         }
 
-    def color_values(self, codes: Codes, frames: Frames) -> Rows:
+    def color_values(self, codes: Codes, frames: Frames) -> Parameters:
         """Those rows of :meth:`values` that are colours, not rounded yet: double."""
         colors = frames.from_seen(codes["frames"], codes["rest"].double(), self.basis)
         unit = self.rest_step / (frames.denominator * (1 if self.basis is None else _BASIS_SCALE))
@@ -270,7 +270,7 @@ class CompactCode:
         return {"sh_dc": colors[:, :1], "sh_rest": colors[:, 1:]}
 
 
-def seen_colors(rows: Rows, frames: Frames, indices: Tensor, dtype: torch.dtype = torch.float64) -> Tensor:
+def seen_colors(rows: Parameters, frames: Frames, indices: Tensor, dtype: torch.dtype = torch.float64) -> Tensor:
     """(N, 1 + num_rest, 3): spherical harmonics as the coefficients of what is seen.
 
     Args:

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from compact_splats.compression.arrays import REST_COUNTS, SHAPES, Arrays
 from compact_splats.compression.compact_code import MAX_CODE, MAX_DEPTH, Codes, CompactCode
 from compact_splats.compression.container import MAX_GAUSSIANS, PROFILE_KEY, FormatError, header_integer
 from compact_splats.compression.entropy import Contexts, SymbolReader, SymbolWriter, pack_bits, unpack_bits
 from compact_splats.compression.morton import morton_cells, morton_codes
-from compact_splats.compression.rows import REST_COUNTS, SHAPES, Rows
 from compact_splats.compression.viewpoints import Viewpoints
 
 NAME = "compact"
@@ -91,7 +91,7 @@ def places_on_curve(codes: Codes) -> np.ndarray:
     return morton_codes(fine.numpy())
 
 
-def read(header: dict[str, Any], streams: dict[str, bytes]) -> Rows:
+def read(header: dict[str, Any], streams: dict[str, bytes]) -> Arrays:
     """The rows of a model, in Morton order.
 
     Raises:

@@ -5,22 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 
 from compact_splats.compression import formats
+from compact_splats.compression.arrays import Arrays
 from compact_splats.compression.codec import decode
 from compact_splats.compression.container import MAGIC, FormatError
-from compact_splats.compression.rows import Rows
 from compact_splats.scene import ply
 from compact_splats.utils.errors import InputError
 from compact_splats.utils.files import atomic_write, open_file
 
 
-def read_model(path: str | Path) -> Rows:
+def read_model(path: str | Path) -> Arrays:
     """Read a model of any format that this project knows: by its first bytes, or else by its name.
 
     Args:
         path: a .gsz, a 3DGS .ply, or one of ``compression.formats``.
 
     Returns:
-        float32 arrays in the shapes of ``GaussianModel.rows``.
+        float32 arrays in the shapes of ``GaussianModel.parameters``.
 
     Raises:
         InputError: no such file, of no known format, damaged, or with values that are not finite.
@@ -54,7 +54,7 @@ def write_gsz(path: str | Path, data: bytes) -> None:
         temporary.write_bytes(data)
 
 
-def _read_gsz(path: Path) -> Rows:
+def _read_gsz(path: Path) -> Arrays:
     with open_file(path, "a model that can be read", "check the path") as file:
         data = file.read()
     try:

@@ -1,27 +1,26 @@
-"""Fine-tuning of a model as it is stored: the one loop that pruning rounds and the last steps share.
+"""Quantization-aware fine-tuning: a training that renders the model as it is stored.
 
-The float rows of the model are the master. Every step renders what a file would give back, and the gradient found
-there moves the master, as if storing had changed nothing (the straight-through gradient). Rates are high, so that rows
-cross the steps in which they are stored, and the mean of the last ones is kept, in which what they waver by is gone.
+Every step renders the values that a file would give back, and their gradients move the float parameters
+(straight-through). Learning rates are high, so that parameters cross quantization steps, and the mean over the last
+steps is kept, which averages the noise.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import torch
 from diff_gaussian_rasterization import photometric_loss
 from torch import Tensor
 
 from compact_splats.arguments.compress import FineTuneRates, Phase
-from compact_splats.compression.quantizer import Quantizer, Rows
-from compact_splats.gaussian_renderer import render
-from compact_splats.gaussian_renderer.evaluation import ground_truth
-from compact_splats.scene.cameras import Camera
-from compact_splats.scene.gaussian_model import GaussianModel
+from compact_splats.compression.quantizer import Parameters, Quantizer
+from compact_splats.scene.dataset import Scene
+from compact_splats.scene.gaussian_model import PARAMETER_NAMES, GaussianModel
 from compact_splats.training.progress import Progress
+from compact_splats.training.strategy import Strategy
+from compact_splats.training.training import Training
 from compact_splats.training.view_sampler import ViewSampler
 
 SQUARES = 40.0  # 15 would be about as much as absolute errors count in training, at 30 dB; PSNR counts squares only
@@ -29,23 +28,87 @@ SQUARES = 40.0  # 15 would be about as much as absolute errors count in training
 
 @dataclass(frozen=True)
 class Photos:
-    """What a model is fitted to, and how it is rendered.
+    """What a model is fitted to.
 
     Attributes:
-        cameras: the training views, with photos.
-        views: the order in which they are drawn.
-        extent: of the scene, world units.
+        scene: its training views have photos.
+        views: the order in which they are drawn, which goes on from phase to phase.
         background: (3,) RGB in [0, 1], in main memory.
         ssim_weight: of the loss.
-        options: of :func:`gaussian_renderer.render`, ``antialiased`` and ``threads``.
     """
 
-    cameras: Sequence[Camera]
+    scene: Scene
     views: ViewSampler
-    extent: float
     background: Tensor
     ssim_weight: float
-    options: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class FineTuneSchedule:
+    """A phase of fine-tuning as the schedule of a :class:`Training`: every step updates all parameters."""
+
+    phase: Phase
+    rates: FineTuneRates
+
+    @property
+    def iterations(self) -> int:
+        """Number of steps."""
+        return self.phase.steps
+
+    def learning_rates_at(self, step: int, extent: float) -> dict[str, float]:
+        """Learning rate of every parameter at ``step``; ``extent`` in world units."""
+        return self.rates.at(self.phase.factor(step), extent)
+
+    def betas(self, step: int) -> None:
+        """Those of the optimizer stay."""
+
+    def updated_parameters(self, step: int) -> tuple[str, ...]:
+        """Names of the parameters that ``step`` updates."""
+        return PARAMETER_NAMES
+
+    def raises_sh_degree(self, step: int) -> bool:
+        """Never: the model has its degree."""
+        return False
+
+    def may_edit(self, step: int) -> bool:
+        """Never."""
+        return False
+
+
+class MeanOfLastSteps(Strategy):
+    """Averages the parameters over the last steps of a phase."""
+
+    def __init__(self, phase: Phase) -> None:
+        self._phase = phase
+        self._mean: dict[str, Tensor] = {}
+        self._count = 0
+
+    def after_step(self, training: Training) -> None:
+        """Add the parameters to the mean."""
+        if self._phase.mean_from is None or training.step < self._phase.mean_from:
+            return
+        now = detached(training.model)
+        self._count += 1
+        if not self._mean:
+            self._mean = {name: values.clone() for name, values in now.items()}
+        self._mean = {name: torch.lerp(self._mean[name], values, 1 / self._count) for name, values in now.items()}
+
+    @torch.no_grad()
+    def apply(self, model: GaussianModel) -> None:
+        """Give the model the mean, if there is one."""
+        for name, values in self._mean.items():
+            model.parameters[name].copy_(values)
+
+
+class QuantizationPenalty(Strategy):
+    """Adds the quantizer's term for the size of the file to the loss."""
+
+    def __init__(self, quantizer: Quantizer) -> None:
+        self._quantizer = quantizer
+
+    def before_backward(self, training: Training, loss: Tensor) -> Tensor:
+        """The loss and the term."""
+        return loss + self._quantizer.penalty(training.model.parameters)
 
 
 def fine_tune(
@@ -54,46 +117,38 @@ def fine_tune(
     """Fit the model, as the quantizer stores it, to the photos.
 
     Args:
-        model: its rows change; its optimizer goes on from where it stands.
-        quantizer: is fitted at the start of the phase and then when the phase says so. It has not changed since the
-            last rendering when this ends.
+        model: its parameters change; its optimizer continues.
+        quantizer: is fitted at the start of the phase and whenever the phase says so, not after the last rendering.
         photos: what to fit to.
-        phase: number of steps, rates, times to refit.
+        phase: number of steps, learning rates, steps that refit.
         rates: Adam's, to be multiplied by the phase's factor.
-        progress: is told of every step.
+        progress: shows every step.
     """
     quantizer.fit(detached(model))
-    mean, summed = detached(model), 0
-    for step in range(1, phase.steps + 1):
-        model.set_learning_rates(rates.at(phase.factor(step), photos.extent))
-        if phase.refits(step):
+
+    def rendered(training: Training) -> GaussianModel:
+        if phase.refits(training.step):
             quantizer.fit(detached(model))
+        return as_stored(model, quantizer)
 
-        stored = as_stored(model, quantizer)
-        camera = photos.cameras[photos.views.draw()]
-        photo, mask = ground_truth(camera, model.device)
-        image = render(camera, stored, photos.background, **photos.options).image
-        threads = photos.options["threads"]
-        loss = squares_loss(image, photo, mask, photos.ssim_weight, threads)
-        loss.backward()
-        for name, row in model.rows.items():
-            row.grad = stored.rows[name].grad  # straight through
-        if hasattr(quantizer, "penalty"):
-            quantizer.penalty(model.rows).backward()
-        model.step()
-        if phase.mean_from is not None and step >= phase.mean_from:
-            summed += 1
-            mean = {name: torch.lerp(mean[name], row, 1 / summed) for name, row in detached(model).items()}
-
-        progress.update(step, loss, image, photo, mask, model.num_gaussians)
-        del image, loss  # with them goes what the engine kept for the backward pass
-    if summed:
-        with torch.no_grad():
-            for name, row in model.rows.items():
-                row.copy_(mean[name])
+    mean = MeanOfLastSteps(phase)
+    penalties = [QuantizationPenalty(quantizer)] if hasattr(quantizer, "penalty") else []
+    training = Training(
+        photos.scene,
+        model,
+        FineTuneSchedule(phase, rates),
+        [*penalties, mean],
+        loss=partial(squares_loss, ssim_weight=photos.ssim_weight),
+        background=photos.background,
+        views=photos.views,
+        rendered=rendered,
+    )
+    for step in training:
+        progress.update(step, model.num_gaussians)
+    mean.apply(model)
 
 
-def squares_loss(image: Tensor, photo: Tensor, mask: Tensor | None, ssim_weight: float, threads: int) -> Tensor:
+def squares_loss(image: Tensor, photo: Tensor, mask: Tensor | None, ssim_weight: float) -> Tensor:
     """(1 - w) SQUARES MSE + w (1 - SSIM): as that of training, but with squares, which are what PSNR counts.
 
     Args:
@@ -101,20 +156,19 @@ def squares_loss(image: Tensor, photo: Tensor, mask: Tensor | None, ssim_weight:
         photo: (3,H,W) uint8.
         mask: (H,W) bool; where it is False, image and photo count as zero.
         ssim_weight: w.
-        threads: CPU threads, 0: all cores.
     """
     error = image - photo / 255
     if mask is not None:
         error = error * mask
-    unlike = photometric_loss(image, photo, mask=mask, ssim_weight=1.0, threads=threads).loss
+    unlike = photometric_loss(image, photo, mask=mask, ssim_weight=1.0).loss
     return (1 - ssim_weight) * SQUARES * error.square().mean() + ssim_weight * unlike
 
 
 def as_stored(model: GaussianModel, quantizer: Quantizer) -> GaussianModel:
-    """The model that the file would give back, with rows of its own, in the same order of Gaussians."""
-    return GaussianModel(quantizer.quantized(detached(model)), model.sh_degree)
+    """The model that the file would give back, with parameters of its own, in the same order of Gaussians."""
+    return model.with_parameters(quantizer.quantized(detached(model)))
 
 
-def detached(model: GaussianModel) -> Rows:
-    """The rows of a model outside of any graph; they share its memory."""
-    return {name: row.detach() for name, row in model.rows.items()}
+def detached(model: GaussianModel) -> Parameters:
+    """The parameters of a model outside of any graph; they share its memory."""
+    return {name: values.detach() for name, values in model.parameters.items()}

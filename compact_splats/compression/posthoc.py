@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -20,7 +20,6 @@ from compact_splats.compression.finetune import Photos, as_stored, detached, fin
 from compact_splats.compression.quantizer import Quantizer
 from compact_splats.compression.scores import gradient_scores
 from compact_splats.gaussian_renderer.evaluation import evaluate
-from compact_splats.scene.cameras import Camera
 from compact_splats.scene.gaussian_model import GaussianModel
 from compact_splats.training.progress import Progress
 
@@ -140,7 +139,6 @@ class PostHoc:
         quantizer: the way to store it.
         decode: from the quantizer's file to rows.
         photos: the training views and how to render them.
-        test: the test views; may be empty.
         schedule: how much is removed, and when what happens.
         rates: Adam's.
         report: is given every stage as soon as it is known.
@@ -151,7 +149,6 @@ class PostHoc:
     quantizer: Quantizer
     decode: Callable[[bytes], dict[str, np.ndarray]]
     photos: Photos
-    test: Sequence[Camera]
     schedule: PostHocSchedule = field(default_factory=PostHocSchedule)
     rates: FineTuneRates = field(default_factory=FineTuneRates)
     report: Callable[[Stage], None] = lambda stage: None
@@ -196,8 +193,8 @@ class PostHoc:
         if hasattr(self.quantizer, "prepared"):
             with torch.no_grad():
                 for name, row in self.quantizer.prepared(detached(self.model)).items():
-                    self.model.rows[name].copy_(row)
-        self.model.start_training(self.rates.at(1.0, self.photos.extent))
+                    self.model.parameters[name].copy_(row)
+        self.model.start_training(self.rates.at(1.0, self.photos.scene.extent))
         self.quantizer.fit(detached(self.model))
 
     def _remove(self, count: int) -> None:
@@ -205,7 +202,7 @@ class PostHoc:
         stored = as_stored(self.model, self.quantizer)
         photos = self.photos
         scores = gradient_scores(
-            stored, photos.cameras, photos.background, ssim_weight=photos.ssim_weight, **photos.options
+            stored, photos.scene.train, photos.background, ssim_weight=photos.ssim_weight
         )
         self.model.keep(scores.argsort(descending=True, stable=True)[:count].sort().values)
 
@@ -218,7 +215,8 @@ class PostHoc:
         """Fine-tune, store, and measure what decoding gives back."""
         self._fine_tune(name, phase)
         data = self._encoded()
-        decoded = GaussianModel.from_rows(self.decode(data), self.model.device)
+        decoded = GaussianModel.from_arrays(self.decode(data), self.model.device)
+        decoded.antialiased = self.model.antialiased
         self._note(course, self._measured(name, decoded, len(data)))
         return data
 
@@ -229,9 +227,9 @@ class PostHoc:
         return self._measured(name, as_stored(self.model, self.quantizer), len(self._encoded()))
 
     def _measured(self, name: str, model: GaussianModel, num_bytes: int) -> Stage:
-        background, options = self.photos.background, self.photos.options
-        train = evaluate(self.photos.cameras, model, background, **options)
-        test = evaluate(self.test, model, background, **options) if self.test else {"psnr": None, "ssim": None}
+        background, test_views = self.photos.background, self.photos.scene.test
+        train = evaluate(self.photos.scene.train, model, background)
+        test = evaluate(test_views, model, background) if test_views else {"psnr": None, "ssim": None}
         return Stage(
             name, model.num_gaussians, num_bytes, train["psnr"], train["ssim"], test["psnr"], test["ssim"]
         )  # fmt: skip

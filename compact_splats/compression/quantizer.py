@@ -1,23 +1,23 @@
-"""What fine-tuning asks of a way to store a model: the stored values of given rows, and the file that holds them."""
+"""What fine-tuning needs of a profile of the file format: stored values, and the file that holds them."""
 
 from typing import Protocol
 
 import numpy as np
 from torch import Tensor
 
-Rows = dict[str, Tensor]  # by the names of scene.gaussian_model.ROW_NAMES, before activation
+Parameters = dict[str, Tensor]  # by scene.gaussian_model.PARAMETER_NAMES, before activation
 
 
 class Quantizer(Protocol):
     """A profile of the file format with its settings, and the ranges, palettes and the like of one model.
 
-    Two methods are optional. ``prepared(rows) -> Rows``: the same Gaussians in the form that is stored (a quaternion
-    may have a sign, axes an order), called once before fine-tuning, so that stored values lie close to the rows they
-    come from and take over their gradients. ``penalty(rows) -> Tensor``: (), a term of the loss of every step that
-    makes the file smaller, differentiable with respect to the rows; :meth:`fit` or :meth:`quantized` had the same last.
+    Two methods are optional. ``prepared(rows) -> Parameters``: the same Gaussians in the form that is stored (sign of a
+    quaternion, order of axes), called once before fine-tuning, so that stored values are close to the parameters.
+    ``penalty(rows) -> Tensor``: (), a term of the loss of every step that makes the file smaller, differentiable with
+    respect to the rows, which :meth:`fit` or :meth:`quantized` got last.
     """
 
-    def fit(self, rows: Rows) -> None:
+    def fit(self, rows: Parameters) -> None:
         """Choose ranges and the like for these rows; they stay until the next call.
 
         Args:
@@ -25,7 +25,7 @@ class Quantizer(Protocol):
         """
         ...
 
-    def quantized(self, rows: Rows) -> Rows:
+    def quantized(self, rows: Parameters) -> Parameters:
         """The values that come back when ``rows`` are stored as the last :meth:`fit` says.
 
         Args:

@@ -21,8 +21,6 @@ def gradient_scores(
     background: Tensor,
     *,
     ssim_weight: float,
-    antialiased: bool = False,
-    threads: int = 0,
 ) -> Tensor:
     """Sum over the parameter groups of the norm of the loss's gradient, which adds up over the views.
 
@@ -33,20 +31,18 @@ def gradient_scores(
         cameras: the training views, with photos.
         background: (3,) RGB in [0, 1].
         ssim_weight: of the loss.
-        antialiased: as in :func:`gaussian_renderer.render`.
-        threads: CPU threads, 0: all cores.
 
     Returns:
         (N,) >= 0; 0 for Gaussians that no view sees.
     """
-    for row in model.rows.values():
+    for row in model.parameters.values():
         row.grad = None
     for camera in cameras:
         photo, mask = ground_truth(camera, model.device)
-        image = render(camera, model, background, antialiased=antialiased, threads=threads).image
-        photometric_loss(image, photo, mask=mask, ssim_weight=ssim_weight, threads=threads).loss.backward()
+        image = render(camera, model, background).image
+        photometric_loss(image, photo, mask=mask, ssim_weight=ssim_weight).loss.backward()
     scores = torch.zeros(model.num_gaussians, device=model.device)
-    for row in model.rows.values():
+    for row in model.parameters.values():
         if row.grad is not None:  # SH of degree 0 have no rest
             scores += row.grad.flatten(1).norm(dim=1)
             row.grad = None

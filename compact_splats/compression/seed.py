@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from compact_splats.compression.arrays import REST_COUNTS, SHAPES, Arrays, checked, refuse_not_finite
 from compact_splats.compression.container import (
     MAX_GAUSSIANS,
     PROFILE_KEY,
@@ -24,7 +25,6 @@ from compact_splats.compression.container import (
     pack,
 )
 from compact_splats.compression.morton import morton_cells, morton_codes
-from compact_splats.compression.rows import REST_COUNTS, SHAPES, Rows, checked, refuse_not_finite
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -52,7 +52,7 @@ class SeedQuantizer:
         self._sh_step = sh_step
         self._ranges: dict[str, np.ndarray] = {}  # "sh_dc", "sh_rest": (K,3,2) float32, lowest and highest level
 
-    def fit(self, rows: dict[str, Tensor] | Rows) -> None:
+    def fit(self, rows: dict[str, Tensor] | Arrays) -> None:
         """Choose the ranges by the extremes of the coefficients.
 
         Raises:
@@ -84,16 +84,16 @@ class SeedQuantizer:
             stored[name] = _values(_levels(row, low, high), low, high).float()
         return stored
 
-    def encode(self, rows: Rows) -> bytes:
+    def encode(self, rows: Arrays) -> bytes:
         """The file. Its bytes do not depend on the order of the Gaussians.
 
         Raises:
-            FormatError: not the rows of a model, see ``compression.rows.checked``, or too many Gaussians.
+            FormatError: not the rows of a model, see ``compression.arrays.checked``, or too many Gaussians.
         """
         return pack(*self.encode_parts(checked(rows)))
 
-    def encode_parts(self, rows: Rows) -> tuple[dict[str, Any], dict[str, bytes]]:
-        """Header and streams of the rows of :func:`compression.rows.checked`, stored as the last :meth:`fit` says.
+    def encode_parts(self, rows: Arrays) -> tuple[dict[str, Any], dict[str, bytes]]:
+        """Header and streams of the rows of :func:`compression.arrays.checked`, stored as the last :meth:`fit` says.
 
         Raises:
             FormatError: too many Gaussians.
@@ -125,11 +125,11 @@ class SeedQuantizer:
         return {PROFILE_KEY: NAME, "gaussians": num, "sh_rest": rows["sh_rest"].shape[1]}, packed
 
 
-def encode_seed(rows: Rows, sh_step: float = SH_STEP) -> tuple[dict[str, Any], dict[str, bytes]]:
+def encode_seed(rows: Arrays, sh_step: float = SH_STEP) -> tuple[dict[str, Any], dict[str, bytes]]:
     """Header and streams of a model.
 
     Args:
-        rows: of :func:`compression.rows.checked`.
+        rows: of :func:`compression.arrays.checked`.
         sh_step: see :class:`SeedQuantizer`.
 
     Raises:
@@ -140,7 +140,7 @@ def encode_seed(rows: Rows, sh_step: float = SH_STEP) -> tuple[dict[str, Any], d
     return quantizer.encode_parts(rows)
 
 
-def decode_seed(header: dict[str, Any], streams: dict[str, bytes]) -> Rows:
+def decode_seed(header: dict[str, Any], streams: dict[str, bytes]) -> Arrays:
     """Undo :func:`encode_seed`.
 
     Returns:

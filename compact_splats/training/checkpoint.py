@@ -1,115 +1,36 @@
-"""The checkpoints of one run: when they are due, how they are kept, and which of them a run goes on from.
+"""The checkpoints of one run: when they are due, which are kept, and from which of them a run continues.
 
-Knows files and times. What has to be in a checkpoint, its owner says by ``state_dict`` and ``load_state_dict``.
+What is in a checkpoint, its parts say by ``state_dict`` and ``load_state_dict``.
 """
 
 from __future__ import annotations
 
 import contextlib
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from compact_splats.training.processes import ALONE, OneRank
-from compact_splats.training.state_file import (
-    DamagedFile,
-    in_main_memory,
-    num_bytes,
-    read_about,
-    read_state,
-    write_state,
-)
+from compact_splats.arguments.interval import Interval
+from compact_splats.training.processes import SINGLE_PROCESS, SingleProcess
+from compact_splats.training.state_file import DamagedFile, num_bytes, read_state, write_state
 from compact_splats.utils.errors import InputError
 from compact_splats.utils.files import atomic_write, remove_leftovers
 
 FOLDER = "checkpoints"
 KEPT = 2
-_MINUTES = 5.0  # between two checkpoints, where writing them is quick
-_MAX_SHARE = 0.01  # of the time, for writing checkpoints
+VERSION = 2  # of the content; another is refused
 
 
 class Stateful(Protocol):
-    """What changes during a run, and can be written and continued."""
+    """A part of a run that changes."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that changes: see ``training.state_file`` for what it may hold."""
+        """Everything that changes, of the types that ``training.state_file`` writes."""
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from there."""
-
-
-class OtherRanks:
-    """Of parts that every process has for itself, those of all processes but the first, as one part of the state."""
-
-    def __init__(self, ranks: OneRank, parts: Mapping[str, Stateful]) -> None:
-        self._ranks, self._parts = ranks, parts
-
-    def state_dict(self) -> dict[str, Any]:
-        """What each of them holds; complete in the first process, and all must call it."""
-        own = None if self._ranks.is_first else {name: part.state_dict() for name, part in self._parts.items()}
-        return {"others": self._ranks.gather(in_main_memory(own))[1:]}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from ``state_dict``, each process with its own."""
-        if not self._ranks.is_first:
-            own = state["others"][self._ranks.rank - 1]
-            for name, part in self._parts.items():
-                part.load_state_dict(own[name])
-
-
-@dataclass(frozen=True)
-class Interval:
-    """How often checkpoints are written.
-
-    Attributes:
-        steps: after every so many steps; None: by time.
-        minutes: after so many minutes; None, without steps either: see :meth:`parse`, "auto".
-    """
-
-    steps: int | None = None
-    minutes: float | None = None
-
-    @classmethod
-    def parse(cls, text: str) -> Interval:
-        """Read a value of ``--checkpoint-every``.
-
-        Args:
-            text: ``"500"`` steps, ``"2.5m"`` minutes, ``"0"`` never, or ``"auto"``: every 5 minutes, less often where
-                writing would then take more than 1 % of the time.
-
-        Raises:
-            InputError: it is none of these.
-        """
-        try:
-            if text == "auto":
-                return cls()
-            if text.endswith("m") and float(text[:-1]) > 0:
-                return cls(minutes=float(text[:-1]))
-            if text.isascii() and text.isdecimal():
-                return cls(steps=int(text))
-        except ValueError:
-            pass
-        raise InputError(
-            "--checkpoint-every", "steps (500), minutes (2.5m), 0 or auto", f"'{text}'", "give one of these"
-        )
-
-    def is_due(self, step: int, seconds: float, cost: float) -> bool:
-        """Whether a checkpoint is due after ``step``, ``seconds`` after the last, which took ``cost`` seconds."""
-        if self.steps is not None:
-            return self.steps > 0 and step % self.steps == 0
-        if self.minutes is not None:
-            return seconds >= 60 * self.minutes
-        return seconds >= max(60 * _MINUTES, cost / _MAX_SHARE)
-
-    def shared(self, ranks: OneRank) -> Interval:
-        """The same for several processes, each of which sees a view in every step, at steps at which they meet."""
-        if not self.steps or ranks.count == 1:
-            return self
-        return Interval(steps=math.ceil(self.steps / ranks.count / ranks.meet_every) * ranks.meet_every)
+        """Continue from :meth:`state_dict`."""
 
 
 class Checkpoints:
@@ -118,16 +39,16 @@ class Checkpoints:
     Args:
         run_folder: of the run; nothing is made there before :meth:`save`.
         interval: how often :meth:`is_due`.
-        ranks: the processes of the run. The first reads and writes, for all.
+        processes: the processes of the run. The first reads and writes, for all.
 
     Attributes:
-        about: what to note in each, as JSON can hold it, to be read without the parts; the step is added.
+        about: what to note in each, to be read without the parts; the step is added.
     """
 
-    def __init__(self, run_folder: Path, interval: Interval, ranks: OneRank = ALONE) -> None:
+    def __init__(self, run_folder: Path, interval: Interval, processes: SingleProcess = SINGLE_PROCESS) -> None:
         self.folder = run_folder / FOLDER
-        self._interval = interval.shared(ranks)
-        self._ranks = ranks
+        self._interval = interval.shared(processes.count, processes.meet_every)
+        self._processes = processes
         self.about: dict[str, Any] = {}
         self._found: Path | None = None
         self._own: list[Path] = []  # of this run, and the one that it continues: others are removed
@@ -145,13 +66,13 @@ class Checkpoints:
         Raises:
             InputError: there are some, and none can be used.
         """
-        return self._ranks.share(self._find(say) if self._ranks.is_first else None)
+        return self._processes.share(self._find(say) if self._processes.is_first else None)
 
     def _find(self, say: Callable[[str], None]) -> dict[str, Any] | None:
         paths = sorted(self.folder.glob("step_*.ckpt"), reverse=True)
         for path in paths:
             try:
-                about = read_about(path)
+                about = self._read(path)["about"]
             except (OSError, DamagedFile) as error:
                 say(f"{path} can't be used ({error})")
                 continue
@@ -161,6 +82,13 @@ class Checkpoints:
             fix = "leave out --resume to begin anew"
             raise InputError(self.folder, "a checkpoint that can be read", f"{len(paths)} that can't", fix)
         return None
+
+    @staticmethod
+    def _read(path: Path) -> dict[str, Any]:
+        state = read_state(path)
+        if not isinstance(state, dict) or state.get("version") != VERSION:
+            raise DamagedFile("the state of another version of this program")
+        return state
 
     def forget(self) -> None:
         """Do not use what :meth:`find` has found: the run begins anew."""
@@ -180,12 +108,12 @@ class Checkpoints:
         """
         fix = "remove it to go on from the one before, or leave out --resume to begin anew"
         try:
-            state = self._ranks.share(None if self._found is None else read_state(self._found))
+            state = self._processes.share(None if self._found is None else self._read(self._found))
             if state is None:
                 return 0
             for name, part in parts.items():
                 part.load_state_dict(state["parts"][name])
-            return state["step"]
+            return state["about"]["step"]
         except (OSError, DamagedFile) as error:
             raise InputError(self._found, "a checkpoint", f"'{error}'", fix) from error
         except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
@@ -215,16 +143,20 @@ class Checkpoints:
             InputError: it can't be written; the ones before are still there.
         """
         start = time.monotonic()
-        state = {"step": step, "parts": {name: part.state_dict() for name, part in parts.items()}}
+        state = {
+            "version": VERSION,
+            "about": {**self.about, "step": step},
+            "parts": {name: part.state_dict() for name, part in parts.items()},
+        }
         self._last = start  # of the last try
-        if not self._ranks.is_first:
+        if not self._processes.is_first:
             return
         prepare()
         path = self.folder / f"step_{step:08}.ckpt"
         with atomic_write(path, durable=True, num_bytes=num_bytes(state)) as temporary:
-            write_state(temporary, {**self.about, "step": step}, state)
+            write_state(temporary, state)
             if not self._own:
-                self._remove_others()  # of an earlier run, whose steps may be higher: nobody shall take them for newer
+                self._remove_others()  # of an earlier run, whose steps may be higher
         self._own = [*(own for own in self._own if own != path), path][-KEPT:]
         self._remove_others()
         self._last = time.monotonic()
@@ -242,7 +174,7 @@ class Checkpoints:
 
     def clear(self) -> None:
         """Remove them all: the run is finished."""
-        if not self._ranks.is_first:
+        if not self._processes.is_first:
             return
         self._own = []
         self._remove_others()

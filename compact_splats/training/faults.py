@@ -1,4 +1,4 @@
-"""Views whose loss or gradients are not finite: how many a training has passed over, and when it has to stop."""
+"""Views whose loss or gradients are not finite: how many a training has skipped, and when that ends it."""
 
 from __future__ import annotations
 
@@ -8,32 +8,41 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from compact_splats.training.processes import SINGLE_PROCESS, SingleProcess
 from compact_splats.training.progress import SHOW_EVERY
 from compact_splats.utils.errors import InputError
 
-# Nothing changes while one view after the other is passed over, so a model that is at fault itself will not recover.
-# One bad photo never gets there: it comes once in a pass over all of them.
+# Nothing changes while views are skipped, so a model that is at fault itself does not recover. One bad photo never
+# gets there: it comes once in a pass over all of them.
 MOST_IN_A_ROW = 20
 MOST_SHARE = 0.01  # of all steps: with more missing it is not the training that was asked for
 
 
 class SkippedViews:
-    """Counts the views of this process that gave nothing, as something was not finite.
+    """Counts the views that were skipped because something was not finite.
 
     Args:
         num_steps: of the training.
         device: of the training.
+        processes: those that train together; each counts its own views.
     """
 
-    def __init__(self, num_steps: int, device: torch.device) -> None:
+    def __init__(self, num_steps: int, device: torch.device, processes: SingleProcess = SINGLE_PROCESS) -> None:
+        self._processes = processes
         self._most = max(MOST_IN_A_ROW, math.ceil(MOST_SHARE * num_steps))
         self._counts = torch.zeros(2, dtype=torch.int64, device=device)  # in all, in a row
         self._last = ""
 
     @property
     def count(self) -> Tensor:
-        """() int64 on the device: how many in all."""
+        """() int64 on the device: those of this process."""
         return self._counts[0]
+
+    def total(self) -> int:
+        """Those of all processes, all of which call this."""
+        total = self.count.clone()
+        self._processes.sum(total)
+        return int(total)
 
     def note(self, usable: Tensor, view: str) -> None:
         """Count a step.
@@ -49,7 +58,7 @@ class SkippedViews:
             self._last = f", the last of {view}"
 
     def too_many(self, step: int) -> InputError | None:
-        """What to end the training with, if it has to; on a GPU looked at every so many steps only."""
+        """The error that ends the training, if there are too many; on a GPU looked at every so many steps only."""
         if self._counts.device.type != "cpu" and step % SHOW_EVERY:
             return None
         total, in_a_row = self._counts.tolist()
@@ -60,9 +69,9 @@ class SkippedViews:
         return InputError("training", "loss and gradients that are finite", found, fix)
 
     def state_dict(self) -> dict[str, Any]:
-        """The counts."""
-        return {"counts": self._counts.clone()}
+        """The counts of every process, complete in the first; all call it."""
+        return {"counts": self._processes.gather(self._counts.tolist())}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from ``state_dict``."""
-        self._counts = state["counts"].to(self._counts.device, copy=True)
+        self._counts = torch.tensor(state["counts"][self._processes.rank], device=self._counts.device)

@@ -1,8 +1,6 @@
-"""Gradients that add up over views until Adam takes them; what is not finite is kept out, as it would stay for ever."""
+"""Gradients that add up over views until the optimizer takes them; a view that is not finite is left out."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,52 +11,39 @@ from compact_splats.scene.gaussian_model import GaussianModel
 LARGEST = 1e30
 
 
-def add_gradients(model: GaussianModel, loss: Tensor) -> Tensor:
+def add_gradients(model: GaussianModel, loss: Tensor, rendered: GaussianModel | None = None) -> Tensor:
     """Add the gradients of a view's loss to those that wait in the model, unless anything of them is not finite.
 
     Nothing is waited for on a GPU: there a view that is not usable adds zeros. On the CPU it adds nothing, so that Adam
-    passes over rows of which nothing else waits.
+    skips parameters of which nothing else waits.
 
     Args:
-        model: of whose rows the loss is a function.
-        loss: ().
+        model: gets the gradients.
+        loss: (), a function of the parameters of ``model``, of ``rendered``, or of both.
+        rendered: a model of the same Gaussians; its gradients count as those of ``model``.
 
     Returns:
         () bool on the model's device: whether the view was usable.
     """
-    rows = list(model.rows.values())
-    gradients = torch.autograd.grad(loss, rows, allow_unused=True)
-    # The rest of the SH, three quarters of all, is left out: its gradient is that of sh_dc times numbers below 10.
-    looked_at = (each.flatten() for each, name in zip(gradients, model.rows, strict=True) if name != "sh_rest")
-    sizes = [loss.detach().abs(), *(each.dot(each) for each in looked_at)]
+    parameters = list(model.parameters.values())
+    inputs = parameters if rendered in (None, model) else [*rendered.parameters.values(), *parameters]
+    gradients = torch.autograd.grad(loss, inputs, allow_unused=True)
+    # sh_rest, three quarters of all numbers, is left out: its gradient is that of sh_dc times numbers below 10.
+    checked = (each.flatten() for each, name in zip(gradients, model.parameters, strict=False) if name != "sh_rest")
+    sizes = [loss.detach().abs(), *(each.dot(each) for each in checked)]
     usable = torch.stack(sizes).sum() < LARGEST  # which NaN is not
     is_known = _is_known(usable)
     if is_known and not usable:
         return usable
-    for row, gradient in zip(rows, gradients, strict=True):
+    for index, gradient in enumerate(gradients):
         if gradient is None:
             continue
+        parameter = parameters[index % len(parameters)]
         gradient = gradient if is_known else torch.where(usable, gradient, 0)
-        row.grad = gradient if row.grad is None else row.grad.add_(gradient)
+        parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
     return usable
 
 
 def _is_known(value: Tensor) -> bool:
     """Whether a value can be looked at without waiting for it."""
     return value.device.type == "cpu"
-
-
-class WaitingGradients:
-    """The gradients that wait in a model, as a part of a run's state by themselves."""
-
-    def __init__(self, model: GaussianModel) -> None:
-        self._model = model
-
-    def state_dict(self) -> dict[str, Any]:
-        """Those of each row, or None."""
-        return {name: row.grad for name, row in self._model.rows.items()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from ``state_dict``; the model has as many Gaussians as it had."""
-        for name, row in self._model.rows.items():
-            row.grad = None if state[name] is None else state[name].to(row.device, copy=True)

@@ -1,7 +1,4 @@
-"""A scene as a training wants it: photos decoded before the first step, and the first Gaussians.
-
-How it is read is in ``scene/dataset.py``.
-"""
+"""Prepares a scene for training: photos decoded before the first step, and the first Gaussians."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,19 +9,20 @@ import torch
 
 from compact_splats.scene.dataset import Scene, load_scene
 from compact_splats.scene.gaussian_model import GaussianModel
-from compact_splats.training.processes import OneRank
-from compact_splats.training.run_folder import Run
+from compact_splats.training.processes import SingleProcess
 from compact_splats.utils.errors import InputError
 
 
-def load(config: Any, run: Run, device: torch.device, check: Callable[[Scene], None] = lambda scene: None) -> Scene:
-    """Read the scene and decode all photos, so that whatever is wrong with them shows before anything is written.
+def load(
+    config: Any, say: Callable[[str], None], device: torch.device, check: Callable[[Scene], None] = lambda scene: None
+) -> Scene:
+    """Read the scene and decode all photos, so that a broken one is an error before anything is written.
 
     Args:
-        config: a ``SceneConfig`` with ``threads`` and ``seed``.
-        run: that tells the user what was read.
+        config: a ``SceneConfig`` with ``seed``.
+        say: prints a line for the user.
         device: of the training.
-        check: is shown the scene before its photos are decoded, and may refuse it.
+        check: gets the scene before its photos are decoded, and may raise.
 
     Raises:
         InputError: the scene or one of its photos can't be read.
@@ -33,13 +31,13 @@ def load(config: Any, run: Run, device: torch.device, check: Callable[[Scene], N
         config.source_path, config.images, config.resolution, config.eval, config.white_background, config.seed
     )
     check(scene)
-    scene.prefetch(config.threads or torch.get_num_threads())
+    scene.prefetch(torch.get_num_threads())
     for camera in scene.train + scene.test:
         camera.photo.pixels()
         if device.type != "cpu":
             camera.photo.pin_memory()
     first = scene.train[0]
-    run.say(
+    say(
         f"{config.source_path}: {len(scene.train)} training and {len(scene.test)} test views, "
         f"{first.width}x{first.height} px, {len(scene.points.xyz):,} points"
     )
@@ -71,7 +69,7 @@ def first_gaussians(config: Any, scene: Scene, device: torch.device) -> Gaussian
     return model
 
 
-def check_same_start(ranks: OneRank, config: Any, scene: Scene) -> None:
+def check_same_start(processes: SingleProcess, config: Any, scene: Scene) -> None:
     """Make sure that all processes start from the same; what the photos show is not looked at.
 
     Raises:
@@ -89,4 +87,4 @@ def check_same_start(ranks: OneRank, config: Any, scene: Scene) -> None:
     settings = torch.frombuffer(bytearray(settings.encode()), dtype=torch.uint8)
     poses = [camera.world_to_camera for camera in scene.train]
     points = [scene.points.xyz, scene.points.rgb]
-    ranks.check_same("flags, photos, poses and points", [settings, *poses, *points])
+    processes.check_same("flags, photos, poses and points", [settings, *poses, *points])

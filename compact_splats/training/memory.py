@@ -1,6 +1,6 @@
-"""The main memory that a training on the CPU takes at least, held against what is free before it begins and grows.
+"""The least main memory that a training on the CPU needs, compared with what is free before it starts and grows.
 
-A floor: what the allocator and Python add is left out, so that nothing is refused that would have fitted.
+What the allocator and Python add is left out, so that nothing is refused that would have fitted.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from compact_splats.arguments.options import flags_that_save_memory
 from compact_splats.arguments.schedule import Schedule
 from compact_splats.scene.dataset import Scene
 from compact_splats.scene.gaussian_model import GaussianModel
-from compact_splats.training.processes import OneRank
+from compact_splats.training.processes import SingleProcess
 from compact_splats.utils.errors import InputError, readable
 from compact_splats.utils.memory import free_memory
 
@@ -24,13 +24,13 @@ _PER_PIXEL_OF_PHOTO = 3
 _PER_PIXEL_OF_EDGES = 1
 
 
-def check_memory(config: Any, schedule: Schedule, ranks: OneRank, device: torch.device, scene: Scene) -> None:
+def check_memory(config: Any, schedule: Schedule, processes: SingleProcess, device: torch.device, scene: Scene) -> None:
     """Make sure that a training fits into what is free now, with its photos not yet decoded.
 
     Args:
         config: a ``TrainConfig``.
         schedule: how far the set grows.
-        ranks: the processes, which share the memory of a machine.
+        processes: the processes, which share the memory of a machine.
         device: of the training; on a GPU only the photos need main memory.
         scene: sizes of photos and the number of points count.
 
@@ -40,30 +40,31 @@ def check_memory(config: Any, schedule: Schedule, ranks: OneRank, device: torch.
     pixels = [camera.width * camera.height for camera in scene.train + scene.test]
     wanted = _PER_PIXEL_OF_PHOTO * sum(pixels)
     if device.type == "cpu":
-        allowed = (growth.allowance(schedule.iterations, config.final_budget) for growth in schedule.growths)
+        rounds = schedule.densification_rounds
+        allowed = (each.allowance(schedule.iterations, config.final_budget) for each in rounds)
         wanted += max(len(scene.points.xyz), *allowed) * _per_gaussian(config.sh_degree)
         wanted += _PER_PIXEL * max(pixels) + _PER_PIXEL_OF_EDGES * sum(pixels[: len(scene.train)])
-    _check(config, wanted * ranks.on_this_machine, "at least")
+    _check(config, wanted * processes.on_this_machine, "at least")
 
 
 def no_room_to_grow(
-    config: Any, schedule: Schedule, ranks: OneRank, model: GaussianModel, step: int
+    config: Any, schedule: Schedule, processes: SingleProcess, model: GaussianModel, step: int
 ) -> InputError | None:
-    """What to end a training on the CPU with whose set is about to grow, if there is no memory left for that.
+    """The error that ends a training on the CPU whose set is about to grow, if there is no memory for it.
 
     Args:
         config: a ``TrainConfig``.
-        schedule: says when and how far it grows.
-        ranks: the processes, which look ahead until they meet again.
-        model: as it is.
-        step: that is done.
+        schedule: when and how far it grows.
+        processes: they look ahead until they meet again.
+        model: between two steps.
+        step: number of steps done.
     """
-    steps = range(step + 1, step + 1 + ranks.meet_every)
-    due = [(growth, each) for growth in schedule.growths for each in steps if growth.is_due(each)]
+    steps = range(step + 1, step + 1 + processes.meet_every)
+    due = [(each, step) for each in schedule.densification_rounds for step in steps if each.is_due(step)]
     if not due or model.device.type != "cpu":
         return None
     num = model.num_gaussians
-    larger = max(min(growth.allowance(each, config.final_budget), 2 * num) for growth, each in due)
+    larger = max(min(each.allowance(step, config.final_budget), 2 * num) for each, step in due)
     try:
         _check(config, (larger - num) * _per_gaussian(model.max_sh_degree), f"more for {larger:,} Gaussians")
     except InputError as error:

@@ -1,218 +1,239 @@
-"""Natural selection (GNS): pressure on every opacity, so that only Gaussians which the photos defend survive.
-
-Decides who dies; that the model forgets them is one call of ``GaussianModel.keep``.
-"""
+"""Natural selection (GNS): regularisation lowers every opacity; Gaussians that the photos do not need are pruned."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from compact_splats.arguments.schedule import Selection
+from compact_splats.arguments.schedule import SelectionRound
 from compact_splats.scene.gaussian_model import GaussianModel
 from compact_splats.training.sampling import draw_without_replacement
+from compact_splats.training.strategy import Strategy
+from compact_splats.training.training import Training
 
-DEATH_LOGIT = -20.0  # where the pressure pushes the logits: opacity 2e-9
+TARGET_LOGIT = -20.0  # where regularisation pulls the logits: opacity 2e-9
 MIN_TRANSPARENCY = 0.05  # floor of the denominator of the finite prior
+FIRST_GOAL = 0.8  # of the budget-th opacity at the start of a round
 
 
 @dataclass
-class _Round:
-    """What one round of selection has learnt so far."""
+class _RoundState:
+    """What changes in one round: regularisation weight, first goal, and the step at which the round has ended."""
 
-    pressure: float
+    weight: float
     first_goal: float | None = None
     ended_at: int | None = None
 
 
-class NaturalSelection:
+class NaturalSelection(Strategy):
     """Runs the selection rounds of a schedule [GNS, arXiv:2511.16980].
 
-    Each round starts anew: first pressure, its own goal, its own end.
+    Each round starts anew, with its own regularisation weight, goal and end.
 
     Args:
-        selections: the rounds, in order of time.
-        budget: B, exactly how many Gaussians a round leaves, if it finds as many.
-        generator: of the final draw.
-        mode: ``"cutoff"`` replaces the last round, for comparison, by keeping the B highest opacities at its start;
-            everything else stays the same. ``"none"`` leaves the rounds out, and the set as large as it has grown.
+        rounds: in order of time.
+        budget: B, the exact number of Gaussians that a round leaves, if it begins with as many.
+        generator: of the last draw of a round, on the CPU.
     """
 
-    def __init__(
-        self,
-        selections: tuple[Selection, ...],
-        budget: int,
-        generator: torch.Generator,
-        mode: Literal["natural", "cutoff", "none"] = "natural",
-    ) -> None:
-        assert mode in ("natural", "cutoff", "none"), mode
-        self.selections = () if mode == "none" else selections
+    def __init__(self, rounds: tuple[SelectionRound, ...], budget: int, generator: torch.Generator) -> None:
         self.budget = budget
         self.generator = generator
-        self.mode = mode
-        self.rounds = [_Round(selection.first_pressure) for selection in self.selections]
+        self.rounds = rounds
+        self.states = [_RoundState(each.initial_weight) for each in rounds]
 
-    def _begun(self, step: int) -> list[tuple[Selection, _Round]]:
-        return [pair for pair in zip(self.selections, self.rounds, strict=True) if pair[0].window.start <= step]
+    def _begun(self, step: int) -> list[tuple[SelectionRound, _RoundState]]:
+        return [pair for pair in zip(self.rounds, self.states, strict=True) if pair[0].window.start <= step]
 
-    def _running(self, step: int) -> tuple[Selection, _Round] | None:
+    def _running(self, step: int) -> tuple[SelectionRound, _RoundState] | None:
         """The round that selects at ``step``, unless it has ended."""
         begun = self._begun(step)
         return begun[-1] if begun and begun[-1][1].ended_at is None else None
 
-    def _is_cutoff(self, selection: Selection) -> bool:
-        return self.mode == "cutoff" and selection is self.selections[-1]
-
     def has_ended(self, step: int) -> bool:
-        """Whether the last round is over, so that the number of Gaussians is final."""
-        return all(state.ended_at is not None and state.ended_at <= step for state in self.rounds)
+        """Whether all rounds have ended by ``step``, so that the number of Gaussians is final."""
+        return all(state.ended_at is not None and state.ended_at <= step for state in self.states)
 
-    def opacity_rate_factor(self, step: int) -> float:
-        """What the opacity rate is multiplied by at ``step``: more from the start of a round until some time after."""
-        for selection, state in self._begun(step)[-1:]:
-            if state.ended_at is None or step < state.ended_at + selection.rate_back_after:
-                return selection.opacity_rate_factor
+    def learning_rates(self, step: int, rates: dict[str, float]) -> dict[str, float]:
+        """A higher learning rate of the opacities, from the start of a round until some time after its end."""
+        return {**rates, "opacity_logits": rates["opacity_logits"] * self.opacity_lr_factor(step)}
+
+    def opacity_lr_factor(self, step: int) -> float:
+        """By what the learning rate of the opacities is multiplied at ``step``."""
+        for each, state in self._begun(step)[-1:]:
+            if state.ended_at is None or step < state.ended_at + each.lr_reset_after:
+                return each.opacity_lr_factor
         return 1.0
 
+    def before_backward(self, training: Training, loss: Tensor) -> Tensor:
+        """Tune the weight, and add the regularisation."""
+        self.tune(training.step, training.model.opacities)
+        return loss + self.regularisation(training.step, training.model.parameters["opacity_logits"])
+
     @torch.no_grad()
-    def adapt(self, step: int, opacities: Tensor) -> None:
-        """Tune the pressure: the B-th largest opacity shall sink along a straight line. Before the penalty of a step.
+    def tune(self, step: int, opacities: Tensor) -> None:
+        """Tune the weight so that the budget-th opacity falls linearly; does nothing where no tuning is due.
 
         Args:
-            step: of the training; nothing happens where none is due.
+            step: from 1.
             opacities: (N,1) in (0,1).
         """
         running = self._running(step)
         if running is None:
             return
-        selection, state = running
+        each, state = running
         if state.first_goal is None:
-            state.first_goal = 0.8 * _nth_largest(opacities, self.budget)
-        elif selection.adapts(step):
-            goal = _goal(step, selection, state)
-            marginal = _nth_largest(opacities, self.budget)
-            if marginal < 0.9 * goal:
-                state.pressure *= 0.8
-            elif marginal > 1.1 * goal:
-                state.pressure *= 1.2
+            state.first_goal = FIRST_GOAL * _nth_largest(opacities, self.budget)
+        elif each.tunes_weight(step):
+            goal = _goal(step, each, state)
+            budget_opacity = _nth_largest(opacities, self.budget)
+            if budget_opacity < 0.9 * goal:
+                state.weight *= 0.8
+            elif budget_opacity > 1.1 * goal:
+                state.weight *= 1.2
 
-    @torch.no_grad()
-    def figures(self, step: int, opacities: Tensor) -> dict[str, float]:
-        """For the log: ``goal`` (opacity), ``marginal`` (the B-th largest opacity) and ``pressure`` (lambda).
-
-        Args:
-            step: of the training, after its :meth:`adapt`.
-            opacities: (N,1) in (0,1).
-
-        Returns:
-            Nothing where no round runs after ``step``.
-        """
-        running = self._running(step)
-        if running is None:
-            return {}
-        marginal = _nth_largest(opacities, self.budget)
-        return {"goal": _goal(step, *running), "marginal": marginal, "pressure": running[1].pressure}
-
-    def penalty(self, step: int, opacity_logits: Tensor) -> Tensor:
-        """The term that selection adds to the loss of ``step``.
+    def regularisation(self, step: int, opacity_logits: Tensor) -> Tensor:
+        """The term that ``step`` adds to the loss.
 
         Args:
-            step: of the training.
+            step: from 1.
             opacity_logits: (N,1).
 
         Returns:
-            () with gradient for the logits; zero where no pressure is due.
+            () with gradient for the logits; zero where none is due.
         """
         running = self._running(step)
-        if running is None or self._is_cutoff(running[0]) or not running[0].is_due(step):
+        if running is None or not running[0].is_due(step):
             return opacity_logits.new_zeros(())
-        selection, state = running
-        if selection.follows_prior(step):
-            return state.pressure * finite_prior(opacity_logits)
-        return 3 * state.pressure * (opacity_logits.mean() - DEATH_LOGIT) ** 2
+        each, state = running
+        if each.follows_prior(step):
+            return state.weight * finite_prior(opacity_logits)
+        return 3 * state.weight * (opacity_logits.mean() - TARGET_LOGIT) ** 2
+
+    def after_step(self, training: Training) -> None:
+        """Prune what is due."""
+        self.edit(training.step, training.model)
+
+    def edit(self, step: int, model: GaussianModel) -> int:
+        """Prune what is due at ``step``, and return the number of Gaussians pruned."""
+        mask = self.prune_mask(step, model.opacities)
+        if mask is None:
+            return 0
+        model.keep(~mask)
+        return int(mask.sum())
 
     @torch.no_grad()
-    def victims(self, step: int, opacities: Tensor) -> Tensor | None:
-        """Who dies after the optimizer step of ``step``, and whether the round ends with it.
+    def prune_mask(self, step: int, opacities: Tensor) -> Tensor | None:
+        """The Gaussians to prune after the update of ``step``; decides, too, whether the round ends with it.
 
         Args:
-            step: of the training.
+            step: from 1.
             opacities: (N,1) in (0,1).
 
         Returns:
-            (N,) bool; None where nobody dies.
+            (N,) bool; None where there are none.
         """
         running = self._running(step)
         if running is None:
             return None
-        selection, state = running
+        each, state = running
         opacities = opacities.flatten()
-        is_last_step = step >= selection.window.end
-        if self._is_cutoff(selection):
-            survives = self._highest(opacities)
-            state.ended_at = step
-        elif is_last_step or selection.is_due(step):
-            survives = torch.ones_like(opacities, dtype=torch.bool)
-            if selection.prunes(step):
-                survives = opacities >= selection.min_opacity
-                if survives.sum() < self.budget:  # the threshold would take more than the budget allows
-                    survives = self._highest(opacities)
-            if is_last_step or survives.sum() < selection.enough * self.budget:
-                survives = self._exactly_budget(opacities, survives)
-                state.ended_at = step
-        else:
+        is_last_step = step >= each.window.end
+        if not (is_last_step or each.is_due(step)):
             return None
+        survives = torch.ones_like(opacities, dtype=torch.bool)
+        if each.prunes(step):
+            survives = opacities >= each.min_opacity
+            if survives.sum() < self.budget:  # the threshold would leave less than the budget
+                survives = highest(opacities, self.budget)
+        if is_last_step or survives.sum() < each.enough * self.budget:
+            survives = self._exactly_budget(opacities, survives)
+            state.ended_at = step
         return None if survives.all() else ~survives
 
-    def _highest(self, opacities: Tensor) -> Tensor:
-        survives = torch.zeros_like(opacities, dtype=torch.bool)
-        order = opacities.argsort(descending=True, stable=True)
-        survives[order[: self.budget]] = True
-        return survives
-
     def _exactly_budget(self, opacities: Tensor, survives: Tensor) -> Tensor:
-        rows = survives.nonzero().squeeze(1)
-        if len(rows) > self.budget:
-            rows = rows[draw_without_replacement(opacities[rows], self.budget, self.generator)]
+        indices = survives.nonzero().squeeze(1)
+        if len(indices) > self.budget:
+            indices = indices[draw_without_replacement(opacities[indices], self.budget, self.generator)]
         kept = torch.zeros_like(survives)
-        kept[rows] = True
+        kept[indices] = True
         return kept
 
-    def edit(self, step: int, model: GaussianModel) -> int:
-        """Remove the victims of ``step`` from the model, and say how many they were."""
-        victims = self.victims(step, model.opacities)
-        if victims is None:
-            return 0
-        model.keep(~victims)
-        return int(victims.sum())
+    def figures(self, training: Training) -> dict[str, float]:
+        """While a round runs: ``goal`` and ``budget_opacity`` (opacities), and ``regularisation_weight``."""
+        return self.figures_of(training.step, training.model.opacities)
+
+    @torch.no_grad()
+    def figures_of(self, step: int, opacities: Tensor) -> dict[str, float]:
+        """As :meth:`figures`, after the :meth:`tune` of ``step``; opacities (N,1) in (0,1)."""
+        running = self._running(step)
+        if running is None or running[1].first_goal is None:
+            return {}
+        return {
+            "goal": _goal(step, *running),
+            "budget_opacity": _nth_largest(opacities, self.budget),
+            "regularisation_weight": running[1].weight,
+        }
 
     def state_dict(self) -> dict[str, Any]:
-        """Pressure, goal and end of every round; the generator is saved by its owner."""
-        return {"rounds": [asdict(state) for state in self.rounds]}
+        """Weight, goal and end of every round, and the generator."""
+        return {"rounds": [asdict(state) for state in self.states], "generator": self.generator.get_state()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from ``state_dict``."""
-        self.rounds = [_Round(**values) for values in state["rounds"]]
+        """Continue from :meth:`state_dict`."""
+        self.states = [_RoundState(**values) for values in state["rounds"]]
+        self.generator.set_state(state["generator"])
+
+
+class OpacityCutoff(Strategy):
+    """Keeps the Gaussians of highest opacity at the start of a selection round, in its place, for comparison.
+
+    Args:
+        replaced: the round; its learning rate of the opacities stays.
+        budget: number of Gaussians to keep.
+    """
+
+    def __init__(self, replaced: SelectionRound, budget: int) -> None:
+        self.replaced = replaced
+        self.budget = budget
+
+    def learning_rates(self, step: int, rates: dict[str, float]) -> dict[str, float]:
+        """Those of the replaced round."""
+        past_start = step - self.replaced.window.start
+        factor = self.replaced.opacity_lr_factor if 0 <= past_start < self.replaced.lr_reset_after else 1.0
+        return {**rates, "opacity_logits": rates["opacity_logits"] * factor}
+
+    def after_step(self, training: Training) -> None:
+        """Prune at the start of the round."""
+        if training.step == self.replaced.window.start and training.model.num_gaussians > self.budget:
+            training.model.keep(highest(training.model.opacities.detach().flatten(), self.budget))
+
+
+def highest(opacities: Tensor, count: int) -> Tensor:
+    """(N,) bool: the ``count`` highest of the (N,) opacities; of equals the first."""
+    mask = torch.zeros_like(opacities, dtype=torch.bool)
+    mask[opacities.argsort(descending=True, stable=True)[:count]] = True
+    return mask
 
 
 def finite_prior(opacity_logits: Tensor) -> Tensor:
-    """Pressure that grows with opacity: ``mean((v + 20) / max(0.05, 1 - o))^2``; the denominator has a gradient too.
+    """Regularisation that grows with opacity: ``mean((v + 20) / max(0.05, 1 - o))^2`` [GNS].
 
     Args:
-        opacity_logits: (N,1), v; o is its sigmoid.
+        opacity_logits: (N,1), v; o is its sigmoid. The denominator has a gradient, too.
 
     Returns:
         ().
     """
     transparency = (1 - opacity_logits.sigmoid()).clamp_min(MIN_TRANSPARENCY)
-    return ((opacity_logits - DEATH_LOGIT) / transparency).mean() ** 2
+    return ((opacity_logits - TARGET_LOGIT) / transparency).mean() ** 2
 
 
-def _goal(step: int, selection: Selection, state: _Round) -> float:
-    return state.first_goal * max(0.0, 1 - (step - selection.window.start) / selection.goal_span)
+def _goal(step: int, each: SelectionRound, state: _RoundState) -> float:
+    return state.first_goal * max(0.0, 1 - (step - each.window.start) / each.goal_span)
 
 
 def _nth_largest(opacities: Tensor, n: int) -> float:

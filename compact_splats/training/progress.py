@@ -1,10 +1,12 @@
-"""What a user sees while a training runs."""
+"""The progress bar of a training."""
 
 import math
 from typing import Any
 
 from torch import Tensor
 from tqdm import tqdm
+
+from compact_splats.training.training import Step
 
 SHOW_EVERY = 10  # steps between two looks at the figures, each of which makes a GPU wait
 SMOOTHING = 0.9  # share of the old value in the running means
@@ -25,40 +27,26 @@ class Progress:
         self._num_steps = num_steps
         self.means: dict[str, float] = {}
 
-    def update(
-        self,
-        step: int,
-        loss: Tensor,
-        image: Tensor,
-        photo: Tensor,
-        mask: Tensor | None,
-        count: int,
-        skipped: Tensor | None = None,
-    ) -> None:
-        """Count a step.
+    def update(self, step: Step, num_gaussians: int, skipped: Tensor | None = None) -> None:
+        """Show a step.
 
         Args:
-            step: from 1.
-            loss: ().
-            image: (3,H,W) as rendered in training.
-            photo: (3,H,W) uint8.
-            mask: (H,W) bool, the pixels that count, or None.
-            count: number of Gaussians now.
-            skipped: () how many views were not usable, by a caller that leaves out what is not finite, as the means do.
+            step: its record.
+            num_gaussians: after it.
+            skipped: () how many views were not usable.
         """
-        if step % SHOW_EVERY and step != self._num_steps:
+        if step.number % SHOW_EVERY and step.number != self._num_steps:
             return
-        error = (image.detach() - photo / 255).square()
-        error = error.mean() if mask is None else error.mean(0)[mask].mean()
-        for name, value in (("loss", loss.item()), ("psnr", -10 * math.log10(max(error.item(), 1e-10)))):
-            assert skipped is not None or math.isfinite(value), f"the {name} of the training is {value}"
-            self._note(name, value)
+        error = (step.image - step.photo / 255).square()
+        error = error.mean() if step.mask is None else error.mean(0)[step.mask].mean()
+        self._note("loss", step.loss.item())
+        self._note("psnr", -10 * math.log10(max(error.item(), 1e-10)))
         means = {name: self.means.get(name, math.nan) for name in ("loss", "psnr")}
-        shown = {"loss": f"{means['loss']:.4f}", "PSNR": f"{means['psnr']:.2f}", "Gaussians": f"{count:,}"}
+        shown = {"loss": f"{means['loss']:.4f}", "PSNR": f"{means['psnr']:.2f}", "Gaussians": f"{num_gaussians:,}"}
         if skipped is not None and (number := int(skipped)):
             shown["skipped"] = f"{number:,}"
         self._bar.set_postfix(shown, refresh=False)
-        self._bar.update(step - self._bar.n)
+        self._bar.update(step.number - self._bar.n)
 
     def close(self) -> None:
         """Leave the bar as it is."""

@@ -1,27 +1,11 @@
-"""Sources of random numbers, one for each purpose, and their states."""
-
-from typing import Any
+"""Independent sources of random numbers, one for each purpose."""
 
 import torch
 
-
-def generators(seed: int, count: int) -> list[torch.Generator]:
-    """Independent sources of random numbers, so that one more draw here does not change what is drawn there."""
-    seeds = torch.randint(2**62, (count,), generator=torch.Generator().manual_seed(seed)).tolist()
-    return [torch.Generator().manual_seed(each) for each in seeds]
+PURPOSES = ("views", "importance views", "densification", "selection", "background")
 
 
-class RandomStates:
-    """The states of some generators, to be saved and continued together."""
-
-    def __init__(self, sources: list[torch.Generator]) -> None:
-        self._sources = sources
-
-    def state_dict(self) -> dict[str, Any]:
-        """The state of each."""
-        return {"states": [source.get_state() for source in self._sources]}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from ``state_dict``."""
-        for source, each in zip(self._sources, state["states"], strict=True):
-            source.set_state(each)
+def random_stream(seed: int, purpose: str) -> torch.Generator:
+    """A generator on the CPU for one of ``PURPOSES``: more draws for one do not change the draws for another."""
+    seeds = torch.randint(2**62, (len(PURPOSES),), generator=torch.Generator().manual_seed(seed)).tolist()
+    return torch.Generator().manual_seed(seeds[PURPOSES.index(purpose)])

@@ -1,66 +1,108 @@
-"""What a training has around it, which is the same for any model: where it writes, its meters, and what may stop it."""
+"""What surrounds a training: the run folder, bar, log, checkpoints, measurements, viewer, and what ends it early.
+
+It gets the record of each step and never reaches into one.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
+import torch
+
+from compact_splats.arguments import TrainConfig
+from compact_splats.gaussian_renderer.evaluation import Scores, measure
 from compact_splats.training.checkpoint import Checkpoints, Stateful
 from compact_splats.training.faults import SkippedViews
-from compact_splats.training.processes import OneRank
+from compact_splats.training.processes import SingleProcess
 from compact_splats.training.progress import Progress
 from compact_splats.training.run_folder import Run
+from compact_splats.training.training import Step, Training
 from compact_splats.utils.errors import InputError
 from compact_splats.utils.files import flush_to_disk
 from compact_splats.utils.signals import StopRequest
 from compact_splats.utils.usage import MemoryMeter, Stopwatch
 
+if TYPE_CHECKING:
+    from compact_splats.viewer.training import NullViewer
 
-@dataclass(frozen=True)
-class Around:
-    """The run's folder, clock, bar and so on, of this process among those that take part."""
+LOG_EVERY = 100  # steps
 
+
+@dataclass
+class RunContext:
+    """The run context of this process, among those that train together. The first writes, measures and shows.
+
+    Attributes:
+        config: of the run.
+        training: whose steps are recorded.
+        memory_error: why the set can't grow after a step, if there is no memory for it.
+    """
+
+    config: TrainConfig
+    training: Training
     run: Run
+    checkpoints: Checkpoints
     clock: Stopwatch
     memory: MemoryMeter
     progress: Progress
-    checkpoints: Checkpoints
     skipped: SkippedViews
     stop: StopRequest
-    ranks: OneRank
+    viewer: NullViewer
+    processes: SingleProcess
+    memory_error: Callable[[int], InputError | None] = field(default=lambda step: None)
 
-    def parts(self) -> dict[str, Stateful]:
-        """What of this changes from step to step, and has to be in a checkpoint."""
-        shown = {"run": self.run} if self.ranks.is_first else {}
-        return {**shown, "clock": self.clock, "memory": self.memory, "progress": self.progress, "skipped": self.skipped}
+    def __post_init__(self) -> None:
+        self.num_iterations = self.config.make_schedule().iterations  # of one process, as the user counts
+        self._save_steps = self._steps_of(self.config.save_iterations)
+        self._test_steps = self._steps_of(self.config.test_iterations)
+        shown = {"run": self.run} if self.processes.is_first else {}
+        self._parts: dict[str, Stateful] = {
+            "training": self.training, **shown, "clock": self.clock, "memory": self.memory, "progress": self.progress,
+            "skipped": self.skipped,
+        }  # fmt: skip
 
-    def num_skipped(self) -> int:
-        """Views that gave nothing so far, in all processes, all of which call this."""
-        count = self.skipped.count.clone()
-        self.ranks.sum(count)
-        return int(count)
+    def restore(self) -> None:
+        """Continue from the checkpoint that was found, if there is one."""
+        self.checkpoints.restore(self._parts)
 
-    def save_model(self, model: Any, iteration: int) -> None:
-        """Save the model of a step on the way to the last, in the first process; a failure is told, no more.
+    def record(self, step: Step) -> None:
+        """Show and log a step; between two steps save, measure, show and write checkpoints, as far as due.
 
-        Args:
-            model: has ``save_ply``.
-            iteration: of the step.
+        Raises:
+            Stopped: the user asked for it; a checkpoint of this step is there.
+            InputError: the training can't continue.
         """
-        if self.ranks.is_first:
-            with self.clock.paused(), self.run.tolerating(f"the model of step {iteration}"):
-                self._save_ply(model, iteration)
+        self.skipped.note(step.usable, step.camera.name)
+        self.progress.update(step, self.training.model.num_gaussians, self.skipped.count)
+        is_last = step.number == self.training.schedule.iterations
+        if is_last or step.number % LOG_EVERY == 0:
+            self._log(step.number)
+        if is_last:
+            return
+        if step.number in self._save_steps:
+            self._save_on_the_way(self._iteration(step.number))
+        if step.number in self._test_steps:
+            self.measure(self._iteration(step.number))
+        self.viewer.step(self.training.model, step.number)
+        self._pause(step.number)
 
-    def save_result(self, model: Any, iteration: int, step: int, changing: Mapping[str, Stateful]) -> None:
+    def measure(self, iteration: int) -> Scores:
+        """Measure and log quality; nothing in processes other than the first."""
+        if not self.processes.is_first:
+            return {}
+        background = torch.full((3,), float(self.config.white_background))
+        with self.clock.paused():
+            scores = measure(self.training.scene, self.training.model, background)
+        for split, values in scores.items():
+            self.run.log(split, iteration, values)
+        return scores
+
+    def save_result(self) -> None:
         """Save the model of the last step, or at least a checkpoint from which it can be saved later.
-
-        Args:
-            model: has ``save_ply``.
-            iteration: in whose folder it goes.
-            step: the last.
-            changing: as in :meth:`pause`.
 
         Raises:
             InputError: it can't be written.
@@ -68,47 +110,54 @@ class Around:
         error = None
         with self.clock.paused():
             try:
-                if self.ranks.is_first:
-                    self._save_ply(model, iteration)
+                if self.processes.is_first:
+                    self._save_ply(self.num_iterations)
             except InputError as caught:
                 error = caught
-            if self.ranks.share(error) is not None:
+            if self.processes.share(error) is not None:
                 with suppress(InputError):  # where there is no room for the one, there may be none for the other
-                    self.checkpoints.save(step, changing, self.run.settle)
-        self.ranks.raise_one(error)
+                    self.checkpoints.save(self.training.step, self._parts, self.run.settle)
+        self.processes.raise_one(error)
 
-    def _save_ply(self, model: Any, iteration: int) -> None:
+    def _steps_of(self, iterations: Iterable[int]) -> set[int]:
+        """The steps after which so many views have been seen by all processes together."""
+        return {math.ceil(each / self.processes.count) for each in iterations}
+
+    def _iteration(self, step: int) -> int:
+        return min(step * self.processes.count, self.num_iterations)
+
+    def _log(self, step: int) -> None:
+        known = {**self.progress.means, "gaussians": self.training.model.num_gaussians, "seconds": self.clock.seconds}
+        known |= {"skipped": self.skipped.total()}
+        for strategy in self.training.strategies:
+            known |= strategy.figures(self.training)
+        self.run.log("step", self._iteration(step), known)
+
+    def _save_on_the_way(self, iteration: int) -> None:
+        """Save the model in the first process; a failure is a warning."""
+        if self.processes.is_first:
+            with self.clock.paused(), self.run.tolerating(f"the model of step {iteration}"):
+                self._save_ply(iteration)
+
+    def _save_ply(self, iteration: int) -> None:
         self.run.settle()
         path = self.run.ply_path(iteration)
-        model.save_ply(path)
+        self.training.model.save_ply(path)
         flush_to_disk(path)
 
-    def pause(self, step: int, changing: Mapping[str, Stateful], error: Exception | None = None) -> None:
-        """Write a checkpoint if one is due, or if the training has to end after this step, and then end it.
-
-        All processes call this after every step but the last. A checkpoint that can't be written is told, and no
-        reason to end.
-
-        Args:
-            step: that is done.
-            changing: whatever a step leaves behind for the next.
-            error: why the training can't go on, if something besides signals and skipped views says so.
-
-        Raises:
-            Stopped: the user has asked for it.
-            InputError: the training can't go on.
-        """
-        error = error or self.skipped.too_many(step)
-        asked = bool(self.stop)
-        if not self.ranks.any(step, asked or error is not None or self.checkpoints.is_due(step)):
+    def _pause(self, step: int) -> None:
+        """Write a checkpoint if one is due or if the training has to end, and then end it; all processes call this."""
+        error = self.memory_error(step) or self.skipped.too_many(step)
+        is_asked = bool(self.stop)
+        if not self.processes.any(step, is_asked or error is not None or self.checkpoints.is_due(step)):
             return
         with self.clock.paused(), self.run.tolerating("a checkpoint"):
-            self.checkpoints.save(step, changing, self.run.settle)
-        saved = self.ranks.share(self.checkpoints.newest)
-        self.ranks.raise_one(self.stop.stopped(_said_at_stop(step, saved)) if asked else error)
+            self.checkpoints.save(step, self._parts, self.run.settle)
+        saved = self.processes.share(self.checkpoints.newest)
+        self.processes.raise_one(self.stop.stopped(_stop_message(step, saved)) if is_asked else error)
 
 
-def _said_at_stop(step: int, saved: int | None) -> str:
+def _stop_message(step: int, saved: int | None) -> str:
     if saved is None:
         return f"stopped after step {step}; there is no checkpoint, the same command begins anew"
     where = "from there" if saved == step else f"after step {saved}"

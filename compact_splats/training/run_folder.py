@@ -1,30 +1,70 @@
-"""The folder of one run, in the layout of 3DGS; nothing else writes there. Knows no Gaussians and no cameras."""
+"""The folder of a run, in the layout of 3DGS: its paths for readers, and its one writer."""
 
 import itertools
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
 from tqdm import tqdm
 
+from compact_splats.arguments import TrainConfig
 from compact_splats.training.run_log import RunLog, last_event
 from compact_splats.utils.errors import InputError
-from compact_splats.utils.files import atomic_write, flush_to_disk, remove_leftovers, write_json
-from compact_splats.utils.images import write_png
+from compact_splats.utils.files import atomic_write, check_writable, flush_to_disk, remove_leftovers, write_json
 from compact_splats.utils.lock import FolderLock
 
-END = "end"  # the event of the last line, of a run that has come to its end
+END = "end"  # the event of the last line of the log of a finished run
 
 
-class Run:
-    """Paths and files of a run folder.
+class RunFolder:
+    """Paths of a run folder. Reading needs no permission to write."""
 
-    An older run in the same folder is replaced file by file as new files are complete, as 3DGS does it. Nothing is
-    written before the first call of a ``write_`` method or of :meth:`log`.
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def ply_path(self, iteration: int) -> Path:
+        """Where the Gaussians after an iteration are."""
+        return self.folder / "point_cloud" / f"iteration_{iteration}" / "point_cloud.ply"
+
+    def saved_iterations(self) -> list[int]:
+        """The iterations whose Gaussians are saved, in ascending order."""
+        files = self.folder.glob("point_cloud/iteration_*/point_cloud.ply")
+        names = (path.parent.name.removeprefix("iteration_") for path in files)
+        return sorted(int(name) for name in names if name.isdecimal())
+
+    def find_ply(self, iteration: int = -1) -> tuple[Path, int]:
+        """Saved Gaussians and their iteration.
+
+        Args:
+            iteration: -1: the last.
+
+        Raises:
+            InputError: there are none.
+        """
+        found = self.saved_iterations()
+        if iteration == -1 and (self.folder / "config.json").exists():
+            # Leftovers of a longer run in the same folder are not this model.
+            last = TrainConfig.from_folder(self.folder).make_schedule().iterations
+            found = [each for each in found if each <= last]
+        wanted = iteration if iteration != -1 else max(found, default=None)
+        if wanted not in found:
+            have = f"those of steps {', '.join(map(str, found))}" if found else "none"
+            what = "saved Gaussians" if iteration == -1 else f"the Gaussians of step {wanted}"
+            raise InputError(self.folder / "point_cloud", what, have, "train first, or see -m and --iteration")
+        return self.ply_path(wanted), wanted
+
+    def is_finished(self) -> bool:
+        """Whether the last run has ended: its log says so, which starts anew with every run."""
+        return last_event(self.folder) == END
+
+
+class Run(RunFolder):
+    """The writer of a run folder.
+
+    An older run in the same folder is replaced file by file as new files are complete, as in 3DGS. Nothing is written
+    before the first call of a ``write_`` method or of :meth:`log`.
 
     Args:
         folder: where everything goes.
@@ -50,8 +90,8 @@ class Run:
         lock: FolderLock | None = None,
     ) -> None:
         if writes:
-            _check_writable(folder)
-        self.folder = folder
+            check_writable(folder)
+        super().__init__(folder)
         self.write_inputs: Callable[[], None] = lambda: None
         self._quiet = quiet
         self._writes = writes
@@ -61,7 +101,7 @@ class Run:
         self._was_removed = False
 
     def remove_leftovers(self) -> None:
-        """Remove what killed processes were writing for the run. Nobody else may be training into the folder."""
+        """Remove temporary files of killed processes. No other process may be training into the folder."""
         for folder in (self.folder, *self.folder.glob("point_cloud/*"), self.folder / "checkpoints"):
             remove_leftovers(folder)
 
@@ -79,19 +119,6 @@ class Run:
         """Write a JSON file into the folder."""
         write_json(self.folder / name, content)
 
-    def write_view(self, split: str, method: str, index: int, image: Tensor, photo: Tensor) -> None:
-        """Write a rendered view and its photo, both (3,H,W) uint8, as ``SPLIT/METHOD/{renders,gt}/INDEX.png``."""
-        self.write_picture(split, method, "renders", index, image)
-        self.write_picture(split, method, "gt", index, photo)
-
-    def write_picture(self, split: str, method: str, kind: str, index: int, pixels: Tensor) -> None:
-        """Write a picture that belongs to a view, of a kind that ``utils.images.write_png`` knows."""
-        write_png(self.folder / split / method / kind / f"{index:05d}.png", pixels)
-
-    def ply_path(self, iteration: int) -> Path:
-        """Where the Gaussians after a step are."""
-        return self.folder / "point_cloud" / f"iteration_{iteration}" / "point_cloud.ply"
-
     def log(self, event: str, iteration: int, values: Mapping[str, float]) -> None:
         """Add a line to ``log.jsonl`` and scalars to TensorBoard; the first call starts the log anew.
 
@@ -104,7 +131,7 @@ class Run:
             self._log.add(event, iteration, values)
 
     def state_dict(self) -> dict[str, Any]:
-        """That of the log: a run that is continued goes on writing from there."""
+        """That of the log: a continued run appends to it."""
         return self._log.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -130,14 +157,14 @@ class Run:
     # ---- when something goes wrong ----
 
     def warn(self, text: str) -> None:
-        """Tell the user of something that has gone wrong, beside a progress bar, too."""
+        """Print a warning to stderr, above a progress bar if there is one."""
         tqdm.write(f"warning: {text}", file=sys.stderr)
 
     def settle(self) -> None:
-        """Where somebody has removed the folder, or what is in it, make it again with what belongs there.
+        """Make the folder and its first files again if they were removed meanwhile.
 
         Raises:
-            InputError: it can't be made again, or another process has made it its own.
+            InputError: it can't be made again, or another process has taken it.
         """
         if (self._lock and self._lock.renew()) or self._log.is_lost():
             self._was_removed = True
@@ -149,10 +176,10 @@ class Run:
 
     @contextmanager
     def tolerating(self, what: str) -> Iterator[None]:
-        """Write something that the training can go on without: a failure is told, once until it works again.
+        """Write something that the training can continue without: a failure is a warning, once until it works again.
 
         Args:
-            what: is written, in words.
+            what: is written, for the warning.
         """
         try:
             yield
@@ -170,25 +197,3 @@ def free_folder(name: str, parent: Path = Path("output")) -> Path:
     """``parent/name``, or ``name-2``, ``name-3``, ... where that is taken."""
     names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
     return next(parent / name for name in names if not (parent / name).exists())
-
-
-def saved_iterations(folder: Path) -> list[int]:
-    """The steps whose Gaussians a run folder holds, in ascending order."""
-    files = folder.glob("point_cloud/iteration_*/point_cloud.ply")
-    names = (path.parent.name.removeprefix("iteration_") for path in files)
-    return sorted(int(name) for name in names if name.isdecimal())
-
-
-def _check_writable(folder: Path) -> None:
-    """Try to make a file where the folder is, or would be; leaves nothing behind."""
-    nearest = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-    try:
-        with tempfile.NamedTemporaryFile(dir=nearest):
-            pass
-    except OSError as error:
-        raise InputError(folder, "a folder that can be written", f"'{error}'", "choose another with -m") from error
-
-
-def is_finished(folder: Path) -> bool:
-    """Whether the last run in a folder has come to its end: its log says so, which begins anew with every run."""
-    return last_event(folder) == END

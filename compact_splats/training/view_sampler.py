@@ -32,9 +32,10 @@ class ViewSampler:
         return [self.draw() for _ in range(count)]
 
     def state_dict(self) -> dict[str, Any]:
-        """The views left on the stack; the generator is saved by its owner."""
-        return {"stack": list(self._stack)}
+        """The views left on the stack, and the generator."""
+        return {"stack": list(self._stack), "generator": self._generator.get_state()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from ``state_dict``."""
         self._stack = list(state["stack"])
+        self._generator.set_state(state["generator"])

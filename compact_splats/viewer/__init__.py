@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from compact_splats.utils.errors import InputError
 
@@ -29,7 +29,6 @@ def open_page(
     max_degree: int,
     *,
     white_background: bool,
-    options: dict[str, Any],
     max_gaussians: int,
     is_training: bool,
     host: str,
@@ -42,7 +41,6 @@ def open_page(
         around: the cameras to look from.
         max_degree: of the model's spherical harmonics.
         white_background: instead of black, at first.
-        options: of :func:`gaussian_renderer.render`.
         max_gaussians: that a browser is sent.
         is_training: the model changes, and the user can pause that.
         host: address to listen on.
@@ -56,4 +54,4 @@ def open_page(
     from compact_splats.viewer.session import Look
 
     background = (255 * int(white_background),) * 3
-    return LivePage(title, Look(around, background, options, max_gaussians, is_training), max_degree, host, port)
+    return LivePage(title, Look(around, background, max_gaussians, is_training), max_degree, host, port)

@@ -36,7 +36,6 @@ def write_page(
     around: Surroundings,
     *,
     background: str,
-    antialiased: bool,
     max_gaussians: int,
 ) -> int:
     """Write a page that shows a model.
@@ -47,7 +46,6 @@ def write_page(
         model: at least one Gaussian.
         around: cameras; the page starts at the first.
         background: a colour as ``#rrggbb``.
-        antialiased: the model was trained so.
         max_gaussians: the most important so many are in the page.
 
     Returns:
@@ -57,11 +55,11 @@ def write_page(
         InputError: the file can't be written, or .spz can't hold the model.
     """
     chosen = most_important(model, max_gaussians)
-    rows = {key: row.detach()[chosen].cpu().numpy() for key, row in model.rows.items()}
+    rows = {key: row.detach()[chosen].cpu().numpy() for key, row in model.parameters.items()}
     packed = _spz(rows)
     about = {
         "background": background,
-        "antialiased": antialiased,
+        "antialiased": model.antialiased,
         "blur": LIMITS["blur"],
         "near": LIMITS["near"],
         "up": around.up.tolist(),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import cv2
 import numpy as np
@@ -50,11 +49,13 @@ class Filter:
     @torch.no_grad()
     def applied(self, model: GaussianModel) -> GaussianModel:
         """The model as it is shown; it shares all rows but, where something is hidden, the opacities."""
-        rows = {name: row.detach() for name, row in model.rows.items()}
+        rows = {name: row.detach() for name, row in model.parameters.items()}
         mask = self.mask(model)
         if mask is not None:
             rows["opacity_logits"] = torch.where(mask[:, None], rows["opacity_logits"], _HIDDEN)
-        return GaussianModel(rows, min(self.sh_degree, model.max_sh_degree))
+        shown = model.with_parameters(rows)
+        shown.sh_degree = min(self.sh_degree, model.max_sh_degree)
+        return shown
 
 
 def view_of(rotation: np.ndarray, position: np.ndarray, fov: float, width: int, height: int) -> Camera:
@@ -85,9 +86,9 @@ def fov_of_all(camera: Camera, aspect: float) -> float:
 
 
 @torch.no_grad()
-def picture(camera: Camera, model: GaussianModel, background: torch.Tensor, options: dict[str, Any]) -> np.ndarray:
+def picture(camera: Camera, model: GaussianModel, background: torch.Tensor) -> np.ndarray:
     """A view as (H,W,3) uint8."""
-    return pixels_of(to_uint8(render(camera, model, background, **options).image))
+    return pixels_of(to_uint8(render(camera, model, background).image))
 
 
 def lay_photo_over(image: np.ndarray, window: Camera, camera: Camera, photo: np.ndarray, share: float) -> np.ndarray:

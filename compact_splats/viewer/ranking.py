@@ -11,7 +11,7 @@ from compact_splats.scene.gaussian_model import GaussianModel
 @torch.no_grad()
 def sizes(model: GaussianModel) -> Tensor:
     """(N,) world units: the geometric mean of the two longest axes, the radius of what is seen of a Gaussian."""
-    longest = model.rows["log_scales"].topk(2, dim=1).values
+    longest = model.parameters["log_scales"].topk(2, dim=1).values
     return longest.mean(dim=1).exp()
 
 

@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -43,14 +42,12 @@ class Look:
     Attributes:
         around: the cameras.
         background: RGB, 0 to 255, at first.
-        options: of :func:`gaussian_renderer.render`.
         max_gaussians: that a browser is sent.
         is_training: pictures change by themselves, and are sent as JPEG.
     """
 
     around: Surroundings
     background: tuple[int, int, int]
-    options: dict[str, Any]
     max_gaussians: int
     is_training: bool
 
@@ -163,11 +160,11 @@ class Session:
         self._send_splats(model, chosen, window.centre, step)
         camera = self._around.cameras[panel.camera]
         is_there = torch.allclose(window.world_to_camera, camera.world_to_camera, atol=1e-3)
-        image = picture(window, shown, background, self._look.options) if panel.is_exact else None
+        image = picture(window, shown, background) if panel.is_exact else None
         if is_there and camera.photo is not None:
             image = self._with_photo(shown, camera, window, background, image)
         elif is_there:
-            panel.show_pair("", picture(camera, shown, background, self._look.options), None)
+            panel.show_pair("", picture(camera, shown, background), None)
         with self._lock:
             if version == self._version:  # else the camera has moved on meanwhile
                 self._show_splats() if image is None else self._show_picture(image)
@@ -201,7 +198,7 @@ class Session:
     ) -> np.ndarray | None:
         """Show a camera's photo and render in the panel; give the window with as much of the photo as asked."""
         try:
-            pair = view_pair(camera, shown, background, **self._look.options)
+            pair = view_pair(camera, shown, background)
         except InputError as error:
             self.panel.show_pair(str(error), None, None)
             return image

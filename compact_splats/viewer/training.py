@@ -1,4 +1,4 @@
-"""A training that can be looked at while it runs. In the training loop it is one call a step."""
+"""A page that shows a training while it runs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from compact_splats.arguments import TrainConfig
 from compact_splats.scene.dataset import Scene
 from compact_splats.scene.gaussian_model import GaussianModel
-from compact_splats.training.processes import OneRank
+from compact_splats.training.processes import SingleProcess
 from compact_splats.utils.errors import InputError
 from compact_splats.utils.signals import StopRequest
 from compact_splats.utils.usage import Stopwatch
@@ -27,20 +27,20 @@ SHARE = 0.2  # of the time that looking may take from a training
 PAUSED_EVERY = 0.02  # seconds between two looks for something to do while the training waits
 
 
-class NoViewer:
-    """Nobody looks."""
+class NullViewer:
+    """Shows nothing."""
 
     def step(self, model: GaussianModel, step: int) -> None:
         """Do nothing."""
 
 
-class TrainingViewer(NoViewer):
-    """Somebody may look.
+class TrainingViewer(NullViewer):
+    """Shows the model on a page between two steps.
 
     Args:
         page: that shows the model.
-        stop: the user's wish to end the training, which ends a pause, too.
-        clock: of the training, which stands still while the page is served.
+        stop: a request to end the training, which ends a pause, too.
+        clock: of the training; it is paused while the page is served.
     """
 
     def __init__(self, page: LivePage, stop: StopRequest, clock: Stopwatch) -> None:
@@ -48,11 +48,11 @@ class TrainingViewer(NoViewer):
         self._next = 0.0
 
     def step(self, model: GaussianModel, step: int) -> None:
-        """Show the model to those who look, and wait as long as they have paused the training.
+        """Update the page, and wait while the user has paused the training.
 
         Args:
             model: the Gaussians, between two steps.
-            step: that is done.
+            step: number of steps done.
         """
         page = self._page
         if not page.has_viewers or time.monotonic() < self._next and not page.is_paused:
@@ -67,16 +67,16 @@ class TrainingViewer(NoViewer):
         self._next = time.monotonic() + spent * (1 / SHARE - 1)
 
 
-def check_viewer(config: TrainConfig, ranks: OneRank) -> None:
-    """Make sure that a training can be looked at, before anything is read or written.
+def check_viewer(config: TrainConfig, processes: SingleProcess) -> None:
+    """Make sure that the page can be served, before anything is read or written.
 
     Raises:
         InputError: the port is taken, viser is not installed, or several processes train.
     """
     if config.viewer is None:
         return
-    if ranks.count > 1:
-        raise InputError("--viewer", "a training by one process", f"one by {ranks.count}", "leave it out")
+    if processes.count > 1:
+        raise InputError("--viewer", "a training by one process", f"one by {processes.count}", "leave it out")
     check_installed()
     check_port(HOST, config.viewer)
 
@@ -84,7 +84,7 @@ def check_viewer(config: TrainConfig, ranks: OneRank) -> None:
 @contextmanager
 def training_viewer(
     config: TrainConfig, folder: Path, scene: Scene, stop: StopRequest, clock: Stopwatch
-) -> Iterator[NoViewer]:
+) -> Iterator[NullViewer]:
     """The page of a training, for as long as the block runs.
 
     Args:
@@ -98,16 +98,15 @@ def training_viewer(
         InputError: viser is not installed, or the port can't be had.
     """
     if config.viewer is None:
-        yield NoViewer()
+        yield NullViewer()
         return
     from compact_splats.viewer.surroundings import (
         surroundings,  # loads much that a training without a page does not need
     )
 
     around = surroundings({"train": scene.train, "test": scene.test}, scene.points.xyz.numpy())
-    options = {"antialiased": config.antialiasing, "threads": config.threads}
     page = open_page(
-        folder.name, around, config.sh_degree, white_background=config.white_background, options=options,
+        folder.name, around, config.sh_degree, white_background=config.white_background,
         max_gaussians=MAX_GAUSSIANS, is_training=True, host=HOST, port=config.viewer,
     )  # fmt: skip
     if not config.quiet:

@@ -26,9 +26,9 @@ from scene_writers import write_colmap, write_photo, write_transforms
 from compact_splats.arguments.config import TrainConfig
 from compact_splats.arguments.options import from_json, read_json
 from compact_splats.compression import compact_streams
+from compact_splats.compression.arrays import Arrays
 from compact_splats.compression.codec import PROFILES, encode
 from compact_splats.compression.files import read_model
-from compact_splats.compression.rows import Rows
 from compact_splats.scene import load_scene, ply
 from compact_splats.scene.colmap import read_colmap
 from compact_splats.scene.photos import _read_mask, _read_photo
@@ -55,7 +55,7 @@ class Target:
     is_json: bool = False
 
 
-def _check_rows(rows: Rows) -> None:
+def _check_rows(rows: Arrays) -> None:
     assert all(row.dtype == np.float32 and np.isfinite(row).all() for row in rows.values())
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from scipy.special import expit, logit
 
+from compact_splats.compression.arrays import Arrays, checked
 from compact_splats.compression.container import FormatError
 from compact_splats.compression.morton import MAX_BITS, morton_order
-from compact_splats.compression.rows import Rows, checked
 from compact_splats.scene.gaussian_model import SH_C0
 from compact_splats.utils.errors import InputError
 from compact_splats.utils.files import atomic_write, open_file
@@ -21,12 +21,12 @@ MAX_PART = 0.5**0.5  # no part of a unit quaternion but the largest can be large
 # ---- files ----
 
 
-def write_file(path: str | Path, rows: Mapping[str, np.ndarray], pack: Callable[[Rows], bytes]) -> None:
+def write_file(path: str | Path, rows: Mapping[str, np.ndarray], pack: Callable[[Arrays], bytes]) -> None:
     """Pack a model and put it into place in one move.
 
     Args:
         path: the file.
-        rows: arrays in the shapes of ``GaussianModel.rows``.
+        rows: arrays in the shapes of ``GaussianModel.parameters``.
         pack: makes the bytes; raises FormatError where the format cannot hold the model.
 
     Raises:
@@ -43,7 +43,7 @@ def write_file(path: str | Path, rows: Mapping[str, np.ndarray], pack: Callable[
         temporary.write_bytes(data)
 
 
-def read_file(path: str | Path, unpack: Callable[[bytes], Rows]) -> Rows:
+def read_file(path: str | Path, unpack: Callable[[bytes], Arrays]) -> Arrays:
     """Read a file as a model.
 
     Args:
@@ -51,7 +51,7 @@ def read_file(path: str | Path, unpack: Callable[[bytes], Rows]) -> Rows:
         unpack: makes rows of its bytes; raises FormatError where they are not what they have to be.
 
     Returns:
-        Finite float32 arrays in the shapes of ``GaussianModel.rows``.
+        Finite float32 arrays in the shapes of ``GaussianModel.parameters``.
 
     Raises:
         InputError: no such file, or not one of this format.

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from compact_splats.compression.arrays import REST_COUNTS, Arrays
 from compact_splats.compression.container import FormatError
 from compact_splats.compression.formats.common import (
     MAX_PART,
@@ -28,7 +29,6 @@ from compact_splats.compression.formats.common import (
     spatial_order,
     write_file,
 )
-from compact_splats.compression.rows import REST_COUNTS, Rows
 
 _CHUNK = 256  # Gaussians
 _AXIS_BITS = (11, 10, 11)
@@ -55,7 +55,7 @@ def write(path: str | Path, rows: Mapping[str, np.ndarray]) -> None:
 
     Args:
         path: the file; replaced in one move.
-        rows: arrays in the shapes of ``GaussianModel.rows``, at least one Gaussian.
+        rows: arrays in the shapes of ``GaussianModel.parameters``, at least one Gaussian.
 
     Raises:
         InputError: rows that are not those of a model, or a file that cannot be written.
@@ -63,7 +63,7 @@ def write(path: str | Path, rows: Mapping[str, np.ndarray]) -> None:
     write_file(path, rows, _pack)
 
 
-def read(path: str | Path) -> Rows:
+def read(path: str | Path) -> Arrays:
     """Read a model of SH degree 0 to 3, with or without bounds of colours.
 
     Raises:
@@ -75,7 +75,7 @@ def read(path: str | Path) -> Rows:
 # ---- writing ----
 
 
-def _pack(rows: Rows) -> bytes:
+def _pack(rows: Arrays) -> bytes:
     rows = {name: row[order] for order in [spatial_order(rows["means"])] for name, row in rows.items()}
     num = len(rows["means"])
     measured = {
@@ -141,7 +141,7 @@ def _rest_to_bytes(values: np.ndarray) -> np.ndarray:
 # ---- reading ----
 
 
-def _unpack(data: bytes) -> Rows:
+def _unpack(data: bytes) -> Arrays:
     elements = _elements(data)
     chunks, vertices = _element(elements, "chunk", ()), _element(elements, "vertex", _VERTEX)
     num = len(vertices)

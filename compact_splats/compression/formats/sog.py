@@ -23,6 +23,7 @@ import numpy as np
 from PIL import Image
 from scipy.special import expit
 
+from compact_splats.compression.arrays import REST_COUNTS, Arrays
 from compact_splats.compression.container import FormatError
 from compact_splats.compression.formats.common import (
     MAX_PART,
@@ -36,7 +37,6 @@ from compact_splats.compression.formats.common import (
     write_file,
 )
 from compact_splats.compression.formats.kmeans import codebook_of_numbers, codebook_of_vectors, nearest_number
-from compact_splats.compression.rows import REST_COUNTS, Rows
 
 VERSION = 2
 _CODEBOOK = 256
@@ -58,7 +58,7 @@ def write(path: str | Path, rows: Mapping[str, np.ndarray], *, palette: int | No
 
     Args:
         path: the file; replaced in one move.
-        rows: arrays in the shapes of ``GaussianModel.rows``, at least one Gaussian.
+        rows: arrays in the shapes of ``GaussianModel.parameters``, at least one Gaussian.
         palette: entries for the higher SH degrees, 1 to 65,536; None: one for every 4 Gaussians.
 
     Raises:
@@ -68,7 +68,7 @@ def write(path: str | Path, rows: Mapping[str, np.ndarray], *, palette: int | No
     write_file(path, rows, lambda rows: _pack(rows, palette))
 
 
-def read(path: str | Path) -> Rows:
+def read(path: str | Path) -> Arrays:
     """Read a model of SH degree 0 to 3.
 
     Raises:
@@ -80,7 +80,7 @@ def read(path: str | Path) -> Rows:
 # ---- writing ----
 
 
-def _pack(rows: Rows, palette: int | None) -> bytes:
+def _pack(rows: Arrays, palette: int | None) -> bytes:
     rows = {name: row[order] for order in [spatial_order(rows["means"])] for name, row in rows.items()}
     num = len(rows["means"])
     means, low, high = _pack_means(rows["means"])
@@ -150,7 +150,7 @@ def _pack_rest(sh_rest: np.ndarray, weights: np.ndarray, size: int) -> tuple[dic
     return meta, {"shN_centroids": centroids, "shN_labels": _image(labels_rgb)}
 
 
-def _weights(rows: Rows) -> np.ndarray:
+def _weights(rows: Arrays) -> np.ndarray:
     """(N,) float32: how much a Gaussian is seen, as far as it tells without cameras.
 
     The root of opacity times area. On a trained scene of 20,000 Gaussians with a palette of 5,000, this power gave
@@ -183,12 +183,12 @@ def _webp(pixels: np.ndarray) -> bytes:
 # ---- reading ----
 
 
-def _unpack(data: bytes) -> Rows:
+def _unpack(data: bytes) -> Arrays:
     try:
         archive = zipfile.ZipFile(io.BytesIO(data))
     except _ZIP_ERRORS as error:
         raise FormatError("a .sog file, a ZIP archive", f"'{error}'") from error
-    return _Bundle(archive, len(data)).rows()
+    return _Bundle(archive, len(data)).parameters()
 
 
 class _Bundle:
@@ -205,7 +205,7 @@ class _Bundle:
             raise FormatError(f".sog of version {VERSION}", f"version {version!r}")
         self.num = self.whole_number(max(_FEW_GAUSSIANS, _MAX_GAUSSIANS_PER_BYTE * num_bytes), "count")
 
-    def rows(self) -> Rows:
+    def rows(self) -> Arrays:
         lower, upper = self.image("means", 0)[:, :3], self.image("means", 1)[:, :3]
         low, high = self.numbers(3, "means", "mins"), self.numbers(3, "means", "maxs")
         logs = low + (high - low) * ((upper.astype(np.float64) * 256 + lower) / 65535)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from compact_splats.compression.arrays import Arrays
 from compact_splats.compression.container import FormatError
 from compact_splats.compression.formats.common import (
     color_to_dc,
@@ -24,7 +25,6 @@ from compact_splats.compression.formats.common import (
     unit,
     write_file,
 )
-from compact_splats.compression.rows import Rows
 
 _RECORD = np.dtype([("mean", "<f4", 3), ("scale", "<f4", 3), ("color", "u1", 4), ("quat", "u1", 4)])
 _MIN_SCALE = 1e-20  # for scales of 0, which have no logarithm; far below whatever can be seen
@@ -36,7 +36,7 @@ def write(path: str | Path, rows: Mapping[str, np.ndarray]) -> None:
 
     Args:
         path: the file; replaced in one move.
-        rows: arrays in the shapes of ``GaussianModel.rows``, at least one Gaussian.
+        rows: arrays in the shapes of ``GaussianModel.parameters``, at least one Gaussian.
 
     Raises:
         InputError: rows that are not those of a model, or a file that cannot be written.
@@ -44,7 +44,7 @@ def write(path: str | Path, rows: Mapping[str, np.ndarray]) -> None:
     write_file(path, rows, _pack)
 
 
-def read(path: str | Path) -> Rows:
+def read(path: str | Path) -> Arrays:
     """Read a model of SH degree 0.
 
     Raises:
@@ -53,7 +53,7 @@ def read(path: str | Path) -> Rows:
     return read_file(path, _unpack)
 
 
-def _pack(rows: Rows) -> bytes:
+def _pack(rows: Arrays) -> bytes:
     # Viewers that load in steps show the start of the file first: what covers most comes first.
     volume = rows["log_scales"].sum(axis=1, dtype=np.float64)
     opacity = -np.logaddexp(0, -rows["opacity_logits"][:, 0].astype(np.float64))  # its logarithm
@@ -67,7 +67,7 @@ def _pack(rows: Rows) -> bytes:
     return records.tobytes()
 
 
-def _unpack(data: bytes) -> Rows:
+def _unpack(data: bytes) -> Arrays:
     if not data or len(data) % _RECORD.itemsize:
         raise FormatError(".splat records of 32 bytes, one at least", f"{len(data)} bytes")
     records = np.frombuffer(data, _RECORD)

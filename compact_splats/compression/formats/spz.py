@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from compact_splats.compression.arrays import REST_COUNTS, Arrays
 from compact_splats.compression.container import FormatError
 from compact_splats.compression.formats.common import (
     MAX_PART,
@@ -29,7 +30,6 @@ from compact_splats.compression.formats.common import (
     unit,
     write_file,
 )
-from compact_splats.compression.rows import REST_COUNTS, Rows
 
 AXES = ("RDF", "RUB")  # where x, y and z of the file point: right, down, front, as models are; right, up, back
 _HEADER = struct.Struct("<IIIBBBB")  # magic, version, number of Gaussians, SH degree, fractional bits, flags, reserved
@@ -56,7 +56,7 @@ def write(
 
     Args:
         path: the file; replaced in one move.
-        rows: arrays in the shapes of ``GaussianModel.rows``, at least one Gaussian.
+        rows: arrays in the shapes of ``GaussianModel.parameters``, at least one Gaussian.
         sh_bits: 1 to 8 bits of the SH coefficients of degree 1 and of those above; Niantic's default is (5, 4).
         fractional_bits: of positions, 2^-bits world units apart; None: 12 as in Niantic's files, more for a model of
             Gaussians so small that it shows, fewer where the farthest leaves no room.
@@ -71,7 +71,7 @@ def write(
     write_file(path, rows, lambda rows: _pack(rows if axes == "RDF" else _turned(rows), sh_bits, fractional_bits))
 
 
-def read(path: str | Path, *, axes: str = "RDF") -> Rows:
+def read(path: str | Path, *, axes: str = "RDF") -> Arrays:
     """Read a model from version 2 or 3.
 
     Args:
@@ -89,7 +89,7 @@ def read(path: str | Path, *, axes: str = "RDF") -> Rows:
 # ---- writing ----
 
 
-def _pack(rows: Rows, sh_bits: tuple[int, int], fractional_bits: int | None) -> bytes:
+def _pack(rows: Arrays, sh_bits: tuple[int, int], fractional_bits: int | None) -> bytes:
     rows = {name: row[order] for order in [spatial_order(rows["means"])] for name, row in rows.items()}
     num, num_rest = rows["sh_rest"].shape[:2]
     bits = _fractional_bits(rows) if fractional_bits is None else fractional_bits
@@ -109,7 +109,7 @@ def _pack(rows: Rows, sh_bits: tuple[int, int], fractional_bits: int | None) -> 
     return gzip.compress(header + b"".join(array.tobytes() for array in arrays), 9, mtime=0)
 
 
-def _fractional_bits(rows: Rows) -> int:
+def _fractional_bits(rows: Arrays) -> int:
     """Steps of at most 1/16 of the usual Gaussian's longest axis; 12 bits in any case but where they find no room."""
     longest = float(np.median(rows["log_scales"].max(axis=1))) / np.log(2)
     room = np.log2(_MAX_POSITION / max(float(np.abs(rows["means"]).max()), 2.0**-30))
@@ -138,7 +138,7 @@ def _pack_rest(sh_rest: np.ndarray, sh_bits: tuple[int, int]) -> np.ndarray:
 # ---- reading ----
 
 
-def _unpack(data: bytes) -> Rows:
+def _unpack(data: bytes) -> Arrays:
     if data[:4] == struct.pack("<I", _MAGIC):
         version = int.from_bytes(data[4:8], "little")
         expected = ".spz of version 2 or 3, which splat-transform writes with --spz-version 3"
@@ -217,7 +217,7 @@ def _rotations(stored: np.ndarray) -> np.ndarray:
     return np.roll(quats, 1, axis=1)
 
 
-def _turned(rows: Mapping[str, np.ndarray]) -> Rows:
+def _turned(rows: Mapping[str, np.ndarray]) -> Arrays:
     """Half a turn of the whole model about x; done twice it changes nothing."""
     rest = rows["sh_rest"]
     return {

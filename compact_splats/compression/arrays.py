@@ -7,26 +7,26 @@ from collections.abc import Mapping
 import numpy as np
 
 from compact_splats.compression.container import FormatError
-from compact_splats.scene.gaussian_model import ROW_NAMES
+from compact_splats.scene.gaussian_model import PARAMETER_NAMES
 from compact_splats.utils.floats import to_float32
 
 SHAPES = {"means": (3,), "log_scales": (3,), "quats": (4,), "opacity_logits": (1,), "sh_dc": (1, 3)}
 REST_COUNTS = (0, 3, 8, 15)  # coefficients of SH degrees 1 to 3, by degree
-Rows = dict[str, np.ndarray]
+Arrays = dict[str, np.ndarray]
 
 
-def checked(rows: Mapping[str, np.ndarray]) -> Rows:
+def checked(rows: Mapping[str, np.ndarray]) -> Arrays:
     """The rows as float32 arrays in C order.
 
     Args:
-        rows: by ``ROW_NAMES``, real numbers in the shapes of ``GaussianModel.rows``.
+        rows: by ``PARAMETER_NAMES``, real numbers in the shapes of ``GaussianModel.parameters``.
 
     Raises:
         FormatError: a row is missing or too much, has another shape, or holds a value that float32 cannot.
     """
-    if set(rows) != set(ROW_NAMES):
-        raise FormatError(f"the rows {', '.join(ROW_NAMES)}", ", ".join(map(str, rows)) or "none")
-    arrays = {name: np.asarray(rows[name]) for name in ROW_NAMES}
+    if set(rows) != set(PARAMETER_NAMES):
+        raise FormatError(f"the rows {', '.join(PARAMETER_NAMES)}", ", ".join(map(str, rows)) or "none")
+    arrays = {name: np.asarray(rows[name]) for name in PARAMETER_NAMES}
     num = len(arrays["means"]) if arrays["means"].ndim else 0
     for name, array in arrays.items():
         shapes = [(num, count, 3) for count in REST_COUNTS] if name == "sh_rest" else [(num, *SHAPES[name])]

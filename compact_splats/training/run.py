@@ -1,0 +1,186 @@
+"""A training from a scene folder to a run folder: builds the parts from the config and runs the one loop."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, nullcontext
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from compact_splats.arguments import TrainConfig, pick_device
+from compact_splats.arguments.device import use_deterministic_algorithms, use_threads
+from compact_splats.arguments.interval import Interval
+from compact_splats.arguments.options import to_json
+from compact_splats.arguments.schedule import Schedule
+from compact_splats.arguments.sharing import shared
+from compact_splats.gaussian_renderer import DEVICES
+from compact_splats.gaussian_renderer.evaluation import Scores
+from compact_splats.scene import Scene
+from compact_splats.scene.gaussian_model import GaussianModel
+from compact_splats.training.checkpoint import Checkpoints
+from compact_splats.training.digest import digest
+from compact_splats.training.faults import SkippedViews
+from compact_splats.training.loading import check_all_photos, check_same_start, first_gaussians, load
+from compact_splats.training.memory import check_memory, no_room_to_grow
+from compact_splats.training.processes import SINGLE_PROCESS, SingleProcess
+from compact_splats.training.progress import Progress
+from compact_splats.training.resume import check_same_poses, decide_start
+from compact_splats.training.run_context import RunContext
+from compact_splats.training.run_folder import Run, free_folder
+from compact_splats.training.strategies import standard_strategies
+from compact_splats.training.summary import describe
+from compact_splats.training.training import Training, photometric_loss
+from compact_splats.training.viewer_files import camera_entries, cfg_args, write_points
+from compact_splats.utils.lock import FolderLock
+from compact_splats.utils.signals import StopRequest
+from compact_splats.utils.usage import MB, MemoryMeter, Stopwatch
+from compact_splats.viewer.training import check_viewer, training_viewer
+
+
+def train(config: TrainConfig, processes: SingleProcess = SINGLE_PROCESS) -> dict[str, Any]:
+    """Train on a scene and leave the result in a run folder.
+
+    Args:
+        config: without a ``model_path`` a new folder below ``output`` is made.
+        processes: those that train together. Only the first writes.
+
+    Returns:
+        The content of ``summary.json``: quality, size, time, memory, and the path of the PLY. Empty in processes other
+        than the first.
+
+    Raises:
+        InputError: the scene or the folder is unusable; nothing has been written then.
+    """
+    device = processes.own_device(pick_device(config.device, DEVICES))
+    check_viewer(config, processes)
+    use_threads(config.threads or processes.threads)
+    use_deterministic_algorithms(config.deterministic)
+    name = f"{config.source_path.absolute().name}-{config.schedule}-{config.final_budget}"
+    folder = config.model_path or processes.share(free_folder(name))
+    with FolderLock(folder) if processes.is_first else nullcontext() as lock:
+        run = Run(folder, tensorboard=config.tensorboard, quiet=config.quiet, writes=processes.is_first, lock=lock)
+        checkpoints = Checkpoints(folder, Interval.parse(config.checkpoint_every), processes)
+        start = decide_start(config, run, checkpoints, processes)
+        summary = start.summary or _train(config, run, checkpoints, start.about, device, processes)
+        checkpoints.clear()
+        return summary
+
+
+def _train(
+    config: TrainConfig, run: Run, checkpoints: Checkpoints, about: dict[str, Any] | None, device: torch.device,
+    processes: SingleProcess,
+) -> dict[str, Any]:  # fmt: skip
+    """Train in a folder that no other process writes to; ``about`` is that of the checkpoint to continue from."""
+    schedule = shared(config.make_schedule(), processes.count)
+    scene = load(config, run.say, device, partial(check_memory, config, schedule, processes, device))
+    if config.all_photos:
+        check_all_photos(scene, config.source_path)
+    check_same_start(processes, config, scene)
+    poses = digest(camera.world_to_camera for camera in scene.train)
+    checkpoints.about = {"config": to_json(config), "poses": poses, "processes": processes.count}
+    if about is not None:
+        check_same_poses(about, poses, config)
+    torch.optim.Adam([torch.zeros(1)])  # makes torch load the code behind it, which is no cost of this training
+    memory = MemoryMeter(device)
+    model = first_gaussians(config if about is None else replace(config, init_ply=None), scene, device)
+    if processes.is_first:
+        run.write_inputs = partial(write_inputs, run, config, scene, device)
+        run.remove_leftovers()
+        if about is None:
+            counts = {"train_views": len(scene.train), "test_views": len(scene.test), "points": len(scene.points.xyz)}
+            run.log("start", 0, counts)
+        run.write_inputs()
+    training = make_training(config, schedule, scene, model, processes)
+    with surroundings(config, training, run, checkpoints, memory, processes) as context:
+        scores = fit(training, context)
+        num_skipped = context.skipped.total()
+        if not processes.is_first:
+            return {}
+        summary = summary_of(context, num_skipped, scores)
+        run.finish(context.num_iterations, summary)
+    run.say(describe(summary, config.final_budget))
+    return summary
+
+
+def make_training(
+    config: TrainConfig, schedule: Schedule, scene: Scene, model: GaussianModel, processes: SingleProcess
+) -> Training:
+    """The method as the flags ask for it."""
+    model.antialiased = config.antialiasing
+    return Training(
+        scene,
+        model,
+        schedule,
+        standard_strategies(scene, schedule, config.final_budget, seed=config.seed, selection=config.selection),
+        loss=partial(photometric_loss, ssim_weight=config.lambda_dssim),
+        background=None if config.random_background else torch.full((3,), float(config.white_background)),
+        seed=config.seed,
+        processes=processes,
+    )
+
+
+@contextmanager
+def surroundings(
+    config: TrainConfig, training: Training, run: Run, checkpoints: Checkpoints, memory: MemoryMeter,
+    processes: SingleProcess,
+) -> Iterator[RunContext]:  # fmt: skip
+    """What runs beside a training: clock, signals, bar and viewer."""
+    schedule, device = training.schedule, training.model.device
+    clock = Stopwatch(device)
+    with (
+        StopRequest() as stop,
+        closing(Progress(schedule.iterations, config.quiet)) as progress,
+        checkpoints.pointed_to(),
+        training_viewer(config, run.folder, training.scene, stop, clock) as viewer,
+    ):
+        skipped = SkippedViews(schedule.iterations, device, processes)
+        memory_error = partial(no_room_to_grow, config, schedule, processes, training.model)
+        yield RunContext(
+            config, training, run, checkpoints, clock, memory, progress, skipped, stop, viewer, processes, memory_error
+        )
+
+
+def fit(training: Training, context: RunContext) -> Scores:
+    """The one loop of every schedule.
+
+    Returns:
+        The last measurement; nothing in processes other than the first.
+
+    Raises:
+        Stopped: the user asked for it; a checkpoint of the last step is there.
+    """
+    context.restore()
+    for step in training:
+        context.record(step)
+    context.save_result()
+    return context.measure(context.num_iterations)
+
+
+def summary_of(context: RunContext, num_skipped: int, scores: Scores) -> dict[str, Any]:
+    """The content of ``summary.json``."""
+    ply: Path = context.run.ply_path(context.num_iterations)
+    return {
+        "iterations": context.num_iterations,
+        "processes": context.processes.count,
+        "num_gaussians": context.training.model.num_gaussians,
+        "ply_mb": ply.stat().st_size / MB,
+        "training_minutes": context.clock.seconds / 60,
+        "steps_per_second": context.training.schedule.iterations / context.clock.seconds,
+        "skipped_views": num_skipped,
+        **context.memory.read(),
+        **scores,
+        "point_cloud": str(ply),
+    }
+
+
+def write_inputs(run: Run, config: TrainConfig, scene: Scene, device: torch.device) -> None:
+    """Write what is known before training: the config, and what viewers of 3DGS look for."""
+    values = {**to_json(config), "model_path": str(run.folder.absolute())}
+    run.write_json("config.json", values)
+    run.write_text("cfg_args", cfg_args(values, device.type))
+    run.write_json("cameras.json", camera_entries(scene.test + scene.train))
+    write_points(run.folder / "input.ply", scene.points.xyz, scene.points.rgb)

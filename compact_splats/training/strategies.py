@@ -1,0 +1,38 @@
+"""The strategies of the method: densification of Improved-GS, natural selection of GNS."""
+
+from __future__ import annotations
+
+from compact_splats.arguments.schedule import Schedule
+from compact_splats.scene.dataset import Scene
+from compact_splats.training.densification import Densification
+from compact_splats.training.importance import EdgeImportance
+from compact_splats.training.natural_selection import NaturalSelection, OpacityCutoff
+from compact_splats.training.random_streams import random_stream
+from compact_splats.training.strategy import Strategy
+from compact_splats.training.view_sampler import ViewSampler
+
+
+def standard_strategies(
+    scene: Scene, schedule: Schedule, budget: int, *, seed: int = 0, selection: str = "natural"
+) -> list[Strategy]:
+    """Densification up to two or three budgets, and selection down to the budget, as the schedule says.
+
+    Args:
+        scene: to be trained on.
+        schedule: of the training.
+        budget: exact number of Gaussians at the end.
+        seed: of all draws.
+        selection: ``"natural"``; ``"cutoff"``, which prunes by opacity at the start of the last round in its place, for
+            comparison; or ``"none"``, which leaves the set as large as it has become.
+    """
+    views = ViewSampler(len(scene.train), random_stream(seed, "importance views"))
+    densification = Densification(
+        schedule.densification_rounds, budget, random_stream(seed, "densification"), EdgeImportance(views)
+    )
+    rounds = schedule.selection_rounds
+    if selection == "none" or not rounds:
+        return [densification]
+    generator = random_stream(seed, "selection")
+    if selection == "cutoff":
+        return [densification, NaturalSelection(rounds[:-1], budget, generator), OpacityCutoff(rounds[-1], budget)]
+    return [densification, NaturalSelection(rounds, budget, generator)]

@@ -1,0 +1,60 @@
+"""The hooks by which a training changes its set of Gaussians or adds to its loss."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from compact_splats.gaussian_renderer.gradient_stats import GradientStats
+
+if TYPE_CHECKING:
+    from compact_splats.training.training import Training
+
+
+class Strategy:
+    """Hooks of a training step, in the order in which they are called. Those of this class do nothing.
+
+    A hook finds the running step in ``training.step`` (from 1), and the Gaussians in ``training.model``. It may edit
+    the set with ``GaussianModel.remap`` and its relatives, in :meth:`after_step` only.
+    """
+
+    def learning_rates(self, step: int, rates: dict[str, float]) -> dict[str, float]:
+        """The learning rates of ``step``, by parameter name, given those of the schedule."""
+        return rates
+
+    def wants_gradients(self, step: int) -> bool:
+        """Whether :meth:`after_backward` of ``step`` needs the screen-space gradients of its view."""
+        return False
+
+    def before_backward(self, training: Training, loss: Tensor) -> Tensor:
+        """The loss of the step with this strategy's regularisation, if any.
+
+        Args:
+            training: between the forward and the backward pass.
+            loss: () with gradient.
+        """
+        return loss
+
+    def after_backward(self, training: Training, stats: GradientStats | None, usable: Tensor) -> None:
+        """Note what the backward pass has found, before the optimizer's update.
+
+        Args:
+            training: with the gradients of the view added to those that wait for an update.
+            stats: of this view alone; None where no strategy wants them.
+            usable: () bool, False where the loss or a gradient was not finite and the view counts for nothing.
+        """
+
+    def after_step(self, training: Training) -> None:
+        """Edit the set of Gaussians, after the optimizer's update."""
+
+    def figures(self, training: Training) -> dict[str, float]:
+        """Numbers for the log."""
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that changes from step to step: tensors, numbers, strings, and lists and dicts of them."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from :meth:`state_dict`."""

@@ -1,0 +1,205 @@
+"""The method and nothing else: an iterator. A step renders a view, updates the Gaussians and edits the set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import diff_gaussian_rasterization as engine
+import torch
+from torch import Tensor
+
+from compact_splats.arguments.schedule import Schedule
+from compact_splats.gaussian_renderer import render
+from compact_splats.gaussian_renderer.evaluation import ground_truth
+from compact_splats.gaussian_renderer.gradient_stats import GradientStats
+from compact_splats.scene.cameras import Camera
+from compact_splats.scene.dataset import Scene
+from compact_splats.scene.gaussian_model import GaussianModel
+from compact_splats.training.gradients import add_gradients
+from compact_splats.training.processes import SINGLE_PROCESS, SingleProcess
+from compact_splats.training.random_streams import random_stream
+from compact_splats.training.strategy import Strategy
+from compact_splats.training.view_sampler import ViewSampler
+
+Loss = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+
+
+def photometric_loss(image: Tensor, photo: Tensor, mask: Tensor | None = None, *, ssim_weight: float = 0.2) -> Tensor:
+    """``(1 - w) L1 + w (1 - SSIM)`` of a rendered view [3DGS, arXiv:2308.04079].
+
+    Args:
+        image: (3,H,W) float32.
+        photo: (3,H,W) uint8.
+        mask: (H,W) bool, False where a pixel does not count.
+        ssim_weight: w.
+
+    Returns:
+        () float32 with gradient for the image.
+    """
+    return engine.photometric_loss(image, photo, mask=mask, ssim_weight=ssim_weight).loss
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one step of a training did. Tensors are on the model's device and have no graph.
+
+    Attributes:
+        number: from 1.
+        camera: the view; of this process, where several train together.
+        image: (3,H,W) float32, as rendered.
+        photo: (3,H,W) uint8.
+        mask: (H,W) bool, False where a pixel does not count; None: all count.
+        loss: () float32, without the terms that strategies add.
+        usable: () bool, False where loss or gradients were not finite and the view counts for nothing.
+    """
+
+    number: int
+    camera: Camera
+    image: Tensor
+    photo: Tensor
+    mask: Tensor | None
+    loss: Tensor
+    usable: Tensor
+
+
+class Training:
+    """Fits Gaussians to the training views of a scene, one view a step.
+
+        for step in Training(scene, model, schedule, strategies):
+            print(step.number, float(step.loss))
+
+    The steps are those of the schedule. Between two of them, the model may be rendered and saved.
+
+    Args:
+        scene: its training views have photos.
+        model: is trained in place. It gets an Adam unless it has an optimizer.
+        schedule: learning rates, SH degrees, and which parameters are updated when.
+        strategies: what edits the set or adds to the loss, called in this order.
+        loss: of (image, photo, mask), see :func:`photometric_loss`.
+        background: (3,) RGB in [0,1] in main memory; None: a new random one in every step.
+        seed: of the order of views and of random backgrounds.
+        views: another order of views.
+        rendered: the model to render in place of ``model``, as quantization-aware fine-tuning needs it: of the same
+            Gaussians, with parameters of its own. Their gradients count as those of ``model`` (straight-through).
+        processes: those that train together, each with a view of its own in every step. All make the same edits.
+
+    Attributes:
+        step: the number of steps done; within a hook of a strategy, the number of the running one.
+    """
+
+    def __init__(
+        self,
+        scene: Scene,
+        model: GaussianModel,
+        schedule: Schedule,
+        strategies: Sequence[Strategy] = (),
+        *,
+        loss: Loss = photometric_loss,
+        background: Tensor | None = torch.zeros(3),  # noqa: B008
+        seed: int = 0,
+        views: ViewSampler | None = None,
+        rendered: Callable[[Training], GaussianModel] | None = None,
+        processes: SingleProcess = SINGLE_PROCESS,
+    ) -> None:
+        self.scene, self.model, self.schedule, self.strategies = scene, model, schedule, list(strategies)
+        self.step = 0
+        self._loss, self._background, self._rendered = loss, background, rendered
+        self._processes = processes
+        self._views = views or ViewSampler(len(scene.train), random_stream(seed, "views"))
+        self._background_stream = random_stream(seed, "background")
+        if model.optimizer is None:
+            model.start_training(schedule.learning_rates_at(0, scene.extent))
+
+    def __iter__(self) -> Iterator[Step]:
+        return self
+
+    def __next__(self) -> Step:
+        if self.step >= self.schedule.iterations:
+            raise StopIteration
+        self.step += 1
+        step, model, strategies, processes = self.step, self.model, self.strategies, self._processes
+        self._set_learning_rates()
+        if self.schedule.raises_sh_degree(step):
+            model.raise_sh_degree()
+
+        camera = self.scene.train[processes.own_draw(self._views.draw)]
+        photo, mask = ground_truth(camera, model.device)
+        wants_gradients = any(strategy.wants_gradients(step) for strategy in strategies)
+        stats = GradientStats.zeros(model.num_gaussians, model.device) if wants_gradients else None
+        shown = model if self._rendered is None else self._rendered(self)
+        image = render(camera, shown, self._next_background(), stats=stats).image
+        loss = total = self._loss(image, photo, mask)
+        for strategy in strategies:
+            total = strategy.before_backward(self, total)
+
+        usable = add_gradients(model, total, shown)
+        for strategy in strategies:
+            strategy.after_backward(self, stats, usable)
+
+        updated = self.schedule.updated_parameters(step)
+        processes.average_gradients(model.parameters[name] for name in updated)
+        model.update(updated)
+        for strategy in strategies:
+            strategy.after_step(self)
+        if self.schedule.may_edit(step):
+            processes.check_same(f"Gaussians after step {step}", model.parameters.values())
+        return Step(step, camera, image.detach(), photo, mask, loss.detach(), usable)
+
+    def _set_learning_rates(self) -> None:
+        rates = self.schedule.learning_rates_at(self.step, self.scene.extent)
+        for strategy in self.strategies:
+            rates = strategy.learning_rates(self.step, rates)
+        self.model.set_learning_rates(rates, self.schedule.betas(self.step))
+
+    def _next_background(self) -> Tensor:
+        if self._background is not None:
+            return self._background
+        return self._processes.own_draw(lambda: torch.rand(3, generator=self._background_stream))
+
+    # ---- for strategies ----
+
+    def sum(self, *tensors: Tensor) -> None:
+        """Add up each tensor over the processes that train together, in place."""
+        self._processes.sum(*tensors)
+
+    def mean_over_views(self, indices: Sequence[int], value: Callable[[Camera], Tensor]) -> Tensor:
+        """Mean over training views of a number per Gaussian; processes that train together share the work.
+
+        Args:
+            indices: of the views.
+            value: of a view, (N,) float32 on the model's device.
+        """
+        total = torch.zeros(self.model.num_gaussians, device=self.model.device)
+        for index in self._processes.own_share(indices):
+            total += value(self.scene.train[index])
+        self._processes.sum(total)
+        return total / len(indices)
+
+    # ---- checkpoints ----
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that a step leaves behind for the next, of all processes, complete in the first; all call it."""
+        own = {
+            "gradients": self.model.waiting_gradients(),
+            "strategies": [strategy.state_dict() for strategy in self.strategies],
+        }
+        return {
+            "step": self.step,
+            "model": self.model.state_dict(),
+            "views": self._views.state_dict(),
+            "background": self._background_stream.get_state(),
+            "processes": self._processes.gather(own),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue after the step at which :meth:`state_dict` was called, with the same bits."""
+        self.step = state["step"]
+        self.model.load_state_dict(state["model"])
+        self._views.load_state_dict(state["views"])
+        self._background_stream.set_state(state["background"])
+        own = state["processes"][self._processes.rank]
+        self.model.set_waiting_gradients(own["gradients"])
+        for strategy, each in zip(self.strategies, own["strategies"], strict=True):
+            strategy.load_state_dict(each)
