@@ -16,24 +16,32 @@ _BRIEF.maxstring = _BRIEF.maxother = 80
 
 
 class InputError(Exception):
-    """Something in the user's input is wrong; the message is a single line that says where, what, and the way out.
+    """Something in the user's input is wrong; the message is one line: what is wrong, where, and what to do.
+
+    ``InputError("scene folder /x does not exist (see -s)")``, or, where it reads well, the parts of "WHERE: expected
+    EXPECTED, found FOUND; FIX".
 
     Args:
-        where: the path or the command-line flag that is at fault.
+        message: the whole sentence, or a path or flag that is wrong.
         expected: what was needed there.
         found: what is there instead.
-        fix: what the user can do about it, as an imperative.
+        fix: what the user can do, as an imperative.
     """
 
-    def __init__(self, where: str | Path, expected: str, found: str, fix: str) -> None:
-        expected, found, fix = map(_shortened, (expected, found, fix))
-        super().__init__(one_line(f"{where}: expected {expected}, found {found}; {fix}"))
-        self._parts = (where, expected, found, fix)
+    def __init__(
+        self, message: str | Path, expected: str | None = None, found: str | None = None, fix: str | None = None
+    ) -> None:
+        self._parts = (message, expected, found, fix)
+        text = str(message)
+        if expected is not None:
+            expected, found, fix = (_shortened(part or "") for part in (expected, found, fix))
+            text = f"{message}: expected {expected}, found {found}; {fix}"
+        super().__init__(one_line(_shortened(text) if expected is None else text))
 
     def with_hint(self, hint: str) -> "InputError":
-        """The same with one more way out."""
-        where, expected, found, fix = self._parts
-        return InputError(where, expected, found, f"{fix}; {hint}")
+        """The same with one more thing to do."""
+        message, expected, found, fix = self._parts
+        return InputError(f"{message}; {hint}") if fix is None else InputError(message, expected, found, f"{fix}; {hint}")
 
     def __reduce__(self) -> tuple:  # the default would rebuild it from the message alone, and fail in process pools
         return InputError, self._parts
