@@ -16,21 +16,22 @@ import pytest
 import torch
 from kill_runs import BUDGET, SCENE, STEPS, result_of, short_schedules
 
-import train as train_module
 from compact_splats.arguments import TrainConfig
 from compact_splats.arguments.config import SCHEDULES
-from compact_splats.commands.train import train
 from compact_splats.demo.scene import write_demo_scene
 from compact_splats.gaussian_renderer import render
+from compact_splats.gaussian_renderer.gradient_stats import GradientStats
 from compact_splats.scene.gaussian_model import GaussianModel
-from compact_splats.training.densification import Densification, GradientStats
+from compact_splats.training import run as run_module
 from compact_splats.training.faults import MOST_IN_A_ROW, SkippedViews
 from compact_splats.training.gradients import add_gradients
 from compact_splats.training.loading import load
 from compact_splats.training.memory import no_room_to_grow
 from compact_splats.training.processes import SINGLE_PROCESS
 from compact_splats.training.progress import Progress
+from compact_splats.training.run import train
 from compact_splats.training.run_folder import Run
+from compact_splats.training.training import Step
 from compact_splats.utils.errors import InputError
 from compact_splats.utils.lock import FolderLock
 from compact_splats.utils.memory import free_memory
@@ -80,9 +81,9 @@ def at_step(monkeypatch) -> Callable[[dict[int, Callable[[], None]]], None]:
     update = Progress.update
 
     def plan(actions: dict[int, Callable[[], None]]) -> None:
-        def update_and_act(self: Progress, step: int, *args) -> None:
+        def update_and_act(self: Progress, step: Step, *args) -> None:
             update(self, step, *args)
-            actions.get(step, lambda: None)()
+            actions.get(step.number, lambda: None)()
 
         monkeypatch.setattr(Progress, "update", update_and_act)
 
@@ -138,8 +139,8 @@ class Poison:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, value: float, calls: range, of_loss: bool = False) -> None:
         self.value, self.calls, self.of_loss, self.count = value, calls, of_loss, 0
-        self._loss = train_module.photometric_loss
-        monkeypatch.setattr(train_module, "photometric_loss", self)
+        self._loss = run_module.photometric_loss
+        monkeypatch.setattr(run_module, "photometric_loss", self)
 
     def __call__(self, image: torch.Tensor, *args, **options):
         self.count += 1
@@ -147,19 +148,18 @@ class Poison:
         if is_bad and not self.of_loss:
             image.register_hook(lambda gradient: gradient.index_fill(2, torch.tensor([7]), self.value))
         result = self._loss(image, *args, **options)
-        return result._replace(loss=result.loss * self.value) if is_bad and self.of_loss else result
+        return result * self.value if is_bad and self.of_loss else result
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e25])
 @pytest.mark.parametrize("of_loss", [False, True])
 def test_a_view_that_is_not_finite_leaves_no_trace(value, of_loss):
-    """Arrays, moments, gradients that wait and growth statistics keep their bits, and the view after it counts."""
+    """Arrays, moments, waiting gradients and gradient statistics keep their bits, and the view after it counts."""
     rng = torch.Generator().manual_seed(0)
     sizes = shapes(3)
     model = GaussianModel({name: torch.rand(5, *size, generator=rng) for name, size in sizes.items()}, 1)
     model.start_training(dict.fromkeys(sizes, 1e-3))
-    densification = Densification((), 5, rng)
-    densification.stats = GradientStats.zeros(5, CPU)
+    stats = GradientStats.zeros(5, CPU)
 
     def loss(factor: float = 1.0) -> torch.Tensor:
         return sum((row.square() * row.detach()).sum() for row in model.parameters.values()) * factor
@@ -167,11 +167,11 @@ def test_a_view_that_is_not_finite_leaves_no_trace(value, of_loss):
     def state() -> list[torch.Tensor]:
         moments = [each for values in model.optimizer.state.values() for each in values.values()]
         waiting = [row.grad for row in model.parameters.values()]
-        parts = [*model.parameters.values(), *moments, *waiting, densification.stats.abs_grad_sum, densification.stats.views]
+        parts = [*model.parameters.values(), *moments, *waiting, stats.abs_grad_sum, stats.views]
         return [part.detach().clone() for part in parts if part is not None]
 
     assert add_gradients(model, loss())
-    model.step(("means",))
+    model.update(("means",))
     before = state()
     if of_loss:
         bad = loss() + value
@@ -181,11 +181,11 @@ def test_a_view_that_is_not_finite_leaves_no_trace(value, of_loss):
         spoilt.register_hook(lambda gradient: gradient.index_fill(0, torch.tensor([2]), value))
         bad = bad + spoilt.sum()
     is_usable = add_gradients(model, bad)
-    densification.add(GradientStats(torch.full((5,), value), torch.ones(5, dtype=torch.int32)), is_usable)
+    stats.add(GradientStats(torch.full((5,), value), torch.ones(5, dtype=torch.int32)), is_usable)
     assert is_usable if of_loss and value == 1e25 else not is_usable  # a large loss alone does no harm
     if not is_usable:
         assert all(map(torch.equal, state(), before)) and len(state()) == len(before)
-        model.step(("means",))  # of which nothing waits
+        model.update(("means",))  # of which nothing waits
         assert all(map(torch.equal, state(), before))
 
 
@@ -195,8 +195,9 @@ def test_where_nothing_may_be_waited_for_a_view_that_is_not_finite_adds_zeros(mo
     monkeypatch.setattr("compact_splats.training.gradients._is_known", lambda usable: False)
     rows = shapes(0)
     model = GaussianModel({name: torch.ones(4, *size) for name, size in rows.items()}, 0)
-    assert add_gradients(model, model.parameters["means"].sum() + 0 * sum(row.sum() for row in model.parameters.values()))
-    usable = add_gradients(model, sum(row.sum() for row in model.parameters.values()) * value)
+    total = sum(values.sum() for values in model.parameters.values())
+    assert add_gradients(model, model.parameters["means"].sum() + 0 * total)
+    usable = add_gradients(model, sum(values.sum() for values in model.parameters.values()) * value)
     expected = value if usable else 0.0
     assert bool(usable) == (value == 1)
     assert model.parameters["means"].grad.eq(1 + expected).all() and model.parameters["quats"].grad.eq(expected).all()
@@ -205,7 +206,7 @@ def test_where_nothing_may_be_waited_for_a_view_that_is_not_finite_adds_zeros(mo
 def test_the_rest_of_the_sh_has_gradients_only_where_sh_dc_has_and_no_larger_ones(scene_dir, tmp_path):
     """Which is why it need not be looked at. Worst measured: 2.6 times as large; 10 is claimed."""
     config = make_config(scene_dir, tmp_path / "out")
-    scene = load(config, Run(config.model_path, quiet=True), CPU)
+    scene = load(config, lambda text: None, CPU)
     model = GaussianModel.from_points(scene.points, 3, CPU)
     model.sh_degree = 3
     weights = torch.rand(3, SCENE["height"], SCENE["width"], generator=torch.Generator().manual_seed(0)) - 0.5
@@ -518,13 +519,13 @@ def test_growth_for_which_there_is_no_memory_ends_the_run_with_a_checkpoint(
 def test_nothing_is_asked_of_memory_but_before_growth(scene_dir, tmp_path):
     config = make_config(scene_dir, tmp_path / "out")
     schedule = config.make_schedule()
-    scene = load(config, Run(tmp_path / "out", quiet=True), CPU)
+    scene = load(config, lambda text: None, CPU)
     model = GaussianModel.from_points(scene.points, 3, CPU)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("compact_splats.training.memory.free_memory", lambda: 0)
         refused = [step for step in range(STEPS) if no_room_to_grow(config, schedule, SINGLE_PROCESS, model, step)]
-    growth = schedule.densification_rounds[0]
-    assert refused and all(growth.is_due(step + 1) for step in refused)
+    densification = schedule.densification_rounds[0]
+    assert refused and all(densification.is_due(step + 1) for step in refused)
 
 
 @pytest.mark.parametrize("version", [1, 2])
