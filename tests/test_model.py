@@ -1,6 +1,9 @@
-"""The model: what it starts from, and that rows, moments and pending gradients stay together."""
+"""The model: what it starts from, and that parameters, moments and waiting gradients stay aligned."""
 
 import io
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +13,7 @@ from compact_splats.arguments.schedule import FULL
 from compact_splats.scene.gaussian_model import PARAMETER_NAMES, GaussianModel
 from compact_splats.scene.points import Points
 
+ROOT = Path(__file__).parent.parent
 RATES = FULL.learning_rates_at(0, extent=1.0)
 
 
@@ -75,6 +79,23 @@ def test_coincident_points_get_the_smallest_size_and_leave_the_input_alone():
     add_gradients(model, seed=1)
     model.update()
     assert torch.equal(points.xyz, torch.ones(5, 3))
+
+
+def test_initial_sizes_have_the_same_bits_in_every_process():
+    """MKL sets up its vector functions in their first call. Without care two threads make that call at once."""
+    code = f"""if True:
+        import sys; sys.path.insert(0, {str(ROOT)!r})
+        import hashlib, numpy, torch
+        from compact_splats.scene import Points
+        from compact_splats.scene.gaussian_model import GaussianModel
+        torch.set_num_threads(2)
+        xyz = torch.from_numpy(numpy.random.default_rng(0).normal(size=(20_000, 3)))
+        model = GaussianModel.from_points(Points(xyz, torch.zeros(20_000, 3, dtype=torch.uint8)), 0, "cpu")
+        print(hashlib.sha256(model.parameters["log_scales"].detach().numpy().tobytes()).hexdigest())
+    """
+    # Without the first call by one thread, about half of the processes differ.
+    done = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True) for _ in range(5)]
+    assert len({each.stdout for each in done}) == 1
 
 
 @pytest.mark.parametrize("degree, num_rest", [(0, 0), (1, 3), (2, 8), (3, 15)])
@@ -192,6 +213,59 @@ def test_gaussians_out_of_sight_stay_with_their_moments():
             assert torch.equal(now[~visible], before[key][~visible]), key
         else:
             assert not now.any()
+
+
+def sgd(model: GaussianModel) -> torch.optim.Optimizer:
+    return torch.optim.SGD(model.parameter_groups(RATES), momentum=0.9)
+
+
+def reversed_adam(model: GaussianModel) -> torch.optim.Optimizer:
+    return torch.optim.Adam(model.parameter_groups(RATES)[::-1])
+
+
+def adam_of_one_group(model: GaussianModel) -> torch.optim.Optimizer:
+    return torch.optim.Adam([model.parameters[name] for name in sorted(PARAMETER_NAMES)], lr=1e-3, amsgrad=True)
+
+
+@pytest.mark.parametrize("make", [sgd, reversed_adam, adam_of_one_group])
+def test_an_edit_keeps_any_optimizer_aligned(make):
+    """Every state tensor with one entry per Gaussian follows its parameter, whatever the order of the groups."""
+    model = random_model(9)
+    model.optimizer = make(model)
+    for seed in (1, 2):
+        add_gradients(model, seed)
+        model.update()
+    before = {
+        name: {key: value.clone() for key, value in model.optimizer.state[values].items() if value is not None}
+        for name, values in model.parameters.items()
+    }
+    source, fresh = torch.tensor([8, 0, 3, 3, 5]), torch.tensor([False, False, False, True, True])
+    model.remap(source, fresh)
+    grouped = [each for group in model.optimizer.param_groups for each in group["params"]]
+    assert {id(each) for each in grouped} == {id(each) for each in model.parameters.values()}
+    moved = 0
+    for name, state in before.items():
+        after = model.optimizer.state[model.parameters[name]]
+        for key, old in state.items():
+            if old.ndim:
+                expected = old[source]
+                expected[fresh] = 0
+                assert torch.equal(after[key], expected), (name, key)
+                moved += 1
+            else:
+                assert torch.equal(after[key], old), (name, key)
+    assert moved >= len(PARAMETER_NAMES)
+    add_gradients(model, 3)
+    kept = {name: values.detach().clone() for name, values in model.parameters.items()}
+    model.update()
+    assert all(not torch.equal(model.parameters[name], kept[name]) for name in PARAMETER_NAMES)
+
+
+def test_learning_rates_reach_named_groups_in_any_order():
+    model = random_model(3)
+    model.optimizer = reversed_adam(model)
+    model.set_learning_rates({name: float(i) for i, name in enumerate(PARAMETER_NAMES)})
+    assert [group["lr"] for group in model.optimizer.param_groups] == [5.0, 4.0, 3.0, 2.0, 1.0, 0.0]
 
 
 def test_adam_is_the_published_one():
