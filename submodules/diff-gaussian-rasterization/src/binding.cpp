@@ -97,7 +97,7 @@ template <class T> Gaussians<T> make_gaussians(const Rows& r, const Options& opt
         refuse("shape of the Gaussians", "either covariances, or quats and scales", "another choice");
     if (needs_color && static_cast<bool>(r.colors) == static_cast<bool>(r.sh_dc))
         refuse("colour of the Gaussians", "either colors, or sh_dc with sh_rest", "both or neither");
-    const int64_t needed = (options.sh_degree + 1) * (options.sh_degree + 1) - 1;
+    const int64_t needed = sh_rest_count(options.sh_degree);
     if (needs_color && r.sh_dc && num_rest < needed)
         refuse(
             "sh_rest",

@@ -11,7 +11,7 @@
 namespace dgr {
 namespace {
 
-constexpr int kRadius = kWindowRadius, kTaps = kWindowTaps;
+constexpr int kTaps = Ssim::window, kRadius = kTaps / 2;
 constexpr int kBandRows = 32;
 
 template <class T> struct Window {
@@ -71,7 +71,7 @@ template <class T> struct RowPair {
         if (in.photo)
             std::copy_n(in.photo + at, in.width, y.begin());
         else
-            for (int i = 0; i < in.width; ++i) y[i] = T(in.photo_bytes[at + i]) * T(1.0 / 255.0);
+            for (int i = 0; i < in.width; ++i) y[i] = from_byte<T>(in.photo_bytes[at + i]);
         if (!in.mask) return;
         const bool* mask = in.mask + int64_t(row) * in.width;
         for (int i = 0; i < in.width; ++i) {
@@ -163,10 +163,10 @@ void pull_back_band(const LossInput<T>& in, const Window<T>& window, int channel
         for (int i = 0; i < stride; i += kLanes<T>) {
             const int local = row - begin;
             const B x = B::load(pair.x.data() + i), y = B::load(pair.y.data() + i);
-            const B sign = select(x > y, B(v_l1), select(x < y, B(-v_l1), B(0)));
-            (sign + blurred.blur_column(window, 0, local, i) + B(2) * x * blurred.blur_column(window, 1, local, i) +
-             y * blurred.blur_column(window, 2, local, i))
-                .store(v_row.data() + i);
+            const WindowGradient<B> v{blurred.blur_column(window, 0, local, i),
+                                      blurred.blur_column(window, 1, local, i),
+                                      blurred.blur_column(window, 2, local, i)};
+            loss_terms_vjp(x, y, B(v_l1), v).store(v_row.data() + i);
         }
         const bool* mask = in.mask ? in.mask + int64_t(row) * in.width : nullptr;
         T* out = v_image + (int64_t(channel) * in.height + row) * in.width;
@@ -182,7 +182,8 @@ template <class T> LossOutput<T> photometric_loss(const LossInput<T>& in, T* v_i
     const int64_t map_size = int64_t(in.height) * stride;
     const int num_bands = (in.height + kBandRows - 1) / kBandRows;
     const double num_values = 3.0 * in.width * in.height;
-    const T v_l1 = T((1 - in.ssim_weight) / num_values), v_ssim = T(-in.ssim_weight / num_values);
+    const MixedLossGradient v = mixed_loss_vjp(in.ssim_weight);
+    const T v_l1 = T(v.l1 / num_values), v_ssim = T(v.ssim / num_values);
     Buffer<T> gradients(v_image ? 9 * map_size : 0);
     const auto gradients_of = [&](int channel) {
         return v_image ? gradients.data() + 3 * map_size * channel : nullptr;
@@ -205,7 +206,7 @@ template <class T> LossOutput<T> photometric_loss(const LossInput<T>& in, T* v_i
         total.ssim += band.ssim;
     }
     const double l1 = total.l1 / num_values, similarity = total.ssim / num_values;
-    return {T((1 - in.ssim_weight) * l1 + in.ssim_weight * (1 - similarity)), T(l1), T(similarity)};
+    return {T(mixed_loss(in.ssim_weight, l1, similarity)), T(l1), T(similarity)};
 }
 
 template LossOutput<float> photometric_loss(const LossInput<float>&, float*);

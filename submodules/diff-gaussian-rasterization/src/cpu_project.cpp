@@ -108,7 +108,7 @@ void project_shape(const Gaussians<T>& g, const Pinhole<Batch<T>>& camera, const
 
 /// The SH coefficients of the active degree beyond the first.
 template <class T> void gather_rest(const Gaussians<T>& g, int degree, const BatchRows<T>& rows, Batch<T>* rest) {
-    gather(g.sh_rest, 3 * g.num_rest, rows, 3 * ((degree + 1) * (degree + 1) - 1), rest);
+    gather(g.sh_rest, 3 * g.num_rest, rows, 3 * sh_rest_count(degree), rest);
 }
 
 /// Colours of visible splats; culls those whose colour is not finite.
@@ -125,7 +125,7 @@ void project_color(const Gaussians<T>& g, const Pinhole<Batch<T>>& camera, const
         rgb = sh_color(degree, gather3(g.means, rows) - camera.centre, gather3(g.sh_dc, rows), rest);
     }
     const Mask<T> finite = is_finite(rgb.x) & is_finite(rgb.y) & is_finite(rgb.z);
-    if (!g.colors) rgb = {max(rgb.x, B(0)), max(rgb.y, B(0)), max(rgb.z, B(0))};
+    if (!g.colors) rgb = clamp_color(rgb);
     for (int i = 0; i < rows.count; ++i) {
         if (!finite[i]) frame.radius_px[rows.row[i]] = 0;
         frame.splats[rows.row[i]].color = {rgb.x[i], rgb.y[i], rgb.z[i]};
@@ -185,7 +185,7 @@ Vec3<Batch<T>> color_backward(const Frame<T>& frame, const Gaussians<T>& g, Vec3
     gather_rest(g, degree, rows, rest);
     const ShGradient<B> v = sh_color_vjp(degree, toward, rest, v_rgb);
     if (out.sh_dc) scatter3(out.sh_dc, rows, v.dc);
-    if (out.sh_rest) scatter(out.sh_rest, 3 * g.num_rest, rows, 3 * ((degree + 1) * (degree + 1) - 1), rest);
+    if (out.sh_rest) scatter(out.sh_rest, 3 * g.num_rest, rows, 3 * sh_rest_count(degree), rest);
     return v.toward;
 }
 

@@ -15,12 +15,6 @@ constexpr int kWarpsAcross = kTile / kBlockWidth;
 __device__ int pixel_x(int pixel) { return pixel / kWarp % kWarpsAcross * kBlockWidth + pixel % kBlockWidth; }
 __device__ int pixel_y(int pixel) { return pixel / kWarp / kWarpsAcross * kBlockHeight + pixel % kWarp / kBlockWidth; }
 
-/// Where a tile lies in the image, in px.
-struct TileCorner { int x, y; };
-__device__ TileCorner tile_corner(const View<float>& view, int64_t tile) {
-    return {static_cast<int>(tile % view.tiles_x()) * kTile, static_cast<int>(tile / view.tiles_x()) * kTile};
-}
-
 /// State k of a tile's segment s > 0: `1 + channels` rows of kTilePixels numbers.
 __device__ int64_t state_index(int64_t segment_begin, int64_t tile, int64_t segment, int num_channels) {
     return (segment_begin - tile + segment - 1) * (1 + num_channels) * kTilePixels;
@@ -45,7 +39,7 @@ struct BlendShared {
 static_assert(sizeof(Splat<float>) == 4 * sizeof(float4), "a splat is loaded by four threads");
 
 /// Which warps' pixels the splat's ellipse touches, a bit each.
-__device__ unsigned touched_warps(const Splat<float>& s, TileCorner corner) {
+__device__ unsigned touched_warps(const Splat<float>& s, Vec2<int> corner) {
     unsigned bits = 0;
 #pragma unroll
     for (int row = 0; row < kTile / kBlockHeight; ++row) {
@@ -73,13 +67,12 @@ template <int kChannels> struct PixelSum {
     __device__ void add(const Splat<float>& s, Vec2<float> d, unsigned index) {
         const float exponent = log2_alpha(s.log2_opacity, s.conic, d);
         if (exponent < float(Limits::log2_alpha_min)) return;
-        const float alpha = min(exp2(exponent), float(Limits::alpha_max));
-        const float after = transmittance - transmittance * alpha;
+        const float alpha = exp2(exponent), after = transmittance_after(transmittance, alpha);
         if (after < float(Limits::transmittance_min)) {
             is_open = false;
             return;
         }
-        const float weight = alpha * transmittance;
+        const float weight = blend_weight(transmittance, alpha);
         const float values[4] = {s.color.x, s.color.y, s.color.z, s.inverse_depth};
 #pragma unroll
         for (int c = 0; c < kChannels; ++c) sums[c] += weight * values[c];
@@ -95,7 +88,7 @@ template <int kChannels> struct PixelSum {
 };
 
 /// Loads `count` splats of the tile, and finds which warps they touch. The whole block calls it.
-__device__ void load_batch(BlendShared& shared, const Frame& frame, int64_t begin, int count, TileCorner corner) {
+__device__ void load_batch(BlendShared& shared, const Frame& frame, int64_t begin, int count, Vec2<int> corner) {
     for (int i = threadIdx.x; i < 4 * count; i += kTilePixels) {
         const float4* splat = reinterpret_cast<const float4*>(frame.splats + frame.instances[begin + i / 4]);
         shared.words[i] = splat[i % 4];
@@ -127,7 +120,7 @@ template <int kChannels> __global__ void __launch_bounds__(kTilePixels) blend_ke
     BlendShared& shared = block_shared<BlendShared>();
     const int64_t tile = blockIdx.x;
     const int64_t begin = frame.tile_begin[tile], end = frame.tile_begin[tile + 1];
-    const TileCorner corner = tile_corner(view, tile);
+    const Vec2<int> corner = view.tile_corner(tile);
     const int x = corner.x + pixel_x(threadIdx.x), y = corner.y + pixel_y(threadIdx.x);
     const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
     const Vec2<float> at{static_cast<float>(x), static_cast<float>(y)};
@@ -180,7 +173,7 @@ template <class Pass> struct SegmentParams {
 template <class Pass>
 __device__ void load_pixels(SegmentShared<Pass>& shared, const SegmentParams<Pass>& p, int64_t tile, int64_t segment) {
     const Frame& frame = p.frame;
-    const TileCorner corner = tile_corner(frame.view, tile);
+    const Vec2<int> corner = frame.view.tile_corner(tile);
     const float* state = segment == 0
                              ? nullptr
                              : frame.states + state_index(frame.segment_begin[tile], tile, segment, frame.num_channels);
@@ -197,7 +190,7 @@ __device__ void load_pixels(SegmentShared<Pass>& shared, const SegmentParams<Pas
 /// The pixels of a tile stream through the lanes: at each step a lane hands its pixel on to the next lane, which has
 /// the splat behind. Lane l meets pixel i at step l + i.
 template <class Pass>
-__device__ void stream_pixels(SegmentShared<Pass>& shared, Pass& pass, const Splat<float>& s, TileCorner corner,
+__device__ void stream_pixels(SegmentShared<Pass>& shared, Pass& pass, const Splat<float>& s, Vec2<int> corner,
                               unsigned index, bool has_splat) {
     const int lane = threadIdx.x;
     typename Pass::Flow flow{};
@@ -225,7 +218,7 @@ template <class Pass> __global__ void __launch_bounds__(kWarp) segment_kernel(Se
     if (first >= last) return;
     SegmentShared<Pass>& shared = block_shared<SegmentShared<Pass>>();
     load_pixels(shared, p, tile, segment);
-    const TileCorner corner = tile_corner(frame.view, tile);
+    const Vec2<int> corner = frame.view.tile_corner(tile);
     for (unsigned group = first; group < last; group += kWarp) {
         const unsigned index = group + threadIdx.x;
         const bool has_splat = index < last;
@@ -252,58 +245,45 @@ template <bool kDepth> struct GradientPass {
         SplatGradient<float>* gradients;
         bool by_instance;  // a slot for each instance; else one for each Gaussian, to which all its instances add
     };
-    struct Fixed { float r, g, b, inverse_depth; };  // dL/d of the pixel
-    struct Flow { float transmittance, behind; };  // behind: as in eq. 14
+    using Fixed = Channels<float>;  // dL/d of the pixel
+    struct Flow { float transmittance, remainder; };
 
     SplatGradient<float> sum{};
 
+    static __device__ Vec3<float> load_color(const float* from, int64_t pixel, int64_t plane) {
+        return {from[pixel], from[plane + pixel], from[2 * plane + pixel]};
+    }
     static __device__ Flow shifted(Flow flow) {
-        return {__shfl_up_sync(kAllLanes, flow.transmittance, 1), __shfl_up_sync(kAllLanes, flow.behind, 1)};
+        return {__shfl_up_sync(kAllLanes, flow.transmittance, 1), __shfl_up_sync(kAllLanes, flow.remainder, 1)};
     }
     static __device__ void load(const SegmentParams<GradientPass>& p, const float* state, int64_t pixel, Fixed& v,
                                 Flow& flow) {
         const View<float>& view = p.frame.view;
         const Images<const float>&images = p.pass.images, &v_images = p.pass.v_images;
         const int64_t plane = int64_t(view.width) * view.height;
-        v = {0, 0, 0, 0};
-        flow = {1, 0};
+        Channels<float> whole{{0, 0, 0}, 0};
+        v = {{0, 0, 0}, 0};
         if (v_images.image) {
-            v.r = v_images.image[pixel], v.g = v_images.image[plane + pixel], v.b = v_images.image[2 * plane + pixel];
-            flow.behind +=
-                images.image[pixel] * v.r + images.image[plane + pixel] * v.g + images.image[2 * plane + pixel] * v.b;
+            whole.color = load_color(images.image, pixel, plane);
+            v.color = load_color(v_images.image, pixel, plane);
         }
-        if (v_images.transmittance) flow.behind += images.transmittance[pixel] * v_images.transmittance[pixel];
         if constexpr (kDepth) {
+            whole.inverse_depth = images.inverse_depth[pixel];
             v.inverse_depth = v_images.inverse_depth[pixel];
-            flow.behind += images.inverse_depth[pixel] * v.inverse_depth;
         }
+        const float v_transmittance = v_images.transmittance ? v_images.transmittance[pixel] : 0.0f;
+        flow = {1, whole_remainder(whole, images.transmittance[pixel], v, v_transmittance)};
         if (!state) return;
         flow.transmittance = state[0];
-        flow.behind -= state[kTilePixels] * v.r + state[2 * kTilePixels] * v.g + state[3 * kTilePixels] * v.b;
-        if constexpr (kDepth) flow.behind -= state[4 * kTilePixels] * v.inverse_depth;
+        flow.remainder -= dot(load_color(state, kTilePixels, kTilePixels), v.color);
+        if constexpr (kDepth) flow.remainder -= state[4 * kTilePixels] * v.inverse_depth;
     }
     __device__ void visit(const Splat<float>& s, Vec2<float> d, float alpha, const Fixed& v, Flow& flow) {
-        const float capped = min(alpha, float(Limits::alpha_max)), weight = capped * flow.transmittance;
-        float value = s.color.x * v.r + s.color.y * v.g + s.color.z * v.b;
-        if constexpr (kDepth) {
-            value += s.inverse_depth * v.inverse_depth;
-            sum.inverse_depth += weight * v.inverse_depth;
-        }
-        const float contribution = weight * value;
-        flow.behind -= contribution;
-        flow.transmittance -= flow.transmittance * capped;
-        sum.color = sum.color + Vec3<float>{weight * v.r, weight * v.g, weight * v.b};
-        if (alpha >= float(Limits::alpha_max)) return;  // the cap stops the gradient
-        // log_alpha_vjp of math.h, its constant factors left for after the sums.
-        const float u = blend_log_vjp(contribution, capped, flow.behind), u_x = u * d.x, u_y = u * d.y;
-        const float v_x = s.conic.xx * u_x + s.conic.xy * u_y, v_y = s.conic.xy * u_x + s.conic.yy * u_y;
-        sum.u += u;
-        sum.conic = {sum.conic.xx + u_x * d.x, sum.conic.xy + u_x * d.y, sum.conic.yy + u_y * d.y};
-        sum.mean = {sum.mean.x + v_x, sum.mean.y + v_y};
-        sum.abs_mean = {sum.abs_mean.x + abs(v_x), sum.abs_mean.y + abs(v_y)};
+        blend_vjp<kDepth>(s.conic, {s.color, s.inverse_depth}, d, alpha, flow.transmittance, true, v, flow.remainder, sum);
+        flow.transmittance = transmittance_after(flow.transmittance, alpha);
     }
     __device__ void store(const Params& p, int64_t instance, uint32_t gaussian) {
-        sum.conic = {-0.5f * sum.conic.xx, -sum.conic.xy, -0.5f * sum.conic.yy};
+        sum.conic = conic_gradient(sum.conic);
         if (p.by_instance) {
             p.gradients[instance] = sum;
             return;
@@ -326,20 +306,15 @@ template <bool kDepth> struct GradientPass {
 
 // ---- Importance ----
 
-struct ImportanceSlot {
-    float weighted, total;
-    int32_t num_pixels;
-};
-
 struct ImportancePass {
     struct Params {
         const float* pixel_weights;
-        ImportanceSlot* slots;  // (I)
+        ImportanceSlot<float>* slots;  // (I)
     };
     struct Fixed { float weight; };
     struct Flow { float transmittance; };
 
-    ImportanceSlot sum{};
+    ImportanceSlot<float> sum{};
 
     static __device__ Flow shifted(Flow flow) { return {__shfl_up_sync(kAllLanes, flow.transmittance, 1)}; }
     static __device__ void load(const SegmentParams<ImportancePass>& p, const float* state, int64_t pixel, Fixed& fixed,
@@ -348,26 +323,21 @@ struct ImportancePass {
         flow.transmittance = state ? state[0] : 1.0f;
     }
     __device__ void visit(const Splat<float>&, Vec2<float>, float alpha, const Fixed& fixed, Flow& flow) {
-        const float capped = min(alpha, float(Limits::alpha_max)), weight = capped * flow.transmittance;
+        const float weight = blend_weight(flow.transmittance, alpha);
         sum.weighted += weight * fixed.weight;
         sum.total += weight;
         ++sum.num_pixels;
-        flow.transmittance -= flow.transmittance * capped;
+        flow.transmittance = transmittance_after(flow.transmittance, alpha);
     }
     __device__ void store(const Params& p, int64_t instance, uint32_t) { p.slots[instance] = sum; }
 };
 
-__global__ void sum_importance_kernel(const ImportanceSlot* slots, SlotOrder order, int64_t count,
+__global__ void sum_importance_kernel(const ImportanceSlot<float>* slots, SlotOrder order, int64_t count,
                                       Importance<float> out) {
     const int64_t n = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
     if (n >= count) return;
-    ImportanceSlot all{};
-    for (int64_t i = order.begin[n]; i < order.begin[n + 1]; ++i) {
-        const ImportanceSlot slot = slots[order.slots[i]];
-        all.weighted += slot.weighted;
-        all.total += slot.total;
-        all.num_pixels += slot.num_pixels;
-    }
+    ImportanceSlot<float> all{};
+    for (int64_t i = order.begin[n]; i < order.begin[n + 1]; ++i) all.add(slots[order.slots[i]]);
     out.weighted[n] = all.weighted;
     out.total[n] = all.total;
     out.num_pixels[n] = all.num_pixels;
@@ -446,7 +416,7 @@ void importance(const Context& context, const Gaussians<float>& gaussians, const
     const DeviceGuard guard(context.device);
     int32_t* radius_px = context.scratch.array<int32_t>(gaussians.count);
     const Frame frame = render(context, context.scratch, gaussians, view, options, 0, {}, out.num_gaussians, radius_px);
-    auto* slots = zeros<ImportanceSlot>(context, frame.num_instances);
+    auto* slots = zeros<ImportanceSlot<float>>(context, frame.num_instances);
     launch_segments<ImportancePass>("importance", context, {frame, {pixel_weights, slots}});
     launch("sum_importance", context, one_thread_each(gaussians.count, 256), sum_importance_kernel, slots,
            order_slots(context, frame), gaussians.count, out);

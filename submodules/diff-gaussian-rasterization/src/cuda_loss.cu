@@ -9,10 +9,11 @@ namespace dgr::cuda {
 namespace {
 
 constexpr int kTile = 32;  // px
-constexpr int kRows = kTile + 2 * kWindowRadius;  // with the window's reach
+constexpr int kTaps = Ssim::window, kRadius = kTaps / 2;
+constexpr int kRows = kTile + 2 * kRadius;
 constexpr int kColumns = 44;  // the same, in whole float4
 constexpr int kOutputs = 4;  // neighbours that one thread blurs at once: they share what it reads
-constexpr int kInputs = kOutputs + 2 * kWindowRadius;
+constexpr int kInputs = kOutputs + 2 * kRadius;
 constexpr int kInputVectors = (kInputs + 3) / 4;
 constexpr int kThreads = kTile * kTile / kOutputs;
 static_assert(kTile - kOutputs + 4 * kInputVectors <= kColumns);
@@ -55,7 +56,7 @@ struct Pair {
 __device__ __forceinline__ Pair read_pair(const LossParams& p, int channel, int64_t pixel) {
     if (p.in.mask && !p.in.mask[pixel]) return {0, 0, false};
     const int64_t at = channel * p.pixels + pixel;
-    return {p.in.image[at], p.in.photo ? p.in.photo[at] : float(p.in.photo_bytes[at]) * float(1.0 / 255.0), true};
+    return {p.in.image[at], p.in.photo ? p.in.photo[at] : from_byte<float>(p.in.photo_bytes[at]), true};
 }
 
 /// Weighted sums of kOutputs neighbours from what lies around them.
@@ -64,7 +65,7 @@ __device__ __forceinline__ void blur(const WindowWeights<float>& window, const f
     for (int i = 0; i < kOutputs; ++i) {
         out[i] = 0;
 #pragma unroll
-        for (int k = 0; k < kWindowTaps; ++k) out[i] += window.at[k] * in[i + k];
+        for (int k = 0; k < kTaps; ++k) out[i] += window.at[k] * in[i + k];
     }
 }
 __device__ __forceinline__ void load_inputs(const Signal& signal, int row, int column, float* in) {
@@ -122,7 +123,7 @@ __global__ void __launch_bounds__(kThreads) similarity_kernel(LossParams p) {
     const Tile tile(p);
     for (int i = threadIdx.x; i < kRows * kColumns; i += kThreads) {
         const int row = i / kColumns, column = i % kColumns;
-        const int x = tile.left + column - kWindowRadius, y = tile.top + row - kWindowRadius;
+        const int x = tile.left + column - kRadius, y = tile.top + row - kRadius;
         Pair pair{0, 0, false};
         if (is_inside(p, x, y)) pair = read_pair(p, tile.channel, int64_t(y) * p.in.width + x);
         memory.u.at[row][column] = pair.x + pair.y;
@@ -145,7 +146,7 @@ __global__ void __launch_bounds__(kThreads) similarity_kernel(LossParams p) {
         if (!is_inside(p, x, y)) continue;
         const float square = (uu[i] + dd[i]) / 4;
         const WindowMeans<float> means{(u[i] + d[i]) / 2, (u[i] - d[i]) / 2, square, square, (uu[i] - dd[i]) / 4};
-        l1 += abs(memory.d.at[first_row + i + kWindowRadius][column + kWindowRadius]);
+        l1 += abs(memory.d.at[first_row + i + kRadius][column + kRadius]);
         similarity += ssim(means);
         if (!p.gradients) continue;
         const WindowGradient<float> gradient = ssim_vjp(means, p.v_ssim);
@@ -181,7 +182,7 @@ __global__ void __launch_bounds__(kThreads) gradient_kernel(LossParams p) {
     const float* gradients = p.gradients + tile.channel * p.pixels;
     for (int i = threadIdx.x; i < kRows * kColumns; i += kThreads) {
         const int row = i / kColumns, column = i % kColumns;
-        const int x = tile.left + column - kWindowRadius, y = tile.top + row - kWindowRadius;
+        const int x = tile.left + column - kRadius, y = tile.top + row - kRadius;
         const bool inside = is_inside(p, x, y);
         const int64_t pixel = int64_t(y) * p.in.width + x;
 #pragma unroll
@@ -211,9 +212,8 @@ __global__ void __launch_bounds__(kThreads) gradient_kernel(LossParams p) {
         if (!is_inside(p, x, y)) continue;
         const int64_t pixel = int64_t(y) * p.in.width + x;
         const Pair pair = read_pair(p, tile.channel, pixel);
-        const float sign = pair.x > pair.y ? p.v_l1 : pair.x < pair.y ? -p.v_l1 : 0.0f;
-        p.v_image[tile.channel * p.pixels + pixel] =
-            pair.counts ? sign + v_x[i] + 2 * pair.x * v_xx[i] + pair.y * v_xy[i] : 0.0f;
+        const float v = loss_terms_vjp(pair.x, pair.y, p.v_l1, {v_x[i], v_xx[i], v_xy[i]});
+        p.v_image[tile.channel * p.pixels + pixel] = pair.counts ? v : 0.0f;
     }
 }
 
@@ -243,7 +243,7 @@ __global__ void __launch_bounds__(kSumThreads) sum_kernel(SumParams p) {
     }
     if (threadIdx.x != 0) return;
     const double l1 = partial[0].l1 / p.num_values, similarity = partial[0].ssim / p.num_values;
-    p.values[0] = static_cast<float>((1 - p.ssim_weight) * l1 + p.ssim_weight * (1 - similarity));
+    p.values[0] = static_cast<float>(mixed_loss(p.ssim_weight, l1, similarity));
     p.values[1] = static_cast<float>(l1);
     p.values[2] = static_cast<float>(similarity);
 }
@@ -256,13 +256,14 @@ void photometric_loss(const Context& context, const LossInput<float>& input, flo
     const int tiles_x = (input.width + kTile - 1) / kTile, tiles_y = (input.height + kTile - 1) / kTile;
     const int64_t blocks = int64_t(3) * tiles_x * tiles_y;
     const double num_values = 3.0 * static_cast<double>(pixels);
+    const MixedLossGradient v = mixed_loss_vjp(input.ssim_weight);
     const LossParams params{input,
                             window_weights<float>(),
                             tiles_x,
                             tiles_x * tiles_y,
                             pixels,
-                            static_cast<float>((1 - input.ssim_weight) / num_values),
-                            static_cast<float>(-input.ssim_weight / num_values),
+                            static_cast<float>(v.l1 / num_values),
+                            static_cast<float>(v.ssim / num_values),
                             context.scratch.array<Sums>(blocks),
                             v_image ? context.scratch.array<float>(9 * pixels) : nullptr,
                             v_image};

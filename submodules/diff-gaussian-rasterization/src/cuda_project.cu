@@ -84,7 +84,7 @@ __global__ void __launch_bounds__(kThreads) project_kernel(ProjectParams p) {
         if (made.visible) rgb = load3(g.colors, n);
     } else if (g.sh_dc) {
         RestRows& rest = block_shared<RestRows>();
-        const int warp_row = threadIdx.x / kWarp * kWarp, width = 3 * ((p.sh_degree + 1) * (p.sh_degree + 1) - 1);
+        const int warp_row = threadIdx.x / kWarp * kWarp, width = 3 * sh_rest_count(p.sh_degree);
         const int64_t stride = 3 * int64_t(g.num_rest);
         load_rows(__ballot_sync(kAllLanes, made.visible), g.sh_rest + (n - threadIdx.x % kWarp) * stride, stride, width,
                   rest.row + warp_row);
@@ -95,7 +95,7 @@ __global__ void __launch_bounds__(kThreads) project_kernel(ProjectParams p) {
     if (n >= g.count) return;
     bool visible = made.visible;
     if (visible && (g.colors || g.sh_dc)) visible = is_finite(rgb.x) && is_finite(rgb.y) && is_finite(rgb.z);
-    if (visible && g.sh_dc) rgb = {max(rgb.x, 0.0f), max(rgb.y, 0.0f), max(rgb.z, 0.0f)};
+    if (visible && g.sh_dc) rgb = clamp_color(rgb);
     p.out.radius_px[n] = visible ? radius_of(made.splat.half_extent) : 0;
     p.out.depth_keys[n] = visible ? __float_as_uint(made.depth) : kCulledKey;
     p.out.indices[n] = static_cast<uint32_t>(n);
@@ -154,7 +154,7 @@ __device__ Vec3<float> color_backward(const BackwardParams& p, int64_t n, bool v
         return {0, 0, 0};
     }
     RestRows& rest = block_shared<RestRows>();
-    const int warp_row = threadIdx.x / kWarp * kWarp, width = 3 * ((p.sh_degree + 1) * (p.sh_degree + 1) - 1);
+    const int warp_row = threadIdx.x / kWarp * kWarp, width = 3 * sh_rest_count(p.sh_degree);
     const int64_t stride = 3 * int64_t(g.num_rest), warp_first = (n - threadIdx.x % kWarp) * stride;
     const unsigned existing = __ballot_sync(kAllLanes, exists), wanted = __ballot_sync(kAllLanes, visible);
     load_rows(wanted, g.sh_rest + warp_first, stride, width, rest.row + warp_row);
