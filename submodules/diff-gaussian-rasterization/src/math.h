@@ -7,7 +7,7 @@
 
 #include <cmath>
 
-#include "limits.h"
+#include "constants.h"
 
 #if defined(__CUDACC__)
 #define DGR_FN __host__ __device__ __forceinline__
