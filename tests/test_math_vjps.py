@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch_reference as reference
-from diff_gaussian_rasterization import LIMITS, _C
+from diff_gaussian_rasterization import _C, LIMITS
 
 Sample = Callable[[np.random.Generator], tuple[list[float], tuple]]
 

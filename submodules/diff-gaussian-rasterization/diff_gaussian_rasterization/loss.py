@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from . import _C
-from .queue import queue_for
+from .queue import queue_for, thread_count
 
 
 class Loss(NamedTuple):
@@ -26,8 +26,8 @@ class _PhotometricLoss(torch.autograd.Function):
         values = image.new_empty(3)
         _C.photometric_loss(
             image.detach().contiguous(), photo.detach().contiguous(), queue_for(image.device),
-            mask=None if mask is None else mask.contiguous(), ssim_weight=ssim_weight, threads=threads, values=values,
-            v_image=gradient,
+            mask=None if mask is None else mask.contiguous(), ssim_weight=ssim_weight,
+            threads=thread_count(threads), values=values, v_image=gradient,
         )  # fmt: skip
         ctx.gradient = gradient
         loss, l1, ssim = values.unbind()
@@ -52,7 +52,7 @@ def photometric_loss(
         photo: (3, H, W), of the image's dtype in [0, 1], or uint8. It gets no gradient.
         mask: (H, W) bool; where it is False image and photo count as zero, and so does the gradient.
         ssim_weight: w.
-        threads: 0 = all cores. The result does not depend on it.
+        threads: CPU threads; 0 = ``torch.get_num_threads()``. The result does not depend on it.
 
     Raises:
         ValueError: A shape, dtype or device is not as above.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from . import _C
-from .queue import queue_for
+from .queue import queue_for, thread_count
 
 # Of torch.optim.Adam's settings those that change what a step computes and that this Adam does not have.
 _ABSENT = {"weight_decay": 0, "amsgrad": False, "maximize": False}
@@ -75,7 +75,7 @@ class Adam(torch.optim.Optimizer):
         if visible is not None and visible.dtype == torch.bool:
             visible = visible.to(torch.int32)
         queue = queue_for(states[0]["exp_avg"].device)
-        _C.adam(steps, queue, visible=visible, threads=torch.get_num_threads())
+        _C.adam(steps, queue, visible=visible, threads=thread_count(0))
         for parameter, state in zip(updated, states, strict=True):
             torch.autograd.graph.increment_version(parameter)  # a graph that needs the old values must not go on
             state["step"] += 1

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from . import _C
-from .queue import queue_for
+from .queue import queue_for, thread_count
 
 
 @dataclass(frozen=True)
@@ -192,7 +192,7 @@ def rasterize(
             pixels as it is (x, y) and in absolute value (|x|, |y|), in NDC units.
         stats: (abs_grad_sum (N,) float32, views (N,) int32). Backward adds, for each visible Gaussian, the norm of the
             absolute pair and 1.
-        threads: 0 = all cores. The result does not depend on it.
+        threads: CPU threads; 0 = ``torch.get_num_threads()``. The result does not depend on it.
 
     Raises:
         ValueError: A shape, dtype or device is not as above.
@@ -200,7 +200,7 @@ def rasterize(
         torch.OutOfMemoryError: The GPU has too little memory left.
     """
     settings = dict(view=view, sh_degree=sh_degree, antialiased=antialiased, inverse_depth=inverse_depth, stats=stats,
-                    threads=threads)  # fmt: skip
+                    threads=thread_count(threads))  # fmt: skip
     rows = (means, quats, scales, covariances, _column(opacities), sh_dc, sh_rest, colors)
     extra = {} if screen_means is None else {"screen_means": (screen_means, means.dtype, (means.shape[0], 4))}
     if stats is not None:
@@ -239,8 +239,8 @@ def importance(
         torch.empty(view.height, view.width, **counters),
     )  # fmt: skip
     _C.importance(
-        _rows(rows), view._for_engine(means.dtype), queue_for(means.device), antialiased=antialiased, threads=threads,
-        pixel_weights=pixel_weights.contiguous(), weighted=result.weighted, total=result.total,
-        num_pixels=result.num_pixels, num_gaussians=result.num_gaussians,
+        _rows(rows), view._for_engine(means.dtype), queue_for(means.device), antialiased=antialiased,
+        threads=thread_count(threads), pixel_weights=pixel_weights.contiguous(), weighted=result.weighted,
+        total=result.total, num_pixels=result.num_pixels, num_gaussians=result.num_gaussians,
     )  # fmt: skip
     return result

@@ -63,7 +63,7 @@ template <class T> View<T> make_view(const ViewArgs& a) {
 
 Options make_options(bool antialiased, int sh_degree, int num_threads) {
     if (sh_degree < 0 || sh_degree > Limits::sh_degree_max) refuse("sh_degree", "0 to 3", std::to_string(sh_degree));
-    return {antialiased, sh_degree, threads_or_all(num_threads)};
+    return {antialiased, sh_degree, checked_threads(num_threads)};
 }
 
 /// Checked pointers of the rows; T is const for inputs and not for gradients.
@@ -274,7 +274,7 @@ template <class T, class Run> void with_loss(const LossArgs& args, const Run& ru
                              bytes ? checked<const uint8_t>(args.photo, "photo", {3, h, w}, place) : nullptr,
                              checked<const bool>(args.mask, "mask", {h, w}, place),
                              args.ssim_weight,
-                             threads_or_all(args.threads)};
+                             checked_threads(args.threads)};
     T* values = checked<T>(args.values, "values", {3}, place);
     T* v = checked<T>(args.v_image, "v_image", {3, h, w}, place);
     nb::gil_scoped_release released;

@@ -8,7 +8,6 @@
 
 #include <algorithm>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "cuda_engine.h"
@@ -94,12 +93,10 @@ T* checked(const OptionalArray& array, const char* name, const Shape& shape, Pla
     return array ? checked<T>(*array, name, shape, place) : nullptr;
 }
 
-/// More than any machine has use for; each one costs memory.
-inline constexpr int kMaxThreads = 256;
-
-inline int threads_or_all(int num_threads) {
-    if (num_threads < 0) refuse("threads", "0 (all cores) or more", std::to_string(num_threads));
-    return num_threads > 0 ? std::min(num_threads, kMaxThreads) : std::max(1u, std::thread::hardware_concurrency());
+inline int checked_threads(int num_threads) {
+    constexpr int max_threads = 256;  // each one costs memory
+    if (num_threads < 0) refuse("threads", "0 or more", std::to_string(num_threads));
+    return std::clamp(num_threads, 1, max_threads);
 }
 
 }  // namespace dgr

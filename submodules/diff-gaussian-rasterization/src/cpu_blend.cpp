@@ -157,6 +157,9 @@ template <class T> struct PixelGradients {
     PixelGradients(const View<T>& view, const TilePixels<T>& tile, const Images<const T>& images,
                    const Images<const T>& v) {
         const int64_t plane = int64_t(view.width) * view.height;
+        // A channel without gradient is not read: it may be infinite.
+        const Images<const T> seen{v.image ? images.image : nullptr, images.transmittance,
+                                   v.inverse_depth ? images.inverse_depth : nullptr};
         const auto read = [](const T* from, int64_t i) { return from ? from[i] : T(0); };
         tile.for_each_pixel(view, [&](int i, int64_t pixel) {
             const auto channels = [&](const Images<const T>& from) -> Channels<T> {
@@ -167,7 +170,7 @@ template <class T> struct PixelGradients {
             color[0][i] = v_pixel.color.x, color[1][i] = v_pixel.color.y, color[2][i] = v_pixel.color.z;
             inverse_depth[i] = v_pixel.inverse_depth;
             remainder[i] =
-                whole_remainder(channels(images), images.transmittance[pixel], v_pixel, read(v.transmittance, pixel));
+                whole_remainder(channels(seen), images.transmittance[pixel], v_pixel, read(v.transmittance, pixel));
         });
     }
     Channels<Batch<T>> load(int at) const {

@@ -51,7 +51,7 @@ void adam_of(const std::vector<const AdamStepArgs*>& args, const Queue& queue, c
     for (const AdamStep& step : steps) radius_px = checked<const int32_t>(radii, "visible", {step.count}, place);
     const int num_steps = static_cast<int>(steps.size());
     if (!place.is_cuda()) {
-        const int threads = threads_or_all(num_threads);
+        const int threads = checked_threads(num_threads);
         nb::gil_scoped_release released;
         return adam(steps.data(), num_steps, radius_px, threads);
     }
