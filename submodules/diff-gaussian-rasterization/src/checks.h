@@ -1,5 +1,5 @@
-// What the bindings check of an array before its pointer goes on to the engine: device, dtype, shape, contiguity. Each
-// refusal names the argument, what was expected and what came.
+// The checks of arrays in the bindings: device, dtype, shape, contiguity. An error names the argument, the expected and
+// the actual value.
 #pragma once
 
 #include <nanobind/nanobind.h>
@@ -12,8 +12,8 @@
 
 #include "cuda_engine.h"
 
-// What DLPack calls the devices of the CUDA engine. The build that runs the kernels on the CPU sets it to the CPU, and
-// then no array reaches the CPU engine.
+// DLPack's device type of the CUDA engine's arrays. The build that emulates CUDA sets it to the CPU, and then all arrays
+// go to the CUDA engine.
 #ifndef DGR_CUDA_DEVICE_TYPE
 #define DGR_CUDA_DEVICE_TYPE nanobind::device::cuda::value
 #endif
@@ -27,11 +27,11 @@ using OptionalArray = std::optional<Array>;
 
 inline constexpr int kCudaDeviceType = DGR_CUDA_DEVICE_TYPE;
 
-/// Where an array is, in DLPack's terms.
+/// The device of an array, as in DLPack.
 struct Place {
     int type, id;
     bool operator==(const Place&) const = default;
-    /// Does the CUDA engine take what is there?
+    /// Whether the CUDA engine handles arrays there.
     bool is_cuda() const { return type == kCudaDeviceType; }
 };
 inline constexpr Place kMainMemory{nb::device::cpu::value, 0};
@@ -55,7 +55,7 @@ inline std::string dtype_text(nb::dlpack::dtype dtype) {
     if (dtype.code == static_cast<uint8_t>(nb::dlpack::dtype_code::Bool)) return "bool";
     return (dtype.code < 7 ? kinds[dtype.code] : "dtype") + std::to_string(dtype.bits);
 }
-/// As torch writes it.
+/// As in torch, e.g. cuda:0.
 inline std::string place_text(Place place) {
     if (place == kMainMemory) return "cpu";
     const bool is_cuda = place.type == nb::device::cuda::value;
@@ -65,18 +65,20 @@ inline std::string place_text(Place place) {
     throw nb::value_error((name + ": expected " + expected + ", got " + actual).c_str());
 }
 
-/// Where an array is, which says which engine runs. Refuses where this build has none for it.
+/// The device of an array, which selects the engine. Throws if this build has no engine for it.
 inline Place engine_place(const Array& array, const char* name) {
     const Place place = place_of(array);
     if (place.is_cuda()) {
-        if (!cuda::is_built) refuse(name, "device cpu (this build has no CUDA engine: install it again with DGR_CUDA=1)", place_text(place));
+        if (!cuda::is_built)
+            refuse(name, "device cpu (this build has no CUDA engine: install it again with DGR_CUDA=1)",
+                   place_text(place));
     } else if (place != kMainMemory) {
         refuse(name, "a device with an engine", place_text(place));
     }
     return place;
 }
 
-/// The array's pointer, after checking all that can be wrong with it. A null optional gives a null pointer.
+/// The array's pointer. Throws if device, dtype, shape or strides are wrong. Null for an empty optional.
 template <class T>
 T* checked(const Array& array, const char* name, const Shape& shape, Place place = kMainMemory) {
     if (place_of(array) != place) refuse(name, "device " + place_text(place), place_text(place_of(array)));

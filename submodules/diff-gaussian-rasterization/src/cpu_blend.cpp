@@ -157,7 +157,7 @@ template <class T> struct PixelGradients {
     PixelGradients(const View<T>& view, const TilePixels<T>& tile, const Images<const T>& images,
                    const Images<const T>& v) {
         const int64_t plane = int64_t(view.width) * view.height;
-        // A channel without gradient is not read: it may be infinite.
+        // An output without gradient may be infinite, and infinity times zero is NaN.
         const Images<const T> seen{v.image ? images.image : nullptr, images.transmittance,
                                    v.inverse_depth ? images.inverse_depth : nullptr};
         const auto read = [](const T* from, int64_t i) { return from ? from[i] : T(0); };
