@@ -344,7 +344,7 @@ class TestForCMake:
         done = self.run(tmp_path, DGR_CUDA="0")
         assert done.returncode == 0 and "dgr_nvcc" not in (tmp_path / "a.cmake").read_text()
         report = json.loads((tmp_path / "a.json").read_text())
-        assert report == {"cuda": None, "reason": "DGR_CUDA=0 asked for the CPU only"}
+        assert report == {"cuda": None, "reason": "DGR_CUDA=0 selects the CPU only"}
 
     def test_a_broken_nvcc_is_no_failure(self, tmp_path):
         assert self.run(tmp_path, CUDACXX="/no/nvcc").returncode == 0

@@ -12,8 +12,8 @@
 
 #include "cuda_engine.h"
 
-// DLPack's device type of the CUDA engine's arrays. The build that emulates CUDA sets it to the CPU, and then all arrays
-// go to the CUDA engine.
+// DLPack's device type of the CUDA engine's arrays. The build that emulates CUDA sets it to the CPU, and then all
+// arrays go to the CUDA engine.
 #ifndef DGR_CUDA_DEVICE_TYPE
 #define DGR_CUDA_DEVICE_TYPE nanobind::device::cuda::value
 #endif
@@ -28,17 +28,17 @@ using OptionalArray = std::optional<Array>;
 inline constexpr int kCudaDeviceType = DGR_CUDA_DEVICE_TYPE;
 
 /// The device of an array, as in DLPack.
-struct Place {
+struct Device {
     int type, id;
-    bool operator==(const Place&) const = default;
+    bool operator==(const Device&) const = default;
     /// Whether the CUDA engine handles arrays there.
     bool is_cuda() const { return type == kCudaDeviceType; }
 };
-inline constexpr Place kMainMemory{nb::device::cpu::value, 0};
+inline constexpr Device kCpu{nb::device::cpu::value, 0};
 
-inline Place place_of(const Array& array) {
+inline Device device_of(const Array& array) {
     const int type = array.device_type();
-    if (type == nb::device::cuda_host::value) return kMainMemory;  // pinned
+    if (type == nb::device::cuda_host::value) return kCpu;  // pinned
     return {type, array.device_id()};
 }
 
@@ -56,32 +56,32 @@ inline std::string dtype_text(nb::dlpack::dtype dtype) {
     return (dtype.code < 7 ? kinds[dtype.code] : "dtype") + std::to_string(dtype.bits);
 }
 /// As in torch, e.g. cuda:0.
-inline std::string place_text(Place place) {
-    if (place == kMainMemory) return "cpu";
-    const bool is_cuda = place.type == nb::device::cuda::value;
-    return (is_cuda ? "cuda" : "device type " + std::to_string(place.type)) + ":" + std::to_string(place.id);
+inline std::string device_text(Device device) {
+    if (device == kCpu) return "cpu";
+    const bool is_cuda = device.type == nb::device::cuda::value;
+    return (is_cuda ? "cuda" : "device type " + std::to_string(device.type)) + ":" + std::to_string(device.id);
 }
 [[noreturn]] inline void refuse(const std::string& name, const std::string& expected, const std::string& actual) {
     throw nb::value_error((name + ": expected " + expected + ", got " + actual).c_str());
 }
 
 /// The device of an array, which selects the engine. Throws if this build has no engine for it.
-inline Place engine_place(const Array& array, const char* name) {
-    const Place place = place_of(array);
-    if (place.is_cuda()) {
+inline Device engine_device(const Array& array, const char* name) {
+    const Device device = device_of(array);
+    if (device.is_cuda()) {
         if (!cuda::is_built)
             refuse(name, "device cpu (this build has no CUDA engine: install it again with DGR_CUDA=1)",
-                   place_text(place));
-    } else if (place != kMainMemory) {
-        refuse(name, "a device with an engine", place_text(place));
+                   device_text(device));
+    } else if (device != kCpu) {
+        refuse(name, "a device with an engine", device_text(device));
     }
-    return place;
+    return device;
 }
 
 /// The array's pointer. Throws if device, dtype, shape or strides are wrong. Null for an empty optional.
 template <class T>
-T* checked(const Array& array, const char* name, const Shape& shape, Place place = kMainMemory) {
-    if (place_of(array) != place) refuse(name, "device " + place_text(place), place_text(place_of(array)));
+T* checked(const Array& array, const char* name, const Shape& shape, Device device = kCpu) {
+    if (device_of(array) != device) refuse(name, "device " + device_text(device), device_text(device_of(array)));
     if (array.dtype() != nb::dtype<std::remove_const_t<T>>())
         refuse(name, "dtype " + dtype_text(nb::dtype<std::remove_const_t<T>>()), dtype_text(array.dtype()));
     if (shape_of(array) != shape) refuse(name, "shape " + shape_text(shape), shape_text(array));
@@ -91,8 +91,8 @@ T* checked(const Array& array, const char* name, const Shape& shape, Place place
     return static_cast<T*>(array.data());
 }
 template <class T>
-T* checked(const OptionalArray& array, const char* name, const Shape& shape, Place place = kMainMemory) {
-    return array ? checked<T>(*array, name, shape, place) : nullptr;
+T* checked(const OptionalArray& array, const char* name, const Shape& shape, Device device = kCpu) {
+    return array ? checked<T>(*array, name, shape, device) : nullptr;
 }
 
 inline int checked_threads(int num_threads) {

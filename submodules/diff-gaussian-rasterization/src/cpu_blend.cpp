@@ -1,5 +1,5 @@
-// Blending on the CPU: forward, backward and importance. A work item is a tile, a lane is a pixel. All three use
-// walk_tile, so backward and importance see exactly the pairs of splat and pixel that forward blended.
+// Blending on the CPU: forward, backward and importance. One work item per tile, one lane per pixel. All three visit
+// the pairs of splat and pixel in walk_tile.
 #include <algorithm>
 
 #include "cpu_tiles.h"
@@ -73,10 +73,10 @@ template <class T> struct Chords {
 };
 
 /// Visits the splats of a tile front to back. For each it calls on_splat(instance, splat, for_each_group), which has to
-/// call for_each_group(visit) once. That calls visit(at, d, alpha, transmittance, contributes) for groups of pixels, a
-/// pixel a lane: index of the first pixel in the tile, d = pixel - mean in px, alpha before the cap, transmittance before
-/// the splat, whether the splat contributes. Where it does not, alpha may be NaN. When all pixels are closed, the
-/// remaining instances go to on_rest(instance).
+/// call for_each_group(visit) once. That calls visit(at, d, alpha, transmittance, contributes) for groups of pixels,
+/// one per lane: index of the first pixel in the tile, d = pixel - mean in px, alpha before the cap, transmittance
+/// before the splat, whether the splat contributes. Where it does not, alpha may be NaN. When all pixels are closed,
+/// the remaining instances go to on_rest(instance).
 template <class T, class OnSplat, class OnRest>
 void walk_tile(const Frame<T>& frame, int64_t tile_index, TilePixels<T>& tile, const OnSplat& on_splat,
                const OnRest& on_rest) {

@@ -1,5 +1,5 @@
-// L1 and SSIM with their gradient on the CPU, in two passes over bands of rows: window means and SSIM, then the gradient
-// of the image from the gradients of the window means.
+// L1 and SSIM with their gradient on the CPU, in two passes over bands of rows: window means and SSIM, then the
+// gradient of the image from the gradients of the window means.
 #include <algorithm>
 #include <cmath>
 #include <vector>
@@ -29,8 +29,8 @@ template <class T> struct Window {
 
 constexpr int round_up(int n, int step) { return (n + step - 1) / step * step; }
 
-/// `maps` signals of the rows of a band and of kRadius rows above and below, blurred along x. Rows outside the image are
-/// zero. A row is padded to whole batches.
+/// `maps` signals of the rows of a band and of kRadius rows above and below, blurred along x. Rows outside the image
+/// are zero. A row is padded to whole batches.
 template <class T> class BlurredRows {
   public:
     BlurredRows(int maps, int width)

@@ -1,4 +1,4 @@
-// Projection and its gradient on the CPU: projection.h with Batch, a Gaussian a lane.
+// Projection and its gradient on the CPU: projection.h with Batch, one lane per Gaussian.
 #include <algorithm>
 #include <cstring>
 

@@ -39,8 +39,8 @@ template <class T> Buffer<uint32_t> depth_order(const T* depth, const int32_t* r
     return order;
 }
 
-/// Fills slot_begin, tile_begin and instances of a frame with splats and radii. depth (N): z in camera space, read where
-/// radius_px > 0.
+/// Fills slot_begin, tile_begin and instances of a frame with splats and radii. depth (N): z in camera space, read
+/// where radius_px > 0.
 template <class T> void order_instances(Team& team, const T* depth, int64_t count, Frame<T>& frame) {
     const View<T>& view = frame.view;
     const int tiles_x = view.tiles_x();

@@ -1,21 +1,21 @@
-// Blending on the GPU. Forward: a tile is a block and a pixel a thread. Backward and importance: a warp takes a segment
-// of a tile's splats, a lane each, and the tile's pixels stream through its lanes [Taming 3DGS, arXiv:2406.15643], so
-// that what the pixels say about a splat adds up in registers. They see exactly the pixels that forward blended.
+// Blending on the GPU. Forward: one block per tile, one thread per pixel. Backward and importance: one warp per segment
+// of a tile's splats, one lane per splat. The pixels of the tile are passed from lane to lane [Taming 3DGS,
+// arXiv:2406.15643], so that the sums over pixels stay in registers.
 #include "cuda_passes.h"
 
 namespace dgr::cuda {
 namespace {
 
 constexpr int kTile = Limits::tile;
-constexpr int kBatch = 256;  // splats that a block holds in shared memory at a time
+constexpr int kBatch = 256;  // splats in shared memory at a time
 
-/// Pixels of a tile are numbered so that each warp of a block has 8 x 4 of them: small splats then miss whole warps.
+/// The pixels of a tile are numbered so that a warp has 8 x 4 of them: warps can then skip small splats.
 constexpr int kBlockWidth = 8, kBlockHeight = 4;
 constexpr int kWarpsAcross = kTile / kBlockWidth;
 __device__ int pixel_x(int pixel) { return pixel / kWarp % kWarpsAcross * kBlockWidth + pixel % kBlockWidth; }
 __device__ int pixel_y(int pixel) { return pixel / kWarp / kWarpsAcross * kBlockHeight + pixel % kWarp / kBlockWidth; }
 
-/// State k of a tile's segment s > 0: `1 + channels` rows of kTilePixels numbers.
+/// The index in frame.states of the state before a segment > 0: 1 + num_channels arrays of kTilePixels.
 __device__ int64_t state_index(int64_t segment_begin, int64_t tile, int64_t segment, int num_channels) {
     return (segment_begin - tile + segment - 1) * (1 + num_channels) * kTilePixels;
 }
@@ -25,7 +25,7 @@ __device__ int64_t state_index(int64_t segment_begin, int64_t tile, int64_t segm
 struct BlendParams {
     Frame frame;
     Images<float> out;
-    int32_t* num_gaussians;  // (H,W), where there are no channels
+    int32_t* num_gaussians;  // (H,W), written if there are no channels
 };
 
 struct BlendShared {
@@ -38,7 +38,7 @@ struct BlendShared {
 };
 static_assert(sizeof(Splat<float>) == 4 * sizeof(float4), "a splat is loaded by four threads");
 
-/// Which warps' pixels the splat's ellipse touches, a bit each.
+/// Bit w: the splat's ellipse touches the pixels of warp w.
 __device__ unsigned touched_warps(const Splat<float>& s, Vec2<int> corner) {
     unsigned bits = 0;
 #pragma unroll
@@ -55,7 +55,7 @@ __device__ unsigned touched_warps(const Splat<float>& s, Vec2<int> corner) {
     return bits;
 }
 
-/// What a pixel has blended so far.
+/// The state of a pixel.
 template <int kChannels> struct PixelSum {
     float transmittance = 1;
     float sums[kChannels > 0 ? kChannels : 1] = {};
@@ -63,7 +63,7 @@ template <int kChannels> struct PixelSum {
     int32_t taken = 0;
     bool is_open;
 
-    /// `index` counts the tile's instances from 1.
+    /// index: 1 + index of the instance in the tile.
     __device__ void add(const Splat<float>& s, Vec2<float> d, unsigned index) {
         const float exponent = log2_alpha(s.log2_opacity, s.conic, d);
         if (exponent < float(Limits::log2_alpha_min)) return;
@@ -87,7 +87,7 @@ template <int kChannels> struct PixelSum {
     }
 };
 
-/// Loads `count` splats of the tile, and finds which warps they touch. The whole block calls it.
+/// Loads `count` splats of the tile and finds which warps they touch. All threads of the block have to call it.
 __device__ void load_batch(BlendShared& shared, const Frame& frame, int64_t begin, int count, Vec2<int> corner) {
     for (int i = threadIdx.x; i < 4 * count; i += kTilePixels) {
         const float4* splat = reinterpret_cast<const float4*>(frame.splats + frame.instances[begin + i / 4]);
@@ -113,7 +113,7 @@ __device__ void write_pixel(const BlendParams& p, const PixelSum<kChannels>& sum
     if constexpr (kChannels == 0) p.num_gaussians[pixel] = sum.taken;
 }
 
-/// A tile a block. kChannels: 3 = colour, 4 = colour and inverse depth, 0 = transmittance and number of Gaussians only.
+/// kChannels: 3 = colour, 4 = colour and inverse depth, 0 = only transmittance and number of Gaussians.
 template <int kChannels> __global__ void __launch_bounds__(kTilePixels) blend_kernel(BlendParams p) {
     const Frame& frame = p.frame;
     const View<float>& view = frame.view;
@@ -128,7 +128,7 @@ template <int kChannels> __global__ void __launch_bounds__(kTilePixels) blend_ke
     PixelSum<kChannels> sum;
     sum.is_open = is_inside;
     for (int64_t batch = begin; batch < end; batch += kBatch) {
-        if (__syncthreads_and(!sum.is_open)) break;  // also: all are done with the batch before
+        if (__syncthreads_and(!sum.is_open)) break;  // also waits until all have read the previous batch
         const int count = static_cast<int>(end - batch < kBatch ? end - batch : kBatch);
         load_batch(shared, frame, batch, count, corner);
         for (int first = 0; first < count && __any_sync(kAllLanes, sum.is_open); first += kWarp) {
@@ -157,8 +157,8 @@ template <int kChannels> __global__ void __launch_bounds__(kTilePixels) blend_ke
 
 // ---- Over segments ----
 
-/// A pass looks at all pairs of a splat and a pixel that takes it, from the front: Pass::Fixed is what it needs of a
-/// pixel, Pass::Flow what changes from splat to splat there.
+/// A pass visits all pairs of a splat and a pixel to which it contributes, front to back. Pass::Fixed is constant for a
+/// pixel, Pass::Flow changes with each splat.
 template <class Pass> struct SegmentShared {
     typename Pass::Fixed fixed[kTilePixels];
     typename Pass::Flow flow[kTilePixels];
@@ -187,8 +187,8 @@ __device__ void load_pixels(SegmentShared<Pass>& shared, const SegmentParams<Pas
     __syncwarp();
 }
 
-/// The pixels of a tile stream through the lanes: at each step a lane hands its pixel on to the next lane, which has
-/// the splat behind. Lane l meets pixel i at step l + i.
+/// Passes the pixels of a tile through the lanes: in each step a lane passes its pixel's Flow to the next lane, which
+/// has the next splat. Lane l visits pixel i in step l + i.
 template <class Pass>
 __device__ void stream_pixels(SegmentShared<Pass>& shared, Pass& pass, const Splat<float>& s, Vec2<int> corner,
                               unsigned index, bool has_splat) {
@@ -243,7 +243,7 @@ template <bool kDepth> struct GradientPass {
     struct Params {
         Images<const float> images, v_images;
         SplatGradient<float>* gradients;
-        bool by_instance;  // a slot for each instance; else one for each Gaussian, to which all its instances add
+        bool by_instance;  // gradients (I), one for each instance; else (N), with atomic additions
     };
     using Fixed = Channels<float>;  // dL/d of the pixel
     struct Flow { float transmittance, remainder; };
@@ -279,7 +279,8 @@ template <bool kDepth> struct GradientPass {
         if constexpr (kDepth) flow.remainder -= state[4 * kTilePixels] * v.inverse_depth;
     }
     __device__ void visit(const Splat<float>& s, Vec2<float> d, float alpha, const Fixed& v, Flow& flow) {
-        blend_vjp<kDepth>(s.conic, {s.color, s.inverse_depth}, d, alpha, flow.transmittance, true, v, flow.remainder, sum);
+        const Channels<float> channels{s.color, s.inverse_depth};
+        blend_vjp<kDepth>(s.conic, channels, d, alpha, flow.transmittance, true, v, flow.remainder, sum);
         flow.transmittance = transmittance_after(flow.transmittance, alpha);
     }
     __device__ void store(const Params& p, int64_t instance, uint32_t gaussian) {
@@ -350,7 +351,7 @@ template <class T> T* zeros(const Context& context, int64_t count) {
     return array;
 }
 
-/// Projects, orders and blends. Channels as in blend_kernel.
+/// Projects, sorts and blends. num_channels: as kChannels of blend_kernel.
 Frame render(const Context& context, Memory& kept, const Gaussians<float>& gaussians, const View<float>& view,
              const Options& options, int num_channels, const Images<float>& out, int32_t* num_gaussians,
              int32_t* radius_px) {

@@ -23,8 +23,8 @@ template <class T> struct Frame {
 template <class T>
 Frame<T> forward(const Gaussians<T>& gaussians, const View<T>& view, const Options& options, const Images<T>& out);
 
-/// The gradient of forward. images: the outputs of forward; v_images: dL/d of them, null for zero. Gradients of invisible
-/// Gaussians are zero.
+/// The gradient of forward. images: the outputs of forward; v_images: dL/d of them, null for zero. Gradients of
+/// invisible Gaussians are zero.
 template <class T>
 void backward(const Frame<T>& frame, const Gaussians<T>& gaussians, const Images<const T>& images,
               const Images<const T>& v_images, const Gradients<T>& out);

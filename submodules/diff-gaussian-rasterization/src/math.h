@@ -92,7 +92,7 @@ template <class T> DGR_FN Quat<T> rotation_from_quat_vjp(Quat<T> quat, const Mat
         T(2) * (w * (v.r0.z - v.r2.x) + x * (v.r0.y + v.r1.x) + z * (v.r1.z + v.r2.y)) - T(4) * y * (v.r0.x + v.r2.z);
     const T v_z =
         T(2) * (w * (v.r1.x - v.r0.y) + x * (v.r0.z + v.r2.x) + y * (v.r1.z + v.r2.y)) - T(4) * z * (v.r0.x + v.r1.y);
-    const T radial = v_w * w + v_x * x + v_y * y + v_z * z;  // the part along the quaternion, removed by the normalization
+    const T radial = v_w * w + v_x * x + v_y * y + v_z * z;  // removed by the normalization
     return {inv_norm * (v_w - radial * w), inv_norm * (v_x - radial * x), inv_norm * (v_y - radial * y),
             inv_norm * (v_z - radial * z)};
 }
@@ -288,7 +288,8 @@ template <class T> DGR_FN T log2_alpha(T log2_opacity, Sym2<T> q, Vec2<T> d) {
     return d.x * (k * q.xx * d.x + T(2) * k * q.xy * d.y) + (k * q.yy * d.y * d.y + log2_opacity);
 }
 /// tau: alpha >= alpha_min inside the ellipse d^T Q d <= tau. It is increased by 1e-4, so that no pixel is lost to
-/// rounding, and is negative if alpha < alpha_min everywhere. Half extents: sqrt(tau cov.xx), sqrt(tau cov.yy).  [eq. 13]
+/// rounding, and is negative if alpha < alpha_min everywhere. Half extents: sqrt(tau cov.xx), sqrt(tau cov.yy).
+/// [eq. 13]
 template <class T> DGR_FN T ellipse_level(T log2_opacity) {
     const T log2_alpha_min(Limits::log2_alpha_min), margin(1e-4);
     return T(2 / kLog2e) * (log2_opacity - log2_alpha_min) + margin;

@@ -1,5 +1,5 @@
-// Projection of a Gaussian to a splat, and its VJP: the steps of both engines after the inputs are loaded. T is float or
-// double for one Gaussian, Batch<float|double> for several.
+// Projection of a Gaussian to a splat, and its VJP: the steps of both engines after the inputs are loaded. T is float
+// or double for one Gaussian, Batch<float|double> for several.
 #pragma once
 
 #include "types.h"

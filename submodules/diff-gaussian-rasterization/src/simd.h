@@ -114,8 +114,8 @@ template <class T> inline Batch<T> log2(Batch<T> a) {
     return r;
 }
 
-/// 2^x. In float: rounds x to an integer n and evaluates a polynomial of degree 5 for 2^(x-n) on [-1/2, 1/2]. It is exact
-/// at 0 and has the least maximum relative error, 8.7e-8. Undefined for x outside [-126, 127].
+/// 2^x. In float: rounds x to an integer n and evaluates a polynomial of degree 5 for 2^(x-n) on [-1/2, 1/2]. It is
+/// exact at 0 and has the least maximum relative error, 8.7e-8. Undefined for x outside [-126, 127].
 template <class T> inline Batch<T> exp2(Batch<T> x) {
     if constexpr (sizeof(T) == 8) {
         Batch<T> r;

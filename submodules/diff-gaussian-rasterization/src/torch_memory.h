@@ -1,5 +1,5 @@
-// Device memory and stream of torch for the CUDA engine. Memory comes from a Python callable, so the build needs no torch
-// headers, and torch's caching allocator and its limits apply.
+// Device memory and stream of torch for the CUDA engine. Memory comes from a Python callable, so the build needs no
+// torch headers, and torch's caching allocator and its limits apply.
 #pragma once
 
 #include <nanobind/nanobind.h>
@@ -38,8 +38,8 @@ struct Queue {
     nanobind::object allocate;  // see TorchMemory
     bool is_deterministic;
 
-    cuda::Context context(Place place, TorchMemory& scratch) const {
-        return {place.id, reinterpret_cast<CUstream_st*>(stream), scratch};
+    cuda::Context context(Device device, TorchMemory& scratch) const {
+        return {device.id, reinterpret_cast<CUstream_st*>(stream), scratch};
     }
 };
 
