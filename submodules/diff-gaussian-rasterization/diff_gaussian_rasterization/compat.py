@@ -110,10 +110,10 @@ class GaussianRasterizer(nn.Module):
         """
         settings = self.raster_settings
         if (shs is None and dc is None) == (colors_precomp is None):
-            raise ValueError("Please provide exactly one of either SHs or precomputed colors")
+            raise ValueError("colours: expected either shs or colors_precomp, got both or neither")
         given = (scales is not None, rotations is not None, cov3D_precomp is not None)
         if given not in ((True, True, False), (False, False, True)):
-            raise ValueError("Please provide exactly one of either scale/rotation pair or precomputed 3D covariance")
+            raise ValueError("shapes: expected either scales and rotations, or cov3D_precomp")
         if shs is not None and dc is None:
             dc, shs = _split_degrees(shs)
         if scales is not None and settings.scale_modifier != 1:

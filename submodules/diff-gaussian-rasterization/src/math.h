@@ -305,7 +305,8 @@ template <class T> struct Channels {
 template <class T> DGR_FN T blend_weight(T transmittance, T alpha) {
     return min(alpha, T(Limits::alpha_max)) * transmittance;
 }
-/// The transmittance after the splat.
+/// The transmittance after the splat. The compiler may use a fused multiply-add or not, depending on the caller, so the
+/// last bit can differ between forward and backward.
 template <class T> DGR_FN T transmittance_after(T transmittance, T alpha) {
     return transmittance - transmittance * min(alpha, T(Limits::alpha_max));
 }

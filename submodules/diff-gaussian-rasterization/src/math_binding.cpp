@@ -17,7 +17,7 @@ namespace {
 using namespace dgr;
 using Numbers = std::vector<double>;
 
-/// A struct of doubles from numbers, and back.
+/// Converts numbers to a struct of doubles, and back.
 template <class S> S as(const Numbers& numbers, size_t from = 0) {
     constexpr size_t count = sizeof(S) / sizeof(double);
     if (numbers.size() < from + count) throw nb::value_error("too few numbers");
@@ -42,12 +42,10 @@ using S2 = Sym2<double>;
 using S3 = Sym3<double>;
 using M3 = Mat3<double>;
 using J = JacobianRows<double>;
+/// fx fy cx cy, rotation (9), translation (3), centre (3), ratio_min (2), ratio_max (2): 23 numbers.
 using Camera = Pinhole<double>;
 
-/// fx fy cx cy, rotation (9), translation (3), centre (3), ratio_min (2), ratio_max (2): 23 numbers.
-Camera camera_of(const Numbers& numbers) { return as<Camera>(numbers); }
-
-/// What one splat has in blending; the mean in px, the opacity as its logarithm.
+/// A splat; the mean in px, the natural logarithm of the opacity.
 struct BlendInput {
     S2 conic;
     V2 mean;
@@ -60,12 +58,12 @@ struct PixelValue {
     Channels<double> channels;
     double transmittance;
 };
-PixelValue blended_pixel(const BlendInput& in, V2 pixel, double transmittance, const PixelValue& behind) {
+PixelValue blended_pixel(const BlendInput& in, V2 pixel, double transmittance, const PixelValue& background) {
     const double alpha = in.alpha(in.offset(pixel));
     const double weight = blend_weight(transmittance, alpha), after = transmittance_after(transmittance, alpha);
-    const Channels<double>&front = in.channels, &back = behind.channels;
+    const Channels<double>&front = in.channels, &back = background.channels;
     return {{weight * front.color + after * back.color, weight * front.inverse_depth + after * back.inverse_depth},
-            after * behind.transmittance};
+            after * background.transmittance};
 }
 
 }  // namespace
@@ -80,20 +78,20 @@ void bind_math(nb::module_& m) {
         return flat(covariance_from_scale_rotation_vjp(as<V3>(x), as<M3>(x, 3), as<S3>(v)));
     });
     m.def("to_camera",
-          [](const Numbers& x, const Numbers& camera) { return flat(to_camera(camera_of(camera), as<V3>(x))); });
+          [](const Numbers& x, const Numbers& camera) { return flat(to_camera(as<Camera>(camera), as<V3>(x))); });
     m.def("to_camera_vjp", [](const Numbers&, const Numbers& v, const Numbers& camera) {
-        return flat(to_camera_vjp(camera_of(camera), as<V3>(v)));
+        return flat(to_camera_vjp(as<Camera>(camera), as<V3>(v)));
     });
     m.def("project_mean",
-          [](const Numbers& x, const Numbers& camera) { return flat(project_mean(camera_of(camera), as<V3>(x))); });
+          [](const Numbers& x, const Numbers& camera) { return flat(project_mean(as<Camera>(camera), as<V3>(x))); });
     m.def("project_mean_vjp", [](const Numbers& x, const Numbers& v, const Numbers& camera) {
-        return flat(project_mean_vjp(camera_of(camera), as<V3>(x), as<V2>(v)));
+        return flat(project_mean_vjp(as<Camera>(camera), as<V3>(x), as<V2>(v)));
     });
     m.def("projection_jacobian", [](const Numbers& x, const Numbers& camera) {
-        return flat(projection_jacobian(camera_of(camera), as<V3>(x)));
+        return flat(projection_jacobian(as<Camera>(camera), as<V3>(x)));
     });
     m.def("projection_jacobian_vjp", [](const Numbers& x, const Numbers& v, const Numbers& camera) {
-        return flat(projection_jacobian_vjp(camera_of(camera), as<V3>(x), as<J>(v)));
+        return flat(projection_jacobian_vjp(as<Camera>(camera), as<V3>(x), as<J>(v)));
     });
     m.def("project_covariance", [](const Numbers& x) { return flat(project_covariance(as<J>(x), as<S3>(x, 6))); });
     m.def("project_covariance_vjp", [](const Numbers& x, const Numbers& v) {
@@ -120,17 +118,17 @@ void bind_math(nb::module_& m) {
         v.resize(16);
         return flat(sh_basis_vjp(degree, as<V3>(x), v.data()));
     });
-    // A pixel that sees one splat over what is behind it. Inputs: BlendInput; constants: pixel (2) in px, transmittance
-    // before the splat, Behind. Outputs: colour (3), inverse depth, transmittance.
     m.def("ellipse_level", [](double log2_opacity) { return ellipse_level(log2_opacity); });
-    m.def("blend", [](const Numbers& x, const Numbers& pixel, double transmittance, const Numbers& behind) {
-        return flat(blended_pixel(as<BlendInput>(x), as<V2>(pixel), transmittance, as<PixelValue>(behind)));
+    // A pixel with one splat and a background. Inputs: BlendInput (10); constants: pixel (2) in px, transmittance
+    // before the splat, PixelValue (5) of the background. Output: PixelValue.
+    m.def("blend", [](const Numbers& x, const Numbers& pixel, double transmittance, const Numbers& background) {
+        return flat(blended_pixel(as<BlendInput>(x), as<V2>(pixel), transmittance, as<PixelValue>(background)));
     });
     m.def("blend_vjp", [](const Numbers& x, const Numbers& v, const Numbers& pixel, double transmittance,
-                          const Numbers& behind) {
+                          const Numbers& background) {
         const auto in = as<BlendInput>(x);
         const auto v_out = as<PixelValue>(v);
-        const PixelValue out = blended_pixel(in, as<V2>(pixel), transmittance, as<PixelValue>(behind));
+        const PixelValue out = blended_pixel(in, as<V2>(pixel), transmittance, as<PixelValue>(background));
         double remainder = whole_remainder(out.channels, out.transmittance, v_out.channels, v_out.transmittance);
         SplatGradient<double> sum{};
         const V2 d = in.offset(as<V2>(pixel));
