@@ -15,7 +15,8 @@ ROOMS = (
     "demo", "commands",
 )  # fmt: skip
 BESIDE_EACH_OTHER = ("viewer", "suite", "photogrammetry", "demo")  # above compression, none imports another
-ALLOWED = {("training", "viewer")}  # a training can be watched: the viewer is loaded where a run asks for it
+# A training shows itself in the viewer where a run wants that; the suite starts the scripts by their paths.
+ALLOWED = {("training", "viewer"), ("suite", "commands")}
 ENGINE_FROM = {"diff_gaussian_rasterization": "scene", "simple_knn": "scene"}  # rooms below know no engine
 PACKAGE = "compact_splats"
 
