@@ -343,7 +343,7 @@ def test_rates_and_betas_follow_the_views_of_an_update(count):
 @pytest.mark.parametrize("count", [2, 4, 8, 16])
 @pytest.mark.parametrize("schedule", [FULL, FAST, FULL.scaled(0.01)])
 def test_the_regularisation_of_selection_weighs_the_same_beside_the_views(schedule, count):
-    """The mean over K views stands for K steps, so regularisation every E steps weighs E' / E where it comes every E'."""
+    """The mean over K views is that of K steps: regularisation every E steps weighs E' / E where it comes every E'."""
     for one, several in zip(schedule.selection_rounds, shared(schedule, count).selection_rounds, strict=True):
         per_view = several.initial_weight * count / (several.window.every * count)
         assert per_view == pytest.approx(one.initial_weight / one.window.every)

@@ -117,7 +117,8 @@ def test_parameters_moments_and_gradients_stay_aligned_through_random_edits(seed
     for turn in range(12):
         add_gradients(model, seed=100 * seed + turn)
         if rng.random() < 0.6:
-            model.update(PARAMETER_NAMES if rng.random() < 0.5 else tuple(rng.choice(PARAMETER_NAMES, 3, replace=False)))
+            some = tuple(rng.choice(PARAMETER_NAMES, 3, replace=False))
+            model.update(PARAMETER_NAMES if rng.random() < 0.5 else some)
         num = model.num_gaussians
         source = torch.from_numpy(rng.integers(0, num, rng.integers(1, 20)))
         fresh = torch.from_numpy(rng.random(len(source)) < 0.3)

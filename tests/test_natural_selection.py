@@ -73,7 +73,7 @@ def opacities_with(q: float, budget: int = 3) -> torch.Tensor:
 
 
 def test_the_weight_tunes_itself():
-    """First goal 0.8 * 0.5; then lambda falls where the budget-th opacity is below 0.9 of the goal, rises above 1.1 of it."""
+    """First goal 0.8 * 0.5; then lambda falls where the budget-th opacity is below 0.9 goals, rises above 1.1."""
     selection = full(budget=3)
     (state,) = selection.states
     selection.tune(14_999, opacities_with(0.9))
@@ -224,8 +224,9 @@ def test_each_round_of_the_fast_schedule_ends_at_the_budget_and_starts_anew():
     assert second.weight == 2e-4 and second.first_goal is None
     selection.tune(7_000, model.opacities)
     assert second.first_goal == pytest.approx(0.4)
-    assert float(selection.regularisation(7_450, LOGITS)) == pytest.approx(numpy_regularisation(15_000, LOGITS.numpy()[:, 0]))
-    assert float(selection.regularisation(7_500, LOGITS)) == pytest.approx(numpy_regularisation(16_000, LOGITS.numpy()[:, 0]))
+    for step, of_full in ((7_450, 15_000), (7_500, 16_000)):
+        expected = numpy_regularisation(of_full, LOGITS.numpy()[:, 0])
+        assert float(selection.regularisation(step, LOGITS)) == pytest.approx(expected)
     selection.edit(10_000, model)
     assert model.num_gaussians == 100 and second.ended_at == 10_000 and selection.has_ended(10_000)
     changes = [2_999, 3_000, 6_499, 6_500, 6_999, 7_000, 10_499, 10_500]

@@ -131,7 +131,7 @@ def test_runs_killed_by_the_system_end_with_the_same_bits(tmp_path):
 
 @pytest.fixture(scope="module")
 def left_at(scene_dir, tmp_path_factory) -> dict[int, TrainConfig]:
-    """Configs that continue a run after two steps, 18 in densification and 37 in selection; at the last it has ended."""
+    """Configs that continue a run after step 18, in densification, and 37, in selection; the last has ended."""
     folder = tmp_path_factory.mktemp("left")
     config = make_config(scene_dir, folder / "model", random_background=True, checkpoint_every="1")
     configs = {STEPS: config}

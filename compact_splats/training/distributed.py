@@ -65,13 +65,14 @@ class Processes(SingleProcess):
             for work in [dist.all_reduce(tensor, async_op=True) for tensor in tensors]:
                 work.wait()
 
-    def average_gradients(self, rows: Iterable[Tensor]) -> None:  # noqa: D102
-        rows = [row for row in rows if row.numel()]
-        for row in rows:
-            row.grad = torch.zeros_like(row) if row.grad is None else row.grad
-        self.sum(*(row.grad for row in rows))
-        for row in rows:
-            row.grad /= self.count
+    def average_gradients(self, parameters: Iterable[Tensor]) -> None:  # noqa: D102
+        parameters = [each for each in parameters if each.numel()]
+        for each in parameters:
+            each.grad = torch.zeros_like(each) if each.grad is None else each.grad
+        gradients = [each.grad for each in parameters if each.grad is not None]
+        self.sum(*gradients)
+        for gradient in gradients:
+            gradient /= self.count
 
     def share(self, value: Item) -> Item:  # noqa: D102
         box = [value]
@@ -80,7 +81,7 @@ class Processes(SingleProcess):
         return box[0]
 
     def gather(self, value: Item) -> list[Item]:  # noqa: D102
-        everyone = [None] * self.count if self.is_first else None
+        everyone: list[Any] | None = [None] * self.count if self.is_first else None
         with _others_must_answer():
             dist.gather_object(in_main_memory(value), everyone)
         return everyone or []
@@ -93,7 +94,7 @@ class Processes(SingleProcess):
         return bool(wishes)
 
     def raise_one(self, error: Exception | None) -> None:  # noqa: D102
-        errors = [None] * self.count
+        errors: list[Any] = [None] * self.count
         with _others_must_answer():
             dist.all_gather_object(errors, error)
         for each in errors:
