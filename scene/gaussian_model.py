@@ -36,7 +36,7 @@ class GaussianModel:
         rows: float32 parameters; ``means`` (N,3) world units, ``log_scales`` (N,3), ``quats`` (N,4) real part first,
             any length, ``opacity_logits`` (N,1), ``sh_dc`` (N,1,3), ``sh_rest`` (N,K,3), K = (max degree + 1)^2 - 1.
             Every ``remap`` makes new ones: do not keep them across steps.
-        optimizer: a torch.optim.Optimizer, None until :meth:`start_training`. Any other of torch's interface may be set, over
+        optimizer: a torch.optim.Optimizer, None until :meth:`start_training`. Another one may be set, over
             :meth:`parameter_groups` or the parameters themselves.
         sh_degree: degree that is rendered now.
         max_sh_degree: degree that ``sh_rest`` has room for.
@@ -223,8 +223,7 @@ class GaussianModel:
     def remap(self, source: Tensor, fresh: Tensor) -> None:
         """Rebuild the set as ``new[i] = old[source[i]]``; parameters, optimizer state and gradients move together.
 
-        Of the optimizer's state every tensor with one entry per Gaussian moves, whatever the optimizer and the order of
-        its groups.
+        Every tensor of the optimizer's state with one entry per Gaussian moves, for any optimizer and order of groups.
 
         Args:
             source: (M,) int64, indices into the current set.

@@ -280,7 +280,7 @@ def test_too_many_in_a_row_end_the_run_with_a_checkpoint_of_the_last_good_state(
     with monkeypatch.context() as patch:
         Poison(patch, float("inf"), range(12, 1000), of_loss=True)
         with pytest.raises(
-            InputError, match="20 steps without until step 31, 20 of them in a row, .*--resume goes on after step 31"
+            InputError, match="20 views gave .* until step 31, 20 of them in a row.*--resume continues after step 31"
         ):
             train(config)
     assert train(dataclasses.replace(config, resume=True))["skipped_views"] == 20  # whatever it was has gone
@@ -294,7 +294,8 @@ def test_one_bad_view_never_ends_a_run_but_a_hundredth_of_the_steps_does():
         skipped.note(torch.tensor(True), "good.png")
         assert skipped.too_many(2 * step + 1) is None
     skipped.note(torch.tensor(False), "bad.png")
-    assert "31 steps without until step 62, 1 of them in a row, the last of bad.png" in str(skipped.too_many(62))
+    expected = "31 views gave non-finite gradients until step 62, 1 of them in a row, the last of bad.png"
+    assert expected in str(skipped.too_many(62))
     fresh = SkippedViews(3000, CPU)
     fresh.load_state_dict(skipped.state_dict())
     assert int(fresh.count) == 31 and fresh.too_many(62) is not None
@@ -423,7 +424,7 @@ def test_a_full_disk_at_the_end_is_one_line_and_the_run_is_finished_once_there_i
     assert "iteration_60/point_cloud.ply: expected room for 73 KiB, found 0 KiB free; make room there" in str(
         error.value
     )
-    assert str(error.value).endswith("--resume goes on after step 21")
+    assert str(error.value).endswith("--resume continues after step 21")
     said = capsys.readouterr().err.splitlines()
     whats = ("a checkpoint", "the model of step 30", "the log")
     assert sorted(line.split(" can't be written: ")[0] for line in said) == sorted(f"warning: {what}" for what in whats)
@@ -580,7 +581,7 @@ def test_growth_for_which_there_is_no_memory_ends_the_run_with_a_checkpoint(
 
         patch.setattr("compact_splats.training.memory.free_memory", crowded)
         with pytest.raises(
-            InputError, match="memory: expected .* more for [0-9]+ Gaussians, found .* --resume goes on"
+            InputError, match="memory: expected .* more for [0-9]+ Gaussians, found .* --resume continues"
         ):
             train(config)
     train(dataclasses.replace(config, resume=True))

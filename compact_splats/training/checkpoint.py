@@ -102,7 +102,7 @@ class Checkpoints:
         Raises:
             InputError: the file has changed since, or it is not the state of such parts.
         """
-        fix = "remove it to go on from the one before, or leave out --resume to begin anew"
+        fix = "remove it to continue from the one before, or leave out --resume to begin anew"
         path = self._found or self.folder
         try:
             state = self._processes.share(None if self._found is None else self._read(self._found))
@@ -167,7 +167,7 @@ class Checkpoints:
         except InputError as error:
             if self.newest is None:
                 raise
-            raise error.with_hint(f"--resume goes on after step {self.newest}") from error
+            raise error.with_hint(f"--resume continues after step {self.newest}") from error
 
     def clear(self) -> None:
         """Remove them all: the run is finished."""

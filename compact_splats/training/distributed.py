@@ -125,12 +125,12 @@ def join() -> Iterator[Processes]:
     with _one_error_printed(dist.PrefixStore("failures", store)), _only_first_prints(rank):
         yield Processes()
         with _others_must_answer():
-            dist.all_reduce(torch.zeros(1))  # nobody leaves while another might still fail
+            dist.all_reduce(torch.zeros(1))  # none ends while another might still fail
     dist.destroy_process_group()
 
 
 class _EndedByFirst(Exception):
-    """All processes have agreed to end, and the first says why."""
+    """All processes have agreed to end; the first prints the error."""
 
     def __init__(self, exit_code: int) -> None:
         super().__init__(exit_code)
@@ -139,15 +139,15 @@ class _EndedByFirst(Exception):
 
 @contextlib.contextmanager
 def _one_error_printed(store: dist.Store) -> Iterator[None]:
-    """Let the first failure pass, and end this process silently where another has failed before."""
+    """Let the first failure pass; end this process silently where another has failed before."""
     try:
         yield
     except Exception as error:
         if not isinstance(error, _EndedByFirst) and store.add("count", 1) == 1:
-            atexit.register(store.set, "told", "")  # at exit the error has been printed
+            atexit.register(store.set, "printed", "")  # at exit the error has been printed
             raise
-        with contextlib.suppress(RuntimeError):  # the process that keeps the store has gone
-            store.wait(["told"], timedelta(seconds=30))
+        with contextlib.suppress(RuntimeError):  # the process that keeps the store has ended
+            store.wait(["printed"], timedelta(seconds=30))
         sys.exit(error.exit_code if isinstance(error, _EndedByFirst) else 2)
 
 
@@ -162,14 +162,13 @@ def _only_first_prints(rank: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _others_must_answer() -> Iterator[None]:
-    """Torch's errors about processes that don't answer, as one for the user."""
+    """Turn torch's errors about processes that don't answer into an :class:`InputError`."""
     try:
         yield
     except RuntimeError as error:
-        found = f"one that is gone or does not answer ('{str(error).splitlines()[0]}')"
-        raise InputError(
-            "torchrun", "all processes running", found, "look for what it said, and start again"
-        ) from error
+        reason = str(error).splitlines()[0]
+        message = f"torchrun: a process has ended or does not answer ('{reason}'); see its output and start again"
+        raise InputError(message) from error
 
 
 def in_main_memory(state: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The processes that train one scene together, as each of them sees the others.
+"""The processes that train one scene together.
 
 Without others nothing here loads torch. With others: ``training/distributed.py``. What a step of several views means
 for the schedule: ``arguments/sharing.py``.
@@ -24,7 +24,7 @@ class SingleProcess:
     Attributes:
         rank: number of this process; the first writes, shows and measures.
         count: number of processes.
-        threads: CPU threads for this process where the user asks for none; 0: all cores.
+        threads: default number of CPU threads of this process; 0: one for each core.
         on_this_machine: number of processes that share the machine's memory.
         meet_every: steps between two exchanges of requests to stop and the like.
     """
@@ -45,7 +45,7 @@ class SingleProcess:
         return device
 
     def own_draw(self, draw: Callable[[], Item]) -> Item:
-        """Draw once for each process, and return this process's draw. All call it, with generators in the same state."""
+        """Draw once for each process, return this process's draw. All call it, with equal generator states."""
         return draw()
 
     def own_share(self, items: Sequence[Item]) -> Sequence[Item]:
@@ -56,14 +56,14 @@ class SingleProcess:
         """Add up each tensor over all processes, in place; every one gets the same bits."""
 
     def average_gradients(self, parameters: Iterable[Tensor]) -> None:
-        """Replace the gradient of each parameter by its mean over all processes; a missing one counts as zeros."""
+        """Replace the gradient of each parameter by its mean over all processes; a missing one counts as 0."""
 
     def share(self, value: Item) -> Item:
         """The value of the first process, in all: numbers, text, tensors in main memory, and nests of these."""
         return value
 
     def gather(self, value: Item) -> list[Item]:
-        """The values of all processes in order, in the first; an empty list in the others. Types as in :meth:`share`."""
+        """The values of all processes in order, in the first; empty elsewhere. Types as in :meth:`share`."""
         return [value]
 
     def any(self, step: int, wish: bool) -> bool:
