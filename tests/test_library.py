@@ -1,4 +1,4 @@
-"""The package as a notebook imports it: its names, the examples of docs/library.md, and a wheel in a folder of its own."""
+"""The package as a notebook imports it: its names, the examples of docs/library.md, and an installed wheel."""
 
 import importlib.util
 import os
@@ -81,7 +81,7 @@ def test_the_readme_runs(tiny_scene_dir, tmp_path, monkeypatch):
 
 
 def test_the_strategy_splits_and_prunes_what_it_says(examples, scene):
-    """Every 100 steps the 50 of largest mean gradient become two each, at 0.6 of the opacity; then 0.01 is the least."""
+    """Every 100 steps the 50 of largest mean gradient become two each, at 0.6 of the opacity; below 0.01 none is left."""
     counts = []
 
     class Watched(examples["SplitLargest"]):
