@@ -81,7 +81,7 @@ def test_the_readme_runs(tiny_scene_dir, tmp_path, monkeypatch):
 
 
 def test_the_strategy_splits_and_prunes_what_it_says(examples, scene):
-    """Every 100 steps the 50 of largest mean gradient become two each, at 0.6 of the opacity; below 0.01 none is left."""
+    """Every 100 steps the 50 of largest mean gradient become two, at 0.6 of the opacity; below 0.01 none is left."""
     counts = []
 
     class Watched(examples["SplitLargest"]):
