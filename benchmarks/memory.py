@@ -15,8 +15,8 @@ import tempfile
 from pathlib import Path
 
 from compact_splats.arguments import DEVICES, TrainConfig
-from compact_splats.commands.train import train
 from compact_splats.scene import load_scene
+from compact_splats.training.run import train
 from compact_splats.utils.errors import run_script
 from compact_splats.utils.files import write_json
 from compact_splats.utils.machine import machine_info

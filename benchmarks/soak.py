@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 
 from compact_splats.arguments import TrainConfig
-from compact_splats.commands.train import train
 from compact_splats.demo.scene import write_demo_scene
+from compact_splats.training.run import train
 from compact_splats.utils.errors import run_script
 from compact_splats.utils.files import write_json
 from compact_splats.utils.machine import machine_info

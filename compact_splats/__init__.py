@@ -29,9 +29,9 @@ _HOMES = {
     "FULL": "arguments.schedule",
     "FAST": "arguments.schedule",
     "Training": "training.training",
+    "photometric_loss": "training.training",
     "Strategy": "training.strategy",
     "standard_strategies": "training.strategies",
-    "photometric_loss": "training.training",
     "encode": "compression",
     "decode": "compression",
 }

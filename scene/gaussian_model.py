@@ -36,7 +36,7 @@ class GaussianModel:
         rows: float32 parameters; ``means`` (N,3) world units, ``log_scales`` (N,3), ``quats`` (N,4) real part first,
             any length, ``opacity_logits`` (N,1), ``sh_dc`` (N,1,3), ``sh_rest`` (N,K,3), K = (max degree + 1)^2 - 1.
             Every ``remap`` makes new ones: do not keep them across steps.
-        optimizer: None until :meth:`start_training`. Any other of torch's interface may be set, over
+        optimizer: a torch.optim.Optimizer, None until :meth:`start_training`. Any other of torch's interface may be set, over
             :meth:`parameter_groups` or the parameters themselves.
         sh_degree: degree that is rendered now.
         max_sh_degree: degree that ``sh_rest`` has room for.
@@ -47,7 +47,7 @@ class GaussianModel:
         assert set(parameters) == set(PARAMETER_NAMES), f"parameters {sorted(parameters)}"
         assert len({len(values) for values in parameters.values()}) == 1, "parameters of different lengths"
         self.parameters = {name: nn.Parameter(parameters[name].contiguous()) for name in PARAMETER_NAMES}
-        self.optimizer: torch.optim.Optimizer | None = None
+        self.optimizer: Any = None
         self.antialiased = False
         self.sh_degree = sh_degree
         self.max_sh_degree = math.isqrt(parameters["sh_rest"].shape[1] + 1) - 1
@@ -245,7 +245,7 @@ class GaussianModel:
         def moved_state(values: Any) -> Any:
             return moved(values) if isinstance(values, Tensor) and values.ndim and len(values) == num else values
 
-        renewed = {}
+        renewed: dict[Tensor, nn.Parameter] = {}
         for name, old in self.parameters.items():
             # A new Parameter each time, not `.data =`: a live graph still holds the old one at its old shape.
             new = renewed[old] = self.parameters[name] = nn.Parameter(old[source])
@@ -300,5 +300,6 @@ class GaussianModel:
         if self.optimizer is None:
             self.start_training(dict.fromkeys(PARAMETER_NAMES, 0.0))  # the learning rates come with the state
         else:
-            self._replace_in_optimizer({old[name]: self.parameters[name] for name in old}, lambda values: values)
+            renewed: dict[Tensor, nn.Parameter] = {old[name]: self.parameters[name] for name in old}
+            self._replace_in_optimizer(renewed, lambda values: values)
         self.optimizer.load_state_dict(state["optimizer"])

@@ -51,7 +51,6 @@ TRAIN_FLAGS = [
     ("--init_ply some.ply", "init_ply", Path("some.ply")),
     ("--checkpoint_every 10m", "checkpoint_every", "10m"),
     ("--no-resume", "resume", False),
-    ("--resume_config saved", "resume_config", "saved"),
     ("--no-tensorboard", "tensorboard", False),
     ("--viewer 9000", "viewer", 9000),
 ]
@@ -148,7 +147,6 @@ def test_a_value_may_follow_an_equals_sign_and_keeps_its_underscores():
         "--device tpu",
         "--images",
         "--resume",
-        "--resume-config other",
         "--checkpoint-every soon",
         "--checkpoint-every 0m",
         "--checkpoint-every nanm",
@@ -212,7 +210,7 @@ def test_the_schedule_follows_the_flags():
     assert dataclasses.replace(plain, schedule="fast").make_schedule() == FAST
     changed = dataclasses.replace(plain, iterations=600, sh_rest_lr=0.02, densify_grad_threshold=6e-4).make_schedule()
     assert changed.iterations == 600
-    assert changed.rates.sh_rest == 0.02 / 20
+    assert changed.learning_rates.sh_rest == 0.02 / 20
     assert changed.densification_rounds[0].gradient_threshold == 6e-4
     assert changed.densification_rounds[0].late_threshold == pytest.approx(4e-4)
 

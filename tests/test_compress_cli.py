@@ -16,11 +16,11 @@ from compact_splats.arguments import TrainConfig
 from compact_splats.arguments.compress import CompressConfig
 from compact_splats.arguments.options import from_json, to_json
 from compact_splats.commands import compress, metrics, render
-from compact_splats.commands.train import train
 from compact_splats.compression import encode, read_model, write_gsz
 from compact_splats.gaussian_renderer.evaluation import evaluate
 from compact_splats.scene import load_scene, ply
 from compact_splats.scene.gaussian_model import PARAMETER_NAMES, GaussianModel
+from compact_splats.training.run import train
 from compact_splats.utils.errors import InputError
 
 ROOT = Path(__file__).parent.parent

@@ -12,7 +12,6 @@ from plain_quantizer import PlainQuantizer, decode
 from compact_splats import compression
 from compact_splats.arguments import TrainConfig
 from compact_splats.arguments.compress import FineTuneRates, Phase, PostHocSchedule
-from compact_splats.commands.train import train
 from compact_splats.compression.compact import CompactQuantizer
 from compact_splats.compression.finetune import Photos, as_stored, detached, fine_tune, squares_loss
 from compact_splats.compression.posthoc import Goals, PostHoc, Result, Stage
@@ -23,6 +22,7 @@ from compact_splats.gaussian_renderer.evaluation import evaluate
 from compact_splats.scene import Scene, load_scene
 from compact_splats.scene.gaussian_model import PARAMETER_NAMES, GaussianModel
 from compact_splats.training.progress import Progress
+from compact_splats.training.run import train
 from compact_splats.training.view_sampler import ViewSampler
 
 BLACK = torch.zeros(3)

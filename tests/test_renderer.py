@@ -13,13 +13,13 @@ import torch
 from compact_splats.arguments import RenderConfig, TrainConfig
 from compact_splats.commands.metrics import measure
 from compact_splats.commands.render import main, render_scene
-from compact_splats.commands.train import train
 from compact_splats.gaussian_renderer import importance, render
 from compact_splats.gaussian_renderer.evaluation import evaluate
 from compact_splats.scene import load_scene
 from compact_splats.scene.gaussian_model import GaussianModel
 from compact_splats.suite.pairs import find_pairs
 from compact_splats.training.densification import GradientStats
+from compact_splats.training.run import train
 from compact_splats.utils.errors import InputError
 
 BLACK = torch.zeros(3)
@@ -84,7 +84,9 @@ def test_inverse_depth_comes_on_request(scene, model):
 
 def test_antialiasing_takes_opacity_from_small_splats(scene, model):
     with torch.no_grad():
-        plain, thin = (render(scene.train[0], model, BLACK, antialiased=on).transmittance.sum() for on in (False, True))
+        plain = render(scene.train[0], model, BLACK).transmittance.sum()
+        model.antialiased = True
+        thin = render(scene.train[0], model, BLACK).transmittance.sum()
     assert thin > plain
 
 
@@ -216,8 +218,8 @@ def test_masked_pixels_are_black_in_both_pictures_and_do_not_count(tiny_scene_di
         mask[:, 48:] = 255
         cv2.imwrite(str(scene_dir / "masks" / f"{path.stem}.png"), mask)
     masked = load_scene(scene_dir, eval=True)
-    scores = evaluate(masked.test, model, BLACK, antialiased=False, threads=1)
-    whole = evaluate(load_scene(tiny_scene_dir, eval=True).test, model, BLACK, antialiased=False, threads=1)
+    scores = evaluate(masked.test, model)
+    whole = evaluate(load_scene(tiny_scene_dir, eval=True).test, model)
     assert 0 < scores["l1"] < whole["l1"]
 
     model.save_ply(tmp_path / "model.ply")

@@ -113,6 +113,7 @@ class Densification(Strategy):
     def _split(
         self, step: int, model: GaussianModel, each: DensificationRound, importance: Callable[[int | None], Tensor]
     ) -> int:
+        assert self.stats is not None, "no statistics in a round"
         mean_gradient = self.stats.mean()
         late = each.is_late(step)
         candidates = mean_gradient >= (each.late_threshold if late else each.gradient_threshold)

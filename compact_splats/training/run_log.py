@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from compact_splats.utils.errors import InputError
 from compact_splats.utils.files import atomic_write, flush_to_disk
@@ -30,9 +30,9 @@ class RunLog:
         self._path = folder / LOG
         self._tensorboard = tensorboard
         self._warn = warn
-        self._file = None
+        self._file: TextIO | None = None
         self._lines: list[str] = []
-        self._events = None
+        self._events: Any = None
         self._start = time.time()
 
     def add(self, event: str, iteration: int, values: Mapping[str, float]) -> None:
@@ -114,7 +114,7 @@ class RunLog:
             if self._events is None:  # TensorBoard drops what an earlier log says from here on
                 self._events = _event_writer(self._path.parent, iteration)
                 self._tensorboard = self._events is not None
-            for name, value in values.items() if self._events else ():
+            for name, value in dict(values).items() if self._events else ():
                 self._events.add_scalar(f"{event}/{name}", value, iteration)
         except Exception as error:  # an OSError, or one of TensorFlow's where that is installed
             self._tensorboard, self._events = False, None
