@@ -38,6 +38,8 @@ class GaussianModel:
             Every ``remap`` makes new ones: do not keep them across steps.
         optimizer: a torch.optim.Optimizer, None until :meth:`start_training`. Another one may be set, over
             :meth:`parameter_groups` or the parameters themselves.
+        per_gaussian: further tensors with one entry per Gaussian, statistics of strategies for example. :meth:`remap`
+            moves them, too; entries of new Gaussians are zero.
         sh_degree: degree that is rendered now.
         max_sh_degree: degree that ``sh_rest`` has room for.
         antialiased: rendering compensates the opacity of splats that are widened to a pixel; files do not say it.
@@ -48,6 +50,7 @@ class GaussianModel:
         assert len({len(values) for values in parameters.values()}) == 1, "parameters of different lengths"
         self.parameters = {name: nn.Parameter(parameters[name].contiguous()) for name in PARAMETER_NAMES}
         self.optimizer: Any = None
+        self.per_gaussian: dict[str, Tensor] = {}
         self.antialiased = False
         self.sh_degree = sh_degree
         self.max_sh_degree = math.isqrt(parameters["sh_rest"].shape[1] + 1) - 1
@@ -221,13 +224,14 @@ class GaussianModel:
 
     @torch.no_grad()
     def remap(self, source: Tensor, fresh: Tensor) -> None:
-        """Rebuild the set as ``new[i] = old[source[i]]``; parameters, optimizer state and gradients move together.
+        """Rebuild the set as ``new[i] = old[source[i]]``; all that has one entry per Gaussian moves together.
 
-        Every tensor of the optimizer's state with one entry per Gaussian moves, for any optimizer and order of groups.
+        That is parameters, their gradients, ``per_gaussian``, and of the optimizer's state the tensors with one entry
+        per Gaussian, for any optimizer and order of groups.
 
         Args:
             source: (M,) int64, indices into the current set.
-            fresh: (M,) bool, new Gaussians: optimizer state and gradient start at zero.
+            fresh: (M,) bool, new Gaussians: all but their parameters starts at zero.
 
         Raises:
             IndexError: ``source`` leaves ``[0, N)``.
@@ -249,6 +253,7 @@ class GaussianModel:
             # A new Parameter each time, not `.data =`: a live graph still holds the old one at its old shape.
             new = renewed[old] = self.parameters[name] = nn.Parameter(old[source])
             new.grad = None if old.grad is None else moved(old.grad)
+        self.per_gaussian = {name: moved(values) for name, values in self.per_gaussian.items()}
         if self.optimizer is not None:
             self._replace_in_optimizer(renewed, moved_state)
 

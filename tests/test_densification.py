@@ -354,9 +354,17 @@ def test_the_opacity_cap_comes_after_the_split_of_its_step():
     np.testing.assert_allclose(model.opacities.detach(), 0.05, rtol=1e-5)
 
 
-def test_state_continues_an_interval():
-    model = make_model(3)
-    one, two = (Densification((ROUND,), 100, seeded(), unused) for _ in range(2))
-    one.interval_stats(550, model).abs_grad_sum += 1
+def test_state_continues_the_draws():
+    one, two = (Densification((ROUND,), 100, seeded(seed), unused) for seed in (1, 2))
+    torch.rand(7, generator=one.generator)
     two.load_state_dict(one.state_dict())
-    assert two.interval_stats(551, model).abs_grad_sum.tolist() == [1, 1, 1]
+    assert torch.equal(torch.rand(3, generator=two.generator), torch.rand(3, generator=one.generator))
+
+
+def test_statistics_follow_the_edits_of_other_strategies():
+    """The statistics are the model's, and every remap moves them."""
+    model, densification = make_model(6), Densification((ROUND,), 100, seeded(), unused)
+    densification.interval_stats(550, model).abs_grad_sum += torch.arange(6.0)
+    split_long_axis(model, torch.tensor([1]))
+    model.keep(torch.tensor([0, 3, 4, 5]))
+    assert densification.interval_stats(551, model).abs_grad_sum.tolist() == [0, 4, 5, 0]

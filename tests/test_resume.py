@@ -150,7 +150,7 @@ OWN = ("processes", 0)
 @pytest.mark.parametrize(
     ("place", "step"),
     [
-        ((*OWN, "strategies", 0, "stats"), 18),
+        ((*OWN, "per_gaussian"), 18),
         ((*OWN, "strategies", 0, "generator"), 18),
         ((*OWN, "strategies", 0, "importance"), 18),
         ((*OWN, "strategies", 1), 37),

@@ -205,6 +205,7 @@ class Training:
         """Everything that a step leaves behind for the next, of all processes, complete in the first; all call it."""
         own = {
             "gradients": self.model.waiting_gradients(),
+            "per_gaussian": dict(self.model.per_gaussian),
             "strategies": [strategy.state_dict() for strategy in self.strategies],
         }
         return {
@@ -223,5 +224,7 @@ class Training:
         self._background_stream.set_state(state["background"])
         own = state["processes"][self._processes.rank]
         self.model.set_waiting_gradients(own["gradients"])
+        device = self.model.device
+        self.model.per_gaussian = {name: values.to(device) for name, values in own["per_gaussian"].items()}
         for strategy, each in zip(self.strategies, own["strategies"], strict=True):
             strategy.load_state_dict(each)
