@@ -25,6 +25,12 @@ class LearningRates:
         means_first: at step 0; times the scene's extent.
         means_last: at the horizon and after; log-linear in between.
         horizon: steps over which the learning rate of the means falls.
+        factor: multiplies all.
+        means_factor: multiplies that of the means, too.
+        sh_rest_factor: multiplies that of the SH rest, too.
+        exponent: in a schedule of f times the steps, ``factor`` is multiplied by f to the power of minus this.
+        fall_from: step from which all but that of the means fall, log-linear; None: they stay.
+        fall_to: what they are multiplied by at the last step.
     """
 
     means_first: float = 4e-5
@@ -35,11 +41,33 @@ class LearningRates:
     opacity_logits: float = 2.5e-2
     log_scales: float = 5e-3
     quats: float = 1e-3
+    factor: float = 1.0
+    means_factor: float = 1.0
+    sh_rest_factor: float = 1.0
+    exponent: float = 0.0
+    fall_from: int | None = None
+    fall_to: float = 1.0
 
     def means(self, step: int) -> float:
         """Learning rate of the means at ``step``, before it is multiplied by the extent."""
         progress = min(max(step / self.horizon, 0.0), 1.0)
-        return math.exp((1 - progress) * math.log(self.means_first) + progress * math.log(self.means_last))
+        rate = math.exp((1 - progress) * math.log(self.means_first) + progress * math.log(self.means_last))
+        return rate * self.factor * self.means_factor
+
+    def others(self, step: int, iterations: int) -> float:
+        """What the learning rates of all but the means are multiplied by at ``step`` of ``iterations``."""
+        if self.fall_from is None or step <= self.fall_from:
+            return self.factor
+        return self.factor * self.fall_to ** ((step - self.fall_from) / max(1, iterations - self.fall_from))
+
+    def scaled(self, factor: float, at: Callable[[int], int]) -> LearningRates:
+        """Those of a schedule of ``factor`` times the steps, whose step numbers are moved by ``at``."""
+        return replace(
+            self,
+            horizon=at(self.horizon),
+            factor=self.factor * factor**-self.exponent,
+            fall_from=None if self.fall_from is None else at(self.fall_from),
+        )
 
 
 @dataclass(frozen=True)
@@ -173,7 +201,12 @@ class OptimizerPhase:
 
 @dataclass(frozen=True)
 class Schedule:
-    """One training run. Steps count from 1 to ``iterations``."""
+    """One training run. Steps count from 1 to ``iterations``.
+
+    Attributes:
+        photo_divisors: pairs of a step and a divisor: up to and including the step, photos are smaller by the divisor.
+        mean_from: the result is the mean of the parameters after each step from this one on; None: those of the last.
+    """
 
     iterations: int
     sh_degree_every: int
@@ -181,6 +214,8 @@ class Schedule:
     selection_rounds: tuple[SelectionRound, ...]
     optimizer_phases: tuple[OptimizerPhase, ...]
     learning_rates: LearningRates = field(default_factory=LearningRates)
+    photo_divisors: tuple[tuple[int, int], ...] = ()
+    mean_from: int | None = None
 
     def raises_sh_degree(self, step: int) -> bool:
         """Whether one more SH degree joins at the beginning of ``step``."""
@@ -200,15 +235,19 @@ class Schedule:
             extent: of the scene, world units.
         """
         rates, phase = self.learning_rates, self._phase(step)
-        factor = math.sqrt(phase.batch)
+        batch, others = math.sqrt(phase.batch), self.learning_rates.others(step, self.iterations)
         return {
-            "means": rates.means(step) * extent * factor,
-            "log_scales": rates.log_scales * factor,
-            "quats": rates.quats * factor,
-            "opacity_logits": rates.opacity_logits * factor,
-            "sh_dc": rates.sh_dc * factor,
-            "sh_rest": rates.sh_rest * math.sqrt(phase.sh_rest_batch),
+            "means": rates.means(step) * extent * batch,
+            "log_scales": rates.log_scales * batch * others,
+            "quats": rates.quats * batch * others,
+            "opacity_logits": rates.opacity_logits * batch * others,
+            "sh_dc": rates.sh_dc * batch * others,
+            "sh_rest": rates.sh_rest * math.sqrt(phase.sh_rest_batch) * others * rates.sh_rest_factor,
         }
+
+    def photo_divisor(self, step: int) -> int:
+        """By what the size of the photos is divided at ``step``."""
+        return next((divisor for until, divisor in self.photo_divisors if step <= until), 1)
 
     def betas(self, step: int) -> dict[str, tuple[float, float]]:
         """Adam's betas of every parameter at ``step``: fewer, larger updates decay as much per view."""
@@ -260,7 +299,9 @@ class Schedule:
                 OptimizerPhase(at(phase.until), at(phase.every), at(phase.sh_rest_every))
                 for phase in self.optimizer_phases
             ),
-            learning_rates=replace(self.learning_rates, horizon=at(self.learning_rates.horizon)),
+            learning_rates=self.learning_rates.scaled(factor, at),
+            photo_divisors=tuple((at(until), divisor) for until, divisor in self.photo_divisors),
+            mean_from=None if self.mean_from is None else at(self.mean_from),
         )
 
 
@@ -391,4 +432,36 @@ FAST = Schedule(
         OptimizerPhase(until=10_000, every=10, sh_rest_every=10),
         OptimizerPhase(until=15_000, every=20, sh_rest_every=20),
     ),
+)
+
+# For a CPU, where an update costs little beside a view: every view updates, learning rates are higher and fall, and
+# photos are small at first.
+QUICK = Schedule(
+    iterations=3_000,
+    sh_degree_every=360,
+    densification_rounds=(
+        DensificationRound(
+            window=Window(60, 1_050, every=50),
+            allowance_origin=60,
+            allowance_span=990,
+            allowance_factor=3.0,
+        ),
+    ),
+    selection_rounds=(
+        SelectionRound(
+            window=Window(1_200, 2_100, every=20),
+            tune_every=40,
+            first_formula_steps=150,
+            goal_span=900,
+            prune_from=1_350,
+            min_opacity=0.01,
+            lr_reset_after=90,
+        ),
+    ),
+    optimizer_phases=(OptimizerPhase(until=3_000, every=1, sh_rest_every=1),),
+    learning_rates=LearningRates(
+        horizon=3_000, factor=2.15, means_factor=8.0, sh_rest_factor=2.5, exponent=1 / 3, fall_from=1_800, fall_to=0.3
+    ),
+    photo_divisors=((450, 4), (1_200, 2)),
+    mean_from=2_700,
 )

@@ -48,7 +48,9 @@ def shared(schedule: Schedule, count: int) -> Schedule:
         ),
         selection_rounds=tuple(_shared_selection(selection, at) for selection in schedule.selection_rounds),
         optimizer_phases=tuple(_shared_phase(phase, at, count) for phase in schedule.optimizer_phases),
-        learning_rates=replace(schedule.learning_rates, horizon=at(schedule.learning_rates.horizon)),
+        learning_rates=schedule.learning_rates.scaled(1.0, at),
+        photo_divisors=tuple((at(until), divisor) for until, divisor in schedule.photo_divisors),
+        mean_from=None if schedule.mean_from is None else at(schedule.mean_from),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -51,3 +51,12 @@ class Camera:
         if self.photo is None:
             raise ValueError(f"camera {self.name} has no photo")
         return self.photo
+
+    def smaller(self, divisor: int) -> Camera:
+        """The camera with its photo at a fraction of the size, rounded; at least one pixel."""
+        width, height = (max(1, round(length / divisor)) for length in (self.width, self.height))
+        x, y = width / self.width, height / self.height
+        photo = self.required_photo.smaller(width, height)
+        return replace(
+            self, width=width, height=height, fx=self.fx * x, fy=self.fy * y, cx=self.cx * x, cy=self.cy * y, photo=photo
+        )

@@ -6,7 +6,7 @@ Their orientation tag is ignored on purpose: structure from motion ignores it, s
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import cv2
@@ -54,6 +54,15 @@ class Photo:
             InputError: as for ``pixels``.
         """
         return self._get()[1]
+
+    def smaller(self, width: int, height: int) -> Photo:
+        """The same photo at another size, decoded; a pixel counts where most of its area does."""
+        rgb, mask = self._get()
+        pixels = _resize(np.ascontiguousarray(rgb.permute(1, 2, 0).numpy()), (width, height))
+        counts = None if mask is None else torch.from_numpy(_resize(mask.numpy().astype(np.uint8) * 255, (width, height)) > 127)
+        small = replace(self, size=(width, height), _lock=threading.Lock(), _decoded=[])
+        small._decoded.append((torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))), counts))
+        return small
 
     def pin_memory(self) -> None:
         """Move the decoded photo to where a GPU can fetch it while the CPU goes on.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from compact_splats.arguments.schedule import Schedule
 from compact_splats.scene.dataset import Scene
+from compact_splats.training.averaging import MeanOfLastSteps
 from compact_splats.training.densification import Densification
 from compact_splats.training.importance import EdgeImportance
 from compact_splats.training.natural_selection import NaturalSelection, OpacityCutoff
@@ -29,10 +30,12 @@ def standard_strategies(
     densification = Densification(
         schedule.densification_rounds, budget, random_stream(seed, "densification"), EdgeImportance(views)
     )
-    rounds = schedule.selection_rounds
-    if selection == "none" or not rounds:
-        return [densification]
-    generator = random_stream(seed, "selection")
-    if selection == "cutoff":
-        return [densification, NaturalSelection(rounds[:-1], budget, generator), OpacityCutoff(rounds[-1], budget)]
-    return [densification, NaturalSelection(rounds, budget, generator)]
+    strategies: list[Strategy] = [densification]
+    rounds, generator = schedule.selection_rounds, random_stream(seed, "selection")
+    if selection == "natural":
+        strategies.append(NaturalSelection(rounds, budget, generator))
+    elif selection == "cutoff" and rounds:
+        strategies += [NaturalSelection(rounds[:-1], budget, generator), OpacityCutoff(rounds[-1], budget)]
+    if schedule.mean_from is not None:
+        strategies.append(MeanOfLastSteps(schedule.mean_from))
+    return strategies

@@ -59,6 +59,9 @@ class StepSchedule(Protocol):
     def updated_parameters(self, step: int) -> tuple[str, ...]:
         """Names of the parameters that ``step`` updates; gradients of the others add up."""
 
+    def photo_divisor(self, step: int) -> int:
+        """By what the size of the photos is divided at ``step``."""
+
     def may_edit(self, step: int) -> bool:
         """Whether strategies may edit the set after ``step``; processes compare their sets then."""
 
@@ -127,6 +130,7 @@ class Training:
     ) -> None:
         self.scene, self.model, self.schedule, self.strategies = scene, model, schedule, list(strategies)
         self.step = 0
+        self._divisor, self._smaller = 1, dict[int, Camera]()
         self._loss, self._background, self._rendered = loss, background, rendered
         self._processes = processes
         self._views = views or ViewSampler(len(scene.train), random_stream(seed, "views"))
@@ -146,7 +150,7 @@ class Training:
         if self.schedule.raises_sh_degree(step):
             model.raise_sh_degree()
 
-        camera = self.scene.train[processes.own_draw(self._views.draw)]
+        camera = self.view(processes.own_draw(self._views.draw))
         photo, mask = ground_truth(camera, model.device)
         wants_gradients = any(strategy.wants_gradients(step) for strategy in strategies)
         stats = GradientStats.zeros(model.num_gaussians, model.device) if wants_gradients else None
@@ -182,6 +186,17 @@ class Training:
 
     # ---- for strategies ----
 
+    def view(self, index: int) -> Camera:
+        """A training view at the size that the schedule has for the running step."""
+        divisor = self.schedule.photo_divisor(self.step)
+        if divisor != self._divisor:
+            self._divisor, self._smaller = divisor, {}
+        if divisor == 1:
+            return self.scene.train[index]
+        if index not in self._smaller:
+            self._smaller[index] = self.scene.train[index].smaller(divisor)
+        return self._smaller[index]
+
     def sum(self, *tensors: Tensor) -> None:
         """Add up each tensor over the processes that train together, in place."""
         self._processes.sum(*tensors)
@@ -195,7 +210,7 @@ class Training:
         """
         total = torch.zeros(self.model.num_gaussians, device=self.model.device)
         for index in self._processes.own_share(indices):
-            total += value(self.scene.train[index])
+            total += value(self.view(index))
         self._processes.sum(total)
         return total / len(indices)
 

@@ -1,0 +1,45 @@
+"""The mean of the parameters over the last steps, which averages the noise of high learning rates."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from compact_splats.training.strategy import Strategy
+from compact_splats.training.training import Training
+
+
+class MeanOfLastSteps(Strategy):
+    """Gives the model, after the last step, the mean of its parameters over the last steps.
+
+    Args:
+        first: step whose result is the first to count; the set of Gaussians does not change from then on.
+    """
+
+    def __init__(self, first: int) -> None:
+        self.first = first
+        self._mean: dict[str, Tensor] = {}
+
+    @torch.no_grad()
+    def after_step(self, training: Training) -> None:
+        """Add the parameters to the mean."""
+        if training.step < self.first:
+            return
+        now = {name: values.detach() for name, values in training.model.parameters.items()}
+        if not self._mean:
+            self._mean = {name: values.clone() for name, values in now.items()}
+        count = training.step - self.first + 1
+        self._mean = {name: torch.lerp(self._mean[name], values, 1 / count) for name, values in now.items()}
+        if training.step == training.schedule.iterations:
+            for name, values in self._mean.items():
+                training.model.parameters[name].copy_(values)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The mean so far."""
+        return dict(self._mean)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from :meth:`state_dict`."""
+        self._mean = dict(state)
