@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from compact_splats.arguments import RenderConfig, TrainConfig, pick_device
+from compact_splats.arguments import TrainConfig, pick_device
 from compact_splats.arguments.options import from_json, to_json
+from compact_splats.arguments.render import RenderConfig
 from compact_splats.arguments.schedule import FAST, FULL
 from compact_splats.utils.errors import InputError
 

@@ -17,8 +17,8 @@ from compact_splats.photogrammetry.pairs import NEIGHBOURS, is_sequential, pairs
 from compact_splats.photogrammetry.photos import find_photos, ready_photos, safe_names
 from compact_splats.photogrammetry.stages import Stages
 from compact_splats.photogrammetry.workplace import FEATURES_BYTES, OUTPUTS, REPORT, check_room, new_scene
+from compact_splats.scene.pictures import open_picture
 from compact_splats.utils.errors import InputError
-from compact_splats.utils.pictures import open_picture
 from compact_splats.utils.signals import StopRequest
 
 NEEDED = ["photos", "-o", "scene"]
@@ -434,7 +434,7 @@ def test_nothing_is_left_of_a_scene_that_fails(tmp_path, overwrite):
             continue
         with pytest.raises(KeyError):
             build(tmp_path / scene, tmp_path / "photos", overwrite, error=KeyError("x"))
-        with pytest.raises(InputError, match="can be written"):
+        with pytest.raises(InputError, match="can.t be written"):
             build(tmp_path / scene, tmp_path / "photos", overwrite, error=OSError("the disk is full"))
     assert listing(tmp_path) == before
 

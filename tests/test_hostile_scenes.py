@@ -7,6 +7,7 @@ test_formats_bad_input.py.
 import io
 import json
 import os
+import re
 import struct
 import time
 import tracemalloc
@@ -22,10 +23,10 @@ from compact_splats.arguments.options import from_json, read_json
 from compact_splats.compression.files import read_model
 from compact_splats.scene import load_scene, ply
 from compact_splats.scene.colmap import read_colmap
+from compact_splats.scene.pictures import MAX_PIXELS, open_picture, picture_size
 from compact_splats.scene.points import read_points_ply
 from compact_splats.suite.pairs import Pair
 from compact_splats.utils.errors import InputError
-from compact_splats.utils.pictures import MAX_PIXELS, open_picture, picture_size
 
 DEEP = (900, 100_000)  # levels: of which Python reads the first, but cannot print it
 SECONDS = 5  # of the processor, for what takes milliseconds
@@ -45,7 +46,7 @@ def refused(where, call, *args, room: int = 16 << 20, **options) -> str:
     assert peak < room, f"{peak:,} bytes"
     assert time.process_time() - start < SECONDS
     assert message.isprintable() and len(message) < 2500
-    assert message.startswith(str(where)) and ": expected " in message and ", found " in message and "; " in message
+    assert re.search(rf"{re.escape(str(where))}.*(; |: |\(see -)\w", message)
     return message
 
 
@@ -61,7 +62,7 @@ def test_no_entry_of_a_transforms_file_leads_outside(tmp_path, key, name):
     write_photo(tmp_path / "a.png")
     entry = {key: name}
     write_transforms(scene, num_frames=2, frame=lambda i: entry, **(entry if key == "ply_file_path" else {}))
-    assert "inside the scene's folder" in refused(scene / "transforms.json", load_scene, scene)
+    assert "inside the scene folder" in refused(scene / "transforms.json", load_scene, scene)
 
 
 def test_usual_names_and_links_are_followed(tmp_path):

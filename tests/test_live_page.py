@@ -21,10 +21,10 @@ from viewer_cases import cameras, rows_of, write_run
 from compact_splats.arguments import TrainConfig
 from compact_splats.arguments.view import run_folder
 from compact_splats.commands import view
-from compact_splats.commands.train import train
 from compact_splats.gaussian_renderer import render
 from compact_splats.scene.gaussian_model import GaussianModel
 from compact_splats.scene.saved_cameras import read_cameras
+from compact_splats.training.run import train
 from compact_splats.utils.errors import InputError
 from compact_splats.viewer import ports, splats, training
 from compact_splats.viewer.pictures import Filter, fov_of_all, lay_photo_over, picture, view_of

@@ -165,7 +165,7 @@ def test_a_scene_that_is_asked_for_and_not_there_is_refused(run, tmp_path):
 
 def test_a_page_that_cannot_be_written_is_refused(run, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="can be written"):
+    with pytest.raises(InputError, match="can.t be written"):
         view.main(["-m", str(run), "--html", str(tmp_path / "file" / "out.html"), "--quiet"])
 
 

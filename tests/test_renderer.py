@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from compact_splats.arguments import RenderConfig, TrainConfig
+from compact_splats.arguments import TrainConfig
+from compact_splats.arguments.render import RenderConfig
 from compact_splats.commands.metrics import measure
 from compact_splats.commands.render import main, render_scene
 from compact_splats.commands.train import train

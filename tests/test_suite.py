@@ -455,7 +455,7 @@ def test_a_second_sweep_into_a_folder_is_refused_and_changes_nothing(sweep, prog
     before = files_in(swept)
     with FolderLock(swept):
         before[".lock"] = f"process {os.getpid()} ".encode()
-        with pytest.raises(InputError, match="at work"):
+        with pytest.raises(InputError, match="in use by"):
             sweep("--budgets", "0.5")
         after = files_in(swept)
     assert after.pop(".lock").startswith(before.pop(".lock"))

@@ -13,8 +13,8 @@ import numpy as np
 
 from compact_splats.photogrammetry.photos import Ready, ReadyPhoto, write_jpeg
 from compact_splats.photogrammetry.stages import Stages
+from compact_splats.scene.pictures import MAX_PIXELS
 from compact_splats.utils.errors import InputError
-from compact_splats.utils.pictures import MAX_PIXELS
 
 STEP = 0.06  # movement from one chosen frame to the next, as a share of the picture's longer side
 FEWEST, MOST = 30, 200  # frames, where the user asks for no number

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from compact_splats.scene.pictures import picture_size
 from compact_splats.utils.errors import InputError
-from compact_splats.utils.pictures import picture_size
 
 
 @dataclass(frozen=True)
@@ -74,9 +74,9 @@ def find_pairs(method: Path) -> list[Pair]:
 
 
 def _read_rgb(path: Path) -> Tensor:
-    expected, fix = "a PNG image", "run render.py again"
-    picture_size(path, expected, fix)  # before room is made for the pixels
+    fix = "run render.py again"
+    picture_size(path, fix)  # refuses what would need absurdly much memory
     pixels = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
     if pixels is None:
-        raise InputError(path, expected, "something else", fix)
+        raise InputError(path, "a PNG image", "something else", fix)
     return torch.from_numpy(pixels[:, :, ::-1].transpose(2, 0, 1).copy()).float() / 255

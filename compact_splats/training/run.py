@@ -21,6 +21,7 @@ from compact_splats.gaussian_renderer import DEVICES
 from compact_splats.gaussian_renderer.evaluation import Scores
 from compact_splats.scene import Scene
 from compact_splats.scene.gaussian_model import GaussianModel
+from compact_splats.scene.saved_cameras import camera_entries
 from compact_splats.training.checkpoint import Checkpoints
 from compact_splats.training.digest import digest
 from compact_splats.training.faults import SkippedViews
@@ -34,7 +35,7 @@ from compact_splats.training.run_folder import Run, free_folder
 from compact_splats.training.strategies import standard_strategies
 from compact_splats.training.summary import describe
 from compact_splats.training.training import Training, photometric_loss
-from compact_splats.training.viewer_files import camera_entries, cfg_args, write_points
+from compact_splats.training.viewer_files import cfg_args, write_points
 from compact_splats.utils.lock import FolderLock
 from compact_splats.utils.signals import StopRequest
 from compact_splats.utils.usage import MB, MemoryMeter, Stopwatch

@@ -1,10 +1,7 @@
-"""The files of a run folder that viewers and scripts made for 3DGS read, besides the PLY of the Gaussians.
-
-Of these, this project reads back ``cameras.json`` (``scene/saved_cameras.py``).
-"""
+"""``cfg_args`` and ``input.ply`` of a run folder, which viewers and scripts made for 3DGS read."""
 
 import argparse
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,33 +9,6 @@ import numpy as np
 from torch import Tensor
 
 from compact_splats.utils.files import atomic_write
-
-
-def camera_entries(cameras: Iterable[Any]) -> list[dict[str, Any]]:
-    """The content of ``cameras.json``.
-
-    Args:
-        cameras: of :class:`scene.cameras.Camera`.
-
-    Returns:
-        For each camera its centre in world units, its camera-to-world rotation by rows, and sizes in px; 3DGS has
-        no principal point there, viewers pass over it.
-    """
-    return [
-        {
-            "id": index,
-            "img_name": camera.name,
-            "width": camera.width,
-            "height": camera.height,
-            "position": camera.centre.tolist(),
-            "rotation": camera.world_to_camera[:3, :3].T.tolist(),
-            "fy": camera.fy,
-            "fx": camera.fx,
-            "cx": camera.cx,
-            "cy": camera.cy,
-        }
-        for index, camera in enumerate(cameras)
-    ]
 
 
 def cfg_args(config: Mapping[str, Any], device: str) -> str:

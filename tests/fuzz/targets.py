@@ -29,13 +29,12 @@ from compact_splats.compression import compact_streams
 from compact_splats.compression.arrays import Arrays
 from compact_splats.compression.codec import PROFILES, encode
 from compact_splats.compression.files import read_model
-from compact_splats.scene import load_scene, ply
+from compact_splats.scene import load_scene, pictures, ply
 from compact_splats.scene.colmap import read_colmap
 from compact_splats.scene.photos import _read_mask, _read_photo
 from compact_splats.scene.points import Points, read_points_ply
 from compact_splats.suite.budgets import read_budgets
 from compact_splats.suite.results import read_results
-from compact_splats.utils import pictures
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -267,7 +266,7 @@ def read_photo_file(data: bytes, folder: Path) -> None:
     """
     path = folder / "a.png"
     path.write_bytes(data[1:] if not data or not data[0] % 2 else right_png(data[1:]))
-    with mock.patch.object(pictures, "_FEW_PIXELS", 1 << 20):
+    with mock.patch.object(pictures, "_SMALL_PIXELS", 1 << 20):
         width, height = pictures.picture_size(path)
         rgb, alpha = _read_photo(path)
         assert rgb.dtype == np.uint8 and rgb.shape == (height, width, 3)
