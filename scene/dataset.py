@@ -85,7 +85,7 @@ def load_scene(
         problem = "is a file" if source.exists() else "does not exist"
         raise InputError(f"scene folder {source} {problem} (see -s)")
     if resolution == 0 or resolution < -1:
-        raise InputError("-r", "1, 2, 4, 8, a width in px, or -1", str(resolution), "choose one of these")
+        raise InputError(f"--resolution must be 1, 2, 4, 8, a width in px, or -1, not {resolution}")
     data = _read(source, images)
     missing = tuple(photo.name for photo in (*data.photos, *data.test) if not isfile(photo.path))
     train, test = _split(data, eval)

@@ -205,10 +205,10 @@ def place(seed: int) -> np.ndarray:
 @pytest.mark.parametrize(
     ("picture", "num_photos", "said"),
     [
-        (blank, 1, "two photos or more, found 1"),
-        (blank, 3, "3 of 3 almost blank"),
-        (place, 3, "no two of the 3 photos that match"),
-        (lambda seed: place(0), 3, "several sides"),
+        (blank, 1, "contains 1 photo,"),
+        (blank, 3, "3 of 3 photos have almost no features"),
+        (place, 3, "no two of the 3 photos match"),
+        (lambda seed: place(0), 3, "no two have enough parallax"),
     ],
     ids=["one photo", "blank photos", "different places", "a camera that does not move"],
 )

@@ -209,7 +209,7 @@ def pretend(
 def refusal(usable: tuple[str, ...] = ("cpu", "cuda")) -> str:
     with pytest.raises(InputError) as error:
         pick_device("cuda", usable)
-    assert str(error.value).startswith("--device cuda: expected ") and "\n" not in str(error.value)
+    assert str(error.value).startswith("--device cuda can't be used: ") and "\n" not in str(error.value)
     return str(error.value)
 
 
@@ -224,7 +224,7 @@ TORCH_FOR_CPU = AssertionError("Torch not compiled with CUDA enabled")
 def test_a_gpu_beside_an_engine_for_the_cpu_only(monkeypatch, capsys):
     pretend(monkeypatch, sees_gpu=True)
     message = refusal(usable=("cpu",))
-    for words in ("built for the NVIDIA Test 1, found one built for the CPU only", "DGR_CUDA=1", "--device cpu"):
+    for words in ("built for the CPU only, not for the NVIDIA Test 1;", "DGR_CUDA=1", "--device cpu"):
         assert words in message
     assert capsys.readouterr().err == ""
     assert pick_device("auto", ("cpu",)).type == "cpu"
@@ -241,21 +241,21 @@ def test_a_gpu_beside_an_engine_for_the_cpu_only(monkeypatch, capsys):
         (
             "13.0",
             RuntimeError(TOO_OLD),
-            "driver for the CUDA 13.0 that torch was built for, found a driver for CUDA 11.4;",
+            "torch needs an NVIDIA driver for CUDA 13.0, this one is for CUDA 11.4;",
         ),
         (
             "12.4",
             RuntimeError("Found no NVIDIA driver on your system. Please"),
-            "found no NVIDIA driver on your system",
+            "used: Found no NVIDIA driver on your system;",
         ),
-        ("12.4", RuntimeError("No CUDA GPUs are available"), "found No CUDA GPUs are available"),
-        ("12.4", None, "found none that torch can use"),
-        (None, TORCH_FOR_CPU, f"found torch {torch.__version__}"),
+        ("12.4", RuntimeError("No CUDA GPUs are available"), "used: No CUDA GPUs are available;"),
+        ("12.4", None, "used: torch finds no NVIDIA GPU;"),
+        (None, TORCH_FOR_CPU, f"used: torch {torch.__version__} was built without CUDA;"),
     ],
     ids=["driver too old", "no driver", "hidden", "unknown", "torch for the CPU"],
 )
 def test_a_gpu_that_torch_cannot_use(monkeypatch, built_for, error, words):
     pretend(monkeypatch, sees_gpu=False, built_for=built_for, init_error=error)
     assert words in refusal()
-    assert "and an engine built for the CPU only" in refusal(usable=("cpu",))
+    assert "and the engine was built for the CPU only" in refusal(usable=("cpu",))
     assert pick_device("auto", ("cpu", "cuda")).type == "cpu"

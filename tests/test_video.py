@@ -19,7 +19,7 @@ from compact_splats.arguments.render import RenderConfig
 from compact_splats.commands.render import main, video_views
 from compact_splats.compression import encode, write_gsz
 from compact_splats.gaussian_renderer import importance
-from compact_splats.gaussian_renderer.maps import LAST, count_map, depth_map, depth_step, quantized, shades
+from compact_splats.gaussian_renderer.maps import MAX_VALUE, count_map, depth_map, depth_step, quantized, shades
 from compact_splats.gaussian_renderer.video import frames, true_fps, write_video
 from compact_splats.scene import load_scene
 from compact_splats.scene.cameras import Camera
@@ -163,6 +163,13 @@ def test_a_compressed_model_and_a_scene_without_a_run_can_be_filmed(run, tiny_sc
     assert not (tmp_path / "new").exists()
 
 
+def test_a_video_of_a_read_only_run_is_written_elsewhere(run, tmp_path, read_only):
+    shutil.copytree(run, tmp_path / "run")
+    main(words(read_only(tmp_path / "run"), tmp_path / "out.gif", "--frames", "2"))
+    with Image.open(tmp_path / "out.gif") as gif:
+        assert gif.n_frames == 2
+
+
 BAD_FLAGS = [
     "--video out.avi", "--video out", "--video out.mp4 --size 0 64", "--video out.mp4 --size 64",
     "--video out.gif --size", "--video out.mp4 --size 64 63", "--video out.mp4 --size 9000 64",
@@ -279,7 +286,7 @@ def test_sixteen_bits_reach_ten_extents_in_steps_of_a_power_of_ten(extent, step)
 
 def test_depth_is_rounded_to_steps_and_cut_off_but_never_becomes_nothing():
     values = torch.tensor([[0.0, 0.0001, 0.0126, 1.0, 1e6]])
-    assert quantized(values, 0.01).tolist() == [[0, 1, 1, 100, LAST]]
+    assert quantized(values, 0.01).tolist() == [[0, 1, 1, 100, MAX_VALUE]]
 
 
 def test_colours_go_from_the_lowest_to_the_highest_value_and_nothing_is_black():

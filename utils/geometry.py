@@ -5,14 +5,7 @@ from torch import Tensor
 
 
 def rotation_matrices(quats: Tensor) -> Tensor:
-    """Rotation matrices of quaternions of any length but zero.
-
-    Args:
-        quats: (N,4), real part first.
-
-    Returns:
-        (N,3,3), from a Gaussian's own axes to the world's.
-    """
+    """Rotation matrices (N,3,3), local to world axes, of quaternions (N,4), real part first, normalised here."""
     w, x, y, z = torch.nn.functional.normalize(quats, dim=1).unbind(1)
     entries = [
         1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y),
