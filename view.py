@@ -51,8 +51,8 @@ def view(config: ViewConfig) -> None:
     say(f"{path}: {model.num_gaussians:,} Gaussians, SH degree {model.max_sh_degree}, {num_cameras} cameras")
     if model.num_gaussians > config.max_gaussians:
         say(
-            f"the browser gets {config.max_gaussians:,} of the {model.num_gaussians:,} Gaussians, those with the largest "
-            "opacity times size; --max-gaussians raises the limit"
+            f"the browser gets {config.max_gaussians:,} of the {model.num_gaussians:,} Gaussians, those with the "
+            "largest opacity times size; --max-gaussians raises the limit"
         )
     name = config.model.absolute().name if config.model.is_dir() else path.name
     if config.html is None:
@@ -78,9 +78,7 @@ def find_cameras(config: ViewConfig) -> dict[str, tuple[Camera, ...]]:
     return {"": read_cameras(saved)} if saved is not None and saved.exists() else {}
 
 
-def serve(
-    config: ViewConfig, name: str, model: GaussianModel, views: Views, say: Callable[[str], None]
-) -> NoReturn:
+def serve(config: ViewConfig, name: str, model: GaussianModel, views: Views, say: Callable[[str], None]) -> NoReturn:
     """Serve the live page until Ctrl-C.
 
     Raises:

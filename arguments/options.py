@@ -83,8 +83,11 @@ def given(cls: type, argv: Sequence[str], description: str) -> dict[str, Any]:
     Raises:
         InputError: a flag is unknown or its value has the wrong type.
     """
-    parser = Parser(description)
-    for field in dataclasses.fields(cls):
+    parser, fields = Parser(description), dataclasses.fields(cls)
+    positional = [f"[{flag(field)}]" for field in fields if field.metadata["positional"]]
+    required = [f"{flag(field)} {_metavar(field)}" for field in fields if field.default is dataclasses.MISSING]
+    parser.usage = " ".join(["%(prog)s", *positional, *required, "[flags]"])  # argparse would list all flags
+    for field in fields:
         _add_flag(parser, field)
     return {name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None}
 
@@ -166,19 +169,26 @@ def _hyphens(word: str) -> str:
 def _add_flag(parser: Parser, field: dataclasses.Field) -> None:
     meta, names = field.metadata, [flag(field)]
     names += [meta["short"]] if meta["short"] else []
-    help = meta["help"] + ("" if field.default in (dataclasses.MISSING, None, ()) else f" (default: {field.default})")
+    has_default = field.default not in (dataclasses.MISSING, None, ()) and field.default is not False
+    help = meta["help"] + (f" (default: {field.default})" if has_default else "")
     if meta["positional"]:
         parser.add_argument(field.name, nargs="?", metavar=flag(field), type=meta["type"], help=help)
         return
     if meta["type"] is bool:
         parser.add_argument(*names, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=help)
         return
-    form = {"nargs": "*", "action": _Tuple} if meta["many"] else {}
+    form = {} if meta["choices"] else {"metavar": _metavar(field)}
+    if meta["many"]:
+        form |= {"nargs": "*", "action": _Tuple}
     if meta["alone"] is not None:
-        form = {"nargs": "?", "const": meta["alone"]}
+        form |= {"nargs": "?", "const": meta["alone"]}
     parser.add_argument(
         *names, type=meta["type"], choices=meta["choices"], default=argparse.SUPPRESS, help=help, **form
     )
+
+
+def _metavar(field: dataclasses.Field) -> str:
+    return {Path: "PATH", int: "INT", float: "FLOAT", str: "TEXT"}[field.metadata["type"]]
 
 
 class _Tuple(argparse.Action):

@@ -42,7 +42,9 @@ def view_pair(camera: Camera, model: GaussianModel, background: Tensor) -> tuple
 
 
 def evaluate(
-    cameras: Sequence[Camera], model: GaussianModel, background: Tensor = torch.zeros(3)  # noqa: B008
+    cameras: Sequence[Camera],
+    model: GaussianModel,
+    background: Tensor = torch.zeros(3),  # noqa: B008
 ) -> dict[str, float]:
     """Mean PSNR (dB), SSIM and L1 of views, equal to those of metrics.py.
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from compact_splats.scene.lens import Lens, undistortion
-from compact_splats.scene.pictures import mask_values, open_picture, rgb_and_alpha
+from compact_splats.utils.pictures import mask_values, open_picture, rgb_and_alpha
 from compact_splats.utils.errors import InputError
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from compact_splats.scene.lens import Lens
-from compact_splats.scene.pictures import picture_size
+from compact_splats.utils.pictures import picture_size
 from compact_splats.scene.posed_photo import PosedPhoto, checked_lens, rigid_motion, safe_name
 from compact_splats.utils.errors import InputError, brief
 from compact_splats.utils.files import read_json

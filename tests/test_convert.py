@@ -105,7 +105,7 @@ def test_the_user_is_told_what_was_found_and_what_to_type(found):
     assert TrainConfig.from_command_line(words).source_path == found
     partly = {**report, "registered": 3, "left_out": ["a.jpg", "b\n.jpg", "c.jpg"], "other_parts": [2]}
     said = describe(partly, found)
-    assert "a.jpg, b .jpg, c.jpg: they match too little" in said and "of 2 photos" in said and "in between" in said
+    assert "a.jpg, b .jpg, c.jpg: too few matches" in said and "of 2 photos" in said and "in between" in said
 
 
 def test_train_reads_the_scene_and_its_smaller_photos(found):

@@ -23,7 +23,7 @@ from compact_splats.arguments.options import from_json, read_json
 from compact_splats.compression.files import read_model
 from compact_splats.scene import load_scene, ply
 from compact_splats.scene.colmap import read_colmap
-from compact_splats.scene.pictures import MAX_PIXELS, open_picture, picture_size
+from compact_splats.utils.pictures import MAX_PIXELS, open_picture, picture_size
 from compact_splats.scene.points import read_points_ply
 from compact_splats.suite.pairs import Pair
 from compact_splats.utils.errors import InputError
@@ -46,7 +46,7 @@ def refused(where, call, *args, room: int = 16 << 20, **options) -> str:
     assert peak < room, f"{peak:,} bytes"
     assert time.process_time() - start < SECONDS
     assert message.isprintable() and len(message) < 2500
-    assert re.search(rf"{re.escape(str(where))}.*(; |: |\(see -)\w", message)
+    assert re.search(rf"{re.escape(str(where))}.*(; |: |must be |\(see -)\w", message)
     return message
 
 

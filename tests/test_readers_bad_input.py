@@ -24,7 +24,7 @@ def refused(where, call, *args, **options) -> str:
         call(*args, **options)
     message = str(caught.value)
     assert "\n" not in message and len(message) < 1000
-    assert re.search(rf"{re.escape(str(where))}.*(; |: |\(see -)\w", message)
+    assert re.search(rf"{re.escape(str(where))}.*(; |: |must be |\(see -)\w", message)
     return message
 
 
@@ -48,7 +48,7 @@ def test_missing_images_folder(tmp_path):
 def test_resolution_that_cannot_be(tmp_path, resolution):
     """-r 0 and numbers below -1 are refused."""
     write_colmap(tmp_path)
-    refused("-r", load_scene, tmp_path, resolution=resolution)
+    refused("--resolution", load_scene, tmp_path, resolution=resolution)
 
 
 @pytest.mark.parametrize("name", BINARIES)

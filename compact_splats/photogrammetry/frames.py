@@ -13,7 +13,7 @@ import numpy as np
 
 from compact_splats.photogrammetry.photos import InputPhoto, InputPhotos, write_jpeg
 from compact_splats.photogrammetry.stages import Stages
-from compact_splats.scene.pictures import MAX_PIXELS
+from compact_splats.utils.pictures import MAX_PIXELS
 from compact_splats.utils.errors import InputError
 
 STEP = 0.06  # movement between selected frames, as a fraction of the frame's longer side

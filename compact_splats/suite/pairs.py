@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from compact_splats.scene.pictures import picture_size
+from compact_splats.utils.pictures import picture_size
 from compact_splats.utils.errors import InputError
 
 

@@ -29,12 +29,13 @@ from compact_splats.compression import compact_streams
 from compact_splats.compression.arrays import Arrays
 from compact_splats.compression.codec import PROFILES, encode
 from compact_splats.compression.files import read_model
-from compact_splats.scene import load_scene, pictures, ply
+from compact_splats.scene import load_scene, ply
 from compact_splats.scene.colmap import read_colmap
 from compact_splats.scene.photos import _read_mask, _read_photo
 from compact_splats.scene.points import Points, read_points_ply
 from compact_splats.suite.budgets import read_budgets
 from compact_splats.suite.results import read_results
+from compact_splats.utils import pictures
 
 ROOT = Path(__file__).parent.parent.parent
 
