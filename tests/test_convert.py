@@ -130,7 +130,7 @@ def test_what_is_written_is_named_in_the_manual(found):
     assert len(listing(found / "input")) == NUM_PHOTOS
 
 
-def test_formats_sizes_masks_and_strangers_in_one_folder(given, tmp_path):
+def test_formats_sizes_masks_and_other_files_in_one_folder(given, tmp_path):
     """What belongs together is put together; what does not is named, and nothing is asked of the user."""
     photos, views = tmp_path / "my photos", [Image.open(path) for path in sorted((given / "images").iterdir())]
     photos.mkdir()

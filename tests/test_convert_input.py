@@ -280,7 +280,7 @@ def test_masks_that_do_not_belong_to_the_photos_are_refused(tmp_path, name, size
 
 
 def test_only_convert_opens_heic(tmp_path):
-    """The readers of strangers' scenes keep to their list of formats."""
+    """The readers of untrusted scenes keep to their list of formats."""
     Image.fromarray(corners()).save(tmp_path / "a.heic")
     with pytest.raises(InputError), open_picture(tmp_path / "a.heic"):
         pass

@@ -1,4 +1,4 @@
-"""Scenes and models of strangers: what they claim is checked against what their files hold, in little memory and time.
+"""Untrusted scenes and models: their claims are checked against the size of their files, in little memory and time.
 
 Files that are broken by accident are in test_readers_bad_input.py; models in the formats of other tools in
 test_formats_bad_input.py.

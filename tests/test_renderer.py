@@ -14,13 +14,13 @@ from compact_splats.arguments import TrainConfig
 from compact_splats.arguments.render import RenderConfig
 from compact_splats.commands.metrics import measure
 from compact_splats.commands.render import main, render_scene
-from compact_splats.commands.train import train
 from compact_splats.gaussian_renderer import importance, render
 from compact_splats.gaussian_renderer.evaluation import evaluate
 from compact_splats.scene import load_scene
 from compact_splats.scene.gaussian_model import GaussianModel
 from compact_splats.suite.pairs import find_pairs
 from compact_splats.training.densification import GradientStats
+from compact_splats.training.run import train
 from compact_splats.utils.errors import InputError
 
 BLACK = torch.zeros(3)
@@ -84,9 +84,11 @@ def test_inverse_depth_comes_on_request(scene, model):
 
 
 def test_antialiasing_takes_opacity_from_small_splats(scene, model):
+    smoothed = model.with_parameters({name: values.detach() for name, values in model.parameters.items()})
+    smoothed.antialiased = True
     with torch.no_grad():
-        plain, thin = (render(scene.train[0], model, BLACK, antialiased=on).transmittance.sum() for on in (False, True))
-    assert thin > plain
+        plain, antialiased = (render(scene.train[0], each, BLACK).transmittance.sum() for each in (model, smoothed))
+    assert antialiased > plain
 
 
 def test_statistics_count_the_visible_gaussians(scene, model):
@@ -217,8 +219,8 @@ def test_masked_pixels_are_black_in_both_pictures_and_do_not_count(tiny_scene_di
         mask[:, 48:] = 255
         cv2.imwrite(str(scene_dir / "masks" / f"{path.stem}.png"), mask)
     masked = load_scene(scene_dir, eval=True)
-    scores = evaluate(masked.test, model, BLACK, antialiased=False, threads=1)
-    whole = evaluate(load_scene(tiny_scene_dir, eval=True).test, model, BLACK, antialiased=False, threads=1)
+    scores = evaluate(masked.test, model, BLACK)
+    whole = evaluate(load_scene(tiny_scene_dir, eval=True).test, model, BLACK)
     assert 0 < scores["l1"] < whole["l1"]
 
     model.save_ply(tmp_path / "model.ply")
