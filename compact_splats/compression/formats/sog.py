@@ -205,7 +205,7 @@ class _Bundle:
             raise FormatError(f".sog of version {VERSION}", f"version {version!r}")
         self.num = self.whole_number(max(_FEW_GAUSSIANS, _MAX_GAUSSIANS_PER_BYTE * num_bytes), "count")
 
-    def rows(self) -> Arrays:
+    def parameters(self) -> Arrays:
         lower, upper = self.image("means", 0)[:, :3], self.image("means", 1)[:, :3]
         low, high = self.numbers(3, "means", "mins"), self.numbers(3, "means", "maxs")
         logs = low + (high - low) * ((upper.astype(np.float64) * 256 + lower) / 65535)
