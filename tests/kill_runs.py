@@ -19,13 +19,12 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-import plyfile
 import torch
 
 from compact_splats.arguments import TrainConfig
@@ -33,6 +32,7 @@ from compact_splats.arguments.config import SCHEDULES
 from compact_splats.arguments.schedule import FAST, FULL, OptimizerPhase, Schedule
 from compact_splats.commands.train import train
 from compact_splats.demo.scene import write_demo_scene
+from compact_splats.scene import ply_file
 from compact_splats.training import state_file
 
 ROOT = Path(__file__).parent.parent
@@ -95,7 +95,7 @@ def training(config: TrainConfig, moment: str = "", die_at: int = 0) -> None:
     if moment == "checkpoint":
         state_file._bytes_of = slow_bytes_of
     if moment == "PLY":
-        plyfile.PlyData.write = slow_write
+        ply_file._parts = slow_parts
     train(config)
 
 
@@ -106,14 +106,12 @@ def slow_bytes_of(tensor: torch.Tensor, bytes_of=state_file._bytes_of) -> memory
     return bytes_of(tensor)
 
 
-def slow_write(self: plyfile.PlyData, path: str, write=plyfile.PlyData.write) -> None:
+def slow_parts(elements: dict, parts=ply_file._parts) -> Iterator[memoryview]:
     """PLYs, too."""
-    write(self, path)
-    content = Path(path).read_bytes()
-    with open(path, "wb", buffering=0) as file:
-        for start in range(0, len(content), 20_000):
+    for part in parts(elements):
+        for start in range(0, len(part), 20_000):
             time.sleep(0.01)
-            file.write(content[start : start + 20_000])
+            yield part[start : start + 20_000]
 
 
 def ended(child: int, timeout: float = 0) -> int | None:

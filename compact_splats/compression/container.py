@@ -11,9 +11,13 @@ import math
 import os
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
+
+from compact_splats.utils.errors import InputError
 
 MAGIC = b"\x89GSZ\r\n\x1a\n"  # as in PNG: shows a file sent as text, and no text starts like it
 VERSION = 1
@@ -47,6 +51,19 @@ class FormatError(ValueError):
 
     def __reduce__(self) -> tuple:  # the default would rebuild it from the message alone
         return FormatError, (self.expected, self.found)
+
+
+@contextmanager
+def input_errors(path: str | Path, fix: str) -> Iterator[None]:
+    """Turn a FormatError in the block into an InputError about ``path``, with what the user can do."""
+    try:
+        yield
+    except FormatError as error:
+        raise InputError(path, _shortened(error.expected), _shortened(error.found), fix) from error
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= 120 else f"{text[:80]} ... {text[-30:]}"
 
 
 def pack(header: dict[str, Any], streams: dict[str, bytes]) -> bytes:
