@@ -233,7 +233,7 @@ def test_the_user_sees_table_and_summary(folder, capfd):
         assert word in out
     assert "round 2:" in err and "replaced" not in out
     compress.main(["-m", str(folder), *flags])
-    assert "seed.gsz is there already; it is replaced when the new file is ready" in capfd.readouterr().out
+    assert "seed.gsz exists; it will be replaced when the new file is complete" in capfd.readouterr().out
 
 
 def test_quiet_prints_nothing(folder, capfd):

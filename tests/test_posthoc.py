@@ -140,9 +140,7 @@ def test_the_mean_of_the_last_steps_is_left(scene, trained, monkeypatch):
     model, photos = copy.deepcopy(trained), photos_of(scene)
     model.start_training(dict.fromkeys(PARAMETER_NAMES, 0.0))
     update = model.update
-    monkeypatch.setattr(
-        model, "update", lambda names: (update(names), seen.append(copy.deepcopy(detached(model))))
-    )
+    monkeypatch.setattr(model, "update", lambda names: (update(names), seen.append(copy.deepcopy(detached(model)))))
     phase = Phase(steps=6, refit_every=9, frozen_from=1, mean_from=4)
     fine_tune(model, PlainQuantizer(), photos, phase, FineTuneRates(), Progress(6, quiet=True))
     assert len(seen) == 6
@@ -211,7 +209,7 @@ def test_rates_fall_from_first_to_last_factor_and_scale_with_the_extent():
 def test_steps_scale_and_nought_means_none(factor, steps):
     schedule = PostHocSchedule().scaled(factor)
     assert (schedule.round.steps, schedule.last.steps) == steps
-    assert schedule.removed_share == 0.05
+    assert schedule.pruned_share == 0.05
     if factor == 1:
         assert schedule == PostHocSchedule()
 
@@ -221,7 +219,7 @@ def test_steps_scale_and_nought_means_none(factor, steps):
 
 @pytest.mark.parametrize("target", [350, 399, 361, 1])
 def test_the_number_asked_for_is_left_exactly(stage, target):
-    schedule = SHORT if target > 1 else dataclasses.replace(SHORT.scaled(0), removed_share=0.6)
+    schedule = SHORT if target > 1 else dataclasses.replace(SHORT.scaled(0), pruned_share=0.6)
     result = stage(schedule).run(Goals(num_gaussians=target), 0)
     assert counts(result)[-1] == target and len(decode(result.data)["means"]) == target
     assert result.stopped_by == f"{target:,} Gaussians" and result.missed == []
@@ -289,7 +287,7 @@ def test_a_round_that_loses_too_much_is_undone(stage):
 def test_of_several_goals_the_first_reached_counts(stage, goals, stopped_by, missed):
     work = stage(SHORT.scaled(0))
     if "1e-05 MB" in missed:  # it is trimmed to a single Gaussian, which is still more
-        work.schedule = dataclasses.replace(work.schedule, removed_share=0.9)
+        work.schedule = dataclasses.replace(work.schedule, pruned_share=0.9)
     result = work.run(goals, 0)
     assert (result.stopped_by, result.missed) == (stopped_by, missed)
 
@@ -351,7 +349,8 @@ def test_stages_are_reported_as_they_come(stage):
 def test_a_scene_without_test_views_and_a_model_without_sh_rest(scene, trained):
     rows = {name: row.detach().clone() for name, row in trained.parameters.items()}
     rows["sh_rest"] = rows["sh_rest"][:, :0]
-    work = PostHoc(GaussianModel(rows, 0), PlainQuantizer(), decode, photos_of(dataclasses.replace(scene, test=())), SHORT, quiet=True)
+    photos = photos_of(dataclasses.replace(scene, test=()))
+    work = PostHoc(GaussianModel(rows, 0), PlainQuantizer(), decode, photos, SHORT, quiet=True)
     result = work.run(Goals(rounds=1), 0)
     assert counts(result)[-1] == 380 and result.course[-1].test_psnr is None
 

@@ -12,8 +12,8 @@ from compact_splats.utils.geometry import rotation_matrices_of_unit
 def close_to_identity(quats: Tensor, log_scales: Tensor) -> tuple[Tensor, Tensor]:
     """The same Gaussians, with rotations of at most 63 degrees.
 
-    A permutation of the axes with signs that keep them right-handed is one of the 24 rotations of the cube. The result is
-    the Gaussian's rotation times the one of these that leaves the smallest angle: its imaginary parts are small.
+    A permutation of the axes with signs that keep them right-handed is one of the 24 rotations of the cube. The result
+    is the Gaussian's rotation times the one of these that leaves the smallest angle: its imaginary parts are small.
 
     Args:
         quats: (N,4) real part first, any length but zero.

@@ -73,15 +73,13 @@ def read_file(path: str | Path, unpack: Callable[[bytes], Arrays]) -> Arrays:
 # ---- order ----
 
 
-def spatial_order(means: np.ndarray) -> np.ndarray:
-    """The permutation (N,) that puts Gaussians along a Morton curve.
-
-    Args:
-        means: (N,3).
-    """
+def in_spatial_order(arrays: Arrays) -> Arrays:
+    """The model with its Gaussians in Morton order."""
+    means = arrays["means"]
     low = means.min(axis=0).astype(np.float64)
     extent = np.maximum(means.max(axis=0) - low, np.finfo(np.float64).tiny)
-    return morton_order(((means - low) / extent * (2**MAX_BITS - 1)).astype(np.int64))
+    order = morton_order(((means - low) / extent * (2**MAX_BITS - 1)).astype(np.int64))
+    return {name: array[order] for name, array in arrays.items()}
 
 
 # ---- opacities and colours ----

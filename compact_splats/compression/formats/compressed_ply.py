@@ -1,6 +1,6 @@
-"""PlayCanvas's .compressed.ply: 16 bytes a Gaussian, and one more for each coefficient of the higher SH degrees.
+"""PlayCanvas's .compressed.ply: 16 bytes per Gaussian, and a byte per coefficient of the higher SH degrees.
 
-Three elements of a little-endian PLY: ``chunk`` (for each 256 Gaussians float32 bounds of positions, log-scales and
+Three elements of a little-endian PLY: ``chunk`` (for every 256 Gaussians float32 bounds of positions, log-scales and
 colours), ``vertex`` (packed_position 11 + 10 + 11 bits, packed_rotation 2 + 3 x 10, packed_scale 11 + 10 + 11,
 packed_color 4 x 8) and ``sh``.
 
@@ -10,7 +10,6 @@ https://github.com/SethKitchen/ThreeMojo/wiki/Compressed-PLY-files]
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -25,10 +24,10 @@ from compact_splats.compression.formats.common import (
     color_to_dc,
     dc_to_color,
     from_smallest_three,
+    in_spatial_order,
     opacity_from_byte,
     opacity_to_byte,
     smallest_three,
-    spatial_order,
 )
 from compact_splats.scene.ply_file import Columns, read_elements, write_elements
 
@@ -36,7 +35,7 @@ _CHUNK = 256  # Gaussians
 _AXIS_BITS = (11, 10, 11)
 _ROTATION_BITS = (2, 10, 10, 10)
 _COLOR_BITS = (8, 8, 8, 8)
-_MAX_LOG_SCALE = 20.0  # beyond +-this, scales are cut off
+_MAX_LOG_SCALE = 20.0  # larger and smaller scales are clamped
 _SH_RANGE = 8.0  # coefficients from -4 to 4
 _BOUNDS = {
     "position": ("min_x", "min_y", "min_z", "max_x", "max_y", "max_z"),
@@ -46,18 +45,18 @@ _BOUNDS = {
 _VERTEX = ("packed_position", "packed_rotation", "packed_scale", "packed_color")
 
 
-def write(path: str | Path, rows: Mapping[str, np.ndarray]) -> None:
+def write(path: str | Path, arrays: Arrays) -> None:
     """Write a model, in Morton order.
 
     Args:
         path: the file; replaced in one move.
-        rows: arrays in the shapes of ``GaussianModel.parameters``, at least one Gaussian.
+        arrays: by name and in the shapes of ``GaussianModel.parameters``, at least one Gaussian.
 
     Raises:
-        InputError: rows that are not those of a model, or a file that cannot be written.
+        InputError: not the arrays of a model, or a file that cannot be written.
     """
     with input_errors(path, WRITE_FIX):
-        elements = _pack(checked_to_write(rows))
+        elements = _pack(checked_to_write(arrays))
     write_elements(path, elements)
 
 
@@ -74,13 +73,13 @@ def read(path: str | Path) -> Arrays:
 # ---- writing ----
 
 
-def _pack(rows: Arrays) -> dict[str, np.ndarray]:
-    rows = {name: row[order] for order in [spatial_order(rows["means"])] for name, row in rows.items()}
-    num = len(rows["means"])
+def _pack(arrays: Arrays) -> dict[str, np.ndarray]:
+    arrays = in_spatial_order(arrays)
+    num = len(arrays["means"])
     measured = {
-        "position": rows["means"],
-        "scale": np.clip(rows["log_scales"], -_MAX_LOG_SCALE, _MAX_LOG_SCALE),
-        "color": dc_to_color(rows["sh_dc"][:, 0]).astype(np.float32),
+        "position": arrays["means"],
+        "scale": np.clip(arrays["log_scales"], -_MAX_LOG_SCALE, _MAX_LOG_SCALE),
+        "color": dc_to_color(arrays["sh_dc"][:, 0]).astype(np.float32),
     }
     starts = np.arange(0, num, _CHUNK)
     chunks = np.empty(len(starts), [(name, "<f4") for names in _BOUNDS.values() for name in names])
@@ -91,24 +90,24 @@ def _pack(rows: Arrays) -> dict[str, np.ndarray]:
             chunks[name] = column
         low, extent = (np.repeat(bound, _CHUNK, axis=0)[:num].astype(np.float64) for bound in (low, high - low))
         fractions[key] = (values - low) / np.where(extent > 0, extent, 1)
-    # Without 0 and 1, of which splat-transform makes infinite logits; 1/255 is the first opacity that can be seen.
-    opacity = np.clip(opacity_to_byte(rows["opacity_logits"]), 1, 254) / 255
+    # Not 0 and 1, from which splat-transform makes infinite logits; 1/255 is the lowest visible opacity.
+    opacity = np.clip(opacity_to_byte(arrays["opacity_logits"]), 1, 254) / 255
     vertices = np.empty(num, [(name, "<u4") for name in _VERTEX])
     vertices["packed_position"] = _packed(fractions["position"], _AXIS_BITS)
-    vertices["packed_rotation"] = _pack_rotations(rows["quats"])
+    vertices["packed_rotation"] = _pack_rotations(arrays["quats"])
     vertices["packed_scale"] = _packed(fractions["scale"], _AXIS_BITS)
     vertices["packed_color"] = _packed(np.concatenate([fractions["color"], opacity], axis=1), _COLOR_BITS)
     elements = {"chunk": chunks, "vertex": vertices}
-    if num_rest := 3 * rows["sh_rest"].shape[1]:
+    if num_rest := 3 * arrays["sh_rest"].shape[1]:
         table = np.empty((num, num_rest), np.uint8)
         for i in range(num_rest):  # all of red, then green, then blue
-            table[:, i] = _rest_to_bytes(rows["sh_rest"][:, i % (num_rest // 3), i // (num_rest // 3)])
+            table[:, i] = _rest_to_bytes(arrays["sh_rest"][:, i % (num_rest // 3), i // (num_rest // 3)])
         elements["sh"] = table.view([(f"f_rest_{i}", "u1") for i in range(num_rest)]).reshape(num)
     return elements
 
 
 def _packed(fractions: np.ndarray, bits: tuple[int, ...]) -> np.ndarray:
-    """(N,) uint32 of fractions (N,C) from 0 to 1, the first in the highest bits."""
+    """(N,) uint32 of fractions (N,C) in [0, 1], the first column in the highest bits."""
     packed = np.zeros(len(fractions), np.uint32)
     for column, width in zip(fractions.T, bits, strict=True):
         packed = packed << np.uint32(width) | np.rint(column * (2**width - 1)).astype(np.uint32)
@@ -122,7 +121,7 @@ def _pack_rotations(quats: np.ndarray) -> np.ndarray:
 
 
 def _rest_to_bytes(values: np.ndarray) -> np.ndarray:
-    """The step that each value is in; the first and the last step are read as the ends of the range."""
+    """The step that holds each value; readers take the first and the last step for the ends of the range."""
     steps = (values.astype(np.float64) / _SH_RANGE + 0.5) * 256
     middles = np.clip(np.floor(steps), 1, 254)
     return np.where(steps < 0.75, 0, np.where(steps > 255.25, 255, middles)).astype(np.uint8)
@@ -170,7 +169,7 @@ def _element(elements: dict[str, Columns], name: str, columns: tuple[str, ...]) 
 
 
 def _unpacked(packed: np.ndarray, bits: tuple[int, ...]) -> np.ndarray:
-    """(N,C) float64 from 0 to 1."""
+    """(N,C) float64 in [0, 1]."""
     fractions, shift = np.empty((len(packed), len(bits))), 32
     for column, width in enumerate(bits):
         shift -= width
@@ -192,8 +191,7 @@ def _rest(elements: dict[str, Columns], num: int) -> np.ndarray:
     columns = _element(elements, "sh", tuple(f"f_rest_{i}" for i in range(len(elements["sh"]))))
     num_rest, num_rows = len(columns), len(next(iter(columns.values()), ()))
     if num_rest not in [3 * count for count in REST_COUNTS] or num_rows != num:
-        expected = f"{num} rows of 9, 24 or 45 SH bytes"
-        raise FormatError(expected, f"{num_rows} rows of {num_rest}")
+        raise FormatError(f"{num} rows of 9, 24 or 45 SH bytes", f"{num_rows} rows of {num_rest}")
     if any(column.dtype != np.uint8 for column in columns.values()):
         raise FormatError("uchar f_rest properties", "other types")
     # The middles of the steps; of the first and the last step, the ends of the range.
