@@ -114,7 +114,7 @@ def read_element(path: str | Path, name: str, fix: str) -> Columns:
     """
     elements = read_elements(path, [name], fix)
     if name not in elements:
-        raise InputError(f"{path} has no element '{name}': {fix}")
+        raise InputError(path, f"the element '{name}'", "none", fix)
     return elements[name]
 
 

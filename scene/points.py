@@ -95,7 +95,7 @@ def read_points_ply(path: Path) -> Points:
     vertices = read_element(path, "vertex", fix)
     missing = [name for name in "xyz" if name not in vertices]
     if missing:
-        raise InputError(f"{path} is no point cloud: its vertices have no {', '.join(missing)}; {fix}")
+        raise InputError(path, "vertices with x, y and z", f"no {', '.join(missing)}", fix)
     xyz = np.stack([vertices[name] for name in "xyz"], axis=1)
     colours = [vertices.get(name) for name in ("red", "green", "blue")]
     if any(colour is None for colour in colours):

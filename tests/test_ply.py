@@ -124,7 +124,7 @@ def test_no_file_a_folder_and_a_point_cloud_are_said_in_one_line(tmp_path):
         ("missing.ply", "expected a PLY file, found nothing"),
         ("", "expected a PLY file, found something else"),
         ("points.ply", "is no 3DGS model"),
-        ("other.ply", "has no element 'vertex'"),
+        ("other.ply", "expected the element 'vertex', found none"),
     ):
         with pytest.raises(InputError, match=said):
             ply.read(tmp_path / name)
