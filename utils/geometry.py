@@ -13,7 +13,12 @@ def rotation_matrices(quats: Tensor) -> Tensor:
     Returns:
         (N,3,3), from a Gaussian's own axes to the world's.
     """
-    w, x, y, z = torch.nn.functional.normalize(quats, dim=1).unbind(1)
+    return rotation_matrices_of_unit(torch.nn.functional.normalize(quats, dim=1))
+
+
+def rotation_matrices_of_unit(quats: Tensor) -> Tensor:
+    """:func:`rotation_matrices` of (N,4) quaternions that have length one already."""
+    w, x, y, z = quats.unbind(1)
     entries = [
         1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y),
         2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x),

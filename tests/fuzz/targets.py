@@ -19,7 +19,7 @@ from unittest import mock
 
 import numpy as np
 from format_cases import FORMATS, random_rows
-from gsz_cases import PRELUDE, model_rows, viewpoints_around, with_right_checksum
+from gsz_cases import PRELUDE, basis_of_views, model_rows, with_right_checksum
 from PIL import Image
 from scene_writers import write_colmap, write_photo, write_transforms
 
@@ -197,7 +197,7 @@ def right_checksums(data: bytes) -> bytes:
 def gsz_seeds(folder: Path) -> list[bytes]:
     """Every profile, small."""
     models = [model_rows(num, num_rest) for num, num_rest in ((3, 0), (20, 3))]
-    seen = [b"\1" + encode(models[1], viewpoints=viewpoints_around(2))]
+    seen = [b"\1" + encode(models[1], color_basis=basis_of_views(2))]
     return [b"\1" + encode(rows, profile) for profile in sorted(PROFILES) for rows in models] + seen
 
 
