@@ -102,7 +102,7 @@ def test_lpips_of_an_image_with_itself_is_zero(checkpoint):
 @needs_linear_weights
 def test_lpips_imports_neither_torchvision_nor_the_lpips_package(checkpoint):
     code = (
-        f"import sys, pathlib; from utils.lpips import Lpips; Lpips(pathlib.Path({str(checkpoint)!r}));"
+        f"import sys, pathlib; from compact_splats.gaussian_renderer.lpips import Lpips; Lpips(pathlib.Path({str(checkpoint)!r}));"
         "sys.exit(bool({'torchvision', 'lpips'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent.parent).returncode == 0

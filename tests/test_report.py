@@ -33,8 +33,8 @@ def make_run(scene: str, dataset: str | None = "yard", *, psnr: float | None = 2
         "psnr": [20.0, 25.0],
         "gaussians": [3000, 1000],
         "goal": [0.3, None],
-        "pressure": [2e-4, None],
-        "marginal": [0.31, None],
+        "regularisation_weight": [2e-4, None],
+        "budget_opacity": [0.31, None],
     }
     return {
         "scene": scene,

@@ -91,7 +91,7 @@ def test_no_program_outlives_a_sweep_that_is_killed(tmp_path):
     """What kill -9 leaves behind would go on writing into a folder in which the next sweep is at work."""
     log = tmp_path / "log"
     child = "import os, time; print('pid', os.getpid(), flush=True); time.sleep(60)"
-    code = f"from pathlib import Path; from utils.suite.process import run_python; run_python(['-c', {child!r}], "
+    code = f"from pathlib import Path; from compact_splats.suite.process import run_python; run_python(['-c', {child!r}], "
     sweep = subprocess.Popen([sys.executable, "-c", f"{code}Path({str(log)!r}))"], cwd=ROOT)
     wait_for(lambda: log.exists() and log.read_text().split("\n")[-2].startswith("pid "))
     pid = int(log.read_text().split()[-1])
@@ -119,7 +119,7 @@ def test_a_folder_is_locked_for_one_at_a_time(tmp_path):
 
 def test_a_lock_ends_with_its_process_however_that_ends(tmp_path):
     hold = f"with FolderLock(Path({str(tmp_path)!r})): print('mine', flush=True); time.sleep(60)"
-    code = f"import time; from pathlib import Path; from utils.lock import FolderLock\n{hold}"
+    code = f"import time; from pathlib import Path; from compact_splats.utils.lock import FolderLock\n{hold}"
     holder = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE)
     assert holder.stdout.readline() == b"mine\n"
     with pytest.raises(InputError, match=f"process {holder.pid} "), FolderLock(tmp_path):

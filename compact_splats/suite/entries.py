@@ -12,7 +12,7 @@ from compact_splats.utils.usage import MB
 
 COMPRESSED = "compact"  # the profile of compress.py, and the name of its renders
 SHEET = "views.png"
-CURVES = ("loss", "psnr", "gaussians", "goal", "pressure", "marginal")
+CURVES = ("loss", "psnr", "gaussians", "goal", "regularisation_weight", "budget_opacity")
 
 
 def done_entry(job: Job, made_by: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

@@ -28,8 +28,8 @@ CURVES = (
     ("loss", "training loss", True),
     ("psnr", "training PSNR, dB", False),
     ("gaussians", "Gaussians", True),
-    ("marginal", "opacity in selection", False),
-    ("pressure", "selection pressure λ", True),
+    ("budget_opacity", "budget-th opacity", False),
+    ("regularisation_weight", "regularisation weight λ", True),
 )
 
 
@@ -154,7 +154,7 @@ def training_curves(runs: Sequence[RunResult], label: str) -> Figure | None:
             look = {"color": colours[run.schedule, run.budget_name, run.budget], "linewidth": 1.2, "alpha": 0.85}
             _line(axes, run, name, look)
             values += _known(run.curves[name])
-            if name == "marginal":
+            if name == "budget_opacity":
                 _line(axes, run, "goal", {**look, **GOAL})
         _style(axes, "step", y_label)
         axes.xaxis.set_major_formatter(FuncFormatter(_short))
@@ -165,7 +165,7 @@ def training_curves(runs: Sequence[RunResult], label: str) -> Figure | None:
         Line2D([], [], color=colour, label=f"{schedule + ', ' if several else ''}{budget_label(name, budget)}")
         for (schedule, name, budget), colour in colours.items()
     ]
-    if any(name == "marginal" for name, *_ in shown):
+    if any(name == "budget_opacity" for name, *_ in shown):
         handles.append(Line2D([], [], color=INK, label="q, the budget-th largest opacity"))
         handles.append(Line2D([], [], color=INK, label="its goal", **GOAL))
     figure.suptitle(label, color=INK, fontsize=11)

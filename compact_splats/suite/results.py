@@ -14,7 +14,7 @@ FILE = "suite.json"
 STATES, PROTOCOLS = ("done", "failed"), ("canonical", "resized")
 QUALITY = ("SSIM", "PSNR", "LPIPS")
 SIZES = ("gaussians", "mb", "minutes", "fps", "steps_per_second", "peak_mb", "peak_device_mb")
-CURVES = ("iteration", "loss", "psnr", "gaussians", "goal", "pressure", "marginal")
+CURVES = ("iteration", "loss", "psnr", "gaussians", "goal", "regularisation_weight", "budget_opacity")
 LARGEST = 1e15  # beyond it nothing that a suite measures lies; infinities and NaN fail the comparison, too
 
 Figures = dict[str, float | None]

@@ -137,15 +137,19 @@ def _run_stages(job: Job, gpu: str | None) -> str | None:
 
 
 def _continued(job: Job, stage: Stage, records: dict[str, Record]) -> tuple[str, ...]:
-    """The command of a stage; a training that was begun in the same way goes on where its checkpoints end.
+    """The command of a stage; a training that was interrupted continues from its newest checkpoint.
 
-    That it has been begun, is noted: a record without files, which is not that of a finished stage.
+    A training that has begun has a record without files. What another run has left in the folder is removed first,
+    as far as ``--resume`` would continue from it.
     """
     if stage.name != "train":
         return stage.command
     begun, noted = _record(job, replace(stage, outputs=()), records), records.get(stage.name)
     if isinstance(noted, dict) and digest(noted) == digest(begun):
-        return (*stage.command, "--resume", "--resume-config", "anew")
+        return (*stage.command, "--resume")
+    if (job.folder / "checkpoints").exists():
+        shutil.rmtree(job.folder / "checkpoints")
+    (job.folder / "log.jsonl").unlink(missing_ok=True)  # says that the run has ended
     records[stage.name] = begun
     write_records(job.folder, records)
     return stage.command
