@@ -387,7 +387,9 @@ def test_a_damaged_file_is_refused_in_one_line_and_nothing_is_written(tmp_path, 
 def test_the_script_ends_in_one_line_and_exit_code_2(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "compact_splats.suite.report", tmp_path / "nowhere"],
-        cwd=ROOT, capture_output=True, text=True,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 2
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1

@@ -100,7 +100,7 @@ def test_a_scene_that_is_there_twice_is_refused_and_a_link_to_it_is_not(words, d
     (data / "bicycle").symlink_to(data / "360_v2" / "bicycle")
     assert len(plan_of(words).jobs) == 2
     shutil.copytree(data / "tandt_db" / "tandt" / "train", data / "train")
-    with pytest.raises(InputError, match="one scene train"):
+    with pytest.raises(InputError, match="scene train is there twice"):
         plan_of(words)
 
 

@@ -91,8 +91,9 @@ def test_no_program_outlives_a_sweep_that_is_killed(tmp_path):
     """What kill -9 leaves behind would go on writing into a folder in which the next sweep is at work."""
     log = tmp_path / "log"
     child = "import os, time; print('pid', os.getpid(), flush=True); time.sleep(60)"
-    code = f"from pathlib import Path; from compact_splats.suite.process import run_python; run_python(['-c', {child!r}], "
-    sweep = subprocess.Popen([sys.executable, "-c", f"{code}Path({str(log)!r}))"], cwd=ROOT)
+    code = "from pathlib import Path; from compact_splats.suite.process import run_python; "
+    code += f"run_python(['-c', {child!r}], Path({str(log)!r}))"
+    sweep = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
     wait_for(lambda: log.exists() and log.read_text().split("\n")[-2].startswith("pid "))
     pid = int(log.read_text().split()[-1])
     os.kill(pid, 0)

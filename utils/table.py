@@ -9,7 +9,10 @@ def text_table(lines: Lines, left: int = 1) -> str:
     """A table with columns of even width; the first ``left`` columns are aligned to the left, the others right."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     padded = (
-        "  ".join(f"{cell:{'<' if i < left else '>'}{width}}" for i, (cell, width) in enumerate(zip(line, widths)))
+        "  ".join(
+            f"{cell:{'<' if i < left else '>'}{width}}"
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        )
         for line in lines
     )
     return "\n".join(line.rstrip() for line in padded)

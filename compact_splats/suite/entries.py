@@ -1,4 +1,4 @@
-"""The entry of a run in suite.json, from the files that its stages left."""
+"""The entry of a run in suite.json, from the files of its stages."""
 
 import json
 import shlex
@@ -16,11 +16,11 @@ CURVES = ("loss", "psnr", "gaussians", "goal", "regularisation_weight", "budget_
 
 
 def done_entry(job: Job, made_by: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """The entry of a run whose stages are all finished.
+    """The entry of a finished run.
 
     Args:
         job: the run.
-        made_by: for each stage the command and :func:`utils.machine.machine_info`.
+        made_by: for each stage its command and :func:`utils.machine.machine_info`.
     """
     summary, timing = (_read(job.folder / name) for name in ("summary.json", "timing.json"))
     results = _read(job.folder / "results.json")
@@ -48,12 +48,12 @@ def done_entry(job: Job, made_by: Mapping[str, Mapping[str, Any]]) -> dict[str, 
 
 
 def failed_entry(job: Job, error: str) -> dict[str, Any]:
-    """The entry of a run that could not be finished, and why, in one line."""
+    """The entry of a run that failed; the error is one line."""
     return {**_heading(job), "state": "failed", "error": error}
 
 
 def machine_of(info: Mapping[str, Any]) -> dict[str, Any]:
-    """What a report says of a machine."""
+    """The machine as reports show it."""
     return {
         "cpu": info["processor"],
         "cores": info["cores"],
@@ -63,7 +63,7 @@ def machine_of(info: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def shown(words: Sequence[str]) -> str:
-    """A command as a person would type it in the project's folder."""
+    """A command as text, with scripts relative to the project."""
     prefix = f"{ROOT}/"
     return "python " + shlex.join(word.removeprefix(prefix) for word in words)
 

@@ -199,7 +199,8 @@ def _published_note(protocol: str | None) -> str:
 def _left_out(results: SuiteResults) -> str:
     failed = sorted(results.failed(), key=lambda run: (run.dataset, run.scene, run.budget_name, run.seed))
     lines = [
-        f"- {run.scene} ({title(run.dataset)}), budget {run.budget_name}, seed {run.seed}: failed: {_escaped(run.error)}"
+        f"- {run.scene} ({title(run.dataset)}), budget {run.budget_name}, seed {run.seed}: "
+        f"failed: {_escaped(run.error)}"
         for run in failed
     ]
     lines += [
