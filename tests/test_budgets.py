@@ -1,4 +1,4 @@
-"""budget.txt: what it says of the 13 scenes, and what can be wrong with a table."""
+"""budget.txt: the 13 scenes, and errors in a table."""
 
 from pathlib import Path
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from suite_cases import is_alive, wait_for
 
 from compact_splats.demo.scene import write_demo_scene
 from compact_splats.suite import cluster, execute, on_node, report, stages
@@ -47,7 +48,7 @@ def two_nodes() -> Iterator[SimpleNamespace]:
 
 @pytest.fixture
 def joined(two_nodes, monkeypatch) -> SimpleNamespace:
-    """The cluster, known to be reachable, and named as a user can name it."""
+    """The cluster by its address in RAY_ADDRESS; whether it can be joined is not checked again."""
     monkeypatch.setenv("RAY_ADDRESS", two_nodes.address)
     monkeypatch.setattr(cluster, "_check_address", lambda address: None)
     return two_nodes
@@ -68,7 +69,7 @@ def run(function: Callable, jobs: list, **changes) -> Iterator:
 
 
 def work(job: SimpleNamespace) -> str:
-    """A few steps, each noted with its process; one job's process is killed midway, and one job can't be done."""
+    """Write steps with the process of each; one job is killed in the middle, and one fails."""
     if job.name == "fails":
         raise ValueError("no such luck")
     job.folder.mkdir(parents=True, exist_ok=True)
@@ -192,7 +193,7 @@ def test_without_the_package(make_jobs, monkeypatch):
 
 
 def test_a_sweep_that_loses_a_worker_gives_the_table_of_an_undisturbed_one(joined, tmp_path, monkeypatch):
-    """By the whole of test.py but for the stages, which run within the workers: it saves the starts of programs."""
+    """The whole of test.py, except that stages run within the workers, which is faster."""
     data, table = tmp_path / "data", tmp_path / "budget.txt"
     table.write_text(TABLE)
     for seed, (scene, images) in enumerate((("bicycle", "images_4"), ("train", "images"))):
@@ -232,7 +233,7 @@ def run_script(words, log, *environment) -> str | None:
 
 
 def run_job_and_die_once(job) -> dict:
-    """What a task does; the first that has trained the bicycle is killed as it begins to render."""
+    """A task; the first that has trained the bicycle is killed before it renders."""
     from compact_splats.suite import stages
 
     notes = job.folder / "ran"
@@ -251,7 +252,7 @@ def run_job_and_die_once(job) -> dict:
 
 
 def runs_in(output: Path) -> list[tuple]:
-    """What of a sweep's runs does not depend on the machine's speed, with the models' bytes."""
+    """The figures that do not depend on the speed of the machine, and the bytes of the models."""
     runs = json.loads((output / "suite.json").read_text())["runs"]
     ply = "point_cloud/iteration_12/point_cloud.ply"
     names = ("folder", "state", "error", "quality", "gaussians", "mb")
@@ -269,21 +270,3 @@ class TestOnNode:
         monkeypatch.setattr(sys, "path", list(sys.path))
         problem, _ = on_node.run_task(b"cno_such_package\nname\n.", str(tmp_path), {}, "lock")
         assert "(No module named 'no_such_package'): install" in problem
-
-
-def is_alive(pid: int) -> bool:
-    """Whether a process runs; one that only waits to be collected does not."""
-    status = Path(f"/proc/{pid}/stat")
-    try:
-        return status.read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
-def wait_for(condition: Callable, seconds: float = 20):
-    """What the condition gives once it is true."""
-    end = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < end, "waited for in vain"
-        time.sleep(0.05)
-    return value

@@ -1,4 +1,4 @@
-"""metrics.py and LPIPS: from PNG pairs to results.json, and what it says of bad folders."""
+"""metrics.py and LPIPS: from PNG pairs to results.json, and errors for bad folders."""
 
 import importlib.util
 import json
@@ -41,7 +41,7 @@ def vgg16() -> nn.Sequential:
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory) -> Path:
-    """A file with the names of torchvision's vgg16 checkpoint, the classifier's left out but for one."""
+    """A file with the names of torchvision's vgg16 checkpoint, with one entry of the classifier."""
     path = tmp_path_factory.mktemp("vgg") / "vgg16.pth"
     state = {f"features.{name}": value for name, value in vgg16().state_dict().items()}
     torch.save(state | {"classifier.6.bias": torch.zeros(1000)}, path)
@@ -152,7 +152,7 @@ def test_several_models_are_measured_in_one_call(model, capsys):
 
 @pytest.mark.parametrize("num_views", [1, 2, 5])
 def test_comparison_shows_worst_median_and_best_view(tmp_path, num_views):
-    """Views of flat grey, the i-th off by i levels of 10: each row's photo and render are those levels."""
+    """Flat grey views, the error of the i-th is 10 (i + 1): the grey of each panel identifies its view."""
     for kind, step in (("renders", 10), ("gt", 0)):
         (tmp_path / kind).mkdir()
         for i in range(num_views):

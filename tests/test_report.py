@@ -210,7 +210,7 @@ def test_compressed_models_stand_beside_the_post_hoc_rows(tmp_path):
 
 
 def test_protocols_are_never_mixed(tmp_path):
-    """GNS measured Mip-NeRF 360 resized: beside canonical figures there is a reason instead of a table."""
+    """GNS measured Mip-NeRF 360 resized: with canonical figures there is a reason instead of a table."""
     canonical = report_of(tmp_path / "a", suite(*whole_set("mip-nerf-360")))
     resized = report_of(tmp_path / "b", suite(*whole_set("mip-nerf-360"), protocol="resized"))
     assert "- protocol: canonical" in canonical and "Mip-NeRF 360, protocol canonical" in canonical

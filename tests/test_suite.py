@@ -1,6 +1,6 @@
-"""test.py and test-fast.py: a sweep makes each run once, whatever happens, and mixes nothing.
+"""test.py and test-fast.py: a sweep makes each run once, even if it is interrupted, and never mixes protocols.
 
-The stages run in this process, where they take a tenth of the time; tests/test_suite_process.py has the programs.
+The stages run in this process, which takes a tenth of the time. tests/test_suite_process.py tests the programs.
 """
 
 import functools
@@ -12,7 +12,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -26,7 +25,9 @@ from suite_cases import (
     entries,
     figures,
     files_in,
+    is_alive,
     quality_of,
+    wait_for,
     write_scenes,
     write_table,
 )  # fmt: skip
@@ -67,7 +68,7 @@ def data(scenes, tmp_path) -> Path:
 
 @pytest.fixture
 def words(data, tmp_path) -> list[str]:
-    """What each sweep below is told."""
+    """The command line of the sweeps below."""
     table, out = str(write_table(tmp_path)), str(tmp_path / "out")
     return ["--data", str(data), "--output", out, "--budget-file", table, "--iterations", str(STEPS), "--threads", "1"]
 
@@ -150,7 +151,7 @@ def test_lines_tell_what_is_done_and_what_is_left(words, programs, swept, capsys
 
 
 def test_several_runs_at_once_give_the_same_table(sweep, programs, tmp_path):
-    """Both runs have to meet in their first stage."""
+    """The runs wait for each other in their first stage."""
     meeting = threading.Barrier(2)
 
     def meet(words) -> None:
@@ -175,7 +176,7 @@ def test_several_runs_at_once_give_the_same_table(sweep, programs, tmp_path):
 
 @pytest.mark.parametrize(("gpus", "expected"), [(["4", "7"], {"4", "7"}), (["4"], {None}), ([], {None})])
 def test_runs_at_once_get_a_gpu_each_where_there_are_several(sweep, monkeypatch, gpus, expected):
-    """Both runs have to be at work at the same time."""
+    """The runs wait for each other."""
     meeting, given = threading.Barrier(2), []
 
     def run_job(job, gpu):
@@ -249,7 +250,7 @@ def write_text(name: str, text: str):
     ],
 )  # fmt: skip
 def test_files_of_another_run_are_noticed_and_made_again(sweep, programs, swept, change, again):
-    """A file counts if it is the one that its stage left, not because it is there; the other scene is left alone."""
+    """A file counts only if its stage wrote it; the stages of the other scene do not run again."""
     before = figures(swept)
     change(swept, swept / "bicycle" / "full-normal-seed0")
     assert sweep() == 0
@@ -264,7 +265,7 @@ def test_another_budget_in_the_table_trains_again_and_only_that_scene(sweep, pro
 
 
 def test_photos_that_come_later_train_again(sweep, programs, data, tmp_path):
-    """A scene whose copying had not ended is another scene when it has."""
+    """The digest of a scene changes with its files."""
     photos = data / "360_v2" / "bicycle" / "images_4"
     late = sorted(photos.iterdir())[-1]
     late.rename(tmp_path / late.name)
@@ -307,8 +308,8 @@ def test_compression_joins_what_is_finished(sweep, programs, swept):
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3, 4, 7])
-def test_a_sweep_that_was_killed_goes_on_to_the_same_table(sweep, programs, swept, tmp_path, stage):
-    """Killed in each of its stages, after the stage has written its files and before it is noted as finished."""
+def test_a_sweep_that_was_killed_continues_with_the_same_result(sweep, programs, swept, tmp_path, stage):
+    """Killed in each stage, after it has written its files and before its record."""
     uninterrupted = figures(swept)
     out = tmp_path / "killed"
 
@@ -322,8 +323,8 @@ def test_a_sweep_that_was_killed_goes_on_to_the_same_table(sweep, programs, swep
     assert figures(out) == uninterrupted
 
 
-def test_a_training_that_was_killed_goes_on_where_it_was(sweep, programs, swept, tmp_path, monkeypatch):
-    """From its last checkpoint, and to the same table."""
+def test_a_training_that_was_killed_continues_where_it_was(sweep, programs, swept, tmp_path, monkeypatch):
+    """From its newest checkpoint, with the same result."""
     uninterrupted, out = figures(swept), tmp_path / "killed"
     save, steps = Checkpoints.save, []
 
@@ -376,26 +377,11 @@ def test_a_signal_is_heard_that_does_not_wake_the_thread_that_waits(sweep, progr
     assert capsys.readouterr().err.endswith("stopped; the same command continues from here\n")
 
 
-def wait_for(condition, seconds: float = 120):
-    end = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.05)
-    return value
-
-
 def child_of(pid: int) -> int | None:
     """The training that a sweep has started."""
     text = Path(f"/proc/{pid}/task").glob("*/children")
     children = [int(word) for path in text for word in path.read_text().split()]
     return next((each for each in children if b"train.py" in Path(f"/proc/{each}/cmdline").read_bytes()), None)
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 # ---- what can be wrong ----

@@ -18,11 +18,8 @@ FIGURES = (
     "compressed_mb",
     *(f"compressed_{name.lower()}" for name in QUALITY),
 )
-RECORD = (
-    *("row", "dataset", "scene", "schedule", "budget_name", "budget", "runs", "scenes", "of_scenes"),
-    *FIGURES,
-    *(f"{name}_std" for name in FIGURES),
-)
+_ROW = ("dataset", "scene", "schedule", "budget_name", "budget", "runs", "scenes", "of_scenes")
+RECORD = ("row", *_ROW, *FIGURES, *(f"{name}_std" for name in FIGURES))  # columns of report.csv
 
 
 @dataclass(frozen=True)
@@ -60,10 +57,9 @@ class Row:
         return self.scenes == self.of_scenes
 
     def record(self) -> dict[str, str | float | None]:
-        """The row as flat values, by the names of the columns."""
-        names = [getattr(self, name) for name in RECORD[1 : -2 * len(FIGURES)]]
-        figures = [*(self.mean[name] for name in FIGURES), *(self.std[name] for name in FIGURES)]
-        return dict(zip(RECORD, ["scene" if self.scene else "mean", *names, *figures], strict=True))
+        """The row as values by the names of ``RECORD``."""
+        head = {"row": "scene" if self.scene else "mean", **{name: getattr(self, name) for name in _ROW}}
+        return head | self.mean | {f"{name}_std": self.std[name] for name in FIGURES}
 
 
 def make_rows(results: SuiteResults) -> list[Row]:
