@@ -28,7 +28,7 @@ class SuiteConfig(MachineConfig):
     budget_file: Path | None = option(
         None, type=Path, help="table of scenes and budgets (default: budget.txt of the project)"
     )
-    small: bool = option(False, type=bool, help="use the budgets of the column small, 40 %% of the others")
+    small: bool = option(False, type=bool, help="use the budgets of the column small, 40 %% of the normal ones")
     budgets: str | None = option(None, help="train with each of these shares of a scene's budget, such as 0.1,0.4,1")
     repeats: int = option(1, type=int, help="runs of each scene and budget, with the seeds 0, 1, ...")
     protocol: str = option(

@@ -8,6 +8,7 @@ from typing import Any
 
 from compact_splats.suite.plan import Job
 from compact_splats.suite.process import ROOT
+from compact_splats.utils.errors import one_line
 from compact_splats.utils.usage import MB
 
 COMPRESSED = "compact"  # the profile of compress.py, and the name of its renders
@@ -48,8 +49,8 @@ def done_entry(job: Job, made_by: Mapping[str, Mapping[str, Any]]) -> dict[str, 
 
 
 def failed_entry(job: Job, error: str) -> dict[str, Any]:
-    """The entry of a run that failed; the error is one line."""
-    return {**_heading(job), "state": "failed", "error": error}
+    """The entry of a run that failed; the error becomes one line."""
+    return {**_heading(job), "state": "failed", "error": one_line(error)}
 
 
 def machine_of(info: Mapping[str, Any]) -> dict[str, Any]:

@@ -58,4 +58,4 @@ def _on_cluster(jobs: Sequence[Job], config: SuiteConfig) -> Iterator[Entry]:
     gpus = 0 if config.device == "cpu" else 1 / config.jobs
     is_auto = config.device == "auto"
     for job, result in run_on_ray(run_job, jobs, config.ray, cpus, gpus, config.retries, gpus_if_any=is_auto):
-        yield failed_entry(job, " ".join(str(result).split())) if isinstance(result, Exception) else result
+        yield failed_entry(job, str(result)) if isinstance(result, Exception) else result

@@ -104,7 +104,7 @@ def run_job(job: Job, gpu: str | None = None) -> dict[str, Any]:
             return failed_entry(job, failure)
         return done_entry(job, _made_by(job))
     except (InputError, OSError) as error:  # the folder was removed, the disk is full, ...
-        return failed_entry(job, " ".join(str(error).split()))
+        return failed_entry(job, str(error))
 
 
 def unfinished_stages(job: Job) -> list[Stage]:
