@@ -1,5 +1,5 @@
-# Everything a person types. Each target sets up what it needs in a virtual environment of its own and can be
-# run again at any time; the packages under submodules/ are installed anew when their sources have changed.
+# Everything a person types. Each target sets up what it needs in a virtual environment of its own and can be run again
+# at any time. The packages under submodules/ are installed again when their sources have changed.
 #
 #   make demo     a scene that the project makes itself: train, render, measure, compress, and a picture at the end
 #   make test     lint and the whole test suite (TEST_DATA=folder adds the tests on real captures)
@@ -9,7 +9,8 @@
 #   make docs     the site of docs/, into build/docs
 #   make gpu-check   on a machine with a GPU: tests, speed, training; the results go to OUT=folder
 #   make viewer-bundle   the script of the pages that view.py --html writes, anew from viewer/web (needs npm)
-#   make lint     ruff
+#   make lint     ruff and mypy
+#   make wheel    compact-splats as an sdist and a wheel, into OUT=dist
 #   make clean    remove the environment and everything built; output/ stays
 #
 # Variables: PYTHON (3.10 or later), VENV (folder of the environment), and TORCH=system to use the torch that the
@@ -21,7 +22,6 @@
 PYTHON ?= python3
 VENV ?= .venv
 OUTPUT ?= output/demo
-OUT ?= output/gpu-check
 DEMO_BUDGET ?= 20000
 DEMO_ITERATIONS ?= 1200
 TEST_JOBS ?= 2
@@ -43,12 +43,12 @@ BUILT := $(SUBMODULES:%=$(VENV)/wheels/%.stamp)
 # A package's stamp is older than its newest source file exactly when it has to be installed again.
 sources = $(shell find submodules/$(1) -type f -not -path '*/build/*' -not -path '*.egg-info/*' -not -name '*.pyc')
 
-.PHONY: setup setup-dev demo test sanitize fuzz bench docs gpu gpu-check lint clean
+.PHONY: setup setup-dev demo test sanitize fuzz bench docs gpu gpu-check viewer-bundle lint wheel clean
 .DELETE_ON_ERROR:
 
 # The submodules are compiled while pip fetches and unpacks the requirements.
 setup:
-	@+$(MAKE) --no-print-directory -j2 $(VENV)/submodules.stamp
+	@+$(MAKE) --no-print-directory -j2 $(VENV)/submodules.stamp $(VENV)/package.stamp
 
 # What developers need besides.
 setup-dev: setup $(VENV)/dev.stamp
@@ -96,6 +96,13 @@ $(VENV)/submodules.stamp: $(VENV)/requirements.stamp $(BUILT)
 	$(PIP) --no-deps --force-reinstall $(VENV)/wheels/*/*.whl
 	@touch $@
 
+# import compact_splats and the command compact-splats, from any folder. The scripts here do not need it.
+$(VENV)/package.stamp: $(VENV)/requirements.stamp pyproject.toml setup.py
+ifeq ($(WHEELS),)
+	$(PIP) --no-deps --editable .
+endif
+	@touch $@
+
 $(OUTPUT)/scene: $(wildcard compact_splats/demo/*.py) | setup
 	rm -rf $@
 	$(BIN)/python -m compact_splats.demo.scene $@
@@ -138,13 +145,20 @@ gpu:
 	@[ "$(DEVICE)" = cpu ] || $(PYTHON) submodules/diff-gaussian-rasterization/build_backend/cuda_toolchain.py --gpu
 
 gpu-check: gpu setup-dev
-	$(BIN)/python -m benchmarks.gpu_check --out $(OUT) --device $(or $(DEVICE),cuda) $(if $(QUICK),--quick)
+	$(BIN)/python -m benchmarks.gpu_check --out $(or $(OUT),output/gpu-check) --device $(or $(DEVICE),cuda) $(if $(QUICK),--quick)
 
 viewer-bundle:
 	viewer/web/build.sh
 
+# mypy sees the folders of the checkout where a wheel has them, below compact_splats.
 lint: $(VENV)/dev.stamp
 	$(BIN)/python -m ruff check .
+	@rm -rf build/typed && mkdir -p build/typed && cp -rs $(CURDIR)/compact_splats build/typed/
+	@cp -rs $(CURDIR)/arguments $(CURDIR)/scene $(CURDIR)/gaussian_renderer $(CURDIR)/utils build/typed/compact_splats/
+	cd build/typed && $(abspath $(BIN))/python -m mypy --config-file ../../pyproject.toml -p compact_splats
+
+wheel: setup-dev
+	$(BIN)/python -m build --outdir $(or $(OUT),dist) .
 
 clean:
 	rm -rf $(VENV) submodules/*/build submodules/*/*.egg-info .pytest_cache .ruff_cache

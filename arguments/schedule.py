@@ -187,7 +187,7 @@ class Schedule:
         return step % self.sh_degree_every == 0
 
     def updated_parameters(self, step: int) -> tuple[str, ...]:
-        """Names of the parameters that are updated at the end of ``step``; gradients of the others go on adding up."""
+        """Names of the parameters that are updated at the end of ``step``; the gradients of the others add up."""
         phase = self._phase(step)
         due = ("means", "log_scales", "quats", "opacity_logits", "sh_dc") if step % phase.every == 0 else ()
         return due + (("sh_rest",) if step % phase.sh_rest_every == 0 else ())

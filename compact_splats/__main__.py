@@ -1,5 +1,6 @@
 """``compact-splats COMMAND ...`` and ``python -m compact_splats COMMAND ...`` run the scripts of the checkout."""
 
+import difflib
 import runpy
 import sys
 
@@ -30,7 +31,9 @@ def main() -> None:
         print("\ncompact-splats COMMAND --help lists the flags of a command.")
         return
     if name not in COMMANDS:
-        raise InputError("command line", f"one of {', '.join(COMMANDS)}", f"'{name}'", "see compact-splats --help")
+        close = difflib.get_close_matches(name, COMMANDS, 1)
+        hint = f"did you mean {close[0]}?" if close else "see compact-splats --help"
+        raise InputError(f"there is no command '{name}'; {hint}")
     sys.argv[:2] = [f"compact-splats {name}"]
     runpy.run_module(f"compact_splats.commands.{COMMANDS[name][0]}", run_name="__main__", alter_sys=True)
 

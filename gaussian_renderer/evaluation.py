@@ -20,7 +20,7 @@ Scores = dict[str, dict[str, float]]  # [split][metric]
 
 def ground_truth(camera: Camera, device: torch.device) -> tuple[Tensor, Tensor | None]:
     """A camera's photo (3,H,W) uint8 and, if it has one, its mask (H,W) bool, on a device."""
-    photo, mask = camera.photo.pixels(), camera.photo.mask()
+    photo, mask = camera.required_photo.pixels(), camera.required_photo.mask()
     return photo.to(device, non_blocking=True), None if mask is None else mask.to(device, non_blocking=True)
 
 

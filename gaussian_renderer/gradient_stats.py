@@ -35,11 +35,3 @@ class GradientStats:
     def mean(self) -> Tensor:
         """(N,) mean over the views in which each Gaussian was visible; 0 where there was none."""
         return self.abs_grad_sum / self.views.clamp_min(1)
-
-    def to(self, device: torch.device) -> GradientStats:
-        """The same on a device."""
-        return GradientStats(self.abs_grad_sum.to(device), self.views.to(device))
-
-    def keep(self, survivors: Tensor) -> None:
-        """Follow a pruning; survivors is (M,) int64 or (N,) bool."""
-        self.abs_grad_sum, self.views = self.abs_grad_sum[survivors], self.views[survivors]

@@ -40,3 +40,14 @@ class Camera:
         """(3,) float32, the camera centre in world units."""
         rotation, translation = self.world_to_camera[:3, :3], self.world_to_camera[:3, 3]
         return -rotation.T @ translation
+
+    @property
+    def required_photo(self) -> Photo:
+        """The photo of a training or test view.
+
+        Raises:
+            ValueError: the camera has none.
+        """
+        if self.photo is None:
+            raise ValueError(f"camera {self.name} has no photo")
+        return self.photo

@@ -11,12 +11,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from compact_splats.scene.lens import Lens
 from compact_splats.scene.points import Points, checked_points
 from compact_splats.scene.posed_photo import PosedPhoto, checked_lens, rigid_motion, safe_name
 from compact_splats.utils.errors import InputError
 from compact_splats.utils.files import open_file
+from compact_splats.utils.geometry import rotation_matrices_of_unit
 
 _Cameras = dict[int, Lens]
 _Image = tuple[str, int, tuple[float, ...]]  # name, camera id, pose qw qx qy qz tx ty tz
@@ -82,14 +84,8 @@ def _posed_photo(path: Path, image: _Image, lenses: _Cameras, images: Path) -> P
 def _rotation_from_quaternion(q: np.ndarray) -> np.ndarray:
     """(4,) real part first -> (3,3); all NaN for a zero quaternion."""
     with np.errstate(all="ignore"):
-        w, x, y, z = q / np.linalg.norm(q)
-    return np.array(
-        [
-            [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
-            [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
-            [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
-        ]
-    )
+        unit = q / np.linalg.norm(q)
+    return rotation_matrices_of_unit(torch.from_numpy(unit)[None])[0].numpy()
 
 
 def _lens(path: Path, model: str, width: int, height: int, params: tuple[float, ...]) -> Lens:

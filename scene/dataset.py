@@ -11,11 +11,11 @@ import torch
 from compact_splats.scene.cameras import Camera
 from compact_splats.scene.colmap import has_colmap_model, read_colmap
 from compact_splats.scene.photos import Photo
-from compact_splats.utils.pictures import find_mask, picture_size
 from compact_splats.scene.points import Points, random_points_in_box, random_points_in_view, read_points_ply
 from compact_splats.scene.posed_photo import PosedPhoto
 from compact_splats.scene.transforms import read_transforms
 from compact_splats.utils.errors import InputError
+from compact_splats.utils.pictures import find_mask, picture_size
 
 TEST_EVERY = 8
 _MAX_WIDTH = 1600  # px; wider photos are resized by default [3DGS]

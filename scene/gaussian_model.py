@@ -36,8 +36,10 @@ class GaussianModel:
         rows: float32 parameters; ``means`` (N,3) world units, ``log_scales`` (N,3), ``quats`` (N,4) real part first,
             any length, ``opacity_logits`` (N,1), ``sh_dc`` (N,1,3), ``sh_rest`` (N,K,3), K = (max degree + 1)^2 - 1.
             Every ``remap`` makes new ones: do not keep them across steps.
-        optimizer: None until :meth:`start_training`. Any other of torch's interface may be set, over
+        optimizer: a torch.optim.Optimizer, None until :meth:`start_training`. Another one may be set, over
             :meth:`parameter_groups` or the parameters themselves.
+        per_gaussian: further tensors with one entry per Gaussian, statistics of strategies for example. :meth:`remap`
+            moves them, too; entries of new Gaussians are zero.
         sh_degree: degree that is rendered now.
         max_sh_degree: degree that ``sh_rest`` has room for.
         antialiased: rendering compensates the opacity of splats that are widened to a pixel; files do not say it.
@@ -47,7 +49,8 @@ class GaussianModel:
         assert set(parameters) == set(PARAMETER_NAMES), f"parameters {sorted(parameters)}"
         assert len({len(values) for values in parameters.values()}) == 1, "parameters of different lengths"
         self.parameters = {name: nn.Parameter(parameters[name].contiguous()) for name in PARAMETER_NAMES}
-        self.optimizer: torch.optim.Optimizer | None = None
+        self.optimizer: Any = None
+        self.per_gaussian: dict[str, Tensor] = {}
         self.antialiased = False
         self.sh_degree = sh_degree
         self.max_sh_degree = math.isqrt(parameters["sh_rest"].shape[1] + 1) - 1
@@ -221,14 +224,14 @@ class GaussianModel:
 
     @torch.no_grad()
     def remap(self, source: Tensor, fresh: Tensor) -> None:
-        """Rebuild the set as ``new[i] = old[source[i]]``; parameters, optimizer state and gradients move together.
+        """Rebuild the set as ``new[i] = old[source[i]]``; all that has one entry per Gaussian moves together.
 
-        Of the optimizer's state every tensor with one entry per Gaussian moves, whatever the optimizer and the order of
-        its groups.
+        That is parameters, their gradients, ``per_gaussian``, and of the optimizer's state the tensors with one entry
+        per Gaussian, for any optimizer and order of groups.
 
         Args:
             source: (M,) int64, indices into the current set.
-            fresh: (M,) bool, new Gaussians: optimizer state and gradient start at zero.
+            fresh: (M,) bool, new Gaussians: all but their parameters starts at zero.
 
         Raises:
             IndexError: ``source`` leaves ``[0, N)``.
@@ -245,11 +248,12 @@ class GaussianModel:
         def moved_state(values: Any) -> Any:
             return moved(values) if isinstance(values, Tensor) and values.ndim and len(values) == num else values
 
-        renewed = {}
+        renewed: dict[Tensor, nn.Parameter] = {}
         for name, old in self.parameters.items():
             # A new Parameter each time, not `.data =`: a live graph still holds the old one at its old shape.
             new = renewed[old] = self.parameters[name] = nn.Parameter(old[source])
             new.grad = None if old.grad is None else moved(old.grad)
+        self.per_gaussian = {name: moved(values) for name, values in self.per_gaussian.items()}
         if self.optimizer is not None:
             self._replace_in_optimizer(renewed, moved_state)
 
@@ -300,5 +304,6 @@ class GaussianModel:
         if self.optimizer is None:
             self.start_training(dict.fromkeys(PARAMETER_NAMES, 0.0))  # the learning rates come with the state
         else:
-            self._replace_in_optimizer({old[name]: self.parameters[name] for name in old}, lambda values: values)
+            renewed: dict[Tensor, nn.Parameter] = {old[name]: self.parameters[name] for name in old}
+            self._replace_in_optimizer(renewed, lambda values: values)
         self.optimizer.load_state_dict(state["optimizer"])

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from compact_splats.scene.lens import Lens, undistortion
-from compact_splats.utils.pictures import mask_values, open_picture, rgb_and_alpha
 from compact_splats.utils.errors import InputError
+from compact_splats.utils.pictures import mask_values, open_picture, rgb_and_alpha
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from compact_splats.scene.lens import Lens
-from compact_splats.utils.pictures import picture_size
 from compact_splats.scene.posed_photo import PosedPhoto, checked_lens, rigid_motion, safe_name
 from compact_splats.utils.errors import InputError, brief
 from compact_splats.utils.files import read_json
+from compact_splats.utils.pictures import picture_size
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".JPG", ".PNG")
 _FLIP_YZ = np.diag([1.0, -1.0, -1.0])

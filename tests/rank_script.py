@@ -15,11 +15,14 @@ import torch
 from compact_splats.arguments import TrainConfig
 from compact_splats.arguments.config import SCHEDULES
 from compact_splats.arguments.schedule import FULL, OptimizerPhase
-from compact_splats.commands import train as train_module
-from compact_splats.commands.train import train
 from compact_splats.training import densification
-from compact_splats.training.processes import Processes, SingleProcess, digest, joined_processes
+from compact_splats.training import run as run_module
+from compact_splats.training.digest import digest
+from compact_splats.training.distributed import Processes
+from compact_splats.training.processes import SingleProcess, joined_processes
 from compact_splats.training.progress import Progress
+from compact_splats.training.run import train
+from compact_splats.training.training import Step
 from compact_splats.utils.errors import run_script
 
 # Of two processes it takes 30 steps; at steps 10 and 20, where they meet, gradients wait and a growth interval runs.
@@ -85,25 +88,23 @@ def interrupted(processes: SingleProcess, source: Path, out: Path) -> list[str]:
 
 def poisoned(processes: SingleProcess, source: Path, out: Path) -> str:
     """The second process sees nothing that is finite; how the training of both ends."""
-    loss = train_module.photometric_loss
+    loss = run_module.photometric_loss
     if not processes.is_first:
-        train_module.photometric_loss = lambda *args, **options: loss(*args, **options)._replace(
-            loss=loss(*args, **options).loss * math.nan
-        )
+        run_module.photometric_loss = lambda *args, **options: loss(*args, **options) * math.nan
     try:
         train(make_config(source, out / "poisoned", iterations=None, final_budget=200), processes)
     except Exception as error:
         return f"{type(error).__name__} {error}"
     finally:
-        train_module.photometric_loss = loss
+        run_module.photometric_loss = loss
 
 
 def with_actions(actions: dict[int, Callable[[], None]], update=Progress.update) -> None:
     """Have something happen at the end of the work of a step."""
 
-    def update_and_act(self: Progress, step: int, *args) -> None:
+    def update_and_act(self: Progress, step: Step, *args) -> None:
         update(self, step, *args)
-        actions.get(step, lambda: None)()
+        actions.get(step.number, lambda: None)()
 
     Progress.update = update_and_act
 

@@ -93,11 +93,11 @@ def forward_and_backward(change: Callable[[Arguments], Arguments], right: Argume
     frame = _C.forward(
         _C.Rows(**part(first, "rows.")), view_of(first), _C.Queue(), antialiased=first["antialiased"],
         sh_degree=first["sh_degree"], threads=first["threads"], differentiable=True,
-        out=_C.Pictures(*part(first, "out.").values()), radii=first["radii"],
+        out=_C.Outputs(*part(first, "out.").values()), radii=first["radii"],
     )  # fmt: skip
     _C.backward(
         frame, _C.Rows(**part(wrong, "rows.")), _C.Rows(**part(wrong, "v_rows.")), _C.Queue(),
-        images=_C.Pictures(*part(wrong, "images.").values()), v_images=_C.Pictures(*part(wrong, "v_images.").values()),
+        images=_C.Outputs(*part(wrong, "images.").values()), v_images=_C.Outputs(*part(wrong, "v_images.").values()),
         v_screen_means=wrong["v_screen_means"], abs_grad_sum=wrong["abs_grad_sum"], views=wrong["views"],
     )  # fmt: skip
 

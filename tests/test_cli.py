@@ -148,7 +148,6 @@ def test_a_value_may_follow_an_equals_sign_and_keeps_its_underscores():
         "--device tpu",
         "--images",
         "--resume",
-        "--resume-config other",
         "--checkpoint-every soon",
         "--checkpoint-every 0m",
         "--checkpoint-every nanm",

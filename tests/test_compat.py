@@ -270,11 +270,11 @@ def test_no_gaussians_give_the_background(engine):
 
 # (what changes in the call, words of the message)
 WRONG_CALLS = [
-    (lambda a: a | {"colors_precomp": torch.rand(20, 3)}, "exactly one of either SHs or precomputed colors"),
-    (lambda a: a | {"shs": None}, "exactly one of either SHs or precomputed colors"),
-    (lambda a: a | {"cov3D_precomp": torch.rand(20, 6)}, "exactly one of either scale/rotation"),
-    (lambda a: a | {"scales": None}, "exactly one of either scale/rotation"),
-    (lambda a: a | {"scales": None, "rotations": None}, "exactly one of either scale/rotation"),
+    (lambda a: a | {"colors_precomp": torch.rand(20, 3)}, "colours: expected either shs or colors_precomp"),
+    (lambda a: a | {"shs": None}, "colours: expected either shs or colors_precomp"),
+    (lambda a: a | {"cov3D_precomp": torch.rand(20, 6)}, "shapes: expected either scales and rotations"),
+    (lambda a: a | {"scales": None}, "shapes: expected either scales and rotations"),
+    (lambda a: a | {"scales": None, "rotations": None}, "shapes: expected either scales and rotations"),
     (lambda a: a | {"shs": torch.rand(20, 48)}, r"shs: expected shape \(N, K, 3\)"),
     (lambda a: a | {"means2D": torch.zeros(20, 5)}, r"means2D: .*\(20, 5\)"),
     (lambda a: a | {"means2D": torch.zeros(19, 4)}, r"\(20, 4\).*\(19, 4\)"),

@@ -17,8 +17,8 @@ from compact_splats.photogrammetry.pairs import NEIGHBOURS, is_sequential, pairs
 from compact_splats.photogrammetry.photos import find_photos, prepare_photos, safe_names
 from compact_splats.photogrammetry.scene_folder import FEATURES_BYTES, OUTPUTS, REPORT, check_free_space, new_scene
 from compact_splats.photogrammetry.stages import Stages
-from compact_splats.utils.pictures import open_picture
 from compact_splats.utils.errors import InputError
+from compact_splats.utils.pictures import open_picture
 from compact_splats.utils.signals import StopRequest
 
 NEEDED = ["photos", "-o", "scene"]

@@ -8,22 +8,15 @@ import pytest
 import torch
 
 from compact_splats.arguments.schedule import FAST, FULL
+from compact_splats.gaussian_renderer.gradient_stats import GradientStats
 from compact_splats.scene.cameras import Camera
 from compact_splats.scene.gaussian_model import PARAMETER_NAMES, GaussianModel
-from compact_splats.training.densification import (
-    Densification,
-    EdgeWeights,
-    GradientStats,
-    add_view_scores,
-    draw_parents,
-    edge_map,
-    lowest,
-    rotation_matrices,
-    split_long_axis,
-)
+from compact_splats.training.densification import Densification, draw_parents, lowest, split_long_axis
+from compact_splats.training.importance import EdgeImportance, edge_map, normalised_by_mean
 from compact_splats.training.sampling import draw_without_replacement
+from compact_splats.utils.geometry import rotation_matrices
 
-(GROWTH,) = FULL.densification_rounds
+(ROUND,) = FULL.densification_rounds
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -41,7 +34,7 @@ def make_model(num: int, opacity: float | torch.Tensor = 0.5, seed: int = 0) -> 
         "sh_rest": torch.randn(num, 15, 3, generator=generator),
     }
     model = GaussianModel(rows, sh_degree=0)
-    model.start_training(FULL.learning_rates(0, extent=1.0))
+    model.start_training(FULL.learning_rates_at(0, extent=1.0))
     return model
 
 
@@ -56,9 +49,13 @@ class Importance:
         return torch.ones(self.model.num_gaussians)
 
 
-def grow_once(model, step, budget, mean_gradient, growth=GROWTH, importance=None):
-    densification = Densification((growth,), budget, seeded())
-    stats = densification.stats_for(step, model)
+def unused(training, num_views):
+    raise AssertionError("edit gets the importance")
+
+
+def split_once(model, step, budget, mean_gradient, importance=None):
+    densification = Densification((ROUND,), budget, seeded(), unused)
+    stats = densification.interval_stats(step, model)
     stats.abs_grad_sum += 3 * mean_gradient
     stats.views += 3
     return densification.edit(step, model, importance or Importance(model))
@@ -98,7 +95,7 @@ def test_edge_weights_span_0_to_1_respect_the_mask_and_are_computed_once():
     pixels = torch.randint(0, 256, (3, 20, 31), generator=seeded(), dtype=torch.uint8)
     mask = torch.ones(20, 31, dtype=torch.bool)
     mask[:, 15:] = False
-    camera, weights = camera_of(FakePhoto(pixels, mask)), EdgeWeights()
+    camera, weights = camera_of(FakePhoto(pixels, mask)), EdgeImportance(views=None).edge_weights
     first, second = weights(camera), weights(camera)
     assert torch.equal(first, second) and camera.photo.decoded == 1
     assert first.dtype == torch.float32 and first.shape == (20, 31)
@@ -106,7 +103,8 @@ def test_edge_weights_span_0_to_1_respect_the_mask_and_are_computed_once():
 
 
 def test_a_photo_without_edges_weighs_nothing():
-    assert not EdgeWeights()(camera_of(FakePhoto(torch.full((3, 20, 31), 77, dtype=torch.uint8)))).any()
+    flat = FakePhoto(torch.full((3, 20, 31), 77, dtype=torch.uint8))
+    assert not EdgeImportance(views=None).edge_weights(camera_of(flat)).any()
 
 
 def test_view_scores_against_numpy():
@@ -117,7 +115,7 @@ def test_view_scores_against_numpy():
     for view in views.double().numpy()[:3]:
         expected += view / view[view > 0].mean() / 4
     # Worst measured: 1e-7 relative.
-    np.testing.assert_allclose(add_view_scores(torch.zeros(30), iter(views)) / 4, expected, rtol=2e-6)
+    np.testing.assert_allclose(sum(map(normalised_by_mean, views)) / 4, expected, rtol=2e-6)
 
 
 # ---- draws ----
@@ -230,7 +228,7 @@ def test_covariance_of_a_split_pair():
 def test_children_start_with_zero_optimizer_state_and_survivors_keep_theirs():
     model = make_model(5)
     sum((row**2).sum() for row in model.parameters.values()).backward()
-    model.step()
+    model.update()
     before = {name: model.optimizer.state[row]["exp_avg"].clone() for name, row in model.parameters.items()}
     split_long_axis(model, torch.tensor([2]))
     for name, row in model.parameters.items():
@@ -245,8 +243,8 @@ def test_candidates_are_those_whose_mean_gradient_reaches_the_threshold():
     model = make_model(4)
     means = model.means.detach().clone()
     gradient = torch.tensor([2.9e-4, 3.1e-4, 0.0, 9e-4])
-    num_split, num_removed = grow_once(model, 600, budget=10_000, mean_gradient=gradient)
-    assert (num_split, num_removed, model.num_gaussians) == (2, 0, 6)
+    num_split, num_pruned = split_once(model, 600, budget=10_000, mean_gradient=gradient)
+    assert (num_split, num_pruned, model.num_gaussians) == (2, 0, 6)
     assert torch.equal(model.means[:2], means[[0, 2]])
 
 
@@ -255,13 +253,13 @@ def test_late_rules_lower_the_threshold_and_draw_by_gradient():
     for step, expected in ((14_500, 1), (14_600, 3)):
         model = make_model(4)
         importance = Importance(model)
-        assert grow_once(model, step, 10_000, gradient, importance=importance)[0] == expected
+        assert split_once(model, step, 10_000, gradient, importance=importance)[0] == expected
         assert importance.asked == ([10] if step == 14_500 else [])
     counts = torch.zeros(2)
     for seed in range(300):  # one place, gradients 1 : 9
         model = make_model(2)
-        densification = Densification((GROWTH,), 1, seeded(seed))
-        densification.stats_for(14_600, model).abs_grad_sum += torch.tensor([1e-3, 9e-3])
+        densification = Densification((ROUND,), 1, seeded(seed), unused)
+        densification.interval_stats(14_600, model).abs_grad_sum += torch.tensor([1e-3, 9e-3])
         assert densification.edit(14_600, model, importance) == (1, 0)
         counts[0 if model.num_gaussians == 3 and model.means[0, 0] != make_model(2).means[0, 0] else 1] += 1
     # Expected 30 of 300; standard deviation 5.2.
@@ -272,7 +270,7 @@ def test_late_rules_lower_the_threshold_and_draw_by_gradient():
 def test_importance_comes_from_10_views_and_at_two_steps_from_all(step, num_views):
     model = make_model(20)
     importance = Importance(model)
-    grow_once(model, step, 10_000, torch.full((20,), 1e-3), importance=importance)
+    split_once(model, step, 10_000, torch.full((20,), 1e-3), importance=importance)
     assert importance.asked == [num_views]
 
 
@@ -281,18 +279,18 @@ def test_never_over_the_allowance(schedule):
     """With every Gaussian a candidate at every event, the set follows the allowance and never passes it."""
     schedule, budget = schedule.scaled(0.1), 400
     model = make_model(30)
-    densification = Densification(schedule.densification_rounds, budget, seeded())
+    densification = Densification(schedule.densification_rounds, budget, seeded(), unused)
     importance, rng, peak = Importance(model), seeded(1), 0
     for step in range(1, schedule.iterations + 1):
-        stats = densification.stats_for(step, model)
-        assert (stats is not None) == any(growth.accumulates(step) for growth in schedule.densification_rounds)
+        stats = densification.interval_stats(step, model)
+        assert (stats is not None) == any(each.accumulates(step) for each in schedule.densification_rounds)
         if stats is not None:
             stats.abs_grad_sum += torch.rand(model.num_gaussians, generator=rng)
             stats.views += 1
         num_before = model.num_gaussians
-        num_split, num_removed = densification.edit(step, model, importance)
-        assert model.num_gaussians == num_before + num_split - num_removed
-        due = [growth for growth in schedule.densification_rounds if growth.is_due(step)]
+        num_split, num_pruned = densification.edit(step, model, importance)
+        assert model.num_gaussians == num_before + num_split - num_pruned
+        due = [each for each in schedule.densification_rounds if each.is_due(step)]
         assert num_split == 0 or model.num_gaussians <= due[0].allowance(step, budget)
         with torch.no_grad():  # what training would do
             model.parameters["opacity_logits"].clamp_(min=-2).add_(0.1)
@@ -300,29 +298,29 @@ def test_never_over_the_allowance(schedule):
     assert peak == schedule.densification_rounds[0].allowance_factor * budget, "the allowance was never filled"
 
 
-def test_no_growth_above_the_allowance_nor_without_candidates():
+def test_no_split_above_the_allowance_nor_without_candidates():
     for num, gradient in ((200, 1e-3), (10, 1e-5)):
         model = make_model(num)
         importance = Importance(model)
-        assert grow_once(model, 600, 100, torch.full((num,), gradient), importance=importance) == (0, 0)
+        assert split_once(model, 600, 100, torch.full((num,), gradient), importance=importance) == (0, 0)
         assert importance.asked == []
 
 
-def test_statistics_start_anew_after_growth_and_follow_a_removal_in_between():
+def test_statistics_start_anew_after_a_split_and_follow_a_pruning_in_between():
     model = make_model(10)
     with torch.no_grad():
         model.parameters["opacity_logits"][:5] -= 1.0
-    densification = Densification((replace(GROWTH, prune_lowest_at=(650,)),), 100, seeded())
-    stats = densification.stats_for(650, model)
+    densification = Densification((replace(ROUND, prune_lowest_at=(650,)),), 100, seeded(), unused)
+    stats = densification.interval_stats(650, model)
     stats.abs_grad_sum += torch.arange(10.0)
     stats.views += torch.arange(10, dtype=torch.int32)
     assert densification.edit(650, model, Importance(model)) == (0, 2)
-    stats = densification.stats_for(651, model)
+    stats = densification.interval_stats(651, model)
     assert stats.abs_grad_sum.tolist() == stats.views.tolist() == list(range(2, 10))
     densification.edit(700, model, Importance(model))
-    stats = densification.stats_for(701, model)
+    stats = densification.interval_stats(701, model)
     assert len(stats.views) == model.num_gaussians > 8 and not stats.views.any() and not stats.abs_grad_sum.any()
-    assert densification.stats_for(15_000, model) is None
+    assert densification.interval_stats(15_000, model) is None
 
 
 def test_mean_gradient_is_over_the_views_that_saw_it():
@@ -334,31 +332,39 @@ def test_mean_gradient_is_over_the_views_that_saw_it():
 def test_pruning_thresholds(step, least):
     opacity = torch.tensor([[0.001], [0.0049], [0.0051], [0.019], [0.021], [0.9]])
     model = make_model(6, opacity)
-    densification = Densification((GROWTH,), 100, seeded())
-    densification.stats_for(step, model)
+    densification = Densification((ROUND,), 100, seeded(), unused)
+    densification.interval_stats(step, model)
     densification.edit(step, model, Importance(model))
     assert model.num_gaussians == int((opacity > least).sum())
     assert model.opacities.min() >= least
 
 
-def test_thinning_takes_a_fifth_by_opacity_before_growth():
+def test_pruning_the_lowest_takes_a_fifth_by_opacity_before_the_split():
     model = make_model(50, torch.linspace(0.1, 0.9, 50)[torch.randperm(50, generator=seeded())][:, None])
     expected = model.opacities.detach().flatten().sort().values[10:]
-    num_split, num_removed = grow_once(model, 3_300, 10_000, torch.zeros(50))
-    assert (num_split, num_removed) == (0, 10)
+    num_split, num_pruned = split_once(model, 3_300, 10_000, torch.zeros(50))
+    assert (num_split, num_pruned) == (0, 10)
     assert torch.equal(model.opacities.detach().flatten().sort().values, expected)
     assert lowest(torch.full((9, 1), 0.5), 0.2).tolist() == [True] + 8 * [False]
 
 
-def test_capping_comes_after_the_growth_of_its_step():
+def test_the_opacity_cap_comes_after_the_split_of_its_step():
     model = make_model(10)
-    assert grow_once(model, 3_000, 10_000, torch.full((10,), 1e-3)) == (10, 0)
+    assert split_once(model, 3_000, 10_000, torch.full((10,), 1e-3)) == (10, 0)
     np.testing.assert_allclose(model.opacities.detach(), 0.05, rtol=1e-5)
 
 
-def test_state_continues_an_interval():
-    model = make_model(3)
-    one, two = (Densification((GROWTH,), 100, seeded()) for _ in range(2))
-    one.stats_for(550, model).abs_grad_sum += 1
+def test_state_continues_the_draws():
+    one, two = (Densification((ROUND,), 100, seeded(seed), unused) for seed in (1, 2))
+    torch.rand(7, generator=one.generator)
     two.load_state_dict(one.state_dict())
-    assert two.stats_for(551, model).abs_grad_sum.tolist() == [1, 1, 1]
+    assert torch.equal(torch.rand(3, generator=two.generator), torch.rand(3, generator=one.generator))
+
+
+def test_statistics_follow_the_edits_of_other_strategies():
+    """The statistics are the model's, and every remap moves them."""
+    model, densification = make_model(6), Densification((ROUND,), 100, seeded(), unused)
+    densification.interval_stats(550, model).abs_grad_sum += torch.arange(6.0)
+    split_long_axis(model, torch.tensor([1]))
+    model.keep(torch.tensor([0, 3, 4, 5]))
+    assert densification.interval_stats(551, model).abs_grad_sum.tolist() == [0, 4, 5, 0]

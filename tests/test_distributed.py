@@ -16,9 +16,11 @@ from rank_script import make_config
 from compact_splats.arguments import TrainConfig
 from compact_splats.arguments.schedule import FAST, FULL
 from compact_splats.arguments.sharing import shared
-from compact_splats.commands.train import train
 from compact_splats.scene.gaussian_model import PARAMETER_NAMES, GaussianModel
-from compact_splats.training.processes import SINGLE_PROCESS, Processes, SingleProcess, digest, joined_processes
+from compact_splats.training.digest import digest
+from compact_splats.training.distributed import Processes
+from compact_splats.training.processes import SINGLE_PROCESS, SingleProcess, joined_processes
+from compact_splats.training.run import train
 from compact_splats.training.state_file import read_state
 from compact_splats.utils.errors import InputError
 
@@ -36,7 +38,8 @@ def free_port() -> int:
 # torchrun would start them.
 NURSERY = """
 import gc, json, os, runpy, sys
-import torch, train
+import torch
+from compact_splats.training import distributed, run
 torch.optim.Adam([torch.zeros(1)])  # loads what training would
 gc.freeze()
 for line in sys.stdin:
@@ -87,7 +90,7 @@ def launch(nursery, tmp_path_factory) -> Callable[..., tuple[list[int], str, str
     return start
 
 
-def ranks_of(count: int) -> Sequence[Processes]:
+def processes_of(count: int) -> Sequence[Processes]:
     """The processes of a run as objects that have never met."""
     everyone = [object.__new__(Processes) for _ in range(count)]
     for rank, each in enumerate(everyone):
@@ -142,12 +145,12 @@ def test_two_processes_reach_the_quality_of_one_that_sees_as_many_views(together
 
 
 def test_a_run_of_two_processes_that_was_stopped_and_broken_off_ends_with_the_same_bits(together):
-    """Stopped in growth, broken off in selection, each time with gradients waiting in both processes."""
+    """Stopped in densification, broken off in selection, each time with gradients waiting in both processes."""
     out, (first, second) = together
     peace, stopped = (out / name / "point_cloud" / "iteration_60" / "point_cloud.ply" for name in ("peace", "stopped"))
     assert peace.read_bytes() == stopped.read_bytes()
-    assert "stopped after step 10; the same command with --resume goes on from there" in first["ends"][0]
-    assert "_ToldByFirst 143" in second["ends"][0]
+    assert "stopped after step 10; the same command with --resume continues from there" in first["ends"][0]
+    assert "_EndedByFirst 143" in second["ends"][0]
     assert first["ends"][1] == second["ends"][1] == "ValueError broken off" and len(first["ends"]) == 2
     assert not (out / "stopped" / "checkpoints").exists()
 
@@ -156,9 +159,9 @@ def test_a_process_that_sees_nothing_finite_ends_them_all_after_a_checkpoint(tog
     """Until then it adds zeros to the mean, and the sets stay the same, or they would have ended before."""
     out, (first, second) = together
     assert first["poisoned"].startswith(
-        "InputError training: expected loss and gradients that are finite, found 20 steps"
+        "InputError training diverged: 20 views gave non-finite gradients until step 20"
     )
-    assert first["poisoned"].endswith("--resume goes on after step 20") and second["poisoned"] == "_ToldByFirst 2"
+    assert first["poisoned"].endswith("--resume continues after step 20") and second["poisoned"] == "_EndedByFirst 2"
     assert [path.name for path in (out / "poisoned" / "checkpoints").iterdir()] == ["step_00000020.ckpt"]
 
 
@@ -166,12 +169,10 @@ def test_a_checkpoint_holds_what_each_process_has_for_itself(together):
     """Guards the test above against states that are all alike."""
     (path,) = (together[0] / "half" / "checkpoints").iterdir()
     state = read_state(path)
-    assert path.name == "step_00000010.ckpt" and state["step"] == 10
-    (other,) = state["parts"]["other processes"]["others"]
-    waiting = (state["parts"]["model"]["gradients"], other["gradients"])
-    assert not torch.equal(*(gradients["sh_rest"] for gradients in waiting))
-    seen = (state["parts"]["densification"]["stats"], other["densification"]["stats"])
-    assert not torch.equal(*(stats[0] for stats in seen))
+    assert path.name == "step_00000010.ckpt" and state["about"]["step"] == 10
+    own = state["parts"]["training"]["processes"]
+    assert not torch.equal(*(each["gradients"]["sh_rest"] for each in own))
+    assert not torch.equal(*(each["per_gaussian"]["abs_grad_sum"] for each in own))
 
 
 def test_another_number_of_processes_cannot_continue(together, tiny_scene_dir):
@@ -217,14 +218,14 @@ def test_a_process_whose_set_differs_stops_them_all_with_one_line(launch, tiny_s
 def test_a_process_that_dies_ends_the_others_with_one_line(launch, tiny_scene_dir, tmp_path):
     codes, out, err = launch(SCRIPT, "killed", tiny_scene_dir, tmp_path)
     assert codes == [2, -9] and out == ""
-    assert err.startswith("error: torchrun: expected all processes running, found one that is gone")
+    assert err.startswith("error: torchrun: a process has ended or does not answer")
     assert err.count("\n") == 1
 
 
 def test_a_process_that_is_asked_to_stop_ends_them_all_with_a_checkpoint(launch, tiny_scene_dir, tmp_path):
     codes, out, err = launch(SCRIPT, "stopped", tiny_scene_dir, tmp_path)
     assert codes == [143, 143] and out == ""
-    assert err == "stopped after step 10; the same command with --resume goes on from there\n"
+    assert err == "stopped after step 10; the same command with --resume continues from there\n"
     assert [path.name for path in (tmp_path / "model" / "checkpoints").iterdir()] == ["step_00000010.ckpt"]
 
 
@@ -286,9 +287,9 @@ def test_the_schedule_of_one_process_stays_itself():
 def test_views_are_dealt_out_so_that_none_is_missed_or_drawn_twice(count):
     draws = [iter(range(20)) for _ in range(count)]
     for first in range(0, 15, count):
-        dealt = [processes.own_draw(draw.__next__) for processes, draw in zip(ranks_of(count), draws, strict=True)]
+        dealt = [processes.own_draw(draw.__next__) for processes, draw in zip(processes_of(count), draws, strict=True)]
         assert dealt == list(range(first, first + count))
-    shares = [processes.own_share(range(7)) for processes in ranks_of(count)]
+    shares = [processes.own_share(range(7)) for processes in processes_of(count)]
     assert sorted(view for share in shares for view in share) == list(range(7))
 
 
@@ -296,7 +297,7 @@ def test_each_process_takes_the_gpu_of_its_number(monkeypatch):
     chosen = []
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
-    one, two, three = ranks_of(3)
+    one, two, three = processes_of(3)
     assert two.own_device(torch.device("cuda")) == torch.device("cuda", 1) and chosen == [1]
     assert one.own_device(torch.device("cpu")) == torch.device("cpu")
     with pytest.raises(InputError, match="2 at most"):
@@ -311,11 +312,13 @@ def test_each_process_takes_the_gpu_of_its_number(monkeypatch):
 def test_events_of_several_processes_come_after_as_many_views(schedule, count):
     fewer = shared(schedule, count)
     assert 0 <= fewer.iterations * count - schedule.iterations < count
-    for one, several in zip(schedule.densification_rounds + schedule.selection_rounds, fewer.densification_rounds + fewer.selection_rounds, strict=True):
+    rounds = [each.densification_rounds + each.selection_rounds for each in (schedule, fewer)]
+    for one, several in zip(*rounds, strict=True):
         assert abs(several.window.start * count - one.window.start) < count
         assert abs(several.window.end * count - one.window.end) < count
     for one, several in zip(schedule.densification_rounds, fewer.densification_rounds, strict=True):
-        assert len(several.opacity_cap_at) == len(one.opacity_cap_at) and len(several.prune_lowest_at) == len(one.prune_lowest_at)
+        assert len(several.opacity_cap_at) == len(one.opacity_cap_at)
+        assert len(several.prune_lowest_at) == len(one.prune_lowest_at)
         assert several.window.every * count >= min(10, one.window.every)
         assert all(several.is_due(step) for step in several.all_views_at)
     assert fewer.updated_parameters(fewer.iterations) in ((), PARAMETER_NAMES, PARAMETER_NAMES[:-1])
@@ -329,7 +332,7 @@ def test_rates_and_betas_follow_the_views_of_an_update(count):
     first, last = fewer.optimizer_phases[0], fewer.optimizer_phases[-1]
     assert first.batch == count and last.batch == last.every * count / 20
     for step, batch in ((early, first.batch), (late, last.batch)):
-        one, several = FULL.learning_rates(step * count, 2.0), fewer.learning_rates(step, 2.0)
+        one, several = FULL.learning_rates_at(step * count, 2.0), fewer.learning_rates_at(step, 2.0)
         for name in PARAMETER_NAMES:
             assert several[name] == pytest.approx(one[name] * batch**0.5, rel=1e-9)
             assert fewer.betas(step)[name] == pytest.approx((0.9**batch, 0.999**batch))
@@ -338,8 +341,8 @@ def test_rates_and_betas_follow_the_views_of_an_update(count):
 
 @pytest.mark.parametrize("count", [2, 4, 8, 16])
 @pytest.mark.parametrize("schedule", [FULL, FAST, FULL.scaled(0.01)])
-def test_the_pressure_of_selection_weighs_the_same_beside_the_views(schedule, count):
-    """The mean over K views stands for K steps, so a press every E steps weighs E' / E where it comes every E'."""
+def test_the_regularisation_of_selection_weighs_the_same_beside_the_views(schedule, count):
+    """The mean over K views is that of K steps: regularisation every E steps weighs E' / E where it comes every E'."""
     for one, several in zip(schedule.selection_rounds, shared(schedule, count).selection_rounds, strict=True):
         per_view = several.initial_weight * count / (several.window.every * count)
         assert per_view == pytest.approx(one.initial_weight / one.window.every)

@@ -23,10 +23,10 @@ from compact_splats.arguments.options import from_json, read_json
 from compact_splats.compression.files import read_model
 from compact_splats.scene import load_scene, ply
 from compact_splats.scene.colmap import read_colmap
-from compact_splats.utils.pictures import MAX_PIXELS, open_picture, picture_size
 from compact_splats.scene.points import read_points_ply
 from compact_splats.suite.pairs import Pair
 from compact_splats.utils.errors import InputError
+from compact_splats.utils.pictures import MAX_PIXELS, open_picture, picture_size
 
 DEEP = (900, 100_000)  # levels: of which Python reads the first, but cannot print it
 SECONDS = 5  # of the processor, for what takes milliseconds
@@ -272,7 +272,7 @@ def test_any_line_end_blank_lines_and_comments(tmp_path, kind, newline):
         (f"element vertex 1\n{VERTEX}property list uchar float opacity", "lists"),
         ("element vertex 1\nproperty float x\nproperty float x", "'x' twice"),
         (f"element vertex 1\n{VERTEX}element vertex 1\n{VERTEX}", "element vertex"),
-        (f"element points 1\n{VERTEX}", "points"),
+        (f"element points 1\n{VERTEX}", "the element 'vertex'"),
         (f"element vertex 1\n{VERTEX}property half w", "half w"),
         (f"element vertex 1_0\n{VERTEX}", "1_0"),
         ("property float x", "property float x"),

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 import types
@@ -12,6 +13,7 @@ import pytest
 
 ENGINE = Path(__file__).parent.parent / "submodules" / "diff-gaussian-rasterization"
 BACKEND = ENGINE / "build_backend"
+GXX = shutil.which("g++")
 KERNELS = sorted((ENGINE / "src").glob("cuda_*.cu"))
 
 # What `nvcc --list-gpu-arch` of these versions prints.
@@ -208,26 +210,34 @@ class TestSearch:
         assert len(cuda_toolchain.requirements({}, one_gpu(90))) == 5
 
 
+def load_backend(monkeypatch: pytest.MonkeyPatch) -> tuple[types.ModuleType, types.ModuleType]:
+    """The build backend, and the stand-in for scikit-build-core's that it calls."""
+    play = types.ModuleType("scikit_build_core.build")
+    play.__all__ = ["build_sdist", "build_wheel"]
+    play.build_sdist = lambda *arguments: "sdist"
+    play.build_wheel = lambda *arguments: "wheel"
+    play.get_requires_for_build_wheel = lambda settings: ["ninja"]
+    play.get_requires_for_build_editable = lambda settings: ["ninja"]
+    package = types.ModuleType("scikit_build_core")
+    package.build = play
+    monkeypatch.setitem(sys.modules, "scikit_build_core", package)
+    monkeypatch.setitem(sys.modules, "scikit_build_core.build", play)
+    monkeypatch.setitem(sys.modules, "cuda_toolchain", cuda_toolchain)
+    monkeypatch.setattr(cuda_toolchain, "requirements", lambda environ: ["nvidia-cuda-nvcc"])
+    for name in ("DGR_CUDA", "DGR_CUDA_FAILURE"):
+        monkeypatch.setenv(name, "")  # so that what the backend sets is undone
+        monkeypatch.delenv(name)
+    return load("dgr_build"), play
+
+
 class TestBackend:
     """pip's view; scikit-build-core, which is not installed beside the tests, is played."""
 
     @pytest.fixture
     def backend(self, monkeypatch):
-        play = types.ModuleType("scikit_build_core.build")
-        play.__all__ = ["build_sdist", "build_wheel"]
-        play.build_sdist = lambda *arguments: "sdist"
-        play.build_wheel = lambda *arguments: "wheel"
-        play.get_requires_for_build_wheel = lambda settings: ["ninja"]
-        package = types.ModuleType("scikit_build_core")
-        package.build = play
-        monkeypatch.setitem(sys.modules, "scikit_build_core", package)
-        monkeypatch.setitem(sys.modules, "scikit_build_core.build", play)
-        monkeypatch.setitem(sys.modules, "cuda_toolchain", cuda_toolchain)
-        monkeypatch.setattr(cuda_toolchain, "requirements", lambda environ: ["nvidia-cuda-nvcc"])
-        for name in ("DGR_CUDA", "DGR_CUDA_FAILURE"):
-            monkeypatch.setenv(name, "")  # so that what the backend sets is undone
-            monkeypatch.delenv(name)
-        return load("dgr_build"), play
+        module, play = load_backend(monkeypatch)
+        monkeypatch.setattr(module, "check_compiler", lambda environ: None)
+        return module, play
 
     def test_adds_the_compiler(self, backend):
         assert backend[0].get_requires_for_build_wheel() == ["ninja", "nvidia-cuda-nvcc"]
@@ -246,7 +256,7 @@ class TestBackend:
         play.build_wheel = build
         assert module.build_wheel("out") == "wheel"
         assert seen == [None, "0"]
-        assert "Once more, without CUDA" in capsys.readouterr().err
+        assert "Building again without CUDA" in capsys.readouterr().err
 
     @pytest.mark.parametrize("value", ["0", "1"])
     def test_a_forced_build_fails_where_it_fails(self, backend, monkeypatch, value):
@@ -270,6 +280,51 @@ class TestBackend:
         assert backend[0].build_wheel("out") == "wheel"
 
 
+class TestCompiler:
+    """Without a C++20 compiler the build ends with one line that says what is needed."""
+
+    NEEDED = (
+        r"^diff-gaussian-rasterization needs a C\+\+20 compiler \(g\+\+ 11 or newer, or clang\+\+ 14 or newer\): {}; "
+        r"install one, or name one with CXX=/path/to/g\+\+$"
+    )
+
+    @pytest.fixture
+    def backend(self, monkeypatch):
+        return load_backend(monkeypatch)[0]
+
+    @pytest.fixture
+    def empty_path(self, tmp_path, monkeypatch):
+        monkeypatch.delenv("CXX", raising=False)
+        monkeypatch.setenv("PATH", str(tmp_path))
+        return tmp_path
+
+    @pytest.mark.parametrize("hook", ["get_requires_for_build_wheel", "get_requires_for_build_editable"])
+    def test_none(self, backend, empty_path, hook):
+        reason = r"there is no c\+\+, g\+\+ or clang\+\+ in PATH"
+        with pytest.raises(SystemExit, match=self.NEEDED.format(reason)):
+            getattr(backend, hook)()
+        with pytest.raises(SystemExit, match=self.NEEDED.format(reason)):
+            backend.build_wheel("out")
+
+    def test_a_named_one_that_does_not_exist(self, backend, empty_path, monkeypatch):
+        monkeypatch.setenv("CXX", "g++-99 -m64")
+        with pytest.raises(SystemExit, match=self.NEEDED.format(r"CXX=g\+\+-99 -m64 does not exist")):
+            backend.build_wheel("out")
+
+    def test_one_that_is_too_old(self, backend, empty_path):
+        old = empty_path / "c++"
+        old.write_text("#!/bin/sh\nexit 1\n")
+        old.chmod(0o755)
+        with pytest.raises(SystemExit, match=self.NEEDED.format(r"c\+\+ does not compile C\+\+20")):
+            backend.build_wheel("out")
+
+    @pytest.mark.skipif(GXX is None, reason="no g++")
+    def test_a_named_one_outside_path(self, backend, empty_path, monkeypatch):
+        monkeypatch.setenv("CXX", f"{GXX} -O1")
+        backend.check_compiler({**os.environ, "PATH": f"{empty_path}:{os.path.dirname(GXX)}"})
+        assert backend.build_wheel("out") == "wheel"
+
+
 class TestForCMake:
     """What CMakeLists.txt includes, and the one line where it can't go on."""
 
@@ -289,7 +344,7 @@ class TestForCMake:
         done = self.run(tmp_path, DGR_CUDA="0")
         assert done.returncode == 0 and "dgr_nvcc" not in (tmp_path / "a.cmake").read_text()
         report = json.loads((tmp_path / "a.json").read_text())
-        assert report == {"cuda": None, "reason": "DGR_CUDA=0 asked for the CPU only"}
+        assert report == {"cuda": None, "reason": "DGR_CUDA=0 selects the CPU only"}
 
     def test_a_broken_nvcc_is_no_failure(self, tmp_path):
         assert self.run(tmp_path, CUDACXX="/no/nvcc").returncode == 0

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch_reference as reference
-from diff_gaussian_rasterization import _C
+from diff_gaussian_rasterization import _C, LIMITS
 
 Sample = Callable[[np.random.Generator], tuple[list[float], tuple]]
 
@@ -52,6 +52,13 @@ def window_means(rng: np.random.Generator) -> tuple[list[float], tuple]:
     return [x.mean(), (x * x).mean(), (x * y).mean()], (y.mean(), (y * y).mean())
 
 
+def splat_over_pixel(rng: np.random.Generator) -> tuple[list[float], tuple]:
+    """A splat near a pixel, in some samples with a capped alpha; the pixel, the transmittance, and what is behind."""
+    pixel = rng.uniform(0, 16, size=2)
+    shape = [*covariance(rng, 2), *(pixel + 0.5 * rng.normal(size=2)), rng.uniform(-3, 1)]  # 1: beyond the cap
+    return [*shape, *numbers(rng, 4)], (pixel.tolist(), rng.uniform(0.1, 1), numbers(rng, 5))
+
+
 # How to draw (inputs, constants) of every function.
 SAMPLES: dict[str, Sample] = {
     "rotation_from_quat": lambda r: (numbers(r, 4), ()),
@@ -64,9 +71,11 @@ SAMPLES: dict[str, Sample] = {
     "conic_from_cov": lambda r: (covariance(r, 2), ()),
     "normalized": lambda r: (numbers(r, 3), ()),
     "sh_basis": lambda r: (unit(r), (int(r.integers(0, 4)),)),
-    "log_alpha": lambda r: (covariance(r, 2) + numbers(r, 2), ()),
-    "blend": lambda r: ([r.uniform(0.01, 0.98)], (r.uniform(), r.uniform(), r.uniform())),
+    "clamp_color": lambda r: (numbers(r, 3), ()),
+    "blend": splat_over_pixel,
     "ssim": window_means,
+    "loss_terms": lambda r: ([r.uniform()], (r.uniform(),)),
+    "mixed_loss": lambda r: (r.uniform(size=2).tolist(), (r.uniform(),)),
 }
 
 
@@ -146,3 +155,19 @@ def test_a_splat_without_area_is_transparent_when_antialiased():
     for singular in ([0.0, 0.0, 0.0], [4.0, 2.0, 1.0], [1.0, 1.0 + 1e-9, 1.0]):
         assert _C.math.antialias_factor(singular, 0.3) == [0.0]
         assert _C.math.antialias_factor_vjp(singular, [1.0], 0.3) == [0.0, 0.0, 0.0]
+
+
+def test_where_alpha_is_capped_only_colour_and_depth_have_a_gradient():
+    """Shape, position and opacity of a splat with alpha 0.99 do not change the pixel."""
+    inputs, constants = splat_over_pixel(np.random.default_rng(4))
+    inputs[3:6] = [*constants[0], 0.5]  # the mean on the pixel, opacity exp(0.5)
+    gradient = _C.math.blend_vjp(inputs, [1.0, 2.0, 3.0, 4.0, 5.0], *constants)
+    assert gradient[:6] == [0] * 6
+    np.testing.assert_allclose(gradient[6:], 0.99 * constants[1] * np.array([1, 2, 3, 4]), rtol=1e-14)
+
+
+def test_the_ellipse_of_a_splat_shrinks_to_its_margin_at_the_least_alpha():
+    """The level is 2 ln(255 opacity) + 1e-4: its constant is the logarithm of LIMITS["alpha_min"]."""
+    for opacity in (LIMITS["alpha_min"], 0.1, 1.0):
+        expected = 2 * math.log(opacity / LIMITS["alpha_min"]) + 1e-4
+        assert _C.math.ellipse_level(math.log2(opacity)) == pytest.approx(expected, rel=1e-13, abs=1e-14)

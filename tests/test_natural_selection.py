@@ -1,4 +1,6 @@
-"""Natural selection: the pressure is the published formula, tunes itself, and leaves exactly the budget."""
+"""Natural selection: the regularisation is the published formula, tunes itself, and leaves exactly the budget."""
+
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -6,15 +8,15 @@ import torch
 
 from compact_splats.arguments.schedule import FAST, FULL
 from compact_splats.scene.gaussian_model import GaussianModel
-from compact_splats.training.natural_selection import NaturalSelection, finite_prior
+from compact_splats.training.natural_selection import NaturalSelection, OpacityCutoff, finite_prior
 
 
 def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def full(budget: int, mode: str = "natural") -> NaturalSelection:
-    return NaturalSelection(FULL.selection_rounds, budget, seeded(), mode)
+def full(budget: int) -> NaturalSelection:
+    return NaturalSelection(FULL.selection_rounds, budget, seeded())
 
 
 def make_model(opacities: torch.Tensor) -> GaussianModel:
@@ -22,14 +24,14 @@ def make_model(opacities: torch.Tensor) -> GaussianModel:
     rows = {name: torch.zeros(num, width) for name, width in (("means", 3), ("log_scales", 3), ("quats", 4))}
     rows |= {"sh_dc": torch.zeros(num, 1, 3), "sh_rest": torch.zeros(num, 0, 3)}
     model = GaussianModel({**rows, "opacity_logits": opacities.reshape(num, 1).logit()}, sh_degree=0)
-    model.start_training(FULL.learning_rates(0, extent=1.0))
+    model.start_training(FULL.learning_rates_at(0, extent=1.0))
     return model
 
 
 LOGITS = torch.tensor([-6.0, -2.2, 0.0, 1.7, 2.9, 3.1, 9.0], dtype=torch.float64)[:, None]  # 0.95 is at 2.944
 
 
-def numpy_penalty(step: int, v: np.ndarray) -> float:
+def numpy_regularisation(step: int, v: np.ndarray) -> float:
     o = 1 / (1 + np.exp(-v))
     if step < 16_000:
         return 2e-4 * np.mean((v + 20) / np.maximum(0.05, 1 - o)) ** 2
@@ -37,48 +39,48 @@ def numpy_penalty(step: int, v: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("step", [15_000, 15_950, 16_000, 22_950])
-def test_penalty_and_its_gradient_against_numpy(step):
+def test_regularisation_and_its_gradient_against_numpy(step):
     selection = full(budget=3)
     logits = LOGITS.clone().requires_grad_()
-    penalty = selection.penalty(step, logits)
+    penalty = selection.regularisation(step, logits)
     penalty.backward()
     v = LOGITS.numpy()[:, 0]
-    assert float(penalty.detach()) == pytest.approx(numpy_penalty(step, v), rel=1e-12)
+    assert float(penalty.detach()) == pytest.approx(numpy_regularisation(step, v), rel=1e-12)
     h = 1e-5
     for i, unit in enumerate(np.eye(len(v))):
-        numeric = (numpy_penalty(step, v + h * unit) - numpy_penalty(step, v - h * unit)) / (2 * h)
+        numeric = (numpy_regularisation(step, v + h * unit) - numpy_regularisation(step, v - h * unit)) / (2 * h)
         # Worst measured: 1.1e-8 relative.
         assert float(logits.grad[i]) == pytest.approx(numeric, rel=1e-6), i
 
 
-def test_penalty_by_hand():
+def test_regularisation_by_hand():
     """With v = 0, o = 1/2 the first formula gives (20 / 0.5)^2 = 1600 and the second 3 * 400."""
     zeros = torch.zeros(2, 1, dtype=torch.float64)
-    assert float(full(1).penalty(15_000, zeros)) == pytest.approx(0.32)
-    assert float(full(1).penalty(16_000, zeros)) == pytest.approx(0.24)
+    assert float(full(1).regularisation(15_000, zeros)) == pytest.approx(0.32)
+    assert float(full(1).regularisation(16_000, zeros)) == pytest.approx(0.24)
     assert float(finite_prior(torch.full((1, 1), 30.0))) == pytest.approx((50 / 0.05) ** 2)
 
 
-def test_pressure_is_due_every_50th_step_of_the_window():
+def test_regularisation_is_due_every_50th_step_of_the_window():
     selection = full(budget=3)
-    steps = [step for step in range(14_900, 23_200) if selection.penalty(step, LOGITS) > 0]
+    steps = [step for step in range(14_900, 23_200) if selection.regularisation(step, LOGITS) > 0]
     assert steps == list(range(15_000, 23_000, 50))
 
 
-def opacities_with_marginal(q: float, budget: int = 3) -> torch.Tensor:
+def opacities_with(q: float, budget: int = 3) -> torch.Tensor:
     """Ten opacities whose budget-th largest is q."""
     return torch.cat([torch.full((budget - 1,), 0.99), torch.tensor([q]), torch.full((10 - budget,), q / 3)])[:, None]
 
 
-def test_pressure_tunes_itself():
-    """First goal 0.8 * 0.5; then lambda falls where the marginal is below 0.9 of the goal, rises above 1.1 of it."""
+def test_the_weight_tunes_itself():
+    """First goal 0.8 * 0.5; then lambda falls where the budget-th opacity is below 0.9 goals, rises above 1.1."""
     selection = full(budget=3)
-    (state,) = selection.rounds
-    selection.adapt(14_999, opacities_with_marginal(0.9))
+    (state,) = selection.states
+    selection.tune(14_999, opacities_with(0.9))
     assert state.first_goal is None
-    selection.adapt(15_000, opacities_with_marginal(0.5))
+    selection.tune(15_000, opacities_with(0.5))
     assert state.first_goal == pytest.approx(0.4) and state.weight == 2e-4
-    pressure = 2e-4
+    weight = 2e-4
     goal_at = {step: 0.4 * max(0, 1 - (step - 15_000) / 7_000) for step in (15_100, 15_200, 15_300, 18_500, 22_500)}
     for step, share, factor in (
         (15_100, 0.89, 0.8),
@@ -86,27 +88,26 @@ def test_pressure_tunes_itself():
         (15_300, 1.09, 1.0),
         (18_500, 1.11, 1.2),
     ):
-        selection.adapt(step + 50, opacities_with_marginal(0.9))  # not due
-        selection.adapt(step, opacities_with_marginal(share * goal_at[step]))
-        pressure *= factor
-        assert state.weight == pytest.approx(pressure, rel=1e-12), step
+        selection.tune(step + 50, opacities_with(0.9))  # not due
+        selection.tune(step, opacities_with(share * goal_at[step]))
+        weight *= factor
+        assert state.weight == pytest.approx(weight, rel=1e-12), step
     assert goal_at[18_500] == 0.2
-    selection.adapt(22_500, opacities_with_marginal(0.001))  # goal zero: anything alive is above it
-    assert state.weight == pytest.approx(pressure * 1.2)
-    weak, strong = full(3).penalty(16_000, LOGITS), selection.penalty(16_000, LOGITS)
+    selection.tune(22_500, opacities_with(0.001))  # goal zero: anything alive is above it
+    assert state.weight == pytest.approx(weight * 1.2)
+    weak, strong = full(3).regularisation(16_000, LOGITS), selection.regularisation(16_000, LOGITS)
     assert float(strong / weak) == pytest.approx(state.weight / 2e-4)
 
 
-def test_the_log_gets_goal_marginal_and_pressure_while_a_round_runs():
+def test_the_log_gets_goal_budget_opacity_and_weight_while_a_round_runs():
     selection = full(budget=3)
-    assert selection.figures(14_999, opacities_with_marginal(0.9)) == {}
-    selection.adapt(15_000, opacities_with_marginal(0.5))
-    assert selection.figures(18_500, opacities_with_marginal(0.3)) == pytest.approx(
-        {"goal": 0.2, "marginal": 0.3, "pressure": 2e-4}
+    assert selection.figures_of(14_999, opacities_with(0.9)) == {}
+    selection.tune(15_000, opacities_with(0.5))
+    assert selection.figures_of(18_500, opacities_with(0.3)) == pytest.approx(
+        {"goal": 0.2, "budget_opacity": 0.3, "regularisation_weight": 2e-4}
     )
-    assert full(budget=3, mode="none").figures(18_500, opacities_with_marginal(0.3)) == {}
-    selection.prune_mask(23_000, opacities_with_marginal(0.3))
-    assert selection.figures(23_000, opacities_with_marginal(0.3)) == {}
+    selection.prune_mask(23_000, opacities_with(0.3))
+    assert selection.figures_of(23_000, opacities_with(0.3)) == {}
 
 
 def test_pruning_starts_after_the_first_formula_and_takes_the_transparent():
@@ -128,7 +129,7 @@ def test_selection_ends_as_soon_as_fewer_than_105_percent_remain(num_alive, ends
     assert int((~prune_mask).sum()) == (100 if ends else num_alive)
     assert not prune_mask[:num_alive].any() or ends
     if ends:
-        assert selection.penalty(16_050, LOGITS) == 0
+        assert selection.regularisation(16_050, LOGITS) == 0
         assert selection.prune_mask(23_000, opacities) is None
         factors = [selection.opacity_lr_factor(step) for step in (14_999, 15_000, 16_999, 17_000, 30_000)]
         assert factors == [1, 4, 4, 1, 1]
@@ -163,27 +164,39 @@ def test_the_last_draw_favours_opacity():
     assert 6.2 < kept / 200 < 7.2
 
 
+def strategies_of(schedule, budget: int, mode: str) -> list:
+    rounds = schedule.selection_rounds
+    if mode == "natural":
+        return [NaturalSelection(rounds, budget, seeded())]
+    return [NaturalSelection(rounds[:-1], budget, seeded()), OpacityCutoff(rounds[-1], budget)]
+
+
 def run(schedule, budget: int, num: int, mode: str = "natural") -> tuple[list[int], dict[int, float]]:
-    """A training without photos: only selection edits; between two rounds the set doubles. Gives counts and rates."""
-    selection = NaturalSelection(schedule.selection_rounds, budget, seeded(), mode)
+    """A training without photos: only selection edits; between two rounds the set doubles. Gives counts and factors."""
+    strategies = strategies_of(schedule, budget, mode)
     model = make_model(torch.rand(num, generator=seeded(1)) * 0.8 + 0.1)
     counts, factors = [num], {}
     for step in range(1, schedule.iterations + 1):
-        factors[step] = selection.opacity_lr_factor(step)
-        selection.adapt(step, model.opacities)
-        penalty = selection.penalty(step, model.parameters["opacity_logits"])
-        if penalty.requires_grad:
-            model.set_learning_rates(schedule.learning_rates(step, 1.0, 200 * factors[step]))
-            penalty.backward()
-            model.step(("opacity_logits",))
-        selection.edit(step, model)
+        training = SimpleNamespace(step=step, model=model)
+        base = schedule.learning_rates_at(step, 1.0)
+        rates, loss = base, torch.zeros(())
+        for strategy in strategies:
+            rates = strategy.learning_rates(step, rates)
+            loss = strategy.before_backward(training, loss)
+        factors[step] = rates["opacity_logits"] / base["opacity_logits"]
+        if loss.requires_grad:
+            model.set_learning_rates({**rates, "opacity_logits": 200 * rates["opacity_logits"]})
+            loss.backward()
+            model.update(("opacity_logits",))
+        for strategy in strategies:
+            strategy.after_step(training)
         if step == schedule.selection_rounds[0].window.end and len(schedule.selection_rounds) == 2:
             twice = torch.arange(model.num_gaussians).repeat(2)
             model.remap(twice, torch.arange(len(twice)) >= model.num_gaussians)
             with torch.no_grad():
                 model.parameters["opacity_logits"].copy_(torch.rand(len(twice), 1, generator=seeded(2)).logit())
         counts.append(model.num_gaussians)
-    assert selection.has_ended(schedule.iterations)
+    assert strategies[0].has_ended(schedule.iterations)
     return counts, factors
 
 
@@ -197,40 +210,44 @@ def test_a_run_ends_with_exactly_the_budget_and_no_count_below_it(schedule, mode
 
 def test_each_round_of_the_fast_schedule_ends_at_the_budget_and_starts_anew():
     selection = NaturalSelection(FAST.selection_rounds, 100, seeded())
-    first, second = selection.rounds
+    first, second = selection.states
     model = make_model(torch.rand(200, generator=seeded(1)) * 0.8 + 0.1)
-    selection.adapt(3_000, model.opacities)
-    selection.adapt(3_100, torch.full((200, 1), 1e-3))
-    assert first.pressure == pytest.approx(1.6e-4) and first.first_goal is not None
+    selection.tune(3_000, model.opacities)
+    selection.tune(3_100, torch.full((200, 1), 1e-3))
+    assert first.weight == pytest.approx(1.6e-4) and first.first_goal is not None
     selection.edit(6_000, model)
     assert model.num_gaussians == 100 and first.ended_at == 6_000 and not selection.has_ended(6_999)
-    assert selection.penalty(6_050, LOGITS) == 0
+    assert selection.regularisation(6_050, LOGITS) == 0
     model.remap(torch.arange(200) % 100, torch.arange(200) >= 100)
     with torch.no_grad():
         model.parameters["opacity_logits"].fill_(0.0)
-    assert second.pressure == 2e-4 and second.first_goal is None
-    selection.adapt(7_000, model.opacities)
+    assert second.weight == 2e-4 and second.first_goal is None
+    selection.tune(7_000, model.opacities)
     assert second.first_goal == pytest.approx(0.4)
-    assert float(selection.penalty(7_450, LOGITS)) == pytest.approx(numpy_penalty(15_000, LOGITS.numpy()[:, 0]))
-    assert float(selection.penalty(7_500, LOGITS)) == pytest.approx(numpy_penalty(16_000, LOGITS.numpy()[:, 0]))
+    for step, of_full in ((7_450, 15_000), (7_500, 16_000)):
+        expected = numpy_regularisation(of_full, LOGITS.numpy()[:, 0])
+        assert float(selection.regularisation(step, LOGITS)) == pytest.approx(expected)
     selection.edit(10_000, model)
     assert model.num_gaussians == 100 and second.ended_at == 10_000 and selection.has_ended(10_000)
     changes = [2_999, 3_000, 6_499, 6_500, 6_999, 7_000, 10_499, 10_500]
     assert [selection.opacity_lr_factor(step) for step in changes] == [1, 4, 4, 1, 1, 4, 4, 1]
 
 
-def test_cutoff_keeps_the_highest_opacities_at_once_and_presses_nothing():
+def test_cutoff_keeps_the_highest_opacities_at_once_and_regularises_nothing():
     opacities = torch.rand(300, generator=seeded(4))
-    model, selection = make_model(opacities), full(budget=100, mode="cutoff")
-    for step in (14_999, 15_000):
-        selection.adapt(step, model.opacities)
-        assert selection.penalty(step, model.parameters["opacity_logits"]) == 0
-        selection.edit(step, model)
-    assert model.num_gaussians == 100 and selection.has_ended(15_000)
+    (replaced,) = FULL.selection_rounds
+    model, cutoff, loss = make_model(opacities), OpacityCutoff(replaced, 100), torch.ones(())
+    for step, num in ((14_999, 300), (15_000, 100), (15_001, 100)):
+        training = SimpleNamespace(step=step, model=model)
+        assert cutoff.before_backward(training, loss) is loss
+        cutoff.after_step(training)
+        assert model.num_gaussians == num
     expected = opacities.sort().values[-100:]
     # Worst measured: 6e-8, the way through the logits.
     np.testing.assert_allclose(model.opacities.detach().flatten().sort().values, expected, atol=1e-6)
-    assert [selection.opacity_lr_factor(step) for step in (14_999, 15_000, 15_999, 16_000)] == [1, 4, 4, 1]
+    rates = {"opacity_logits": 1.0, "means": 1.0}
+    factors = [cutoff.learning_rates(step, rates)["opacity_logits"] for step in (14_999, 15_000, 15_999, 16_000)]
+    assert factors == [1, 4, 4, 1] and cutoff.learning_rates(15_000, rates)["means"] == 1
 
 
 def test_a_selection_that_has_too_few_to_choose_from_ends_at_once_and_keeps_all():
@@ -241,18 +258,9 @@ def test_a_selection_that_has_too_few_to_choose_from_ends_at_once_and_keeps_all(
 
 def test_state_continues_a_round():
     one, two = full(budget=3), full(budget=3)
-    one.adapt(15_000, opacities_with_marginal(0.5))
-    one.adapt(15_100, opacities_with_marginal(0.01))
+    one.tune(15_000, opacities_with(0.5))
+    one.tune(15_100, opacities_with(0.01))
     two.load_state_dict(one.state_dict())
     for selection in (one, two):
-        selection.adapt(15_200, opacities_with_marginal(0.01))
-    assert two.rounds == one.rounds and two.rounds[0].pressure == pytest.approx(2e-4 * 0.64)
-
-
-def test_without_selection_nothing_is_pressed_and_nobody_dies():
-    selection, model = full(3, "none"), make_model(torch.linspace(1e-5, 0.99, 9))
-    for step in (1, 15_000, 16_000, 23_000, 30_000):
-        selection.adapt(step, model.opacities)
-        assert float(selection.penalty(step, model.parameters["opacity_logits"])) == 0
-        assert selection.edit(step, model) == 0 and selection.opacity_lr_factor(step) == 1
-    assert model.num_gaussians == 9 and selection.state_dict() == {"rounds": []}
+        selection.tune(15_200, opacities_with(0.01))
+    assert two.states == one.states and two.states[0].weight == pytest.approx(2e-4 * 0.64)

@@ -47,7 +47,7 @@ MISTAKES = {
         says="CudaError: blend: cudaErrorLaunchFailure",
     ),
     "shuffle: a number skips a lane on its way through the warp": Mistake(
-        "cuda_blend.cu", "flow.behind, 1)", "flow.behind, 2)"
+        "cuda_blend.cu", "flow.remainder, 1)", "flow.remainder, 2)"
     ),
     "shuffle: a number goes through the warp the other way": Mistake(
         "cuda_blend.cu",

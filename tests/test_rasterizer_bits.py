@@ -1,8 +1,12 @@
 """What must not change the result at all: reruns, threads, the order of Gaussians, the frame of the world."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch_reference as reference
+from diff_gaussian_rasterization import photometric_loss
+from diff_gaussian_rasterization.optimizer import Adam
 from rasterizer_cases import CPU, OUTPUTS, Case, make_case, random_rotation, relative_error
 
 
@@ -59,6 +63,34 @@ def test_threads_do_not_change_a_bit(crowd, dtype):
     alone = everything(1)
     for threads in (2, 3, 8, 0):
         assert_same_bits(everything(threads), alone)
+
+
+def test_without_a_number_of_threads_as_many_as_torch_are_used():
+    """Every function of the package, and GaussianRasterizer through ``rasterize``."""
+    used = []
+
+    class Recorder:
+        def __getattr__(self, name: str):
+            function = getattr(CPU.module, name)
+            if name not in ("forward", "importance", "photometric_loss", "adam"):
+                return function
+            return lambda *args, **options: (used.append((name, options["threads"])), function(*args, **options))[1]
+
+    case, before = make_case(0), torch.get_num_threads()
+    rows = {name: value.clone().requires_grad_() for name, value in case.inputs.items()}
+    row = torch.nn.Parameter(torch.ones(3))
+    row.grad = torch.ones(3)
+    torch.set_num_threads(3)
+    try:
+        with replace(CPU, module=Recorder()).active() as engine:
+            drawn = engine.rasterize(case, rows, torch.float64)
+            engine.importance(case, drawn.transmittance.detach())
+            photometric_loss(drawn.image, torch.zeros_like(drawn.image))
+            Adam([row]).step()
+            engine.rasterize(case, rows, torch.float64, threads=2)
+    finally:
+        torch.set_num_threads(before)
+    assert used == [("forward", 3), ("importance", 3), ("photometric_loss", 3), ("adam", 3), ("forward", 2)]
 
 
 @pytest.mark.usefixtures("deterministic")

@@ -219,8 +219,8 @@ def test_masked_pixels_are_black_in_both_pictures_and_do_not_count(tiny_scene_di
         mask[:, 48:] = 255
         cv2.imwrite(str(scene_dir / "masks" / f"{path.stem}.png"), mask)
     masked = load_scene(scene_dir, eval=True)
-    scores = evaluate(masked.test, model, BLACK)
-    whole = evaluate(load_scene(tiny_scene_dir, eval=True).test, model, BLACK)
+    scores = evaluate(masked.test, model)
+    whole = evaluate(load_scene(tiny_scene_dir, eval=True).test, model)
     assert 0 < scores["l1"] < whole["l1"]
 
     model.save_ply(tmp_path / "model.ply")

@@ -15,12 +15,11 @@ from kill_runs import BUDGET, SCENE, STEPS, short_schedules
 
 from compact_splats.arguments import TrainConfig
 from compact_splats.arguments.config import SCHEDULES
-from compact_splats.arguments.options import to_json
-from compact_splats.arguments.resuming import FIXED
-from compact_splats.commands.train import train
 from compact_splats.demo.scene import write_demo_scene
 from compact_splats.scene.gaussian_model import GaussianModel
 from compact_splats.training.checkpoint import Checkpoints
+from compact_splats.training.run import train
+from compact_splats.training.training import Training
 from compact_splats.utils.errors import InputError, Stopped, run_script
 from compact_splats.utils.signals import StopRequest
 
@@ -99,7 +98,7 @@ def stopped(whole, tmp_path, monkeypatch) -> TrainConfig:
 
 
 def test_a_run_killed_again_and_again_ends_with_the_same_bits(whole, tmp_path, monkeypatch):
-    """In growth, with gradients waiting, in selection, after it: model, log and figures are those of one go."""
+    """In densification, with gradients waiting, in selection, after it: model, log and figures are those of one go."""
     config = dataclasses.replace(whole[0], model_path=tmp_path / "model", checkpoint_every="1")
     for step in (2, 13, 22, 31, 38, 47, 59):
         config = run_until(config, step, monkeypatch)
@@ -132,7 +131,7 @@ def test_runs_killed_by_the_system_end_with_the_same_bits(tmp_path):
 
 @pytest.fixture(scope="module")
 def left_at(scene_dir, tmp_path_factory) -> dict[int, TrainConfig]:
-    """Configs that continue a run after two steps, 18 in growth and 37 in selection; at the last it has ended."""
+    """Configs that continue a run after step 18, in densification, and 37, in selection; the last has ended."""
     folder = tmp_path_factory.mktemp("left")
     config = make_config(scene_dir, folder / "model", random_background=True, checkpoint_every="1")
     configs = {STEPS: config}
@@ -145,20 +144,37 @@ def left_at(scene_dir, tmp_path_factory) -> dict[int, TrainConfig]:
     return configs
 
 
-@pytest.mark.parametrize(
-    ("part", "step"),
-    [("densification", 18), ("importance views", 18), ("model", 37), ("selection", 37), ("views", 37), ("random", 37)],
-)
-def test_nothing_of_the_state_could_be_left_out(left_at, tmp_path, monkeypatch, part, step):
-    """Guards the tests above against kills that nobody would notice."""
-    restore = Checkpoints.restore
+OWN = ("processes", 0)
 
-    def restore_the_others(self: Checkpoints, parts: dict) -> int:
-        return restore(self, {name: each for name, each in parts.items() if name != part})
+
+@pytest.mark.parametrize(
+    ("place", "step"),
+    [
+        ((*OWN, "per_gaussian"), 18),
+        ((*OWN, "strategies", 0, "generator"), 18),
+        ((*OWN, "strategies", 0, "importance"), 18),
+        ((*OWN, "strategies", 1), 37),
+        ((*OWN, "gradients"), 37),
+        (("model", "optimizer"), 37),
+        (("model", "sh_degree"), 37),
+        (("views",), 37),
+        (("background",), 37),
+    ],
+)
+def test_nothing_of_the_state_could_be_left_out(left_at, tmp_path, monkeypatch, place, step):
+    """Guards the tests above against kills that would not show."""
+    load_state_dict = Training.load_state_dict
+
+    def load_the_others(self: Training, state: dict) -> None:
+        fresh, kept = self.state_dict(), state
+        for key in place[:-1]:
+            fresh, kept = fresh[key], kept[key]
+        kept[place[-1]] = fresh[place[-1]]
+        load_state_dict(self, state)
 
     config = dataclasses.replace(left_at[step], model_path=tmp_path / "model")
     shutil.copytree(left_at[step].model_path, config.model_path)
-    monkeypatch.setattr(Checkpoints, "restore", restore_the_others)
+    monkeypatch.setattr(Training, "load_state_dict", load_the_others)
     train(config)
     assert ply(config) != ply(left_at[STEPS])
 
@@ -198,18 +214,18 @@ def ctrl_c_is_heard():
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_step_and_saves_it(whole, tmp_path, monkeypatch, number, capsys):
     config = dataclasses.replace(whole[0], model_path=tmp_path / "model", checkpoint_every="0")
-    step = GaussianModel.step
+    update = GaussianModel.update
     calls = []
 
-    def step_and_signal(self: GaussianModel, *args) -> None:
-        step(self, *args)
+    def update_and_signal(self: GaussianModel, *args) -> None:
+        update(self, *args)
         calls.append(1)
         if len(calls) == 23:
             os.kill(os.getpid(), number)
 
     before = signal.getsignal(number)
     with monkeypatch.context() as patch:
-        patch.setattr(GaussianModel, "step", step_and_signal)
+        patch.setattr(GaussianModel, "update", update_and_signal)
         with pytest.raises(SystemExit) as ended:
             run_script(lambda: train(config))
     assert ended.value.code == 128 + number and signal.getsignal(number) == before
@@ -270,10 +286,9 @@ def test_a_finished_run_is_not_trained_again(whole, capsys):
     before = files_of(whole[0].model_path)
     assert train(dataclasses.replace(whole[0], resume=True, quiet=False)) == whole[1]
     assert "finished" in capsys.readouterr().out
-    for choice, match in (("same", "--final-budget 299"), ("given", "finished")):
-        other = dataclasses.replace(whole[0], resume=True, final_budget=299, resume_config=choice)
-        with pytest.raises(InputError, match=match):
-            train(other)
+    for name, value in (("final_budget", 299), ("iterations", 30)):
+        with pytest.raises(InputError, match=f"--{name.replace('_', '-')} {value}"):
+            train(dataclasses.replace(whole[0], resume=True, **{name: value}))
     assert files_of(whole[0].model_path) == before
 
 
@@ -293,7 +308,7 @@ def test_without_resume_a_run_begins_anew_and_takes_the_place_of_the_old_one(who
     """The old checkpoints stay until the new run has one of its own."""
     run_until(dataclasses.replace(stopped, resume=False, seed=1, checkpoint_every="3"), 3, monkeypatch)
     assert [path.name for path in (stopped.model_path / "checkpoints").iterdir()] == ["step_00000003.ckpt"]
-    with pytest.raises(InputError, match="--seed 1, found --seed 0"):
+    with pytest.raises(InputError, match="--seed 0, found one with --seed 1"):
         train(stopped)
 
 
@@ -303,9 +318,10 @@ def test_without_resume_a_run_begins_anew_and_takes_the_place_of_the_old_one(who
 def test_other_flags_are_named_and_refused(stopped):
     before = files_of(stopped.model_path)
     other = dataclasses.replace(stopped, final_budget=200, lambda_dssim=0.5)
-    with pytest.raises(InputError, match="--final-budget 300, --lambda-dssim 0.2, found --final-budget 200") as error:
+    given, begun = "--final-budget 200, --lambda-dssim 0.5", "--final-budget 300, --lambda-dssim 0.2"
+    with pytest.raises(InputError, match=f"{given}, found one with {begun}"):
         train(other)
-    assert "--resume-config" in str(error.value) and files_of(stopped.model_path) == before
+    assert files_of(stopped.model_path) == before
 
 
 def test_flags_that_make_no_difference_may_differ(whole, stopped, scene_dir, tmp_path):
@@ -318,28 +334,6 @@ def test_flags_that_make_no_difference_may_differ(whole, stopped, scene_dir, tmp
     )
     train(other)
     assert ply(other) == ply(whole[0])
-
-
-def test_the_saved_flags_can_be_taken(whole, stopped):
-    train(dataclasses.replace(stopped, final_budget=200, schedule="fast", resume_config="saved"))
-    assert ply(stopped) == ply(whole[0])
-    assert TrainConfig.from_folder(stopped.model_path).final_budget == 300
-
-
-def test_the_given_flags_can_be_taken_as_far_as_the_state_allows(stopped):
-    changed = {"schedule": "fast", "iterations": 50, "selection": "none", "sh_degree": 1, "seed": 4, "init_ply": Path()}
-    assert set(changed) == set(FIXED)
-    for name, value in changed.items():
-        with pytest.raises(InputError, match="--" + name.replace("_", "-")):
-            train(dataclasses.replace(stopped, resume_config="given", **{name: value}))
-    other = dataclasses.replace(stopped, resume_config="given", final_budget=200)
-    assert train(other)["num_gaussians"] == 200
-
-
-def test_where_flags_differ_the_run_can_begin_anew(stopped):
-    other = dataclasses.replace(stopped, resume_config="anew", final_budget=200, quiet=True)
-    assert train(other)["num_gaussians"] == 200
-    assert log_of(other)[0]["event"] == "start" and not (other.model_path / "checkpoints").exists()
 
 
 def test_resume_takes_the_flags_of_the_run_where_none_are_given(stopped):
@@ -371,9 +365,8 @@ def test_every_flag_says_whether_it_may_change():
     free = {field.name for field in dataclasses.fields(TrainConfig) if field.metadata["may_change"]}
     assert free == {
         "source_path", "model_path", "all_photos", "device", "threads", "test_iterations", "save_iterations",
-        "checkpoint_every", "resume", "resume_config", "tensorboard", "viewer", "quiet",
+        "checkpoint_every", "resume", "tensorboard", "viewer", "quiet",
     }  # fmt: skip
-    assert set(to_json(make_config(Path(), Path()))) - free >= set(FIXED)
 
 
 # ---- starting from a model ----
@@ -385,7 +378,7 @@ def test_training_starts_from_a_model(whole, scene_dir, tmp_path, degree):
     path = whole[0].model_path / "point_cloud" / f"iteration_{STEPS}" / "point_cloud.ply"
     full, cut = GaussianModel.load_ply(path, "cpu"), GaussianModel.load_ply(path, "cpu", degree)
     assert cut.max_sh_degree == cut.sh_degree == degree
-    assert all(cut.rows[name].equal(full.parameters[name]) for name in cut.rows if name != "sh_rest")
+    assert all(cut.parameters[name].equal(full.parameters[name]) for name in cut.parameters if name != "sh_rest")
     assert cut.sh_rest.equal(full.sh_rest[:, : cut.sh_rest.shape[1]])
 
     changes = {"init_ply": path, "sh_degree": degree, "final_budget": 250, "test_iterations": (1,)}

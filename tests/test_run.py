@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from compact_splats.training.run_folder import Run, free_folder, saved_iterations
+from compact_splats.training.run_folder import Run, RunFolder, free_folder
 from compact_splats.training.view_sampler import ViewSampler
 from compact_splats.utils.errors import InputError
 from compact_splats.utils.images import to_uint8
@@ -104,7 +104,7 @@ def test_saved_iterations_are_numbers_in_order(tmp_path):
         (tmp_path / "point_cloud" / name).mkdir(parents=True)
         (tmp_path / "point_cloud" / name / "point_cloud.ply").touch()
     (tmp_path / "point_cloud" / "iteration_9").mkdir()  # nothing in it yet
-    assert saved_iterations(tmp_path) == [500, 7000, 30000]
+    assert RunFolder(tmp_path).saved_iterations() == [500, 7000, 30000]
 
 
 def test_images_are_clamped_and_rounded():

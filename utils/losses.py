@@ -25,7 +25,7 @@ def ssim(image: Tensor, photo: Tensor) -> Tensor:
 
     Args:
         image: (3,H,W) float in [0, 1].
-        photo: (3,H,W), same dtype.
+        photo: (3,H,W), same dtype and range.
 
     Returns:
         (), the mean over pixels and channels.  [Wang et al. 2004]

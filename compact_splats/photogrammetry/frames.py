@@ -13,8 +13,8 @@ import numpy as np
 
 from compact_splats.photogrammetry.photos import InputPhoto, InputPhotos, write_jpeg
 from compact_splats.photogrammetry.stages import Stages
-from compact_splats.utils.pictures import MAX_PIXELS
 from compact_splats.utils.errors import InputError
+from compact_splats.utils.pictures import MAX_PIXELS
 
 STEP = 0.06  # movement between selected frames, as a fraction of the frame's longer side
 MIN_FRAMES, MAX_FRAMES = 30, 200  # if the user sets no number

@@ -18,8 +18,8 @@ from PIL import ExifTags, Image, ImageOps
 
 from compact_splats.photogrammetry.scene_folder import OUTPUTS, REPORT
 from compact_splats.photogrammetry.stages import Stages
-from compact_splats.utils.pictures import find_mask, mask_values, open_picture, rgb_and_alpha
 from compact_splats.utils.errors import InputError
+from compact_splats.utils.pictures import find_mask, mask_values, open_picture, rgb_and_alpha
 
 pillow_heif.register_heif_opener()
 

@@ -58,7 +58,7 @@ class Checkpoints:
         """Look for the newest checkpoint that can be used, for :meth:`restore`.
 
         Args:
-            say: told of each that can't be used.
+            say: prints a line for each that can't be used.
 
         Returns:
             What it is about, and its ``step``; None where there are no checkpoints at all.
@@ -90,10 +90,6 @@ class Checkpoints:
             raise DamagedFile("the state of another version of this program")
         return state
 
-    def forget(self) -> None:
-        """Do not use what :meth:`find` has found: the run begins anew."""
-        self._found, self._own = None, []
-
     def restore(self, parts: Mapping[str, Stateful]) -> int:
         """Continue the parts from what :meth:`find` has found, if anything.
 
@@ -106,7 +102,8 @@ class Checkpoints:
         Raises:
             InputError: the file has changed since, or it is not the state of such parts.
         """
-        fix = "remove it to go on from the one before, or leave out --resume to begin anew"
+        fix = "remove it to continue from the one before, or leave out --resume to begin anew"
+        path = self._found or self.folder
         try:
             state = self._processes.share(None if self._found is None else self._read(self._found))
             if state is None:
@@ -115,9 +112,9 @@ class Checkpoints:
                 part.load_state_dict(state["parts"][name])
             return state["about"]["step"]
         except (OSError, DamagedFile) as error:
-            raise InputError(self._found, "a checkpoint", f"'{error}'", fix) from error
+            raise InputError(path, "a checkpoint", f"'{error}'", fix) from error
         except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-            raise InputError(self._found, "the state of this program's parts", f"'{error!r}'", fix) from error
+            raise InputError(path, "the state of this program's parts", f"'{error!r}'", fix) from error
 
     def is_due(self, step: int) -> bool:
         """Whether one is to be written after ``step``."""
@@ -164,13 +161,13 @@ class Checkpoints:
 
     @contextmanager
     def pointed_to(self) -> Iterator[None]:
-        """Let an error of the block say, too, from which step ``--resume`` would go on, if there is such a step."""
+        """Add to an error of the block from which step ``--resume`` would continue, if there is such a step."""
         try:
             yield
         except InputError as error:
             if self.newest is None:
                 raise
-            raise error.with_hint(f"--resume goes on after step {self.newest}") from error
+            raise error.with_hint(f"--resume continues after step {self.newest}") from error
 
     def clear(self) -> None:
         """Remove them all: the run is finished."""

@@ -24,6 +24,7 @@ from compact_splats.utils.geometry import rotation_matrices
 # Long-axis split: both children lie this share of three standard deviations off the centre, and shrink accordingly.
 SPLIT_OFFSET = 0.45
 SPLIT_OPACITY = 0.6
+_STATS = {"abs_grad_sum", "views"}  # in GaussianModel.per_gaussian
 
 
 class Densification(Strategy):
@@ -48,7 +49,6 @@ class Densification(Strategy):
         self.budget = budget
         self.generator = generator
         self.importance = importance
-        self.stats: GradientStats | None = None
 
     def wants_gradients(self, step: int) -> bool:
         """Whether ``step`` lies in a round."""
@@ -56,13 +56,10 @@ class Densification(Strategy):
 
     def interval_stats(self, step: int, model: GaussianModel) -> GradientStats | None:
         """The statistics of the running interval, to which the view of ``step`` adds; None outside of the rounds."""
-        if not self.wants_gradients(step):
-            self.stats = None
-        elif self.stats is None:
-            self.stats = GradientStats.zeros(model.num_gaussians, model.device)
-        elif self.stats.views.device != model.device:  # a state that was read from a file
-            self.stats = self.stats.to(model.device)
-        return self.stats
+        if self.wants_gradients(step):
+            return _stats_of(model)
+        _forget_stats(model)
+        return None
 
     def after_backward(self, training: Training, stats: GradientStats | None, usable: Tensor) -> None:
         """Add the view's statistics to those of the interval."""
@@ -72,8 +69,9 @@ class Densification(Strategy):
 
     def after_step(self, training: Training) -> None:
         """Split and prune what is due."""
-        if self.stats is not None and any(each.is_due(training.step) for each in self.rounds):
-            training.sum(self.stats.abs_grad_sum, self.stats.views)
+        if any(each.is_due(training.step) for each in self.rounds):
+            stats = _stats_of(training.model)
+            training.sum(stats.abs_grad_sum, stats.views)
         self.edit(training.step, training.model, partial(self.importance, training))
 
     def edit(self, step: int, model: GaussianModel, importance: Callable[[int | None], Tensor]) -> tuple[int, int]:
@@ -106,14 +104,12 @@ class Densification(Strategy):
             return 0
         num_before = model.num_gaussians
         model.keep(survivors)
-        if self.stats is not None:
-            self.stats.keep(survivors)
         return num_before - model.num_gaussians
 
     def _split(
         self, step: int, model: GaussianModel, each: DensificationRound, importance: Callable[[int | None], Tensor]
     ) -> int:
-        mean_gradient = self.stats.mean()
+        mean_gradient = _stats_of(model).mean()
         late = each.is_late(step)
         candidates = mean_gradient >= (each.late_threshold if late else each.gradient_threshold)
         room = each.allowance(step, self.budget) - model.num_gaussians  # a split adds one
@@ -124,24 +120,32 @@ class Densification(Strategy):
             parents = draw_parents(candidates, weights, room, self.generator)
             split_long_axis(model, parents)
             num_split = len(parents)
-        self.stats = GradientStats.zeros(model.num_gaussians, model.device)
+        _forget_stats(model)
         return num_split
 
     def state_dict(self) -> dict[str, Any]:
-        """Statistics of the running interval, generator, and state of the importance."""
-        stats = self.stats
-        return {
-            "stats": None if stats is None else (stats.abs_grad_sum, stats.views),
-            "generator": self.generator.get_state(),
-            "importance": self.importance.state_dict() if hasattr(self.importance, "state_dict") else {},
-        }
+        """Generator, and state of the importance; the statistics are in ``GaussianModel.per_gaussian``."""
+        importance = self.importance.state_dict() if hasattr(self.importance, "state_dict") else {}
+        return {"generator": self.generator.get_state(), "importance": importance}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from :meth:`state_dict`."""
-        self.stats = None if state["stats"] is None else GradientStats(*state["stats"])
         self.generator.set_state(state["generator"])
         if hasattr(self.importance, "load_state_dict"):
             self.importance.load_state_dict(state["importance"])
+
+
+def _stats_of(model: GaussianModel) -> GradientStats:
+    """The statistics in the model, which start at zero."""
+    if not _STATS <= model.per_gaussian.keys():
+        stats = GradientStats.zeros(model.num_gaussians, model.device)
+        model.per_gaussian |= {"abs_grad_sum": stats.abs_grad_sum, "views": stats.views}
+    return GradientStats(model.per_gaussian["abs_grad_sum"], model.per_gaussian["views"])
+
+
+def _forget_stats(model: GaussianModel) -> None:
+    for name in _STATS:
+        model.per_gaussian.pop(name, None)
 
 
 def lowest(opacities: Tensor, share: float) -> Tensor:

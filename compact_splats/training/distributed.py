@@ -61,27 +61,28 @@ class Processes(SingleProcess):
         return items[self.rank :: self.count]
 
     def sum(self, *tensors: Tensor) -> None:  # noqa: D102
-        with _others_needed():
+        with _others_must_answer():
             for work in [dist.all_reduce(tensor, async_op=True) for tensor in tensors]:
                 work.wait()
 
-    def average_gradients(self, rows: Iterable[Tensor]) -> None:  # noqa: D102
-        rows = [row for row in rows if row.numel()]
-        for row in rows:
-            row.grad = torch.zeros_like(row) if row.grad is None else row.grad
-        self.sum(*(row.grad for row in rows))
-        for row in rows:
-            row.grad /= self.count
+    def average_gradients(self, parameters: Iterable[Tensor]) -> None:  # noqa: D102
+        parameters = [each for each in parameters if each.numel()]
+        for each in parameters:
+            each.grad = torch.zeros_like(each) if each.grad is None else each.grad
+        gradients = [each.grad for each in parameters if each.grad is not None]
+        self.sum(*gradients)
+        for gradient in gradients:
+            gradient /= self.count
 
     def share(self, value: Item) -> Item:  # noqa: D102
         box = [value]
-        with _others_needed():
+        with _others_must_answer():
             dist.broadcast_object_list(box)
         return box[0]
 
     def gather(self, value: Item) -> list[Item]:  # noqa: D102
-        everyone = [None] * self.count if self.is_first else None
-        with _others_needed():
+        everyone: list[Any] | None = [None] * self.count if self.is_first else None
+        with _others_must_answer():
             dist.gather_object(in_main_memory(value), everyone)
         return everyone or []
 
@@ -93,17 +94,17 @@ class Processes(SingleProcess):
         return bool(wishes)
 
     def raise_one(self, error: Exception | None) -> None:  # noqa: D102
-        errors = [None] * self.count
-        with _others_needed():
+        errors: list[Any] = [None] * self.count
+        with _others_must_answer():
             dist.all_gather_object(errors, error)
         for each in errors:
             if each is not None:
-                raise each if self.is_first else _ToldByFirst(exit_code_of(each))
+                raise each if self.is_first else _EndedByFirst(exit_code_of(each))
 
     def check_same(self, what: str, tensors: Iterable[Tensor]) -> None:  # noqa: D102
         own = torch.tensor([digest(tensors)])
         everyone = [torch.empty_like(own) for _ in range(self.count)]
-        with _others_needed():
+        with _others_must_answer():
             dist.all_gather(everyone, own)
         for rank, other in enumerate(everyone):
             if not torch.equal(other, everyone[0]):
@@ -118,18 +119,18 @@ def join() -> Iterator[Processes]:
     if missing or not dist.is_available():
         expected = f"{', '.join(_VARIABLES)} in the environment, and torch with torch.distributed"
         raise InputError("WORLD_SIZE", expected, f"no {', '.join(missing) or 'torch.distributed'}", "start by torchrun")
-    with _others_needed():
+    with _others_must_answer():
         store, rank, count = next(rendezvous("env://", timeout=TIMEOUT))
         dist.init_process_group(store=store, rank=rank, world_size=count, timeout=TIMEOUT)
-    with _failures_told_once(dist.PrefixStore("failures", store)), _only_the_first_speaks(rank):
+    with _one_error_printed(dist.PrefixStore("failures", store)), _only_first_prints(rank):
         yield Processes()
-        with _others_needed():
-            dist.all_reduce(torch.zeros(1))  # nobody leaves while another might still fail
+        with _others_must_answer():
+            dist.all_reduce(torch.zeros(1))  # none ends while another might still fail
     dist.destroy_process_group()
 
 
-class _ToldByFirst(Exception):
-    """All processes have agreed to end, and the first says why."""
+class _EndedByFirst(Exception):
+    """All processes have agreed to end; the first prints the error."""
 
     def __init__(self, exit_code: int) -> None:
         super().__init__(exit_code)
@@ -137,21 +138,21 @@ class _ToldByFirst(Exception):
 
 
 @contextlib.contextmanager
-def _failures_told_once(store: dist.Store) -> Iterator[None]:
-    """Let the first failure pass, and end this process silently where another has failed before."""
+def _one_error_printed(store: dist.Store) -> Iterator[None]:
+    """Let the first failure pass; end this process silently where another has failed before."""
     try:
         yield
     except Exception as error:
-        if not isinstance(error, _ToldByFirst) and store.add("count", 1) == 1:
-            atexit.register(store.set, "told", "")  # at exit the error has been printed
+        if not isinstance(error, _EndedByFirst) and store.add("count", 1) == 1:
+            atexit.register(store.set, "printed", "")  # at exit the error has been printed
             raise
-        with contextlib.suppress(RuntimeError):  # the process that keeps the store has gone
-            store.wait(["told"], timedelta(seconds=30))
-        sys.exit(error.exit_code if isinstance(error, _ToldByFirst) else 2)
+        with contextlib.suppress(RuntimeError):  # the process that keeps the store has ended
+            store.wait(["printed"], timedelta(seconds=30))
+        sys.exit(error.exit_code if isinstance(error, _EndedByFirst) else 2)
 
 
 @contextlib.contextmanager
-def _only_the_first_speaks(rank: int) -> Iterator[None]:
+def _only_first_prints(rank: int) -> Iterator[None]:
     if rank == 0:
         yield
         return
@@ -160,15 +161,14 @@ def _only_the_first_speaks(rank: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _others_needed() -> Iterator[None]:
-    """Torch's errors about processes that don't answer, as one for the user."""
+def _others_must_answer() -> Iterator[None]:
+    """Turn torch's errors about processes that don't answer into an :class:`InputError`."""
     try:
         yield
     except RuntimeError as error:
-        found = f"one that is gone or does not answer ('{str(error).splitlines()[0]}')"
-        raise InputError(
-            "torchrun", "all processes running", found, "look for what it said, and start again"
-        ) from error
+        reason = str(error).splitlines()[0]
+        message = f"torchrun: a process has ended or does not answer ('{reason}'); see its output and start again"
+        raise InputError(message) from error
 
 
 def in_main_memory(state: Any) -> Any:

@@ -12,10 +12,10 @@ from compact_splats.training.processes import SINGLE_PROCESS, SingleProcess
 from compact_splats.training.progress import SHOW_EVERY
 from compact_splats.utils.errors import InputError
 
-# Nothing changes while views are skipped, so a model that is at fault itself does not recover. One bad photo never
+# Nothing changes while views are skipped, so a model that causes them does not recover. One bad photo never
 # gets there: it comes once in a pass over all of them.
 MOST_IN_A_ROW = 20
-MOST_SHARE = 0.01  # of all steps: with more missing it is not the training that was asked for
+MOST_SHARE = 0.01  # of all steps: with more missing the result is not what the flags ask for
 
 
 class SkippedViews:
@@ -64,9 +64,9 @@ class SkippedViews:
         total, in_a_row = self._counts.tolist()
         if not in_a_row or (in_a_row < MOST_IN_A_ROW and total <= self._most):
             return None
-        found = f"{total:,} steps without until step {step:,}, {in_a_row:,} of them in a row{self._last}"
-        fix = "look at that photo and its camera, or begin with another --seed"
-        return InputError("training", "loss and gradients that are finite", found, fix)
+        counted = f"{total:,} views gave non-finite gradients until step {step:,}, {in_a_row:,} of them in a row"
+        fix = "look at that photo and its camera, or start with another --seed"
+        return InputError(f"training diverged: {counted}{self._last}; {fix}")
 
     def state_dict(self) -> dict[str, Any]:
         """The counts of every process, complete in the first; all call it."""

@@ -48,7 +48,7 @@ class EdgeImportance:
     def edge_weights(self, camera: Camera) -> Tensor:
         """(H,W) float32 in [0,1] on the CPU, computed once per view; zero where a mask excludes the pixel."""
         if camera not in self._edge_maps:
-            self._edge_maps[camera] = edge_map(camera.photo.pixels(), camera.photo.mask())
+            self._edge_maps[camera] = edge_map(camera.required_photo.pixels(), camera.required_photo.mask())
         return min_max_normalised(torch.from_numpy(self._edge_maps[camera]))
 
     def state_dict(self) -> dict[str, Any]:

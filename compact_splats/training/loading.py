@@ -33,9 +33,9 @@ def load(
     check(scene)
     scene.prefetch(torch.get_num_threads())
     for camera in scene.train + scene.test:
-        camera.photo.pixels()
+        camera.required_photo.pixels()
         if device.type != "cpu":
-            camera.photo.pin_memory()
+            camera.required_photo.pin_memory()
     first = scene.train[0]
     say(
         f"{config.source_path}: {len(scene.train)} training and {len(scene.test)} test views, "
@@ -83,8 +83,8 @@ def check_same_start(processes: SingleProcess, config: Any, scene: Scene) -> Non
         "threads": 0,
         "quiet": False,
     }
-    settings = repr((replace(config, **neutral), [camera.name for camera in scene.train]))
-    settings = torch.frombuffer(bytearray(settings.encode()), dtype=torch.uint8)
+    text = repr((replace(config, **neutral), [camera.name for camera in scene.train]))
+    settings = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
     poses = [camera.world_to_camera for camera in scene.train]
     points = [scene.points.xyz, scene.points.rgb]
     processes.check_same("flags, photos, poses and points", [settings, *poses, *points])

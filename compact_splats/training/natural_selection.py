@@ -233,6 +233,7 @@ def finite_prior(opacity_logits: Tensor) -> Tensor:
 
 
 def _goal(step: int, each: SelectionRound, state: _RoundState) -> float:
+    assert state.first_goal is not None, "no goal before the first tuning"
     return state.first_goal * max(0.0, 1 - (step - each.window.start) / each.goal_span)
 
 

@@ -1,4 +1,4 @@
-"""The processes that train one scene together, as each of them sees the others.
+"""The processes that train one scene together.
 
 Without others nothing here loads torch. With others: ``training/distributed.py``. What a step of several views means
 for the schedule: ``arguments/sharing.py``.
@@ -19,14 +19,14 @@ Item = TypeVar("Item")
 
 
 class SingleProcess:
-    """A process that trains alone, for which everything here is free.
+    """A process that trains alone; nothing here costs anything.
 
     Attributes:
         rank: number of this process; the first writes, shows and measures.
         count: number of processes.
-        threads: CPU threads for this process where the user asks for none; 0: all cores.
+        threads: default number of CPU threads of this process; 0: one for each core.
         on_this_machine: number of processes that share the machine's memory.
-        meet_every: steps after which processes tell each other what one of them wants to do.
+        meet_every: steps between two exchanges of requests to stop and the like.
     """
 
     rank = 0
@@ -45,45 +45,45 @@ class SingleProcess:
         return device
 
     def own_draw(self, draw: Callable[[], Item]) -> Item:
-        """Draw once for each process, and give this process's: all must call it, with generators in the same state."""
+        """Draw once for each process, return this process's draw. All call it, with equal generator states."""
         return draw()
 
     def own_share(self, items: Sequence[Item]) -> Sequence[Item]:
-        """The part of ``items`` that this process works on; possibly nothing."""
+        """The part of ``items`` that this process works on; may be empty."""
         return items
 
     def sum(self, *tensors: Tensor) -> None:
         """Add up each tensor over all processes, in place; every one gets the same bits."""
 
-    def average_gradients(self, rows: Iterable[Tensor]) -> None:
-        """Replace the gradient of each row by its mean over all processes; one that has none counts as zeros."""
+    def average_gradients(self, parameters: Iterable[Tensor]) -> None:
+        """Replace the gradient of each parameter by its mean over all processes; a missing one counts as 0."""
 
     def share(self, value: Item) -> Item:
-        """What the first process gives, in all of them: numbers, text, tensors in main memory, and nests of these."""
+        """The value of the first process, in all: numbers, text, tensors in main memory, and nests of these."""
         return value
 
     def gather(self, value: Item) -> list[Item]:
-        """What each process gives, in order, in the first of them; nothing in the others. As for :meth:`share`."""
+        """The values of all processes in order, in the first; empty elsewhere. Types as in :meth:`share`."""
         return [value]
 
     def any(self, step: int, wish: bool) -> bool:
-        """Whether one of the processes has a wish; several ask each other when they meet."""
+        """Whether ``wish`` is true in any process; several exchange it every ``meet_every`` steps only."""
         return wish
 
     def raise_one(self, error: Exception | None) -> None:
-        """Raise an error that a process has, in the first of them, and end the others with it; all must call it."""
+        """Raise the error of any process, in the first, and end the others with it. All call it."""
         if error is not None:
             raise error
 
     def check_same(self, what: str, tensors: Iterable[Tensor]) -> None:
-        """Make sure that all processes hold the same bits.
+        """Make sure that the tensors have the same bits in all processes.
 
         Args:
-            what: the tensors are, in words.
+            what: name of the tensors, for the message.
             tensors: of any shape and dtype.
 
         Raises:
-            InputError: in all processes, if one holds something else.
+            InputError: in all processes, if one differs.
         """
 
 

@@ -18,7 +18,7 @@ class Progress:
     Args:
         num_steps: of the training.
         quiet: show nothing; the means are kept all the same.
-        label: what stands before the bar.
+        label: text before the bar.
         leave: keep the bar on the screen when it is closed.
     """
 

@@ -70,7 +70,7 @@ class RunContext:
         self.checkpoints.restore(self._parts)
 
     def record(self, step: Step) -> None:
-        """Show and log a step; between two steps save, measure, show and write checkpoints, as far as due.
+        """Show and log a step; between two steps save, measure, show and write checkpoints, where due.
 
         Raises:
             Stopped: the user asked for it; a checkpoint of this step is there.
@@ -161,4 +161,4 @@ def _stop_message(step: int, saved: int | None) -> str:
     if saved is None:
         return f"stopped after step {step}; there is no checkpoint, the same command begins anew"
     where = "from there" if saved == step else f"after step {saved}"
-    return f"stopped after step {step}; the same command with --resume goes on {where}"
+    return f"stopped after step {step}; the same command with --resume continues {where}"

@@ -1,4 +1,4 @@
-"""The log of a run, ``log.jsonl``: kept in memory as a whole, so that a disk that fails for a while loses nothing."""
+"""The log of a run, ``log.jsonl``. All lines stay in memory, so that a disk that fails for a while loses none."""
 
 import contextlib
 import json
@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from compact_splats.utils.errors import InputError
 from compact_splats.utils.files import atomic_write, flush_to_disk
@@ -23,20 +23,20 @@ class RunLog:
     Args:
         folder: of the run.
         tensorboard: write TensorBoard events, too.
-        warn: tells the user of what can't be written.
+        warn: prints a warning.
     """
 
     def __init__(self, folder: Path, tensorboard: bool, warn: Callable[[str], None]) -> None:
         self._path = folder / LOG
         self._tensorboard = tensorboard
         self._warn = warn
-        self._file = None
+        self._file: TextIO | None = None
         self._lines: list[str] = []
-        self._events = None
+        self._events: Any = None
         self._start = time.time()
 
     def add(self, event: str, iteration: int, values: Mapping[str, float]) -> None:
-        """Add a line, on the disk as far as programs see it; the first one replaces the log of an earlier run.
+        """Add a line and flush it; the first one replaces the log of an earlier run.
 
         Raises:
             InputError: it can't be written. It is kept, and written together with the next one.
@@ -56,14 +56,14 @@ class RunLog:
             raise InputError(self._path, "a file that can be written", f"'{error}'", fix) from error
 
     def is_lost(self) -> bool:
-        """Whether the file that is being written is no longer where it was."""
+        """Whether the file was removed or replaced meanwhile."""
         try:
             return self._file is not None and not os.path.samestat(os.fstat(self._file.fileno()), os.stat(self._path))
         except OSError:
             return True
 
     def flush_to_disk(self) -> None:
-        """Return only when all lines would outlive a power failure.
+        """Write all lines to the disk itself.
 
         Raises:
             InputError: they can't be written.
@@ -78,11 +78,11 @@ class RunLog:
         self._close_file()
         events, self._events = self._events, None
         if events:
-            with contextlib.suppress(Exception):  # what it could not write, it has told already
+            with contextlib.suppress(Exception):  # it has warned of what it could not write
                 events.close()
 
     def state_dict(self) -> dict[str, Any]:
-        """All lines, which are few, and the time: a run that is continued goes on writing from there."""
+        """All lines, which are few, and the time."""
         return {"log": list(self._lines), "seconds": time.time() - self._start}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -114,7 +114,7 @@ class RunLog:
             if self._events is None:  # TensorBoard drops what an earlier log says from here on
                 self._events = _event_writer(self._path.parent, iteration)
                 self._tensorboard = self._events is not None
-            for name, value in values.items() if self._events else ():
+            for name, value in dict(values).items() if self._events else ():
                 self._events.add_scalar(f"{event}/{name}", value, iteration)
         except Exception as error:  # an OSError, or one of TensorFlow's where that is installed
             self._tensorboard, self._events = False, None

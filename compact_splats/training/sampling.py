@@ -1,23 +1,22 @@
-"""The weighted draw that growth and selection share."""
+"""The weighted draw of densification and selection."""
 
 import torch
 from torch import Tensor
 
 
 def draw_without_replacement(weights: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """Draw ``count`` different rows, one after the other with probability proportional to weight.
+    """Draw ``count`` different indices, one after the other with probability proportional to weight.
 
-    By exponential clocks: of independent clocks with these rates, the order in which they ring is such a draw. Unlike
-    ``torch.multinomial`` this has no limit of 2^24 rows. Rows of weight zero come only after all others.
+    The ``count`` smallest of exponential variables with these rates are such a draw. Unlike ``torch.multinomial`` this
+    works for more than 2^24 weights. Indices of weight zero come only after all others.
 
     Args:
         weights: (N,) >= 0, any scale.
         count: 0 to N.
-        generator: its device is where the random numbers are made, so that a CPU generator gives every device the
-            same draw.
+        generator: random numbers are made on its device, so that a CPU generator gives the same draw on every device.
 
     Returns:
-        (count,) int64 rows in ascending order, on the device of ``weights``.
+        (count,) int64 in ascending order, on the device of ``weights``.
     """
     assert 0 <= count <= len(weights), f"{count} of {len(weights)}"
     clocks = torch.empty(len(weights), dtype=torch.float64, device=generator.device).exponential_(generator=generator)

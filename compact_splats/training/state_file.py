@@ -50,7 +50,7 @@ def write_state(path: Path, state: Any) -> None:
     with path.open("wb") as file:
         writer = _HashingWriter(file)
         try:
-            torch.save(state, writer)
+            torch.save(state, writer)  # type: ignore[arg-type]  # it calls write and flush only
         except RuntimeError as error:
             raise writer.error or error from error
         file.write(writer.digest.digest())

@@ -1,14 +1,14 @@
-"""What a training says when it is done. The figures come from train.py."""
+"""The summary that a training prints at its end."""
 
 from typing import Any
 
 
 def describe(summary: dict[str, Any], budget: int) -> str:
-    """The summary for a reader.
+    """Format the summary.
 
     Args:
         summary: the content of ``summary.json``.
-        budget: number of Gaussians that was asked for.
+        budget: number of Gaussians wanted.
     """
     quality = [
         f"{split + ' views':12} PSNR {summary[split]['psnr']:.2f} dB   SSIM {summary[split]['ssim']:.4f}"

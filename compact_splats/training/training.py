@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import diff_gaussian_rasterization as engine
 import torch
 from torch import Tensor
 
-from compact_splats.arguments.schedule import Schedule
 from compact_splats.gaussian_renderer import render
 from compact_splats.gaussian_renderer.evaluation import ground_truth
 from compact_splats.gaussian_renderer.gradient_stats import GradientStats
@@ -39,6 +38,29 @@ def photometric_loss(image: Tensor, photo: Tensor, mask: Tensor | None = None, *
         () float32 with gradient for the image.
     """
     return engine.photometric_loss(image, photo, mask=mask, ssim_weight=ssim_weight).loss
+
+
+class StepSchedule(Protocol):
+    """What a training needs of its schedule; :class:`arguments.schedule.Schedule` is the one of the method."""
+
+    @property
+    def iterations(self) -> int:
+        """Number of steps."""
+
+    def learning_rates_at(self, step: int, extent: float) -> dict[str, float]:
+        """Learning rate of every parameter by name; ``extent`` of the scene in world units."""
+
+    def betas(self, step: int) -> dict[str, tuple[float, float]] | None:
+        """Adam's betas of every parameter by name; None: they stay."""
+
+    def raises_sh_degree(self, step: int) -> bool:
+        """Whether one more SH degree is rendered from ``step`` on."""
+
+    def updated_parameters(self, step: int) -> tuple[str, ...]:
+        """Names of the parameters that ``step`` updates; gradients of the others add up."""
+
+    def may_edit(self, step: int) -> bool:
+        """Whether strategies may edit the set after ``step``; processes compare their sets then."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +115,7 @@ class Training:
         self,
         scene: Scene,
         model: GaussianModel,
-        schedule: Schedule,
+        schedule: StepSchedule,
         strategies: Sequence[Strategy] = (),
         *,
         loss: Loss = photometric_loss,
@@ -183,6 +205,7 @@ class Training:
         """Everything that a step leaves behind for the next, of all processes, complete in the first; all call it."""
         own = {
             "gradients": self.model.waiting_gradients(),
+            "per_gaussian": dict(self.model.per_gaussian),
             "strategies": [strategy.state_dict() for strategy in self.strategies],
         }
         return {
@@ -201,5 +224,7 @@ class Training:
         self._background_stream.set_state(state["background"])
         own = state["processes"][self._processes.rank]
         self.model.set_waiting_gradients(own["gradients"])
+        device = self.model.device
+        self.model.per_gaussian = {name: values.to(device) for name, values in own["per_gaussian"].items()}
         for strategy, each in zip(self.strategies, own["strategies"], strict=True):
             strategy.load_state_dict(each)

@@ -1,7 +1,7 @@
-"""The commands that the pages show, and what each needs: they stand in fences of ``sh``, one a line.
+"""The commands that the pages show: one per line, in fences of ``sh``.
 
-A fence below a comment ``<!-- needs: REASON -->`` is not run by the tests, for one of ``REASONS``; its flags are
-checked all the same. Every other one is run, on a small scene.
+A fence below a comment ``<!-- needs: REASON -->``, one of ``REASONS``, is not run by the tests; its flags are still
+checked. Every other one is run, on a small scene.
 """
 
 import re
@@ -15,10 +15,10 @@ PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 REASONS = {
     "gpu": "an NVIDIA GPU",
     "data": "photos or scenes that are not part of the project",
-    "time": "minutes; CI or a person runs it",
-    "browser": "a person who looks",
+    "time": "minutes",
+    "browser": "a person to look at it",
     "cluster": "several machines",
-    "network": "something fetched",
+    "network": "a download",
 }
 LANGUAGES = ("sh", "python", "text", "yaml", "json", "{toctree}", "{command-options}")
 
@@ -34,8 +34,8 @@ class Command:
     """A line of a page.
 
     Attributes:
-        page: where it stands.
-        words: as a shell splits it, without the comment and without variables in front.
+        page: that shows it.
+        words: as a shell splits it, without the comment and without leading variables.
         needs: why it is not run; "" if it is.
     """
 
@@ -69,12 +69,11 @@ def commands_of(page: Path) -> list[Command]:
 
 
 def mentions_of(page: Path) -> list[Command]:
-    """The commands in running text and in the records of measurements, as inline or indented code: checked, not run."""
+    """Commands as inline or indented code, in text and beside measurements: checked, not run."""
     lines = (match[1] or match[2] for match in _MENTION.finditer(FENCE.sub("", page.read_text())))
     return [_command(page, shlex.split(re.sub(r"[][]", "", line)), "a reader's own files") for line in lines]
 
 
 def _command(page: Path, words: list[str], needs: str) -> Command:
-    """Without the variables that are set for it."""
     first = next(i for i, word in enumerate(words) if not re.match(r"[A-Z_]+=", word))
     return Command(page, tuple(words[first:]), needs)

@@ -1,6 +1,6 @@
-"""How Sphinx makes the site of docs/: Markdown by MyST, formulas as MathML, command options from the commands.
+"""Configuration of Sphinx for the site of docs/: Markdown by MyST, formulas as MathML, options read from the commands.
 
-``make docs`` builds it into build/docs. Nothing on a page comes from the network.
+``make docs`` builds it into build/docs. Pages load nothing from the network.
 """
 
 import sys

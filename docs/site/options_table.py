@@ -1,4 +1,4 @@
-"""Sphinx extension: the directive ``command-options``, a table of a command's arguments, asked from the command."""
+"""Sphinx extension: the directive ``command-options``, a table of a command's arguments, read from its parser."""
 
 from docutils import nodes
 from parsers import parser_of, rows
@@ -7,7 +7,7 @@ from sphinx.util.docutils import SphinxDirective
 
 
 class CommandOptions(SphinxDirective):
-    """``{command-options} train.py``, or a script with what chooses one of its parsers: ``compress.py export``."""
+    """``{command-options} train.py``, or a script with a subcommand: ``compress.py export``."""
 
     required_arguments = 1
     final_argument_whitespace = True
@@ -25,4 +25,4 @@ class CommandOptions(SphinxDirective):
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register the directive."""
     app.add_directive("command-options", CommandOptions)
-    return {"parallel_read_safe": False, "parallel_write_safe": True}  # commands are run in this process
+    return {"parallel_read_safe": False, "parallel_write_safe": True}  # runs commands in this process

@@ -1,4 +1,4 @@
-"""The argument parser of any command of the project, taken from the command itself: nothing is described twice."""
+"""The argument parser of any command of the project, taken from the command itself."""
 
 import argparse
 import runpy
@@ -10,19 +10,19 @@ from unittest import mock
 ROOT = Path(__file__).parent.parent.parent
 
 
-class _Caught(BaseException):  # no Exception: a command may handle those
+class _Caught(BaseException):  # not an Exception: a command may catch those
     def __init__(self, parser: argparse.ArgumentParser) -> None:
         self.parser = parser
 
 
 def parser_of(words: Sequence[str]) -> argparse.ArgumentParser:
-    """The parser that a command reads its words with; the command is stopped at that point.
+    """The parser of a command; the command is stopped when it parses.
 
     Args:
-        words: what follows ``python``: a script or ``-m`` and a module, and then all that may choose the parser.
+        words: what follows ``python``: a script, or ``-m`` and a module, and a subcommand.
 
     Raises:
-        LookupError: the command reads none.
+        LookupError: the command has no parser.
     """
 
     def catch(parser: argparse.ArgumentParser, *_args, **_kwargs) -> None:
@@ -33,11 +33,11 @@ def parser_of(words: Sequence[str]) -> argparse.ArgumentParser:
             run(words)
     except _Caught as caught:
         return caught.parser
-    raise LookupError(f"{' '.join(words)}: reads no command line")
+    raise LookupError(f"{' '.join(words)}: no parser")
 
 
 def run(words: Sequence[str]) -> int | str | None:
-    """Run a command of the project in this process, in the folder where it is, and return its exit code."""
+    """Run a command of the project in this process and in the current folder; return its exit code."""
     module = words[0] == "-m"
     name, arguments = (words[1], words[2:]) if module else (words[0], words[1:])
     folders = [] if module else [str((ROOT / name).parent)]
@@ -53,7 +53,7 @@ def run(words: Sequence[str]) -> int | str | None:
 
 
 def rows(parser: argparse.ArgumentParser) -> Iterator[tuple[str, str, str]]:
-    """For each argument but ``--help`` its names, its value, and what it does."""
+    """For each argument but ``--help``: names, value, help."""
     formatter = parser._get_formatter()
     for action in parser._actions:
         if isinstance(action, argparse._HelpAction):

@@ -1,7 +1,7 @@
-"""Sphinx extension: links that lead out of docs/, as a view of the repository follows them, lead on from the site, too.
+"""Sphinx extension: links from docs/ to other files of the repository work on the site, too.
 
-A link to the README goes to the first page. Files are copied into the site by MyST; folders and Markdown files outside
-docs/ are not: they become plain text.
+A link to the README goes to the first page. MyST copies files into the site. Folders and Markdown files outside docs/
+are not copied: links to them become plain text.
 """
 
 import re
@@ -20,13 +20,13 @@ def redirect(app: Sphinx, name: str, source: list[str]) -> None:
         if target == Path(app.srcdir).parent / "README.md":
             return f"[{link['text']}](index.md)"
         if not target.exists():
-            return link[0]  # MyST says that it leads nowhere
+            return link[0]  # MyST warns about it
         return link["text"] if target.is_dir() or target.suffix == ".md" else link[0]
 
     source[0] = _LINK.sub(rewritten, source[0])
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
-    """Have it called for each page."""
+    """Connect it."""
     app.connect("source-read", redirect)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

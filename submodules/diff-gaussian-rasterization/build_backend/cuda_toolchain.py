@@ -1,7 +1,7 @@
-"""Which CUDA compiler to build with, for which GPUs, and if none, why.
+"""Finds the CUDA compiler and the target architectures, or the reason why there are none.
 
-Asked by the build backend, which adds a compiler from the package index where a GPU has none, and by CMakeLists.txt.
-Standard library only: at that time nothing else is installed.
+The build backend and CMakeLists.txt use it. It needs only the standard library, because it runs before anything is
+installed.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from pathlib import Path
 OLDEST_NVCC = (12, 0)  # the first that compiles C++20
 OLDEST_PACKAGES = (13, 0)  # nvidia-cuda-nvcc-cu12 holds ptxas and headers, but no nvcc
 PACKAGES = ("nvidia-cuda-nvcc", "nvidia-cuda-crt", "nvidia-cuda-runtime", "nvidia-cuda-cccl", "nvidia-nvvm")
-# Where the GPU is not known: machine code for each generation's common base, and PTX of one for what comes after it.
+# Without a GPU: machine code for each of these, and PTX of one for newer GPUs.
 ARCHITECTURES = (75, 80, 90, 120)
 PTX = 90
-HOST_COMPILERS = ("g++-14", "g++-13", "g++-12", "g++-11")  # tried where nvcc refuses the default one
-# No -use_fast_math: NaN and infinity must compare as they should, and the CPU engine computes the same.
+HOST_COMPILERS = ("g++-14", "g++-13", "g++-12", "g++-11")  # tried if nvcc rejects the default
+# No -use_fast_math: comparisons with NaN and infinity have to work, as on the CPU.
 FLAGS = (
     "-std=c++20",
     "-O3",
@@ -46,17 +46,17 @@ template __global__ void probe<float>(float*);
 
 
 class Unavailable(Exception):
-    """Why the CUDA engine can't be built here, in one line."""
+    """The CUDA engine can't be built; the message is the reason, in one line."""
 
 
 @dataclass(frozen=True)
 class Gpus:
-    """What the driver says.
+    """The GPUs and the driver.
 
     Attributes:
-        driver: The newest CUDA that it runs, as (major, minor); None without a driver.
-        capabilities: Compute capability of each usable GPU, 90 for 9.0.
-        is_present: There is a GPU, though perhaps not a usable one.
+        driver: The newest CUDA version that the driver supports, as (major, minor); None without a driver.
+        capabilities: Compute capabilities of the usable GPUs, 90 for 9.0.
+        is_present: There is a GPU, usable or not.
     """
 
     driver: tuple[int, int] | None = None
@@ -66,7 +66,7 @@ class Gpus:
 
 @dataclass(frozen=True)
 class Toolchain:
-    """What the CUDA engine is built with: compiler, its version, targets ("90", "80-real"), static runtime."""
+    """Compiler, its version, targets ("90", "80-real"), static runtime, host compiler or None for nvcc's default."""
 
     nvcc: Path
     version: tuple[int, int]
@@ -82,10 +82,10 @@ class Toolchain:
 
 
 def wanted(environ: Mapping[str, str]) -> bool | None:
-    """DGR_CUDA: True = build CUDA or fail, False = CPU only, None = CUDA where it can be built.
+    """DGR_CUDA: True = build with CUDA or fail, False = CPU only, None (unset) = with CUDA if possible.
 
     Raises:
-        ValueError: It is something else.
+        ValueError: It has another value.
     """
     value = environ.get("DGR_CUDA", "").strip()
     if value not in ("", "0", "1"):
@@ -94,22 +94,22 @@ def wanted(environ: Mapping[str, str]) -> bool | None:
 
 
 def detect_gpus() -> Gpus:
-    """Asks the driver's library, which every installed driver has."""
+    """Query the driver's library."""
     is_present = Path("/dev/nvidia0").exists() or any(Path("/proc/driver/nvidia/gpus").glob("*"))
     try:
         cuda = ctypes.CDLL("libcuda.so.1")
     except OSError:
         return Gpus(is_present=is_present)
 
-    def ask(function: str, *arguments: int) -> int | None:
+    def query(function: str, *arguments: int) -> int | None:
         answer = ctypes.c_int()
         return None if getattr(cuda, function)(ctypes.byref(answer), *arguments) != 0 else answer.value
 
-    version = ask("cuDriverGetVersion")
+    version = query("cuDriverGetVersion")
     driver = None if not version else (version // 1000, version % 1000 // 10)
-    num_gpus = (ask("cuDeviceGetCount") or 0) if cuda.cuInit(0) == 0 else 0
+    num_gpus = (query("cuDeviceGetCount") or 0) if cuda.cuInit(0) == 0 else 0
     major, minor = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_...
-    pairs = [(ask("cuDeviceGetAttribute", major, i), ask("cuDeviceGetAttribute", minor, i)) for i in range(num_gpus)]
+    pairs = [[query("cuDeviceGetAttribute", part, i) for part in (major, minor)] for i in range(num_gpus)]
     capabilities = sorted({10 * a + b for a, b in pairs if a is not None and b is not None})
     return Gpus(driver, tuple(capabilities), is_present or num_gpus > 0)
 
@@ -117,7 +117,7 @@ def detect_gpus() -> Gpus:
 def nvcc_candidates(
     environ: Mapping[str, str], root: Path = Path("/"), packages: Sequence[str] = sys.path
 ) -> list[Path]:
-    """Every nvcc there is, in order of preference; CUDACXX leaves no choice."""
+    """All nvcc in order of preference; only CUDACXX if it is set."""
     if environ.get("CUDACXX"):
         return [Path(environ["CUDACXX"])]
     homes = [Path(environ[name]) for name in ("CUDA_HOME", "CUDA_PATH") if environ.get(name)]
@@ -134,17 +134,17 @@ def nvcc_candidates(
 def architectures(
     known: Sequence[int], version: tuple[int, int], gpus: Gpus, environ: Mapping[str, str]
 ) -> tuple[str, ...]:
-    """Targets, as CMake writes them: "90" is machine code and PTX, "90-real" and "90-virtual" are one of the two.
+    """Targets in CMake's notation: "90-real" = machine code, "90-virtual" = PTX, "90" = both.
 
     Args:
-        known: What nvcc can compile for.
-        version: Its version.
-        gpus: Those of this machine are the only targets if there are any.
-        environ: DGR_CUDA_ARCHS overrides.
+        known: The architectures that nvcc supports.
+        version: nvcc's version.
+        gpus: This machine's GPUs; if there are any, only they are targets.
+        environ: DGR_CUDA_ARCHS overrides the targets.
 
     Raises:
-        ValueError: DGR_CUDA_ARCHS is malformed or names what nvcc does not know.
-        Unavailable: nvcc no longer compiles for a GPU as old as this one.
+        ValueError: DGR_CUDA_ARCHS is malformed, or nvcc does not support an architecture in it.
+        Unavailable: nvcc does not support this machine's GPUs because they are too old.
     """
     label = f"nvcc {version[0]}.{version[1]}"
     chosen = re.split(r"[;,\s]+", environ.get("DGR_CUDA_ARCHS", "").strip())
@@ -164,7 +164,7 @@ def architectures(
                 f"the GPU's compute capability is {newest // 10}.{newest % 10}, {label} compiles for "
                 f"{min(known) // 10}.{min(known) % 10} and newer: an older toolkit is needed, name one with CUDACXX"
             )
-        # A GPU that is newer than nvcc compiles the nearest PTX when the engine is loaded.
+        # For a GPU that is newer than nvcc, the driver compiles the nearest PTX at load time.
         targets = {f"{gpu}" if gpu in known else f"{max(k for k in known if k <= gpu)}-virtual" for gpu in usable}
         return tuple(sorted(targets, key=lambda target: int(target.split("-")[0])))
     common = [a for a in ARCHITECTURES if a in known] or [max(known)]
@@ -173,7 +173,7 @@ def architectures(
 
 
 def gencode(targets: Sequence[str]) -> list[str]:
-    """The targets as options of nvcc."""
+    """The -gencode options of nvcc for the targets."""
     options = []
     for target in targets:
         number, _, kind = target.partition("-")
@@ -183,7 +183,7 @@ def gencode(targets: Sequence[str]) -> list[str]:
 
 
 def _output(*command: str | Path) -> str:
-    """What a command prints, on either stream. Raises Unavailable where it fails."""
+    """Output and errors of a command. Raises Unavailable if it fails."""
     try:
         done = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=120)
     except (OSError, subprocess.TimeoutExpired) as error:
@@ -191,16 +191,16 @@ def _output(*command: str | Path) -> str:
     output = done.stdout + done.stderr
     if done.returncode != 0:
         lines = [line.strip() for line in output.splitlines() if line.strip()] or [f"exit code {done.returncode}"]
-        telling = [line for line in lines if "error" in line or "fatal" in line or "rror:" in line]
-        raise Unavailable(f"{command[0]} fails: {(telling or lines)[0]}")
+        errors = [line for line in lines if "error" in line or "fatal" in line or "rror:" in line]
+        raise Unavailable(f"{command[0]} fails: {(errors or lines)[0]}")
     return output
 
 
 def _examine(nvcc: Path, environ: Mapping[str, str], gpus: Gpus) -> Toolchain:
-    """The toolchain around an nvcc, proven by compiling with it. Raises Unavailable."""
+    """The toolchain of an nvcc, after a test compilation. Raises Unavailable."""
     release = re.search(r"release (\d+)\.(\d+)", _output(nvcc, "--version"))
     if release is None:
-        raise Unavailable(f"{nvcc} --version does not tell a version")
+        raise Unavailable(f"{nvcc} --version prints no version")
     version = (int(release[1]), int(release[2]))
     label = f"{nvcc} is of CUDA {version[0]}.{version[1]}"
     if version < OLDEST_NVCC:
@@ -237,11 +237,11 @@ def find(environ: Mapping[str, str], gpus: Gpus) -> Toolchain:
     """The first toolchain that works.
 
     Raises:
-        Unavailable: There is none, or the GPU, the driver and the toolkit don't go together.
+        Unavailable: There is none, or GPU, driver and toolkit are incompatible.
         ValueError: DGR_CUDA or DGR_CUDA_ARCHS is malformed.
     """
     if wanted(environ) is False:
-        raise Unavailable("DGR_CUDA=0 asked for the CPU only")
+        raise Unavailable("DGR_CUDA=0 selects the CPU only")
     reasons = []
     for nvcc in nvcc_candidates(environ):
         try:
@@ -260,9 +260,9 @@ def find(environ: Mapping[str, str], gpus: Gpus) -> Toolchain:
 
 
 def requirements(environ: Mapping[str, str], gpus: Gpus | None = None) -> list[str]:
-    """Packages that bring a compiler, where one is wanted and there is none.
+    """The packages of a CUDA compiler, if one is wanted and none is installed.
 
-    Not newer than what the driver runs; without a driver, the oldest, whose code runs on the most drivers.
+    The version is the newest that the driver supports; without a driver the oldest, whose code runs on most drivers.
     """
     choice = wanted(environ)
     gpus = detect_gpus() if gpus is None else gpus
@@ -279,20 +279,20 @@ def requirements(environ: Mapping[str, str], gpus: Gpus | None = None) -> list[s
 
 
 def main() -> int:
-    """Writes what CMake includes, and what the installed package says about its build."""
+    """Write the file that CMake includes, and build.json of the installed package."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--gpu", action="store_true", help="only tell whether there is a GPU: exit code 0, or 2")
-    parser.add_argument("--cmake", type=Path, help="file to write: set() commands; without dgr_nvcc there is no CUDA")
-    parser.add_argument("--json", type=Path, help="file to write: the same for people")
+    parser.add_argument("--gpu", action="store_true", help="only check for a GPU: exit code 0 if there is one, else 2")
+    parser.add_argument("--cmake", type=Path, help="file to write: set() commands; dgr_nvcc is unset without CUDA")
+    parser.add_argument("--json", type=Path, help="file to write: build.json")
     options = parser.parse_args()
     gpus = detect_gpus()
     if options.gpu:
         if not gpus.capabilities:
             driver = "no driver" if gpus.driver is None else "a driver that finds none"
-            print(f"no NVIDIA GPU that can be used here ({driver})", file=sys.stderr)
+            print(f"no usable NVIDIA GPU ({driver})", file=sys.stderr)
         return 0 if gpus.capabilities else 2
     if options.cmake is None or options.json is None:
-        parser.error("--cmake and --json belong together")
+        parser.error("--cmake and --json are both required")
     try:
         found = find(os.environ, gpus)
     except (Unavailable, ValueError) as error:

@@ -1,7 +1,4 @@
-"""Differentiable rasterization of 3D Gaussians and the photometric loss, as torch functions over the compiled engine.
-
-Leaves out everything a trainer decides: activations, schedules, densification.
-"""
+"""Differentiable rasterization of 3D Gaussians and the photometric loss, as torch functions on the CPU and on CUDA."""
 
 from ._C import DEVICES, LIMITS, CudaError
 from .compat import GaussianRasterizationSettings, GaussianRasterizer

@@ -1,7 +1,6 @@
-"""`GaussianRasterizer` and its settings: the names and signatures that most 3DGS code draws by, over `rasterize`.
+"""`GaussianRasterizer` and its settings: the interface that most 3DGS code uses, implemented with `rasterize`.
 
-Matrices are transposed, as such code keeps them: a point is a row, and its matrix follows it. Leaves out gradients for
-cameras, which that interface never had.
+Matrices are transposed: they multiply row vectors from the right. Cameras have no gradient.
 """
 
 from __future__ import annotations
@@ -17,27 +16,27 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from ._C import LIMITS
 from .rasterizer import View, rasterize
 
-# How far a camera may be from what it should be, relative to its largest entry. Products in TF32 have errors of 1e-3.
+# Relative error that a camera matrix may have. Products in TF32 have errors of 1e-3.
 _TOLERANCE = 1e-2
 
 
 class GaussianRasterizationSettings(NamedTuple):
-    """A camera and how to draw.
+    """Camera and options.
 
     Attributes:
         image_height, image_width: Size of the image in px.
-        tanfovx, tanfovy: Half the image's size over the focal length. Not looked at: ``projmatrix`` says it, too.
-        bg: (3,) RGB, what the remaining transmittance lets through; on any device.
-        scale_modifier: What all scales are multiplied by; covariances are not.
+        tanfovx, tanfovy: Half the image's size over the focal length. Ignored: ``projmatrix`` has the focal lengths.
+        bg: (3,) RGB background; on any device.
+        scale_modifier: Factor of all scales, but not of ``cov3D_precomp``.
         viewmatrix: (4, 4), the transpose of world_to_camera, OpenCV axes.
-        projmatrix: (4, 4), ``viewmatrix`` times the transpose of a pinhole's projection to clip coordinates; it holds
-            the focal lengths and the principal point, which may lie off centre.
-        sh_degree: 0 to 3, the degree in use.
-        campos: (3,), the camera's centre in world units.
-        prefiltered: Without effect: whatever is not visible is culled.
-        debug: Without effect: errors are always reported, and DGR_SYNC=1 in the environment names the kernel.
-        antialiasing: Make up for splats that are widened to a pixel. Where it is given, True or False, the inverse
-            depth is drawn, too, and returned as the third result; older code does not know of either.
+        projmatrix: (4, 4), ``viewmatrix`` times the transpose of a pinhole's projection to clip coordinates; it defines
+            the focal lengths and the principal point.
+        sh_degree: 0 to 3, the active degree.
+        campos: (3,), the camera's position in world units.
+        prefiltered: Ignored: invisible Gaussians are always culled.
+        debug: Ignored: errors are always reported, and the environment variable DGR_SYNC=1 makes them name the kernel.
+        antialiasing: ``antialiased`` of `rasterize`. If it is True or False, the rasterizer also returns the inverse
+            depth.
     """
 
     image_height: int
@@ -56,11 +55,11 @@ class GaussianRasterizationSettings(NamedTuple):
 
 
 class GaussianRasterizer(nn.Module):
-    """Draws Gaussians from the camera of its settings.
+    """Renders Gaussians with the camera of its settings.
 
-    The camera is needed on the host. What lies on a GPU is fetched once and remembered for as long as its tensors live
-    and are not written to, so that training on a fixed set of cameras does not wait for the GPU in each step. Writing
-    through ``tensor.data`` goes unnoticed.
+    The engine needs the camera on the CPU. Camera tensors on a GPU are copied once and cached until they are modified
+    or freed, so that training with fixed cameras does not synchronize in each step. Modifications through
+    ``tensor.data`` are not detected.
     """
 
     def __init__(self, raster_settings: GaussianRasterizationSettings):
@@ -69,7 +68,7 @@ class GaussianRasterizer(nn.Module):
 
     @torch.no_grad()
     def markVisible(self, positions: Tensor) -> Tensor:
-        """Which points lie beyond the near plane: (N,) bool for (N, 3) positions."""
+        """Whether points are beyond the near plane: (N, 3) -> (N,) bool."""
         viewmatrix = self.raster_settings.viewmatrix.to(positions)
         return positions @ viewmatrix[:3, 2] + viewmatrix[3, 2] > LIMITS["near"]
 
@@ -86,35 +85,35 @@ class GaussianRasterizer(nn.Module):
         *,
         dc: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
-        """Draw N Gaussians; differentiable in every tensor of the call.
+        """Render N Gaussians; differentiable in every tensor argument.
 
         Args:
             means3D: (N, 3), world units.
-            means2D: (N, 2), (N, 3) or (N, 4), of any values: its gradient becomes the screen-space gradient of each
-                mean in NDC units, x and y first. Of three columns the third gets zero; of four, the last two get the
-                sums over pixels of absolute values.
+            means2D: (N, 2), (N, 3) or (N, 4). Its values are ignored; its gradient is the screen-space gradient of the
+                means in NDC units: x, y. A third column gets zero; with four columns, the last two get the sums over
+                pixels of the absolute values.
             opacities: (N,) or (N, 1), in [0, 1].
-            shs: (N, K, 3), spherical harmonics, degree 0 first; with ``dc``, those of degree 1 and up.
+            shs: (N, K, 3), spherical harmonics; with ``dc``, those of degree 1 and up.
             colors_precomp: (N, 3) RGB, instead of spherical harmonics.
             scales: (N, 3), world units.
-            rotations: (N, 4) quaternions, real part first, of any length but zero.
+            rotations: (N, 4) quaternions, real part first; they are normalized.
             cov3D_precomp: (N, 6), xx xy xz yy yz zz in squared world units, instead of scales and rotations.
-            dc: (N, 1, 3), spherical harmonics of degree 0; this and the rest apart save copies of both.
+            dc: (N, 1, 3), spherical harmonics of degree 0; separate tensors save a copy.
 
         Returns:
-            The image (3, H, W) and the radii (N,) int32 in px, 0 where a Gaussian is not visible; and the expected
-            inverse depth (1, H, W) where the settings say something about anti-aliasing.
+            Image (3, H, W) and radii (N,) int32 in px, 0 if invisible; also the expected inverse depth (1, H, W) if
+            ``antialiasing`` is not None.
 
         Raises:
-            ValueError: A choice is missing or made twice, a shape, dtype or device is not as above, or the matrices are
-                not those of a pinhole camera.
+            ValueError: An argument is missing, redundant or not as above, or the matrices are not those of a pinhole
+                camera.
         """
         settings = self.raster_settings
         if (shs is None and dc is None) == (colors_precomp is None):
-            raise ValueError("Please provide exactly one of either SHs or precomputed colors")
+            raise ValueError("colours: expected either shs or colors_precomp, got both or neither")
         given = (scales is not None, rotations is not None, cov3D_precomp is not None)
         if given not in ((True, True, False), (False, False, True)):
-            raise ValueError("Please provide exactly one of either scale/rotation pair or precomputed 3D covariance")
+            raise ValueError("shapes: expected either scales and rotations, or cov3D_precomp")
         if shs is not None and dc is None:
             dc, shs = _split_degrees(shs)
         if scales is not None and settings.scale_modifier != 1:
@@ -131,16 +130,16 @@ class GaussianRasterizer(nn.Module):
 
 
 def _split_degrees(shs: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Degree 0, and the others if there are any."""
+    """Degree 0, and the other degrees if any."""
     if shs.ndim != 3 or shs.shape[1] < 1:
         raise ValueError(f"shs: expected shape (N, K, 3), got {tuple(shs.shape)}")
-    # Two slices would do, but the gradient of a split is one concatenation instead of two padded copies and their sum.
+    # The gradient of split is one concatenation; that of two slices would be two padded copies and their sum.
     dc, rest = shs.split((1, shs.shape[1] - 1), dim=1)
     return dc, rest if rest.shape[1] else None
 
 
 def _four_columns(means2D: Tensor | None) -> Tensor | None:
-    """Screen means as `rasterize` takes them: x, y, and two whose gradient falls away with them."""
+    """``screen_means`` of `rasterize`: (N, 4), padded if necessary."""
     if means2D is None or (means2D.ndim == 2 and means2D.shape[1] == 4):
         return means2D
     if means2D.ndim != 2 or means2D.shape[1] not in (2, 3):
@@ -149,7 +148,7 @@ def _four_columns(means2D: Tensor | None) -> Tensor | None:
 
 
 def _view(settings: GaussianRasterizationSettings, direction_matters: bool) -> View:
-    """The camera of the settings, on the host."""
+    """The settings' camera and background on the CPU."""
     shapes = {"viewmatrix": (4, 4), "projmatrix": (4, 4), "campos": (3,), "bg": (3,)}
     tensors = [getattr(settings, name) for name in shapes]
     for (name, shape), tensor in zip(shapes.items(), tensors, strict=True):
@@ -166,9 +165,9 @@ def _view(settings: GaussianRasterizationSettings, direction_matters: bool) -> V
     )  # fmt: skip
 
 
-@lru_cache(maxsize=4096)  # a trainer draws the same views over and over
+@lru_cache(maxsize=4096)  # a trainer uses the same views repeatedly
 def _camera(viewmatrix: bytes, projmatrix: bytes, centre: bytes | None) -> tuple[Tensor, tuple[float, ...]]:
-    """World_to_camera, and focal lengths and principal point in NDC units, from float64 in rows."""
+    """World_to_camera, and fx, fy, cx, cy in NDC units, from row-major float64."""
     world_to_camera, full = (np.frombuffer(matrix).reshape(4, 4).T for matrix in (viewmatrix, projmatrix))
     _check_pose(world_to_camera, None if centre is None else np.frombuffer(centre))
     intrinsics = _intrinsics(full, world_to_camera[:3, :3])
@@ -176,10 +175,10 @@ def _camera(viewmatrix: bytes, projmatrix: bytes, centre: bytes | None) -> tuple
 
 
 def _check_pose(world_to_camera: np.ndarray, centre: np.ndarray | None) -> None:
-    """Refuse what is not a rigid motion, or has its centre elsewhere."""
+    """Check that the matrix is a rigid motion with this camera centre."""
     rotation, translation = world_to_camera[:3, :3], world_to_camera[:3, 3]
     error = np.abs(rotation @ rotation.T - np.eye(3)).max() + np.abs(world_to_camera[3] - (0, 0, 0, 1)).max()
-    if not error <= _TOLERANCE:  # NaN is no camera either
+    if not error <= _TOLERANCE:  # also true for NaN
         raise ValueError(
             "viewmatrix: expected the transpose of a rigid motion from world to camera, "
             f"got {np.round(world_to_camera.T, 3).tolist()}"
@@ -193,9 +192,8 @@ def _check_pose(world_to_camera: np.ndarray, centre: np.ndarray | None) -> None:
 def _intrinsics(full: np.ndarray, rotation: np.ndarray) -> tuple[float, float, float, float]:
     """Focal lengths and principal point in NDC units, from the projection of world coordinates to clip coordinates.
 
-    With a pinhole's projection (x, y, z) -> (fx x + cx z, fy y + cy z, z) up to a factor, the left three columns of
-    ``full`` are its matrix times the rotation. The translation need not be undone, which would cost digits far from
-    the origin.
+    A pinhole projects (x, y, z) to (fx x + cx z, fy y + cy z, z) up to a factor. The left three columns of ``full`` are
+    this matrix times the rotation, so the translation, which would cost precision, is not needed.
     """
     pinhole = full[[0, 1, 3], :3] @ np.linalg.inv(rotation)
     scale = np.abs(pinhole).max()
@@ -209,13 +207,13 @@ def _intrinsics(full: np.ndarray, rotation: np.ndarray) -> tuple[float, float, f
 
 
 class _HostCopies:
-    """Values of small tensors, read on the host; what lies elsewhere is remembered while its tensor lives."""
+    """Values of small tensors on the CPU; copies from other devices are cached for the lifetime of the tensor."""
 
     def __init__(self) -> None:
-        self._known = WeakTensorKeyDictionary()  # tensor -> (its version when it was read, its values)
+        self._known = WeakTensorKeyDictionary()  # tensor -> (its version, its values)
 
     def of(self, tensors: list[Tensor]) -> list[np.ndarray]:
-        """float64, each of its tensor's shape. All that must be fetched comes in one transfer."""
+        """float64 arrays of the tensors' shapes, with at most one transfer."""
         copies = [self._recall(tensor) for tensor in tensors]
         missing = [i for i, copy in enumerate(copies) if copy is None]
         for i, copy in zip(missing, _fetch([tensors[i].detach() for i in missing]), strict=True):
@@ -236,7 +234,7 @@ def _is_on_host(tensor: Tensor) -> bool:
 
 
 def _fetch(tensors: list[Tensor]) -> list[np.ndarray]:
-    """Copies on the host, by one transfer."""
+    """Copies on the CPU, with one transfer."""
     if not tensors:
         return []
     device = tensors[0].device

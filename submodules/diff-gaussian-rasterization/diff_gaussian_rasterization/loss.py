@@ -1,4 +1,4 @@
-"""L1 + SSIM as one torch function; the engine computes the gradient together with the value."""
+"""L1 + SSIM as a torch function. The engine computes value and gradient together."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from . import _C
-from .queue import queue_for
+from .queue import queue_for, thread_count
 
 
 class Loss(NamedTuple):
-    """What `photometric_loss` returns: three numbers () of the image's dtype; only `loss` has a gradient."""
+    """Result of `photometric_loss`: scalars of the image's dtype; only ``loss`` has a gradient."""
 
     loss: Tensor
     l1: Tensor
@@ -26,8 +26,8 @@ class _PhotometricLoss(torch.autograd.Function):
         values = image.new_empty(3)
         _C.photometric_loss(
             image.detach().contiguous(), photo.detach().contiguous(), queue_for(image.device),
-            mask=None if mask is None else mask.contiguous(), ssim_weight=ssim_weight, threads=threads, values=values,
-            v_image=gradient,
+            mask=None if mask is None else mask.contiguous(), ssim_weight=ssim_weight,
+            threads=thread_count(threads), values=values, v_image=gradient,
         )  # fmt: skip
         ctx.gradient = gradient
         loss, l1, ssim = values.unbind()
@@ -45,14 +45,14 @@ def photometric_loss(
 ) -> Loss:
     """(1 - w) L1 + w (1 - SSIM), means over pixels and channels [3DGS, arXiv:2308.04079; docs/math.md eq. 15].
 
-    SSIM has an 11 x 11 Gaussian window of sigma 1.5 and counts zero beyond the image's edge.
+    SSIM uses an 11 x 11 Gaussian window of sigma 1.5 and zero padding.
 
     Args:
         image: (3, H, W) float32 or float64.
-        photo: (3, H, W), of the image's dtype in [0, 1], or uint8. It gets no gradient.
-        mask: (H, W) bool; where it is False image and photo count as zero, and so does the gradient.
+        photo: (3, H, W), of the image's dtype in [0, 1], or uint8. It has no gradient.
+        mask: (H, W) bool; where it is False, image, photo and gradient are zero.
         ssim_weight: w.
-        threads: 0 = all cores. The result does not depend on it.
+        threads: CPU threads; 0 = ``torch.get_num_threads()``. The result does not depend on it.
 
     Raises:
         ValueError: A shape, dtype or device is not as above.

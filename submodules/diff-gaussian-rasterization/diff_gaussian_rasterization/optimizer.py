@@ -1,4 +1,4 @@
-"""Adam as a torch optimizer whose step is one call of the engine for all parameters, on the CPU as on a GPU."""
+"""Adam as a torch optimizer with a fused step for all parameters, on the CPU and on CUDA."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ import torch
 from torch import Tensor
 
 from . import _C
-from .queue import queue_for
+from .queue import queue_for, thread_count
 
-# Of torch.optim.Adam's settings those that change what a step computes and that this Adam does not have.
+# Settings of torch.optim.Adam that this Adam does not support, with the values that turn them off.
 _ABSENT = {"weight_decay": 0, "amsgrad": False, "maximize": False}
 
 
 class Adam(torch.optim.Optimizer):
     """Adam [Kingma and Ba, arXiv:1412.6980]; its step and its ``state_dict`` are those of ``torch.optim.Adam``.
 
-    Parameters are contiguous, float32, and all on one device. Weight decay, AMSGrad and maximising are left out.
+    Parameters have to be contiguous, float32 and on one device. Weight decay, AMSGrad and ``maximize`` are not
+    supported. On the CPU a step uses ``torch.get_num_threads()`` threads.
     """
 
     def __init__(
@@ -31,24 +32,24 @@ class Adam(torch.optim.Optimizer):
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, **_ABSENT})
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add parameters with settings of their own.
+        """Add parameters with their settings.
 
         Raises:
-            ValueError: A setting is out of its range, or is one that this Adam does not have.
+            ValueError: A setting is out of range or not supported.
         """
         super().add_param_group(param_group)
         _check(self.param_groups[-1])
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue from the state of an Adam, this one or torch's.
+        """Load the state of this Adam or of ``torch.optim.Adam``.
 
         Raises:
-            ValueError: The state does not fit the parameters, or has a setting that this Adam does not have.
+            ValueError: The state does not fit the parameters, or a setting is not supported.
         """
         for group in state_dict["param_groups"]:
             _check(group)
         super().load_state_dict(state_dict)
-        for state in self.state.values():  # torch's fused Adam counts on the GPU, where reading it would be a wait
+        for state in self.state.values():  # torch's fused Adam counts on the GPU; reading it would synchronize
             state["step"] = torch.as_tensor(state["step"], dtype=torch.float32).cpu()
 
     @torch.no_grad()
@@ -56,8 +57,8 @@ class Adam(torch.optim.Optimizer):
         """Update every parameter that has a gradient.
 
         Args:
-            visible: (N,) int32, e.g. the radii of ``rasterize``, or bool; N rows in every parameter. Rows where it is 0
-                stay as they are, moments included. None: all rows move.
+            visible: (N,) int32, e.g. the radii of ``rasterize``, or bool; every parameter has N rows. Rows where it is
+                0 and their moments do not change. None: all rows change.
 
         Raises:
             ValueError: A dtype, shape or device is not as above, or a parameter is not contiguous.
@@ -75,9 +76,9 @@ class Adam(torch.optim.Optimizer):
         if visible is not None and visible.dtype == torch.bool:
             visible = visible.to(torch.int32)
         queue = queue_for(states[0]["exp_avg"].device)
-        _C.adam(steps, queue, visible=visible, threads=torch.get_num_threads())
+        _C.adam(steps, queue, visible=visible, threads=thread_count(0))
         for parameter, state in zip(updated, states, strict=True):
-            torch.autograd.graph.increment_version(parameter)  # a graph that needs the old values must not go on
+            torch.autograd.graph.increment_version(parameter)  # so that autograd detects the change
             state["step"] += 1
 
     def _state_of(self, parameter: Tensor) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""What an engine call on a GPU needs of torch: the current stream, memory, and whether bits have to be repeatable."""
+"""What an engine call takes from torch: stream, memory, determinism and the number of threads."""
 
 from __future__ import annotations
 
@@ -11,9 +11,14 @@ from . import _C
 
 
 def queue_for(device: torch.device) -> Any:
-    """The engine's queue for tensors on a device: torch's current stream there, and torch's allocator."""
+    """The engine's queue for tensors on a device: torch's current stream and torch's allocator."""
     return _C.Queue(
         stream=torch.cuda.current_stream(device).cuda_stream if device.type != "cpu" else 0,
         allocate=partial(torch.empty, dtype=torch.uint8, device=device),
         deterministic=torch.are_deterministic_algorithms_enabled(),
     )
+
+
+def thread_count(threads: int) -> int:
+    """``threads``; if it is 0, the number of threads that torch uses."""
+    return threads or torch.get_num_threads()

@@ -1,4 +1,4 @@
-"""The rasterizer as a torch function: allocates what the engine fills; the engine checks the shapes it reads."""
+"""The rasterizer as a torch function. It allocates the outputs; the engine checks most shapes."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ import torch
 from torch import Tensor
 
 from . import _C
-from .queue import queue_for
+from .queue import queue_for, thread_count
 
 
 @dataclass(frozen=True)
 class View:
-    """A pinhole camera and what lies behind the scene.
+    """A pinhole camera, the image size and the background.
 
     Attributes:
         width, height: Size of the image in px.
         fx, fy: Focal lengths in px.
         cx, cy: Principal point in px; the centre of the top-left pixel is (0.5, 0.5), as in COLMAP.
         world_to_camera: (4, 4), OpenCV axes (x right, y down, z forward).
-        background: (3,) RGB, what the remaining transmittance lets through.
+        background: (3,) RGB.
 
-    The engine reads both tensors in main memory: from a GPU they are copied, and the copy waits for the GPU.
+    The engine needs both tensors on the CPU. Copying them from a GPU synchronizes.
     """
 
     width: int
@@ -42,13 +42,13 @@ class View:
 
 
 class Rasterized(NamedTuple):
-    """What `rasterize` returns.
+    """Result of `rasterize`.
 
     Attributes:
-        image: (3, H, W), background included.
-        transmittance: (H, W), the share of the background that shows.
-        radii: (N,) int32, px: half the longer side of the splat's bounding box; 0 where it is not visible.
-        inverse_depth: (H, W), sum of weight / z over the splats (1 / world units), or None.
+        image: (3, H, W) RGB, with background.
+        transmittance: (H, W), after all splats: the weight of the background.
+        radii: (N,) int32, px: half the longer side of the splat's bounding box; 0 if invisible.
+        inverse_depth: (H, W), sum of weight / z over the splats in 1 / world units, or None.
     """
 
     image: Tensor
@@ -58,13 +58,13 @@ class Rasterized(NamedTuple):
 
 
 class Importance(NamedTuple):
-    """Sums over the pixels of a view, per Gaussian; and what each pixel takes.
+    """Result of `importance`.
 
     Attributes:
-        weighted: (N,), sum of pixel weight x transmittance x alpha.
-        total: (N,), sum of transmittance x alpha.
-        num_pixels: (N,) int32, pixels that the Gaussian contributed to.
-        num_gaussians: (H, W) int32, Gaussians that contributed to the pixel.
+        weighted: (N,), sum over pixels of pixel weight x transmittance x alpha.
+        total: (N,), sum over pixels of transmittance x alpha.
+        num_pixels: (N,) int32, pixels to which the Gaussian contributes.
+        num_gaussians: (H, W) int32, Gaussians that contribute to the pixel.
     """
 
     weighted: Tensor
@@ -77,7 +77,7 @@ _ROWS = ("means", "quats", "scales", "covariances", "opacities", "sh_dc", "sh_re
 
 
 def _check(view: View, rows: dict[str, Tensor | None], extra: dict[str, tuple[Tensor, torch.dtype, tuple]]) -> None:
-    """What the engine cannot see or would see too late: types, devices, and what only backward uses."""
+    """Check the dtypes and devices, and the shapes that the engine would check only in backward."""
     if view.width < 1 or view.height < 1:
         raise ValueError(f"view: expected a size of 1 x 1 or more, got {view.width} x {view.height}")
     means = rows["means"]
@@ -118,7 +118,7 @@ class _Rasterize(torch.autograd.Function):
         ctx.frame = _C.forward(
             _rows(inputs), view._for_engine(means.dtype), queue_for(means.device),
             antialiased=settings["antialiased"], sh_degree=settings["sh_degree"], threads=settings["threads"],
-            differentiable=any(ctx.needs_input_grad), out=_C.Pictures(image, transmittance, inverse_depth), radii=radii,
+            differentiable=any(ctx.needs_input_grad), out=_C.Outputs(image, transmittance, inverse_depth), radii=radii,
         )  # fmt: skip
         ctx.stats = settings["stats"]
         ctx.has_screen_means = screen_means is not None
@@ -141,8 +141,8 @@ class _Rasterize(torch.autograd.Function):
         abs_grad_sum, views = ctx.stats if ctx.stats is not None else (None, None)
         _C.backward(
             ctx.frame, _rows(inputs), _C.Rows(**v_rows), queue_for(image.device),
-            images=_C.Pictures(*(t if t is None else t.detach() for t in (image, transmittance, inverse_depth))),
-            v_images=_C.Pictures(
+            images=_C.Outputs(*(t if t is None else t.detach() for t in (image, transmittance, inverse_depth))),
+            v_images=_C.Outputs(
                 *(t if t is None else t.contiguous() for t in (v_image, v_transmittance, v_inverse_depth))
             ),
             v_screen_means=v_screen_means, abs_grad_sum=abs_grad_sum, views=views,
@@ -168,39 +168,39 @@ def rasterize(
     stats: tuple[Tensor, Tensor] | None = None,
     threads: int = 0,
 ) -> Rasterized:
-    """Draws N Gaussians [3DGS, arXiv:2308.04079; docs/math.md].
+    """Render N Gaussians [3DGS, arXiv:2308.04079; docs/math.md].
 
-    Differentiable in every tensor but those of the view. The tensors share one device and one dtype: float32, or on the
-    CPU float64. On a GPU gradients are added up in any order, so that their last bits change from run to run, unless
-    torch.use_deterministic_algorithms(True) is set, which takes more time and memory.
-    A Gaussian with an input that is not finite, or a quaternion of length zero, is not drawn and gets zero gradient.
+    Differentiable in every tensor except those of the view. All tensors have the same device and dtype: float32, or
+    float64 on the CPU. On a GPU the order of the additions in gradients, and thus their last bits, vary between runs;
+    ``torch.use_deterministic_algorithms(True)`` fixes the order at the cost of time and memory.
+    A Gaussian with NaN, infinity or a zero quaternion is culled and has zero gradient.
 
     Args:
         view: Camera and background.
         means: (N, 3), world units.
-        quats: (N, 4), real part first, any length but zero; None with covariances.
+        quats: (N, 4), real part first; they are normalized. None with covariances.
         scales: (N, 3), world units, standard deviations; None with covariances.
         opacities: (N,) or (N, 1), in [0, 1].
         sh_dc: (N, 1, 3), spherical harmonics of degree 0.
         sh_rest: (N, K, 3), degrees 1 and up, K >= (sh_degree + 1)^2 - 1.
-        sh_degree: 0 to 3, the degree in use.
+        sh_degree: 0 to 3, the active degree.
         colors: (N, 3) RGB, instead of spherical harmonics.
         covariances: (N, 6), xx xy xz yy yz zz in squared world units, instead of quats and scales.
-        antialiased: Scale opacities by sqrt(det(cov) / det(cov + 0.3 I)), as a splat shrinks under the low-pass filter.
-        inverse_depth: Also draw the expected inverse depth.
-        screen_means: (N, 4), of any values: its gradient becomes the screen-space gradient of each mean, summed over
-            pixels as it is (x, y) and in absolute value (|x|, |y|), in NDC units.
-        stats: (abs_grad_sum (N,) float32, views (N,) int32). Backward adds, for each visible Gaussian, the norm of the
-            absolute pair and 1.
-        threads: 0 = all cores. The result does not depend on it.
+        antialiased: Scale opacities by sqrt(det(cov) / det(cov + 0.3 I)), to compensate the low-pass filter.
+        inverse_depth: Also render the expected inverse depth.
+        screen_means: (N, 4). Its values are ignored; its gradient is the screen-space gradient of the means in NDC
+            units: x, y, and the sums over pixels of the absolute values |x|, |y|.
+        stats: (abs_grad_sum (N,) float32, views (N,) int32). For each visible Gaussian, backward adds the norm of the
+            two absolute values, and 1.
+        threads: CPU threads; 0 = ``torch.get_num_threads()``. The result does not depend on it.
 
     Raises:
         ValueError: A shape, dtype or device is not as above.
         CudaError: CUDA reports an error.
-        torch.OutOfMemoryError: The GPU has too little memory left.
+        torch.OutOfMemoryError: The GPU has too little free memory.
     """
     settings = dict(view=view, sh_degree=sh_degree, antialiased=antialiased, inverse_depth=inverse_depth, stats=stats,
-                    threads=threads)  # fmt: skip
+                    threads=thread_count(threads))  # fmt: skip
     rows = (means, quats, scales, covariances, _column(opacities), sh_dc, sh_rest, colors)
     extra = {} if screen_means is None else {"screen_means": (screen_means, means.dtype, (means.shape[0], 4))}
     if stats is not None:
@@ -223,10 +223,10 @@ def importance(
     antialiased: bool = False,
     threads: int = 0,
 ) -> Importance:
-    """Each Gaussian's share in a view; arguments as for `rasterize`, and no gradient.
+    """The blending weights of each Gaussian, summed over a view. No gradient; other arguments as in `rasterize`.
 
     Args:
-        pixel_weights: (H, W), what a pixel counts for.
+        pixel_weights: (H, W).
 
     Raises:
         ValueError: A shape, dtype or device is not as above.
@@ -239,8 +239,8 @@ def importance(
         torch.empty(view.height, view.width, **counters),
     )  # fmt: skip
     _C.importance(
-        _rows(rows), view._for_engine(means.dtype), queue_for(means.device), antialiased=antialiased, threads=threads,
-        pixel_weights=pixel_weights.contiguous(), weighted=result.weighted, total=result.total,
-        num_pixels=result.num_pixels, num_gaussians=result.num_gaussians,
+        _rows(rows), view._for_engine(means.dtype), queue_for(means.device), antialiased=antialiased,
+        threads=thread_count(threads), pixel_weights=pixel_weights.contiguous(), weighted=result.weighted,
+        total=result.total, num_pixels=result.num_pixels, num_gaussians=result.num_gaussians,
     )  # fmt: skip
     return result

@@ -1,5 +1,5 @@
-// Python's view of the engine: arrays come as DLPack, are checked (checks.h), and go on as plain pointers. The
-// functions fill arrays that Python has allocated. math_binding.cpp exposes math.h for the tests.
+// Python bindings of the engines. Arrays arrive as DLPack, are checked (checks.h) and passed on as pointers. Python
+// allocates the outputs. math_binding.cpp exposes math.h for the tests.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/string.h>
 
@@ -21,11 +21,11 @@ namespace {
 
 using namespace dgr;
 
-/// The rows of the set, still unchecked; the same names serve inputs and gradients.
+/// Unchecked arrays of the Gaussians, or of the gradients with respect to them.
 struct Rows {
     OptionalArray means, quats, scales, covariances, opacities, sh_dc, sh_rest, colors;
-    Place place() const { return means ? place_of(*means) : kMainMemory; }
-    bool goes_to_cuda() const { return means && engine_place(*means, "means").is_cuda(); }
+    Device device() const { return means ? device_of(*means) : kCpu; }
+    bool is_on_cuda() const { return means && engine_device(*means, "means").is_cuda(); }
 };
 
 struct ViewArgs {
@@ -63,17 +63,17 @@ template <class T> View<T> make_view(const ViewArgs& a) {
 
 Options make_options(bool antialiased, int sh_degree, int num_threads) {
     if (sh_degree < 0 || sh_degree > Limits::sh_degree_max) refuse("sh_degree", "0 to 3", std::to_string(sh_degree));
-    return {antialiased, sh_degree, threads_or_all(num_threads)};
+    return {antialiased, sh_degree, checked_threads(num_threads)};
 }
 
-/// Checked pointers of the rows; T is const for inputs and not for gradients.
+/// Checked pointers; T is const for inputs.
 template <class T> struct RowPointers {
     T *means, *quats, *scales, *covariances, *opacities, *sh_dc, *sh_rest, *colors;
 };
 template <class T>
-RowPointers<T> point_at(const Rows& r, const char* prefix, int64_t n, int64_t num_rest, Place place) {
+RowPointers<T> point_at(const Rows& r, const char* prefix, int64_t n, int64_t num_rest, Device device) {
     const auto at = [&](const OptionalArray& array, const char* name, std::initializer_list<int64_t> shape) {
-        return checked<T>(array, (std::string(prefix) + name).c_str(), shape, place);
+        return checked<T>(array, (std::string(prefix) + name).c_str(), shape, device);
     };
     return {at(r.means, "means", {n, 3}),
             at(r.quats, "quats", {n, 4}),
@@ -90,14 +90,14 @@ template <class T> Gaussians<T> make_gaussians(const Rows& r, const Options& opt
     if (!r.means || r.means->ndim() != 2) refuse("means", "shape (N, 3)", r.means ? shape_text(*r.means) : "none");
     if (r.means->shape(0) >= (size_t(1) << 32)) refuse("means", "fewer than 2^32 rows", shape_text(*r.means));
     const int64_t n = static_cast<int64_t>(r.means->shape(0)), num_rest = num_rest_of(r);
-    const RowPointers<const T> p = point_at<const T>(r, "", n, num_rest, r.place());
+    const RowPointers<const T> p = point_at<const T>(r, "", n, num_rest, r.device());
     if (!p.opacities && n > 0) refuse("opacities", "shape (N,)", "none");
     if (static_cast<bool>(r.covariances) == (r.quats && r.scales) ||
         static_cast<bool>(r.quats) != static_cast<bool>(r.scales))
         refuse("shape of the Gaussians", "either covariances, or quats and scales", "another choice");
     if (needs_color && static_cast<bool>(r.colors) == static_cast<bool>(r.sh_dc))
         refuse("colour of the Gaussians", "either colors, or sh_dc with sh_rest", "both or neither");
-    const int64_t needed = (options.sh_degree + 1) * (options.sh_degree + 1) - 1;
+    const int64_t needed = sh_rest_count(options.sh_degree);
     if (needs_color && r.sh_dc && num_rest < needed)
         refuse(
             "sh_rest",
@@ -107,26 +107,26 @@ template <class T> Gaussians<T> make_gaussians(const Rows& r, const Options& opt
             p.opacities, p.sh_dc, p.sh_rest, p.colors, static_cast<int>(num_rest)};
 }
 
-/// The pictures of a view, or, with a prefix, their gradients; still unchecked.
-struct Pictures { OptionalArray image, transmittance, inverse_depth; };
+/// Unchecked arrays of the outputs, or of the gradients with respect to them.
+struct OutputArrays { OptionalArray image, transmittance, inverse_depth; };
 
 template <class T>
-Images<T> make_images(const View<std::remove_const_t<T>>& view, const char* prefix, const Pictures& pictures,
-                      Place place) {
+Images<T> make_images(const View<std::remove_const_t<T>>& view, const char* prefix, const OutputArrays& arrays,
+                      Device device) {
     const int64_t h = view.height, w = view.width;
     const std::string p(prefix);
-    return {checked<T>(pictures.image, (p + "image").c_str(), {3, h, w}, place),
-            checked<T>(pictures.transmittance, (p + "transmittance").c_str(), {h, w}, place),
-            checked<T>(pictures.inverse_depth, (p + "inverse_depth").c_str(), {h, w}, place)};
+    return {checked<T>(arrays.image, (p + "image").c_str(), {3, h, w}, device),
+            checked<T>(arrays.transmittance, (p + "transmittance").c_str(), {h, w}, device),
+            checked<T>(arrays.inverse_depth, (p + "inverse_depth").c_str(), {h, w}, device)};
 }
 
-/// Both engines write and read these two without asking.
-void check_complete(const Pictures& pictures) {
-    if (!pictures.image) refuse("image", "an array", "none");
-    if (!pictures.transmittance) refuse("transmittance", "an array", "none");
+/// Both engines need these two.
+void check_complete(const OutputArrays& arrays) {
+    if (!arrays.image) refuse("image", "an array", "none");
+    if (!arrays.transmittance) refuse("transmittance", "an array", "none");
 }
 
-/// A frame of the CUDA engine with the memory that it lies in.
+/// A frame of the CUDA engine and its memory.
 struct CudaFrame {
     cuda::Frame frame;
     std::unique_ptr<TorchMemory> memory;
@@ -137,12 +137,12 @@ using AnyFrame = std::variant<Frame<float>, Frame<double>, CudaFrame>;
 bool is_double(const Rows& r) { return r.means && r.means->dtype() == nb::dtype<double>(); }
 
 template <class T>
-AnyFrame forward_on_cpu(const Rows& rows, const ViewArgs& view_args, const Options& options, const Pictures& pictures,
+AnyFrame forward_on_cpu(const Rows& rows, const ViewArgs& view_args, const Options& options, const OutputArrays& arrays,
                         const Array& radii) {
     const View<T> view = make_view<T>(view_args);
     const Gaussians<T> gaussians = make_gaussians<T>(rows, options, true);
-    check_complete(pictures);
-    const Images<T> out = make_images<T>(view, "", pictures, kMainMemory);
+    check_complete(arrays);
+    const Images<T> out = make_images<T>(view, "", arrays, kCpu);
     int32_t* radii_out = checked<int32_t>(radii, "radii", {gaussians.count});
     nb::gil_scoped_release released;
     Frame<T> frame = forward(gaussians, view, options, out);
@@ -151,30 +151,30 @@ AnyFrame forward_on_cpu(const Rows& rows, const ViewArgs& view_args, const Optio
 }
 
 AnyFrame forward_on_cuda(const Rows& rows, const ViewArgs& view_args, const Options& options, const Queue& queue,
-                         const Pictures& pictures, const Array& radii) {
-    const Place place = rows.place();
+                         const OutputArrays& arrays, const Array& radii) {
+    const Device device = rows.device();
     const Gaussians<float> gaussians = make_gaussians<float>(rows, options, true);
     const View<float> view = make_view<float>(view_args);
-    check_complete(pictures);
-    const Images<float> out = make_images<float>(view, "", pictures, place);
-    int32_t* radii_out = checked<int32_t>(radii, "radii", {gaussians.count}, place);
+    check_complete(arrays);
+    const Images<float> out = make_images<float>(view, "", arrays, device);
+    int32_t* radii_out = checked<int32_t>(radii, "radii", {gaussians.count}, device);
     CudaFrame made{{}, std::make_unique<TorchMemory>(queue.allocate), radii};
     TorchMemory scratch(queue.allocate);
     {
         nb::gil_scoped_release released;
         made.frame =
-            cuda::forward(queue.context(place, scratch), *made.memory, gaussians, view, options, out, radii_out);
+            cuda::forward(queue.context(device, scratch), *made.memory, gaussians, view, options, out, radii_out);
     }
     return made;
 }
 
-/// What backward is given besides the rows.
+/// Unchecked arguments of backward.
 struct BackwardArgs {
-    Pictures images, v_images;
+    OutputArrays images, v_images;
     OptionalArray v_screen_means, abs_grad_sum, views;
 };
 
-/// What the shapes of single arrays do not say.
+/// Checks which arguments are given together.
 void check_together(const BackwardArgs& args) {
     check_complete(args.images);
     if (args.v_images.inverse_depth && !args.images.inverse_depth)
@@ -184,10 +184,10 @@ void check_together(const BackwardArgs& args) {
 }
 
 template <class T>
-Gradients<T> make_gradients(const Rows& v_rows, const BackwardArgs& args, const Gaussians<T>& g, Place place) {
+Gradients<T> make_gradients(const Rows& v_rows, const BackwardArgs& args, const Gaussians<T>& g, Device device) {
     check_together(args);
     const int64_t count = g.count;
-    const RowPointers<T> p = point_at<T>(v_rows, "v_", count, g.num_rest, place);
+    const RowPointers<T> p = point_at<T>(v_rows, "v_", count, g.num_rest, device);
     return {p.means,
             p.quats,
             p.scales,
@@ -196,9 +196,9 @@ Gradients<T> make_gradients(const Rows& v_rows, const BackwardArgs& args, const 
             p.sh_dc,
             p.sh_rest,
             p.colors,
-            checked<T>(args.v_screen_means, "v_screen_means", {count, 4}, place),
-            checked<float>(args.abs_grad_sum, "abs_grad_sum", {count}, place),
-            checked<int32_t>(args.views, "views", {count}, place)};
+            checked<T>(args.v_screen_means, "v_screen_means", {count, 4}, device),
+            checked<float>(args.abs_grad_sum, "abs_grad_sum", {count}, device),
+            checked<int32_t>(args.views, "views", {count}, device)};
 }
 
 void check_rows(int64_t expected, int64_t actual) {
@@ -209,9 +209,9 @@ template <class T>
 void run_backward(const Frame<T>& frame, const Rows& rows, const Rows& v_rows, const BackwardArgs& args, const Queue&) {
     const Gaussians<T> g = make_gaussians<T>(rows, frame.options, true);
     check_rows(frame.radius_px.size(), g.count);
-    const auto images = make_images<const T>(frame.view, "", args.images, kMainMemory);
-    const auto v_images = make_images<const T>(frame.view, "v_", args.v_images, kMainMemory);
-    const Gradients<T> out = make_gradients<T>(v_rows, args, g, kMainMemory);
+    const auto images = make_images<const T>(frame.view, "", args.images, kCpu);
+    const auto v_images = make_images<const T>(frame.view, "v_", args.v_images, kCpu);
+    const Gradients<T> out = make_gradients<T>(v_rows, args, g, kCpu);
     nb::gil_scoped_release released;
     backward(frame, g, images, v_images, out);
 }
@@ -219,37 +219,37 @@ void run_backward(const Frame<T>& frame, const Rows& rows, const Rows& v_rows, c
 void run_backward(const CudaFrame& made, const Rows& rows, const Rows& v_rows, const BackwardArgs& args,
                   const Queue& queue) {
     const cuda::Frame& frame = made.frame;
-    const Place place = place_of(made.radii);
+    const Device device = device_of(made.radii);
     const Gaussians<float> g = make_gaussians<float>(rows, frame.options, true);
     check_rows(frame.num_gaussians, g.count);
-    const auto images = make_images<const float>(frame.view, "", args.images, place);
-    const auto v_images = make_images<const float>(frame.view, "v_", args.v_images, place);
-    const Gradients<float> out = make_gradients<float>(v_rows, args, g, place);
+    const auto images = make_images<const float>(frame.view, "", args.images, device);
+    const auto v_images = make_images<const float>(frame.view, "v_", args.v_images, device);
+    const Gradients<float> out = make_gradients<float>(v_rows, args, g, device);
     TorchMemory scratch(queue.allocate);
     nb::gil_scoped_release released;
-    cuda::backward(queue.context(place, scratch), frame, g, images, v_images, out);
+    cuda::backward(queue.context(device, scratch), frame, g, images, v_images, out);
 }
 
-/// What importance fills, still unchecked.
+/// Unchecked arguments of importance.
 struct ImportanceArgs { Array pixel_weights, weighted, total, num_pixels, num_gaussians; };
 
-/// Checks the arguments of importance and calls run(gaussians, view, weights, out) with the GIL released.
+/// Checks the arguments of importance and calls run(gaussians, view, weights, out) without the GIL.
 template <class T, class Run>
 void with_importance(const Rows& rows, const ViewArgs& view_args, const Options& options, const ImportanceArgs& args,
                      const Run& run) {
-    const Place place = rows.place();
+    const Device device = rows.device();
     const Gaussians<T> g = make_gaussians<T>(rows, options, false);
     const View<T> view = make_view<T>(view_args);
-    const T* weights = checked<const T>(args.pixel_weights, "pixel_weights", {view.height, view.width}, place);
-    const Importance<T> out{checked<T>(args.weighted, "weighted", {g.count}, place),
-                            checked<T>(args.total, "total", {g.count}, place),
-                            checked<int32_t>(args.num_pixels, "num_pixels", {g.count}, place),
-                            checked<int32_t>(args.num_gaussians, "num_gaussians", {view.height, view.width}, place)};
+    const T* weights = checked<const T>(args.pixel_weights, "pixel_weights", {view.height, view.width}, device);
+    const Importance<T> out{checked<T>(args.weighted, "weighted", {g.count}, device),
+                            checked<T>(args.total, "total", {g.count}, device),
+                            checked<int32_t>(args.num_pixels, "num_pixels", {g.count}, device),
+                            checked<int32_t>(args.num_gaussians, "num_gaussians", {view.height, view.width}, device)};
     nb::gil_scoped_release released;
     run(g, view, weights, out);
 }
 
-/// What photometric_loss is given, still unchecked; values (3) and v_image are outputs.
+/// Unchecked arguments of photometric_loss; values (3) and v_image are outputs.
 struct LossArgs {
     Array image, photo;
     OptionalArray mask;
@@ -259,24 +259,24 @@ struct LossArgs {
     OptionalArray v_image;
 };
 
-/// Checks the arguments of the loss and calls run(input, values, v_image) with the GIL released.
+/// Checks the arguments of the loss and calls run(input, values, v_image) without the GIL.
 template <class T, class Run> void with_loss(const LossArgs& args, const Run& run) {
     const Array& image = args.image;
-    const Place place = place_of(image);
+    const Device device = device_of(image);
     if (image.ndim() != 3 || image.shape(0) != 3) refuse("image", "shape (3, H, W)", shape_text(image));
     const auto h = static_cast<int64_t>(image.shape(1)), w = static_cast<int64_t>(image.shape(2));
     if (h < 1 || w < 1 || h * w > Limits::pixels_max) refuse("image", "1 to 2^30 pixels", shape_text(image));
     const bool bytes = args.photo.dtype() == nb::dtype<uint8_t>();
     const LossInput<T> input{static_cast<int>(w),
                              static_cast<int>(h),
-                             checked<const T>(image, "image", {3, h, w}, place),
-                             bytes ? nullptr : checked<const T>(args.photo, "photo", {3, h, w}, place),
-                             bytes ? checked<const uint8_t>(args.photo, "photo", {3, h, w}, place) : nullptr,
-                             checked<const bool>(args.mask, "mask", {h, w}, place),
+                             checked<const T>(image, "image", {3, h, w}, device),
+                             bytes ? nullptr : checked<const T>(args.photo, "photo", {3, h, w}, device),
+                             bytes ? checked<const uint8_t>(args.photo, "photo", {3, h, w}, device) : nullptr,
+                             checked<const bool>(args.mask, "mask", {h, w}, device),
                              args.ssim_weight,
-                             threads_or_all(args.threads)};
-    T* values = checked<T>(args.values, "values", {3}, place);
-    T* v = checked<T>(args.v_image, "v_image", {3, h, w}, place);
+                             checked_threads(args.threads)};
+    T* values = checked<T>(args.values, "values", {3}, device);
+    T* v = checked<T>(args.v_image, "v_image", {3, h, w}, device);
     nb::gil_scoped_release released;
     run(input, values, v);
 }
@@ -291,8 +291,8 @@ template <class T> void loss_on_cpu(const LossArgs& args) {
 }  // namespace
 
 NB_MODULE(_C, m) {
-    nb::set_leak_warnings(false);  // a graph may hold a Frame until the interpreter goes
-    m.doc() = "The rasterizer's engine. Use the functions of diff_gaussian_rasterization, which call these.";
+    nb::set_leak_warnings(false);  // an autograd graph may hold a Frame until the interpreter exits
+    m.doc() = "The compiled engines. Use the functions of diff_gaussian_rasterization.";
 
     nb::class_<Rows>(m, "Rows").def(
         "__init__",
@@ -315,11 +315,11 @@ NB_MODULE(_C, m) {
             },
             nb::kw_only(), nb::arg("stream") = 0, nb::arg("allocate").none() = nb::none(),
             nb::arg("deterministic") = false);
-    nb::class_<Pictures>(m, "Pictures")
+    nb::class_<OutputArrays>(m, "Outputs")
         .def(
             "__init__",
-            [](Pictures* self, OptionalArray image, OptionalArray transmittance, OptionalArray inverse_depth) {
-                new (self) Pictures{image, transmittance, inverse_depth};
+            [](OutputArrays* self, OptionalArray image, OptionalArray transmittance, OptionalArray inverse_depth) {
+                new (self) OutputArrays{image, transmittance, inverse_depth};
             },
             nb::arg("image").none(), nb::arg("transmittance").none(), nb::arg("inverse_depth").none());
     nb::class_<AnyFrame>(m, "Frame").def_prop_ro("num_instances", [](const AnyFrame& frame) {
@@ -331,11 +331,11 @@ NB_MODULE(_C, m) {
     m.def(
         "forward",
         [](const Rows& rows, const ViewArgs& view, const Queue& queue, bool antialiased, int sh_degree, int threads,
-           bool differentiable, const Pictures& out, Array radii) {
+           bool differentiable, const OutputArrays& out, Array radii) {
             Options options = make_options(antialiased, sh_degree, threads);
             options.is_differentiable = differentiable;
             options.is_deterministic = queue.is_deterministic;
-            if (rows.goes_to_cuda()) return forward_on_cuda(rows, view, options, queue, out, radii);
+            if (rows.is_on_cuda()) return forward_on_cuda(rows, view, options, queue, out, radii);
             return is_double(rows) ? forward_on_cpu<double>(rows, view, options, out, radii)
                                    : forward_on_cpu<float>(rows, view, options, out, radii);
         },
@@ -344,8 +344,9 @@ NB_MODULE(_C, m) {
 
     m.def(
         "backward",
-        [](const AnyFrame& frame, const Rows& rows, const Rows& v_rows, const Queue& queue, const Pictures& images,
-           const Pictures& v_images, OptionalArray v_screen_means, OptionalArray abs_grad_sum, OptionalArray views) {
+        [](const AnyFrame& frame, const Rows& rows, const Rows& v_rows, const Queue& queue, const OutputArrays& images,
+           const OutputArrays& v_images, OptionalArray v_screen_means, OptionalArray abs_grad_sum,
+           OptionalArray views) {
             const BackwardArgs args{images, v_images, v_screen_means, abs_grad_sum, views};
             std::visit([&](const auto& f) { run_backward(f, rows, v_rows, args, queue); }, frame);
         },
@@ -361,9 +362,9 @@ NB_MODULE(_C, m) {
             const auto on_cpu = [&](const auto& g, const auto& v, const auto* weights, const auto& out) {
                 importance(g, v, options, weights, out);
             };
-            if (rows.goes_to_cuda()) {
+            if (rows.is_on_cuda()) {
                 TorchMemory scratch(queue.allocate);
-                const cuda::Context context = queue.context(rows.place(), scratch);
+                const cuda::Context context = queue.context(rows.device(), scratch);
                 with_importance<float>(rows, view, options, args,
                                        [&](const auto& g, const auto& v, const auto* weights, const auto& out) {
                                            cuda::importance(context, g, v, options, weights, out);
@@ -383,9 +384,9 @@ NB_MODULE(_C, m) {
         [](Array image, Array photo, const Queue& queue, OptionalArray mask, double ssim_weight, int threads,
            Array values, OptionalArray v_image) {
             const LossArgs args{image, photo, mask, ssim_weight, threads, values, v_image};
-            if (engine_place(image, "image").is_cuda()) {
+            if (engine_device(image, "image").is_cuda()) {
                 TorchMemory scratch(queue.allocate);
-                const cuda::Context context = queue.context(place_of(image), scratch);
+                const cuda::Context context = queue.context(device_of(image), scratch);
                 with_loss<float>(args, [&](const LossInput<float>& input, float* sums, float* v) {
                     cuda::photometric_loss(context, input, sums, v);
                 });

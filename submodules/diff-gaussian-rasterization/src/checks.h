@@ -1,5 +1,5 @@
-// What the bindings check of an array before its pointer goes on to the engine: device, dtype, shape, contiguity. Each
-// refusal names the argument, what was expected and what came.
+// The checks of arrays in the bindings: device, dtype, shape, contiguity. An error names the argument, the expected and
+// the actual value.
 #pragma once
 
 #include <nanobind/nanobind.h>
@@ -8,13 +8,12 @@
 
 #include <algorithm>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "cuda_engine.h"
 
-// What DLPack calls the devices of the CUDA engine. The build that runs the kernels on the CPU sets it to the CPU, and
-// then no array reaches the CPU engine.
+// DLPack's device type of the CUDA engine's arrays. The build that emulates CUDA sets it to the CPU, and then all
+// arrays go to the CUDA engine.
 #ifndef DGR_CUDA_DEVICE_TYPE
 #define DGR_CUDA_DEVICE_TYPE nanobind::device::cuda::value
 #endif
@@ -28,18 +27,18 @@ using OptionalArray = std::optional<Array>;
 
 inline constexpr int kCudaDeviceType = DGR_CUDA_DEVICE_TYPE;
 
-/// Where an array is, in DLPack's terms.
-struct Place {
+/// The device of an array, as in DLPack.
+struct Device {
     int type, id;
-    bool operator==(const Place&) const = default;
-    /// Does the CUDA engine take what is there?
+    bool operator==(const Device&) const = default;
+    /// Whether the CUDA engine handles arrays there.
     bool is_cuda() const { return type == kCudaDeviceType; }
 };
-inline constexpr Place kMainMemory{nb::device::cpu::value, 0};
+inline constexpr Device kCpu{nb::device::cpu::value, 0};
 
-inline Place place_of(const Array& array) {
+inline Device device_of(const Array& array) {
     const int type = array.device_type();
-    if (type == nb::device::cuda_host::value) return kMainMemory;  // pinned
+    if (type == nb::device::cuda_host::value) return kCpu;  // pinned
     return {type, array.device_id()};
 }
 
@@ -56,31 +55,33 @@ inline std::string dtype_text(nb::dlpack::dtype dtype) {
     if (dtype.code == static_cast<uint8_t>(nb::dlpack::dtype_code::Bool)) return "bool";
     return (dtype.code < 7 ? kinds[dtype.code] : "dtype") + std::to_string(dtype.bits);
 }
-/// As torch writes it.
-inline std::string place_text(Place place) {
-    if (place == kMainMemory) return "cpu";
-    const bool is_cuda = place.type == nb::device::cuda::value;
-    return (is_cuda ? "cuda" : "device type " + std::to_string(place.type)) + ":" + std::to_string(place.id);
+/// As in torch, e.g. cuda:0.
+inline std::string device_text(Device device) {
+    if (device == kCpu) return "cpu";
+    const bool is_cuda = device.type == nb::device::cuda::value;
+    return (is_cuda ? "cuda" : "device type " + std::to_string(device.type)) + ":" + std::to_string(device.id);
 }
 [[noreturn]] inline void refuse(const std::string& name, const std::string& expected, const std::string& actual) {
     throw nb::value_error((name + ": expected " + expected + ", got " + actual).c_str());
 }
 
-/// Where an array is, which says which engine runs. Refuses where this build has none for it.
-inline Place engine_place(const Array& array, const char* name) {
-    const Place place = place_of(array);
-    if (place.is_cuda()) {
-        if (!cuda::is_built) refuse(name, "device cpu (this build has no CUDA engine: install it again with DGR_CUDA=1)", place_text(place));
-    } else if (place != kMainMemory) {
-        refuse(name, "a device with an engine", place_text(place));
+/// The device of an array, which selects the engine. Throws if this build has no engine for it.
+inline Device engine_device(const Array& array, const char* name) {
+    const Device device = device_of(array);
+    if (device.is_cuda()) {
+        if (!cuda::is_built)
+            refuse(name, "device cpu (this build has no CUDA engine: install it again with DGR_CUDA=1)",
+                   device_text(device));
+    } else if (device != kCpu) {
+        refuse(name, "a device with an engine", device_text(device));
     }
-    return place;
+    return device;
 }
 
-/// The array's pointer, after checking all that can be wrong with it. A null optional gives a null pointer.
+/// The array's pointer. Throws if device, dtype, shape or strides are wrong. Null for an empty optional.
 template <class T>
-T* checked(const Array& array, const char* name, const Shape& shape, Place place = kMainMemory) {
-    if (place_of(array) != place) refuse(name, "device " + place_text(place), place_text(place_of(array)));
+T* checked(const Array& array, const char* name, const Shape& shape, Device device = kCpu) {
+    if (device_of(array) != device) refuse(name, "device " + device_text(device), device_text(device_of(array)));
     if (array.dtype() != nb::dtype<std::remove_const_t<T>>())
         refuse(name, "dtype " + dtype_text(nb::dtype<std::remove_const_t<T>>()), dtype_text(array.dtype()));
     if (shape_of(array) != shape) refuse(name, "shape " + shape_text(shape), shape_text(array));
@@ -90,16 +91,14 @@ T* checked(const Array& array, const char* name, const Shape& shape, Place place
     return static_cast<T*>(array.data());
 }
 template <class T>
-T* checked(const OptionalArray& array, const char* name, const Shape& shape, Place place = kMainMemory) {
-    return array ? checked<T>(*array, name, shape, place) : nullptr;
+T* checked(const OptionalArray& array, const char* name, const Shape& shape, Device device = kCpu) {
+    return array ? checked<T>(*array, name, shape, device) : nullptr;
 }
 
-/// More than any machine has use for; each one costs memory.
-inline constexpr int kMaxThreads = 256;
-
-inline int threads_or_all(int num_threads) {
-    if (num_threads < 0) refuse("threads", "0 (all cores) or more", std::to_string(num_threads));
-    return num_threads > 0 ? std::min(num_threads, kMaxThreads) : std::max(1u, std::thread::hardware_concurrency());
+inline int checked_threads(int num_threads) {
+    constexpr int max_threads = 256;  // each one costs memory
+    if (num_threads < 0) refuse("threads", "0 or more", std::to_string(num_threads));
+    return std::clamp(num_threads, 1, max_threads);
 }
 
 }  // namespace dgr

@@ -1,4 +1,4 @@
-// Adam on the CPU: all tensors in one pass over the memory, which is what bounds it.
+// Adam on the CPU: one pass over the memory of all tensors, because memory bandwidth limits the speed.
 #include <algorithm>
 #include <vector>
 
@@ -8,7 +8,7 @@
 namespace dgr {
 namespace {
 
-constexpr int64_t kChunk = 1 << 14;  // numbers: four arrays of these fit into a core's own cache
+constexpr int64_t kChunk = 1 << 14;  // elements: four arrays of this size fit into the L2 cache
 
 /// Rows [begin, end) of a tensor.
 struct Chunk {
@@ -51,7 +51,7 @@ void adam(const AdamStep* tensors, int num_tensors, const int32_t* radius_px, in
             update(tensors[chunk.tensor], factors[chunk.tensor], from, to);
         };
         if (!radius_px) return apply(chunk.begin, chunk.end);
-        // Neighbours that are visible go together, so that short rows fill the vectors too.
+        // Updates runs of visible rows together, because a row may be shorter than a SIMD vector.
         for (int64_t from = chunk.begin; from < chunk.end;) {
             while (from < chunk.end && radius_px[from] == 0) ++from;
             int64_t to = from;

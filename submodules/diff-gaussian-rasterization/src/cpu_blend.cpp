@@ -1,5 +1,5 @@
-// Blending on the CPU: forward, backward and importance, one tile a work item, one pixel a lane. All three walk a tile
-// front to back with the same code, so backward and importance see exactly the pixels that forward blended.
+// Blending on the CPU: forward, backward and importance. One work item per tile, one lane per pixel. All three visit
+// the pairs of splat and pixel in walk_tile.
 #include <algorithm>
 
 #include "cpu_tiles.h"
@@ -10,41 +10,41 @@ namespace {
 
 constexpr int kTile = Limits::tile;
 constexpr int kTilePixels = kTile * kTile;
-constexpr int kCheckLive = 32;  // splats between two looks whether a tile is done
-constexpr int kPrefetch = 8;  // instances ahead: splats lie in memory by index, tiles want them by depth
+constexpr int kCheckLive = 32;  // splats between two calls of update_live
+constexpr int kPrefetch = 8;    // instances: splats are stored by index and read by depth
 
-constexpr float kClosed = 1000;  // more than log2 of any alpha
+constexpr float kClosed = 1000;  // greater than log2 of any alpha
 
-/// Pixels of one tile, row by row; those beyond the image's edge never take part.
+/// The pixels of one tile, row by row. Pixels outside the image are closed from the start.
 template <class T> struct TilePixels {
-    int x, y, width, height;  // px: the corner in the image and the size inside it
-    bool has_dead = false;    // as of the last look
+    int x, y, width, height;  // px: the corner in the image, and the size of the part inside the image
+    bool has_closed = false;  // set by update_live
     alignas(kVectorBytes) T transmittance[kTilePixels];
-    alignas(kVectorBytes) T log2_floor[kTilePixels];  // of alpha; kClosed for a pixel that takes no more
+    alignas(kVectorBytes) T log2_min[kTilePixels];  // least log2(alpha) that is blended; kClosed: none
 
     TilePixels(const View<T>& view, int64_t tile) {
-        x = static_cast<int>(tile % view.tiles_x()) * kTile;
-        y = static_cast<int>(tile / view.tiles_x()) * kTile;
+        const Vec2<int> corner = view.tile_corner(tile);
+        x = corner.x, y = corner.y;
         width = std::min(kTile, view.width - x);
         height = std::min(kTile, view.height - y);
-        const T floor(Limits::log2_alpha_min);
+        const T log2_alpha_min(Limits::log2_alpha_min);
         for (int i = 0; i < kTilePixels; ++i) {
             transmittance[i] = T(1);
-            log2_floor[i] = i % kTile < width && i / kTile < height ? floor : kClosed;
+            log2_min[i] = i % kTile < width && i / kTile < height ? log2_alpha_min : kClosed;
         }
     }
-    /// Looks which pixels still let light through: none (returns false), all, or some.
-    bool is_live() {
+    /// Returns whether a pixel is open.
+    bool update_live() {
         Batch<T> lowest(kClosed), highest(-kClosed);
         for (int i = 0; i < kTilePixels; i += kLanes<T>) {
-            const Batch<T> floor = Batch<T>::load(log2_floor + i);
-            lowest = min(lowest, floor);
-            highest = max(highest, floor);
+            const Batch<T> least = Batch<T>::load(log2_min + i);
+            lowest = min(lowest, least);
+            highest = max(highest, least);
         }
-        has_dead = any(highest == Batch<T>(kClosed));
+        has_closed = any(highest == Batch<T>(kClosed));
         return any(lowest < Batch<T>(kClosed));
     }
-    /// Calls copy(index in the tile, index in the image) for each pixel.
+    /// Calls copy(index in the tile, index in the image) for each pixel inside the image.
     template <class Copy> void for_each_pixel(const View<T>& view, const Copy& copy) const {
         for (int row = 0; row < height; ++row)
             for (int column = 0; column < width; ++column)
@@ -52,31 +52,31 @@ template <class T> struct TilePixels {
     }
 };
 
-/// Left and right end of the ellipse's chord in each row of the tile that it crosses, in px from the tile's corner.
+/// The ends of the ellipse's chord in each row of pixels of the tile, in px from the tile's corner.
 template <class T> struct Chords {
     int row_begin, row_end;
-    T left[kTile + kLanes<T>], right[kTile + kLanes<T>];  // whole batches are written, from row_begin on
+    T left[kTile + kLanes<T>], right[kTile + kLanes<T>];  // written in batches, from row_begin on
 
     Chords(const Splat<T>& s, const TilePixels<T>& tile, Batch<T> lane) {
         using B = Batch<T>;
         const T mean_x = s.mean.x - T(tile.x), mean_y = s.mean.y - T(tile.y);
-        row_begin = static_cast<int>(std::ceil(std::max(mean_y - s.half_extent.y, T(0))));
-        row_end = static_cast<int>(std::floor(std::min(mean_y + s.half_extent.y, T(tile.height - 1)))) + 1;
+        row_begin = first_pixel(mean_y - s.half_extent.y);
+        row_end = last_pixel(mean_y + s.half_extent.y, tile.height) + 1;
         const B inv_extent(T(1) / s.half_extent.y);
         for (int row = row_begin; row < row_end; row += kLanes<T>) {
-            const B dy = lane + B(T(row) - mean_y), t = dy * inv_extent;
-            const B half = B(s.half_chord) * sqrt(max(B(1) - t * t, B(0))), middle = B(mean_x) + B(s.slope) * dy;
-            (middle - half).store(left + row);
-            (middle + half).store(right + row);
+            const Chord<B> chord = chord_at(B(s.slope), B(s.half_chord), inv_extent, lane + B(T(row) - mean_y));
+            const B middle = B(mean_x) + chord.middle;
+            (middle - chord.half).store(left + row);
+            (middle + chord.half).store(right + row);
         }
     }
 };
 
-/// Walks the splats of a tile front to back. For each: on_splat(instance, splat, for_each_group), which calls
-/// for_each_group(visit) once; visit(at, d, alpha, transmittance, contributes) sees each group of lanes in which a
-/// pixel takes the splat: the group's place in the tile, d = pixel - mean in px, alpha *before* the cap, the
-/// transmittance in front; lanes that take nothing may hold no number at all. Instances left over when no pixel is live
-/// any more go to on_rest(instance).
+/// Visits the splats of a tile front to back. For each it calls on_splat(instance, splat, for_each_group), which has to
+/// call for_each_group(visit) once. That calls visit(at, d, alpha, transmittance, contributes) for groups of pixels,
+/// one per lane: index of the first pixel in the tile, d = pixel - mean in px, alpha before the cap, transmittance
+/// before the splat, whether the splat contributes. Where it does not, alpha may be NaN. When all pixels are closed,
+/// the remaining instances go to on_rest(instance).
 template <class T, class OnSplat, class OnRest>
 void walk_tile(const Frame<T>& frame, int64_t tile_index, TilePixels<T>& tile, const OnSplat& on_splat,
                const OnRest& on_rest) {
@@ -86,7 +86,7 @@ void walk_tile(const Frame<T>& frame, int64_t tile_index, TilePixels<T>& tile, c
     const int64_t end = frame.tile_begin[tile_index + 1];
     int64_t k = frame.tile_begin[tile_index];
     for (; k < end; ++k) {
-        if ((k - frame.tile_begin[tile_index]) % kCheckLive == kCheckLive - 1 && !tile.is_live()) break;
+        if ((k - frame.tile_begin[tile_index]) % kCheckLive == kCheckLive - 1 && !tile.update_live()) break;
         if (k + kPrefetch < end) __builtin_prefetch(&frame.splats[frame.instances[k + kPrefetch].gaussian]);
         const Splat<T> s = frame.splats[frame.instances[k].gaussian];
         const Sym2<B> conic{B(s.conic.xx), B(s.conic.xy), B(s.conic.yy)};
@@ -101,18 +101,19 @@ void walk_tile(const Frame<T>& frame, int64_t tile_index, TilePixels<T>& tile, c
                     if (chords.left[row] > T(column + kLanes<T> - 1) || chords.right[row] < T(column)) continue;
                     const int at = row * kTile + column;
                     const Vec2<B> d{d_x[column / kLanes<T>], d_y};
-                    // Far from a needle's mean rounding may make it anything; beyond 1 all is capped alike.
-                    const B exponent = min(B(1), log2_alpha(log2_opacity, conic, d));  // NaN stays
-                    const B floor = B::load(tile.log2_floor + at);
-                    const Mask<T> reaches = exponent >= floor;
-                    if (tile.has_dead && !any(reaches)) continue;  // inside its chord a splat reaches all live pixels
+                    // Far from the mean of a thin splat, rounding errors can make this any number. The cap at
+                    // alpha_max makes all values above 0 equal; NaN stays NaN.
+                    const B exponent = min(B(1), log2_alpha(log2_opacity, conic, d));
+                    const B least = B::load(tile.log2_min + at);
+                    const Mask<T> reaches = exponent >= least;
+                    if (tile.has_closed && !any(reaches)) continue;  // without closed pixels some lane reaches
                     const B alpha = exp2(exponent);
                     const B before = B::load(tile.transmittance + at);
-                    const B after = before - before * min(alpha, B(Limits::alpha_max));
+                    const B after = transmittance_after(before, alpha);
                     const Mask<T> contributes = reaches & (after >= B(Limits::transmittance_min));
                     visit(at, d, alpha, before, contributes);
                     select(contributes, after, before).store(tile.transmittance + at);
-                    select(reaches & ~contributes, B(kClosed), floor).store(tile.log2_floor + at);
+                    select(reaches & ~contributes, B(kClosed), least).store(tile.log2_min + at);
                 }
             }
         };
@@ -132,7 +133,7 @@ template <class T, bool kDepth> void blend_tile(const Frame<T>& frame, int64_t t
             const B values[4] = {B(s.color.x), B(s.color.y), B(s.color.z), B(s.inverse_depth)};
             for_each_group(
                 [&](int at, Vec2<B>, B alpha, B transmittance, Mask<T> contributes) __attribute__((always_inline)) {
-                    const B weight = select(contributes, min(alpha, B(Limits::alpha_max)) * transmittance, B(0));
+                    const B weight = select(contributes, blend_weight(transmittance, alpha), B(0));
                     for (int c = 0; c < kSums; ++c) (B::load(sums[c] + at) + weight * values[c]).store(sums[c] + at);
                 });
         },
@@ -147,28 +148,46 @@ template <class T, bool kDepth> void blend_tile(const Frame<T>& frame, int64_t t
     });
 }
 
-/// The gradient arriving at the pixels of a tile.
+/// dL/d of the pixels of a tile, and the remainder of blend_vjp.
 template <class T> struct PixelGradients {
     alignas(kVectorBytes) T color[3][kTilePixels] = {};
     alignas(kVectorBytes) T inverse_depth[kTilePixels] = {};
-    alignas(kVectorBytes) T behind[kTilePixels] = {};  // eq. 14's "behind" of the splat last visited; at first, of none
+    alignas(kVectorBytes) T remainder[kTilePixels] = {};
 
     PixelGradients(const View<T>& view, const TilePixels<T>& tile, const Images<const T>& images,
                    const Images<const T>& v) {
         const int64_t plane = int64_t(view.width) * view.height;
+        // An output without gradient may be infinite, and infinity times zero is NaN.
+        const Images<const T> seen{v.image ? images.image : nullptr, images.transmittance,
+                                   v.inverse_depth ? images.inverse_depth : nullptr};
+        const auto read = [](const T* from, int64_t i) { return from ? from[i] : T(0); };
         tile.for_each_pixel(view, [&](int i, int64_t pixel) {
-            for (int c = 0; c < 3 && v.image; ++c) {
-                color[c][i] = v.image[c * plane + pixel];
-                behind[i] += images.image[c * plane + pixel] * color[c][i];
-            }
-            if (v.transmittance) behind[i] += images.transmittance[pixel] * v.transmittance[pixel];
-            if (v.inverse_depth) {
-                inverse_depth[i] = v.inverse_depth[pixel];
-                behind[i] += images.inverse_depth[pixel] * inverse_depth[i];
-            }
+            const auto channels = [&](const Images<const T>& from) -> Channels<T> {
+                return {{read(from.image, pixel), read(from.image, plane + pixel), read(from.image, 2 * plane + pixel)},
+                        read(from.inverse_depth, pixel)};
+            };
+            const Channels<T> v_pixel = channels(v);
+            color[0][i] = v_pixel.color.x, color[1][i] = v_pixel.color.y, color[2][i] = v_pixel.color.z;
+            inverse_depth[i] = v_pixel.inverse_depth;
+            remainder[i] =
+                whole_remainder(channels(seen), images.transmittance[pixel], v_pixel, read(v.transmittance, pixel));
         });
     }
+    Channels<Batch<T>> load(int at) const {
+        using B = Batch<T>;
+        return {{B::load(color[0] + at), B::load(color[1] + at), B::load(color[2] + at)}, B::load(inverse_depth + at)};
+    }
 };
+
+/// The sum over lanes.
+template <class T> SplatGradient<T> sum(const SplatGradient<Batch<T>>& v) {
+    return {{sum(v.mean.x), sum(v.mean.y)},
+            {sum(v.abs_mean.x), sum(v.abs_mean.y)},
+            {sum(v.conic.xx), sum(v.conic.xy), sum(v.conic.yy)},
+            sum(v.u),
+            {sum(v.color.x), sum(v.color.y), sum(v.color.z)},
+            sum(v.inverse_depth)};
+}
 
 template <class T, bool kDepth>
 void blend_tile_backward(const Frame<T>& frame, int64_t tile_index, const Images<const T>& images,
@@ -179,54 +198,21 @@ void blend_tile_backward(const Frame<T>& frame, int64_t tile_index, const Images
     walk_tile(
         frame, tile_index, tile,
         [&](const Instance& instance, const Splat<T>& s, const auto& for_each_group) {
-            B u(0), mean_x(0), mean_y(0), abs_x(0), abs_y(0), xx(0), xy(0), yy(0), r(0), g(0), b(0), depth(0);
-            const B qxx(s.conic.xx), qxy(s.conic.xy), qyy(s.conic.yy);
-            const B red(s.color.x), green(s.color.y), blue(s.color.z), inverse_depth(s.inverse_depth);
+            const Sym2<B> conic{B(s.conic.xx), B(s.conic.xy), B(s.conic.yy)};
+            const Channels<B> channels{{B(s.color.x), B(s.color.y), B(s.color.z)}, B(s.inverse_depth)};
+            SplatGradient<B> sums = {};
             for_each_group([&](int at, Vec2<B> d, B alpha, B transmittance,
                                Mask<T> contributes) __attribute__((always_inline)) {
-                const B capped = min(alpha, B(Limits::alpha_max));
-                const B weight = select(contributes, capped * transmittance, B(0));
-                const B v_r = B::load(v.color[0] + at), v_g = B::load(v.color[1] + at), v_b = B::load(v.color[2] + at);
-                B value = red * v_r + green * v_g + blue * v_b;
-                if constexpr (kDepth) {
-                    const B v_depth = B::load(v.inverse_depth + at);
-                    value += inverse_depth * v_depth;
-                    depth += weight * v_depth;
-                }
-                const B contribution = weight * value, behind = B::load(v.behind + at) - contribution;
-                behind.store(v.behind + at);
-                r += weight * v_r;
-                g += weight * v_g;
-                b += weight * v_b;
-                const B v_log_alpha =
-                    select(contributes & (alpha < B(Limits::alpha_max)),  // the cap stops the gradient
-                           blend_log_vjp(contribution, capped, behind), B(0));
-                // log_alpha_vjp of math.h, its constant factors left for after the sums.
-                const B u_x = v_log_alpha * d.x, u_y = v_log_alpha * d.y;
-                const B v_x = qxx * u_x + qxy * u_y, v_y = qxy * u_x + qyy * u_y;
-                u += v_log_alpha;
-                xx += u_x * d.x;
-                xy += u_x * d.y;
-                yy += u_y * d.y;
-                mean_x += v_x;
-                mean_y += v_y;
-                abs_x += abs(v_x);
-                abs_y += abs(v_y);
+                B remainder = B::load(v.remainder + at);
+                blend_vjp<kDepth>(conic, channels, d, alpha, transmittance, contributes, v.load(at), remainder, sums);
+                remainder.store(v.remainder + at);
             });
-            slots[frame.slot_of(instance)] = {{sum(mean_x), sum(mean_y)},
-                                              {sum(abs_x), sum(abs_y)},
-                                              {T(-0.5) * sum(xx), -sum(xy), T(-0.5) * sum(yy)},
-                                              sum(u),
-                                              {sum(r), sum(g), sum(b)},
-                                              kDepth ? sum(depth) : T(0)};
+            SplatGradient<T>& slot = slots[frame.slot_of(instance)];
+            slot = sum(sums);
+            slot.conic = conic_gradient(slot.conic);
         },
         [&](const Instance& instance) { slots[frame.slot_of(instance)] = SplatGradient<T>{}; });
 }
-
-template <class T> struct ImportanceSlot {
-    T weighted, total;
-    int32_t num_pixels;
-};
 
 template <class T>
 void importance_tile(const Frame<T>& frame, int64_t tile_index, const T* pixel_weights,
@@ -241,7 +227,7 @@ void importance_tile(const Frame<T>& frame, int64_t tile_index, const T* pixel_w
             B weighted(0), total(0);
             int num_pixels = 0;
             for_each_group([&](int at, Vec2<B>, B alpha, B transmittance, Mask<T> contributes) {
-                const B weight = select(contributes, min(alpha, B(Limits::alpha_max)) * transmittance, B(0));
+                const B weight = select(contributes, blend_weight(transmittance, alpha), B(0));
                 weighted += weight * B::load(pixel_weight + at);
                 total += weight;
                 num_pixels += count(contributes);
@@ -285,11 +271,7 @@ void importance(const Gaussians<T>& gaussians, const View<T>& view, const Option
     });
     for (int64_t n = 0; n < gaussians.count; ++n) {
         ImportanceSlot<T> all{};
-        for (int64_t s = frame.slot_begin[n]; s < frame.slot_begin[n + 1]; ++s) {
-            all.weighted += slots[s].weighted;
-            all.total += slots[s].total;
-            all.num_pixels += slots[s].num_pixels;
-        }
+        for (int64_t s = frame.slot_begin[n]; s < frame.slot_begin[n + 1]; ++s) all.add(slots[s]);
         out.weighted[n] = all.weighted;
         out.total[n] = all.total;
         out.num_pixels[n] = all.num_pixels;

@@ -1,5 +1,5 @@
 // L1 and SSIM with their gradient on the CPU, in two passes over bands of rows: window means and SSIM, then the
-// windows' gradients back to the pixels.
+// gradient of the image from the gradients of the window means.
 #include <algorithm>
 #include <cmath>
 #include <vector>
@@ -11,12 +11,12 @@
 namespace dgr {
 namespace {
 
-constexpr int kRadius = kWindowRadius, kTaps = kWindowTaps;
+constexpr int kTaps = Ssim::window, kRadius = kTaps / 2;
 constexpr int kBandRows = 32;
 
 template <class T> struct Window {
     WindowWeights<T> weights = window_weights<T>();
-    /// Weighted sum of the batches at p, p + step, ...; in two sums, since a single one waits for every addition.
+    /// Weighted sum of the batches at p, p + step, ... It uses two accumulators, which halves the latency.
     Batch<T> apply(const T* p, int64_t step) const {
         using B = Batch<T>;
         const T* weight = weights.at;
@@ -29,7 +29,7 @@ template <class T> struct Window {
 
 constexpr int round_up(int n, int step) { return (n + step - 1) / step * step; }
 
-/// One thread's rows: `maps` signals of the band's rows and their neighbours, blurred along x. Rows outside the image
+/// `maps` signals of the rows of a band and of kRadius rows above and below, blurred along x. Rows outside the image
 /// are zero. A row is padded to whole batches.
 template <class T> class BlurredRows {
   public:
@@ -40,7 +40,7 @@ template <class T> class BlurredRows {
           padded_(stride_ + 2 * kRadius + kLanes<T>) {
         std::fill_n(padded_.data(), padded_.size(), T(0));
     }
-    /// Where the next row's samples go: write `width` of them, then call blur_row.
+    /// The input of blur_row: `width` samples.
     T* input() { return padded_.data() + kRadius; }
     void blur_row(const Window<T>& window, int map, int row) {
         T* out = rows_.data() + map * map_size_ + int64_t(row) * stride_;
@@ -49,7 +49,7 @@ template <class T> class BlurredRows {
     void zero_row(int map, int row) {
         std::fill_n(rows_.data() + map * map_size_ + int64_t(row) * stride_, stride_, T(0));
     }
-    /// Blurred along y too: the batch at column x of the band's row.
+    /// The batch at column x of a row of the band, blurred along x and y.
     Batch<T> blur_column(const Window<T>& window, int map, int row, int x) const {
         const T* p = rows_.data() + map * map_size_ + int64_t(row) * stride_ + x;
         return window.apply(p, stride_);
@@ -61,7 +61,7 @@ template <class T> class BlurredRows {
     Buffer<T> rows_, padded_;
 };
 
-/// One row of the image and the photo as numbers, masked; padded to whole batches with zeros.
+/// One masked row of the image (x) and of the photo (y), padded with zeros to whole batches.
 template <class T> struct RowPair {
     std::vector<T> x, y;
     explicit RowPair(int width) : x(round_up(width, kLanes<T>)), y(x.size()) {}
@@ -71,7 +71,7 @@ template <class T> struct RowPair {
         if (in.photo)
             std::copy_n(in.photo + at, in.width, y.begin());
         else
-            for (int i = 0; i < in.width; ++i) y[i] = T(in.photo_bytes[at + i]) * T(1.0 / 255.0);
+            for (int i = 0; i < in.width; ++i) y[i] = from_byte<T>(in.photo_bytes[at + i]);
         if (!in.mask) return;
         const bool* mask = in.mask + int64_t(row) * in.width;
         for (int i = 0; i < in.width; ++i) {
@@ -81,10 +81,10 @@ template <class T> struct RowPair {
     }
 };
 
-/// What one band leaves: its share of the sums, added up later in the order of the bands.
+/// The sums of one band. The total adds them in the order of the bands.
 struct BandSums { double l1 = 0, ssim = 0; };
 
-/// Band `band` of a channel: sums, and in `gradients` (3 maps of H x stride) dL/d(window means of x, x^2, xy).
+/// The sums of a band of a channel. Writes dL/d(window means of x, x^2, xy) to `gradients`, 3 maps of (H, stride).
 template <class T>
 BandSums measure_band(const LossInput<T>& in, const Window<T>& window, int channel, int band, T v_ssim, T* gradients,
                       int64_t map_size, int stride) {
@@ -138,7 +138,7 @@ BandSums measure_band(const LossInput<T>& in, const Window<T>& window, int chann
     return sums;
 }
 
-/// The gradient of band `band` of a channel with respect to the image.
+/// Writes dL/dimage of a band of a channel.
 template <class T>
 void pull_back_band(const LossInput<T>& in, const Window<T>& window, int channel, int band, T v_l1, const T* gradients,
                     int64_t map_size, int stride, T* v_image) {
@@ -163,10 +163,10 @@ void pull_back_band(const LossInput<T>& in, const Window<T>& window, int channel
         for (int i = 0; i < stride; i += kLanes<T>) {
             const int local = row - begin;
             const B x = B::load(pair.x.data() + i), y = B::load(pair.y.data() + i);
-            const B sign = select(x > y, B(v_l1), select(x < y, B(-v_l1), B(0)));
-            (sign + blurred.blur_column(window, 0, local, i) + B(2) * x * blurred.blur_column(window, 1, local, i) +
-             y * blurred.blur_column(window, 2, local, i))
-                .store(v_row.data() + i);
+            const WindowGradient<B> v{blurred.blur_column(window, 0, local, i),
+                                      blurred.blur_column(window, 1, local, i),
+                                      blurred.blur_column(window, 2, local, i)};
+            loss_terms_vjp(x, y, B(v_l1), v).store(v_row.data() + i);
         }
         const bool* mask = in.mask ? in.mask + int64_t(row) * in.width : nullptr;
         T* out = v_image + (int64_t(channel) * in.height + row) * in.width;
@@ -182,7 +182,8 @@ template <class T> LossOutput<T> photometric_loss(const LossInput<T>& in, T* v_i
     const int64_t map_size = int64_t(in.height) * stride;
     const int num_bands = (in.height + kBandRows - 1) / kBandRows;
     const double num_values = 3.0 * in.width * in.height;
-    const T v_l1 = T((1 - in.ssim_weight) / num_values), v_ssim = T(-in.ssim_weight / num_values);
+    const MixedLossGradient v = mixed_loss_vjp(in.ssim_weight);
+    const T v_l1 = T(v.l1 / num_values), v_ssim = T(v.ssim / num_values);
     Buffer<T> gradients(v_image ? 9 * map_size : 0);
     const auto gradients_of = [&](int channel) {
         return v_image ? gradients.data() + 3 * map_size * channel : nullptr;
@@ -205,7 +206,7 @@ template <class T> LossOutput<T> photometric_loss(const LossInput<T>& in, T* v_i
         total.ssim += band.ssim;
     }
     const double l1 = total.l1 / num_values, similarity = total.ssim / num_values;
-    return {T((1 - in.ssim_weight) * l1 + in.ssim_weight * (1 - similarity)), T(l1), T(similarity)};
+    return {T(mixed_loss(in.ssim_weight, l1, similarity)), T(l1), T(similarity)};
 }
 
 template LossOutput<float> photometric_loss(const LossInput<float>&, float*);

@@ -1,5 +1,4 @@
-// Projection and its derivative on the CPU, one Gaussian a lane: the formulas of math.h instantiated with Batch.
-// Leaves out the order of blending (cpu_tiles.cpp) and the pixels (cpu_blend.cpp).
+// Projection and its gradient on the CPU: projection.h with Batch, one lane per Gaussian.
 #include <algorithm>
 #include <cstring>
 
@@ -10,22 +9,22 @@
 namespace dgr {
 namespace {
 
-constexpr int64_t kChunk = 256;  // Gaussians a work item; a multiple of every lane count
+constexpr int64_t kChunk = 256;  // Gaussians of a work item; a multiple of every number of lanes
 
-/// The Gaussians of one batch; lanes beyond `count` repeat the last one.
+/// The indices of the Gaussians of one batch. Lanes from `count` on repeat the last index.
 template <class T> struct BatchRows {
     int count;
     int64_t row[kLanes<T>];
 
-    /// The first rows of a list that has at least one.
+    /// The first indices of a list with size > 0.
     BatchRows(const int64_t* list, int64_t size) : count(static_cast<int>(std::min<int64_t>(kLanes<T>, size))) {
         for (int i = 0; i < kLanes<T>; ++i) row[i] = list[std::min(i, count - 1)];
     }
 };
 
-constexpr int kMaxColumns = 3 * kMaxRest;  // numbers of one Gaussian that are read or written together
+constexpr int kMaxColumns = 3 * kMaxRest;  // of gather and scatter
 
-/// columns[k] lane i = p[rows.row[i] * stride + k]. Copies rows one after the other: gather instructions are slower.
+/// Lane i of columns[k] = p[rows.row[i] * stride + k]. Copies row by row, which is faster than gather instructions.
 template <class T> void gather(const T* p, int64_t stride, const BatchRows<T>& rows, int width, Batch<T>* columns) {
     T turned[kMaxColumns][kLanes<T>];
     for (int i = 0; i < kLanes<T>; ++i) {
@@ -87,7 +86,7 @@ Projection<Batch<T>> project_batch(const Gaussians<T>& g, const Pinhole<Batch<T>
     return project_gaussian(camera, options.antialiased, gather3(g.means, rows), shape, opacity);
 }
 
-/// All of a splat but its colour.
+/// Writes splats without colour, radii and depths.
 template <class T>
 void project_shape(const Gaussians<T>& g, const Pinhole<Batch<T>>& camera, const BatchRows<T>& rows, Frame<T>& frame,
                    T* depth) {
@@ -106,12 +105,12 @@ void project_shape(const Gaussians<T>& g, const Pinhole<Batch<T>>& camera, const
     }
 }
 
-/// The SH coefficients of the active degree beyond the first.
+/// The SH coefficients of degrees 1 to `degree`.
 template <class T> void gather_rest(const Gaussians<T>& g, int degree, const BatchRows<T>& rows, Batch<T>* rest) {
-    gather(g.sh_rest, 3 * g.num_rest, rows, 3 * ((degree + 1) * (degree + 1) - 1), rest);
+    gather(g.sh_rest, 3 * g.num_rest, rows, 3 * sh_rest_count(degree), rest);
 }
 
-/// Colours of visible splats; culls those whose colour is not finite.
+/// Writes the colours of visible splats. Culls splats whose colour is not finite.
 template <class T>
 void project_color(const Gaussians<T>& g, const Pinhole<Batch<T>>& camera, const BatchRows<T>& rows, Frame<T>& frame) {
     using B = Batch<T>;
@@ -125,14 +124,14 @@ void project_color(const Gaussians<T>& g, const Pinhole<Batch<T>>& camera, const
         rgb = sh_color(degree, gather3(g.means, rows) - camera.centre, gather3(g.sh_dc, rows), rest);
     }
     const Mask<T> finite = is_finite(rgb.x) & is_finite(rgb.y) & is_finite(rgb.z);
-    if (!g.colors) rgb = {max(rgb.x, B(0)), max(rgb.y, B(0)), max(rgb.z, B(0))};
+    if (!g.colors) rgb = clamp_color(rgb);
     for (int i = 0; i < rows.count; ++i) {
         if (!finite[i]) frame.radius_px[rows.row[i]] = 0;
         frame.splats[rows.row[i]].color = {rgb.x[i], rgb.y[i], rgb.z[i]};
     }
 }
 
-/// SplatGradient summed over the slots of each Gaussian of a batch, in the order of the slots.
+/// The gradients of a batch of Gaussians, summed over the slots of each in order.
 template <class T>
 SplatGradient<Batch<T>> sum_slots(const Frame<T>& frame, const Buffer<SplatGradient<T>>& slots,
                                   const BatchRows<T>& rows) {
@@ -153,7 +152,7 @@ SplatGradient<Batch<T>> sum_slots(const Frame<T>& frame, const Buffer<SplatGradi
     return result;
 }
 
-/// Screen-space gradients and the statistics of densification.
+/// Writes screen-space gradients and adds to the densification statistics.
 template <class T>
 void write_screen_gradients(const View<T>& view, const SplatGradient<Batch<T>>& v, const BatchRows<T>& rows,
                             const Gradients<T>& out) {
@@ -169,7 +168,7 @@ void write_screen_gradients(const View<T>& view, const SplatGradient<Batch<T>>& 
     }
 }
 
-/// Writes the gradients of the colour and returns what reaches the mean through the viewing direction.
+/// Writes the gradients of colors or spherical harmonics. Returns dL/dmean through the viewing direction.
 template <class T>
 Vec3<Batch<T>> color_backward(const Frame<T>& frame, const Gaussians<T>& g, Vec3<Batch<T>> toward,
                               Vec3<Batch<T>> v_color, const BatchRows<T>& rows, const Gradients<T>& out) {
@@ -185,7 +184,7 @@ Vec3<Batch<T>> color_backward(const Frame<T>& frame, const Gaussians<T>& g, Vec3
     gather_rest(g, degree, rows, rest);
     const ShGradient<B> v = sh_color_vjp(degree, toward, rest, v_rgb);
     if (out.sh_dc) scatter3(out.sh_dc, rows, v.dc);
-    if (out.sh_rest) scatter(out.sh_rest, 3 * g.num_rest, rows, 3 * ((degree + 1) * (degree + 1) - 1), rest);
+    if (out.sh_rest) scatter(out.sh_rest, 3 * g.num_rest, rows, 3 * sh_rest_count(degree), rest);
     return v.toward;
 }
 
@@ -217,7 +216,7 @@ template <class T> void zero_rows(T* p, int64_t width, int64_t begin, int64_t en
     if (p) std::memset(p + width * begin, 0, sizeof(T) * width * (end - begin));
 }
 
-/// Calls work(rows) for the Gaussians of [begin, end) that `wanted` accepts, in batches.
+/// Calls work(rows) for batches of those Gaussians in [begin, end) for which wanted(index) is true.
 template <class T, class Wanted, class Work>
 void for_each_batch(int64_t begin, int64_t end, const Wanted& wanted, const Work& work) {
     int64_t list[kChunk], size = 0;
@@ -236,7 +235,7 @@ template <class Work> void for_each_chunk(Team& team, int64_t count, const Work&
 
 template <class T> void project(Team& team, const Gaussians<T>& gaussians, Frame<T>& frame, T* depth) {
     const Pinhole<Batch<T>> camera = broadcast(frame.view.camera);
-    const bool has_color = gaussians.colors || gaussians.sh_dc;  // importance asks for none
+    const bool has_color = gaussians.colors || gaussians.sh_dc;  // importance needs no colour
     for_each_chunk(team, gaussians.count, [&](int64_t begin, int64_t end) {
         for_each_batch<T>(
             begin, end, [](int64_t) { return true; },

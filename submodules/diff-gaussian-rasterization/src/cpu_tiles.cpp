@@ -1,4 +1,4 @@
-// The order of blending on the CPU: Gaussians by depth (radix sort), then a stable counting sort into tiles.
+// The order of blending on the CPU: radix sort of the Gaussians by depth, then a stable counting sort into tiles.
 #include "cpu_tiles.h"
 
 #include <bit>
@@ -9,11 +9,11 @@ namespace {
 
 using Key = uint64_t;
 
-/// Bits of a positive number, which order as the number does.
+/// The bits of a positive number, which sort like the number.
 inline Key key_of(float depth) { return std::bit_cast<uint32_t>(depth); }
 inline Key key_of(double depth) { return std::bit_cast<uint64_t>(depth); }
 
-/// Indices of the visible Gaussians by depth; equal depths keep the order of their indices.
+/// The indices of the visible Gaussians, sorted by depth, then by index.
 template <class T> Buffer<uint32_t> depth_order(const T* depth, const int32_t* radius_px, int64_t count) {
     constexpr int kDigitBits = 11, kDigits = 1 << kDigitBits;
     int64_t num_visible = 0;
@@ -26,7 +26,7 @@ template <class T> Buffer<uint32_t> depth_order(const T* depth, const int32_t* r
         all_or |= key_of(depth[i]);
         all_and &= key_of(depth[i]);
     }
-    const Key varying = all_or ^ all_and;  // digits that are alike in all keys need no pass
+    const Key varying = all_or ^ all_and;  // digits that are equal in all keys need no pass
     for (int shift = 0; shift < static_cast<int>(8 * sizeof(T)); shift += kDigitBits) {
         if (((varying >> shift) & (kDigits - 1)) == 0) continue;
         int64_t begin[kDigits + 1] = {};
@@ -39,8 +39,8 @@ template <class T> Buffer<uint32_t> depth_order(const T* depth, const int32_t* r
     return order;
 }
 
-}  // namespace
-
+/// Fills slot_begin, tile_begin and instances of a frame with splats and radii. depth (N): z in camera space, read
+/// where radius_px > 0.
 template <class T> void order_instances(Team& team, const T* depth, int64_t count, Frame<T>& frame) {
     const View<T>& view = frame.view;
     const int tiles_x = view.tiles_x();
@@ -48,7 +48,7 @@ template <class T> void order_instances(Team& team, const T* depth, int64_t coun
     const Buffer<uint32_t> order = depth_order(depth, frame.radius_px.data(), count);
     const int64_t num_chunks = order.size() == 0 ? 0 : team.size();
     const auto chunk_begin = [&](int64_t chunk) { return order.size() * chunk / num_chunks; };
-    // Calls visit(gaussian, tile) for the instances of one chunk of the order.
+    // Calls visit(gaussian, tile) for the instances of one chunk of the sorted Gaussians.
     const auto walk = [&](int64_t chunk, const auto& visit) {
         for (int64_t k = chunk_begin(chunk); k < chunk_begin(chunk + 1); ++k) {
             const Splat<T>& splat = frame.splats[order[k]];
@@ -60,7 +60,7 @@ template <class T> void order_instances(Team& team, const T* depth, int64_t coun
         }
     };
 
-    // cursor[chunk][tile]: first the number of instances, then where the chunk's next instance of the tile goes.
+    // cursor[chunk][tile]: first the number of instances, later the index of the chunk's next instance in the tile.
     Buffer<int64_t> cursor(num_chunks * num_tiles);
     frame.slot_begin = Buffer<int64_t>(count + 1);
     std::fill_n(frame.slot_begin.data(), count + 1, 0);
@@ -96,6 +96,8 @@ template <class T> void order_instances(Team& team, const T* depth, int64_t coun
         });
     });
 }
+
+}  // namespace
 
 template <class T>
 Frame<T> plan_frame(Team& team, const Gaussians<T>& gaussians, const View<T>& view, const Options& options) {

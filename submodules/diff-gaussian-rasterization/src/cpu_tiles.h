@@ -1,4 +1,4 @@
-// What the CPU engine's passes share: projection and the order of blending.
+// The interface between the CPU engine's passes: projection and the order of blending.
 #pragma once
 
 #include <algorithm>
@@ -9,19 +9,15 @@
 
 namespace dgr {
 
-/// Fills slot_begin, tile_begin and instances of a frame whose splats and radii are known.
-/// depth (N) is z in camera space; only rows with radius_px > 0 are read.
-template <class T> void order_instances(Team& team, const T* depth, int64_t count, Frame<T>& frame);
-
-/// Projects every Gaussian: splats, radius_px and depth (N).
+/// Writes splats and radius_px of the frame, and depth (N): z in camera space.
 template <class T>
 void project(Team& team, const Gaussians<T>& gaussians, Frame<T>& frame, T* depth);
 
-/// Projection and order in one: all that blending needs.
+/// Projects the Gaussians and sorts their instances by tile and depth.
 template <class T>
 Frame<T> plan_frame(Team& team, const Gaussians<T>& gaussians, const View<T>& view, const Options& options);
 
-/// Backward of project, from the sums over slots.
+/// Gradients of the inputs from the gradients of the splats, one for each slot.
 template <class T>
 void project_backward(Team& team, const Frame<T>& frame, const Gaussians<T>& gaussians,
                       const Buffer<SplatGradient<T>>& slots, const Gradients<T>& out);

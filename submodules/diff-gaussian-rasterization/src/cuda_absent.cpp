@@ -1,4 +1,4 @@
-// In place of the CUDA engine where the build has none; the binding calls nothing of it then.
+// Linked instead of the CUDA engine in a build without CUDA. The bindings call none of these functions then.
 #include "cuda_engine.h"
 
 namespace dgr::cuda {

@@ -1,5 +1,5 @@
-// Adam on CUDA: one launch for all tensors of a step. Memory bounds it, so a thread takes four neighbouring numbers of
-// each array in one access where the arrays are aligned for that.
+// Adam on CUDA: one launch for up to 16 tensors. Memory bandwidth limits the speed, so a thread loads four elements of
+// each array at once if the arrays are aligned.
 #include <algorithm>
 
 #include "cuda_platform.h"
@@ -8,15 +8,15 @@ namespace dgr::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kNumbers = 4;      // of a thread
-constexpr int kMaxTensors = 16;  // of a launch: kernel parameters end at 4 kB
+constexpr int kNumbers = 4;      // elements of a thread
+constexpr int kMaxTensors = 16;  // of a launch: kernel parameters are limited to 4 kB
 
 struct Tensor {
     float* values;
     const float* gradient;
     float *exp_avg, *exp_avg_sq;
     int64_t count, first_block;
-    int width, rows_per_block;  // a multiple of 4, so that a block begins where a float4 may
+    int width, rows_per_block;  // rows_per_block: a multiple of 4, which keeps blocks aligned to float4
     bool is_aligned;
     AdamFactors<float> factors;
 };
@@ -49,7 +49,7 @@ __device__ __forceinline__ void store(const Numbers& numbers, float* to, int num
         if (i < num) to[i] = numbers.at[i];
 }
 
-/// Bit i: number i of those at `begin` belongs to a row that takes the step.
+/// Bit i: element begin + i belongs to a row that is updated.
 __device__ __forceinline__ unsigned moving(const int32_t* radius_px, int begin, int num, int width) {
     unsigned bits = 0;
 #pragma unroll

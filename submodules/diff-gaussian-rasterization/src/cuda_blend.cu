@@ -1,27 +1,21 @@
-// Blending on the GPU. Forward: a tile is a block and a pixel a thread. Backward and importance: a warp takes a segment
-// of a tile's splats, a lane each, and the tile's pixels stream through its lanes [Taming 3DGS, arXiv:2406.15643], so
-// that what the pixels say about a splat adds up in registers. They see exactly the pixels that forward blended.
+// Blending on the GPU. Forward: one block per tile, one thread per pixel. Backward and importance: one warp per segment
+// of a tile's splats, one lane per splat. The pixels of the tile are passed from lane to lane [Taming 3DGS,
+// arXiv:2406.15643], so that the sums over pixels stay in registers.
 #include "cuda_passes.h"
 
 namespace dgr::cuda {
 namespace {
 
 constexpr int kTile = Limits::tile;
-constexpr int kBatch = 256;  // splats that a block holds in shared memory at a time
+constexpr int kBatch = 256;  // splats in shared memory at a time
 
-/// Pixels of a tile are numbered so that each warp of a block has 8 x 4 of them: small splats then miss whole warps.
+/// The pixels of a tile are numbered so that a warp has 8 x 4 of them: warps can then skip small splats.
 constexpr int kBlockWidth = 8, kBlockHeight = 4;
 constexpr int kWarpsAcross = kTile / kBlockWidth;
 __device__ int pixel_x(int pixel) { return pixel / kWarp % kWarpsAcross * kBlockWidth + pixel % kBlockWidth; }
 __device__ int pixel_y(int pixel) { return pixel / kWarp / kWarpsAcross * kBlockHeight + pixel % kWarp / kBlockWidth; }
 
-/// Where a tile lies in the image, in px.
-struct TileCorner { int x, y; };
-__device__ TileCorner tile_corner(const View<float>& view, int64_t tile) {
-    return {static_cast<int>(tile % view.tiles_x()) * kTile, static_cast<int>(tile / view.tiles_x()) * kTile};
-}
-
-/// State k of a tile's segment s > 0: `1 + channels` rows of kTilePixels numbers.
+/// The index in frame.states of the state before a segment > 0: 1 + num_channels arrays of kTilePixels.
 __device__ int64_t state_index(int64_t segment_begin, int64_t tile, int64_t segment, int num_channels) {
     return (segment_begin - tile + segment - 1) * (1 + num_channels) * kTilePixels;
 }
@@ -31,7 +25,7 @@ __device__ int64_t state_index(int64_t segment_begin, int64_t tile, int64_t segm
 struct BlendParams {
     Frame frame;
     Images<float> out;
-    int32_t* num_gaussians;  // (H,W), where there are no channels
+    int32_t* num_gaussians;  // (H,W), written if there are no channels
 };
 
 struct BlendShared {
@@ -44,8 +38,8 @@ struct BlendShared {
 };
 static_assert(sizeof(Splat<float>) == 4 * sizeof(float4), "a splat is loaded by four threads");
 
-/// Which warps' pixels the splat's ellipse touches, a bit each.
-__device__ unsigned touched_warps(const Splat<float>& s, TileCorner corner) {
+/// Bit w: the splat's ellipse touches the pixels of warp w.
+__device__ unsigned touched_warps(const Splat<float>& s, Vec2<int> corner) {
     unsigned bits = 0;
 #pragma unroll
     for (int row = 0; row < kTile / kBlockHeight; ++row) {
@@ -61,7 +55,7 @@ __device__ unsigned touched_warps(const Splat<float>& s, TileCorner corner) {
     return bits;
 }
 
-/// What a pixel has blended so far.
+/// The state of a pixel.
 template <int kChannels> struct PixelSum {
     float transmittance = 1;
     float sums[kChannels > 0 ? kChannels : 1] = {};
@@ -69,17 +63,16 @@ template <int kChannels> struct PixelSum {
     int32_t taken = 0;
     bool is_open;
 
-    /// `index` counts the tile's instances from 1.
+    /// index: 1 + index of the instance in the tile.
     __device__ void add(const Splat<float>& s, Vec2<float> d, unsigned index) {
         const float exponent = log2_alpha(s.log2_opacity, s.conic, d);
         if (exponent < float(Limits::log2_alpha_min)) return;
-        const float alpha = min(exp2(exponent), float(Limits::alpha_max));
-        const float after = transmittance - transmittance * alpha;
+        const float alpha = exp2(exponent), after = transmittance_after(transmittance, alpha);
         if (after < float(Limits::transmittance_min)) {
             is_open = false;
             return;
         }
-        const float weight = alpha * transmittance;
+        const float weight = blend_weight(transmittance, alpha);
         const float values[4] = {s.color.x, s.color.y, s.color.z, s.inverse_depth};
 #pragma unroll
         for (int c = 0; c < kChannels; ++c) sums[c] += weight * values[c];
@@ -94,8 +87,8 @@ template <int kChannels> struct PixelSum {
     }
 };
 
-/// Loads `count` splats of the tile, and finds which warps they touch. The whole block calls it.
-__device__ void load_batch(BlendShared& shared, const Frame& frame, int64_t begin, int count, TileCorner corner) {
+/// Loads `count` splats of the tile and finds which warps they touch. All threads of the block have to call it.
+__device__ void load_batch(BlendShared& shared, const Frame& frame, int64_t begin, int count, Vec2<int> corner) {
     for (int i = threadIdx.x; i < 4 * count; i += kTilePixels) {
         const float4* splat = reinterpret_cast<const float4*>(frame.splats + frame.instances[begin + i / 4]);
         shared.words[i] = splat[i % 4];
@@ -120,14 +113,14 @@ __device__ void write_pixel(const BlendParams& p, const PixelSum<kChannels>& sum
     if constexpr (kChannels == 0) p.num_gaussians[pixel] = sum.taken;
 }
 
-/// A tile a block. kChannels: 3 = colour, 4 = colour and inverse depth, 0 = transmittance and number of Gaussians only.
+/// kChannels: 3 = colour, 4 = colour and inverse depth, 0 = only transmittance and number of Gaussians.
 template <int kChannels> __global__ void __launch_bounds__(kTilePixels) blend_kernel(BlendParams p) {
     const Frame& frame = p.frame;
     const View<float>& view = frame.view;
     BlendShared& shared = block_shared<BlendShared>();
     const int64_t tile = blockIdx.x;
     const int64_t begin = frame.tile_begin[tile], end = frame.tile_begin[tile + 1];
-    const TileCorner corner = tile_corner(view, tile);
+    const Vec2<int> corner = view.tile_corner(tile);
     const int x = corner.x + pixel_x(threadIdx.x), y = corner.y + pixel_y(threadIdx.x);
     const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
     const Vec2<float> at{static_cast<float>(x), static_cast<float>(y)};
@@ -135,7 +128,7 @@ template <int kChannels> __global__ void __launch_bounds__(kTilePixels) blend_ke
     PixelSum<kChannels> sum;
     sum.is_open = is_inside;
     for (int64_t batch = begin; batch < end; batch += kBatch) {
-        if (__syncthreads_and(!sum.is_open)) break;  // also: all are done with the batch before
+        if (__syncthreads_and(!sum.is_open)) break;  // also waits until all have read the previous batch
         const int count = static_cast<int>(end - batch < kBatch ? end - batch : kBatch);
         load_batch(shared, frame, batch, count, corner);
         for (int first = 0; first < count && __any_sync(kAllLanes, sum.is_open); first += kWarp) {
@@ -164,8 +157,8 @@ template <int kChannels> __global__ void __launch_bounds__(kTilePixels) blend_ke
 
 // ---- Over segments ----
 
-/// A pass looks at all pairs of a splat and a pixel that takes it, from the front: Pass::Fixed is what it needs of a
-/// pixel, Pass::Flow what changes from splat to splat there.
+/// A pass visits all pairs of a splat and a pixel to which it contributes, front to back. Pass::Fixed is constant for a
+/// pixel, Pass::Flow changes with each splat.
 template <class Pass> struct SegmentShared {
     typename Pass::Fixed fixed[kTilePixels];
     typename Pass::Flow flow[kTilePixels];
@@ -180,7 +173,7 @@ template <class Pass> struct SegmentParams {
 template <class Pass>
 __device__ void load_pixels(SegmentShared<Pass>& shared, const SegmentParams<Pass>& p, int64_t tile, int64_t segment) {
     const Frame& frame = p.frame;
-    const TileCorner corner = tile_corner(frame.view, tile);
+    const Vec2<int> corner = frame.view.tile_corner(tile);
     const float* state = segment == 0
                              ? nullptr
                              : frame.states + state_index(frame.segment_begin[tile], tile, segment, frame.num_channels);
@@ -194,10 +187,10 @@ __device__ void load_pixels(SegmentShared<Pass>& shared, const SegmentParams<Pas
     __syncwarp();
 }
 
-/// The pixels of a tile stream through the lanes: at each step a lane hands its pixel on to the next lane, which has
-/// the splat behind. Lane l meets pixel i at step l + i.
+/// Passes the pixels of a tile through the lanes: in each step a lane passes its pixel's Flow to the next lane, which
+/// has the next splat. Lane l visits pixel i in step l + i.
 template <class Pass>
-__device__ void stream_pixels(SegmentShared<Pass>& shared, Pass& pass, const Splat<float>& s, TileCorner corner,
+__device__ void stream_pixels(SegmentShared<Pass>& shared, Pass& pass, const Splat<float>& s, Vec2<int> corner,
                               unsigned index, bool has_splat) {
     const int lane = threadIdx.x;
     typename Pass::Flow flow{};
@@ -225,7 +218,7 @@ template <class Pass> __global__ void __launch_bounds__(kWarp) segment_kernel(Se
     if (first >= last) return;
     SegmentShared<Pass>& shared = block_shared<SegmentShared<Pass>>();
     load_pixels(shared, p, tile, segment);
-    const TileCorner corner = tile_corner(frame.view, tile);
+    const Vec2<int> corner = frame.view.tile_corner(tile);
     for (unsigned group = first; group < last; group += kWarp) {
         const unsigned index = group + threadIdx.x;
         const bool has_splat = index < last;
@@ -250,60 +243,48 @@ template <bool kDepth> struct GradientPass {
     struct Params {
         Images<const float> images, v_images;
         SplatGradient<float>* gradients;
-        bool by_instance;  // a slot for each instance; else one for each Gaussian, to which all its instances add
+        bool by_instance;  // gradients (I), one for each instance; else (N), with atomic additions
     };
-    struct Fixed { float r, g, b, inverse_depth; };  // dL/d of the pixel
-    struct Flow { float transmittance, behind; };  // behind: as in eq. 14
+    using Fixed = Channels<float>;  // dL/d of the pixel
+    struct Flow { float transmittance, remainder; };
 
     SplatGradient<float> sum{};
 
+    static __device__ Vec3<float> load_color(const float* from, int64_t pixel, int64_t plane) {
+        return {from[pixel], from[plane + pixel], from[2 * plane + pixel]};
+    }
     static __device__ Flow shifted(Flow flow) {
-        return {__shfl_up_sync(kAllLanes, flow.transmittance, 1), __shfl_up_sync(kAllLanes, flow.behind, 1)};
+        return {__shfl_up_sync(kAllLanes, flow.transmittance, 1), __shfl_up_sync(kAllLanes, flow.remainder, 1)};
     }
     static __device__ void load(const SegmentParams<GradientPass>& p, const float* state, int64_t pixel, Fixed& v,
                                 Flow& flow) {
         const View<float>& view = p.frame.view;
         const Images<const float>&images = p.pass.images, &v_images = p.pass.v_images;
         const int64_t plane = int64_t(view.width) * view.height;
-        v = {0, 0, 0, 0};
-        flow = {1, 0};
+        Channels<float> whole{{0, 0, 0}, 0};
+        v = {{0, 0, 0}, 0};
         if (v_images.image) {
-            v.r = v_images.image[pixel], v.g = v_images.image[plane + pixel], v.b = v_images.image[2 * plane + pixel];
-            flow.behind +=
-                images.image[pixel] * v.r + images.image[plane + pixel] * v.g + images.image[2 * plane + pixel] * v.b;
+            whole.color = load_color(images.image, pixel, plane);
+            v.color = load_color(v_images.image, pixel, plane);
         }
-        if (v_images.transmittance) flow.behind += images.transmittance[pixel] * v_images.transmittance[pixel];
         if constexpr (kDepth) {
+            whole.inverse_depth = images.inverse_depth[pixel];
             v.inverse_depth = v_images.inverse_depth[pixel];
-            flow.behind += images.inverse_depth[pixel] * v.inverse_depth;
         }
+        const float v_transmittance = v_images.transmittance ? v_images.transmittance[pixel] : 0.0f;
+        flow = {1, whole_remainder(whole, images.transmittance[pixel], v, v_transmittance)};
         if (!state) return;
         flow.transmittance = state[0];
-        flow.behind -= state[kTilePixels] * v.r + state[2 * kTilePixels] * v.g + state[3 * kTilePixels] * v.b;
-        if constexpr (kDepth) flow.behind -= state[4 * kTilePixels] * v.inverse_depth;
+        flow.remainder -= dot(load_color(state, kTilePixels, kTilePixels), v.color);
+        if constexpr (kDepth) flow.remainder -= state[4 * kTilePixels] * v.inverse_depth;
     }
     __device__ void visit(const Splat<float>& s, Vec2<float> d, float alpha, const Fixed& v, Flow& flow) {
-        const float capped = min(alpha, float(Limits::alpha_max)), weight = capped * flow.transmittance;
-        float value = s.color.x * v.r + s.color.y * v.g + s.color.z * v.b;
-        if constexpr (kDepth) {
-            value += s.inverse_depth * v.inverse_depth;
-            sum.inverse_depth += weight * v.inverse_depth;
-        }
-        const float contribution = weight * value;
-        flow.behind -= contribution;
-        flow.transmittance -= flow.transmittance * capped;
-        sum.color = sum.color + Vec3<float>{weight * v.r, weight * v.g, weight * v.b};
-        if (alpha >= float(Limits::alpha_max)) return;  // the cap stops the gradient
-        // log_alpha_vjp of math.h, its constant factors left for after the sums.
-        const float u = blend_log_vjp(contribution, capped, flow.behind), u_x = u * d.x, u_y = u * d.y;
-        const float v_x = s.conic.xx * u_x + s.conic.xy * u_y, v_y = s.conic.xy * u_x + s.conic.yy * u_y;
-        sum.u += u;
-        sum.conic = {sum.conic.xx + u_x * d.x, sum.conic.xy + u_x * d.y, sum.conic.yy + u_y * d.y};
-        sum.mean = {sum.mean.x + v_x, sum.mean.y + v_y};
-        sum.abs_mean = {sum.abs_mean.x + abs(v_x), sum.abs_mean.y + abs(v_y)};
+        const Channels<float> channels{s.color, s.inverse_depth};
+        blend_vjp<kDepth>(s.conic, channels, d, alpha, flow.transmittance, true, v, flow.remainder, sum);
+        flow.transmittance = transmittance_after(flow.transmittance, alpha);
     }
     __device__ void store(const Params& p, int64_t instance, uint32_t gaussian) {
-        sum.conic = {-0.5f * sum.conic.xx, -sum.conic.xy, -0.5f * sum.conic.yy};
+        sum.conic = conic_gradient(sum.conic);
         if (p.by_instance) {
             p.gradients[instance] = sum;
             return;
@@ -326,20 +307,15 @@ template <bool kDepth> struct GradientPass {
 
 // ---- Importance ----
 
-struct ImportanceSlot {
-    float weighted, total;
-    int32_t num_pixels;
-};
-
 struct ImportancePass {
     struct Params {
         const float* pixel_weights;
-        ImportanceSlot* slots;  // (I)
+        ImportanceSlot<float>* slots;  // (I)
     };
     struct Fixed { float weight; };
     struct Flow { float transmittance; };
 
-    ImportanceSlot sum{};
+    ImportanceSlot<float> sum{};
 
     static __device__ Flow shifted(Flow flow) { return {__shfl_up_sync(kAllLanes, flow.transmittance, 1)}; }
     static __device__ void load(const SegmentParams<ImportancePass>& p, const float* state, int64_t pixel, Fixed& fixed,
@@ -348,26 +324,21 @@ struct ImportancePass {
         flow.transmittance = state ? state[0] : 1.0f;
     }
     __device__ void visit(const Splat<float>&, Vec2<float>, float alpha, const Fixed& fixed, Flow& flow) {
-        const float capped = min(alpha, float(Limits::alpha_max)), weight = capped * flow.transmittance;
+        const float weight = blend_weight(flow.transmittance, alpha);
         sum.weighted += weight * fixed.weight;
         sum.total += weight;
         ++sum.num_pixels;
-        flow.transmittance -= flow.transmittance * capped;
+        flow.transmittance = transmittance_after(flow.transmittance, alpha);
     }
     __device__ void store(const Params& p, int64_t instance, uint32_t) { p.slots[instance] = sum; }
 };
 
-__global__ void sum_importance_kernel(const ImportanceSlot* slots, SlotOrder order, int64_t count,
+__global__ void sum_importance_kernel(const ImportanceSlot<float>* slots, SlotOrder order, int64_t count,
                                       Importance<float> out) {
     const int64_t n = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
     if (n >= count) return;
-    ImportanceSlot all{};
-    for (int64_t i = order.begin[n]; i < order.begin[n + 1]; ++i) {
-        const ImportanceSlot slot = slots[order.slots[i]];
-        all.weighted += slot.weighted;
-        all.total += slot.total;
-        all.num_pixels += slot.num_pixels;
-    }
+    ImportanceSlot<float> all{};
+    for (int64_t i = order.begin[n]; i < order.begin[n + 1]; ++i) all.add(slots[order.slots[i]]);
     out.weighted[n] = all.weighted;
     out.total[n] = all.total;
     out.num_pixels[n] = all.num_pixels;
@@ -380,7 +351,7 @@ template <class T> T* zeros(const Context& context, int64_t count) {
     return array;
 }
 
-/// Projects, orders and blends. Channels as in blend_kernel.
+/// Projects, sorts and blends. num_channels: as kChannels of blend_kernel.
 Frame render(const Context& context, Memory& kept, const Gaussians<float>& gaussians, const View<float>& view,
              const Options& options, int num_channels, const Images<float>& out, int32_t* num_gaussians,
              int32_t* radius_px) {
@@ -446,7 +417,7 @@ void importance(const Context& context, const Gaussians<float>& gaussians, const
     const DeviceGuard guard(context.device);
     int32_t* radius_px = context.scratch.array<int32_t>(gaussians.count);
     const Frame frame = render(context, context.scratch, gaussians, view, options, 0, {}, out.num_gaussians, radius_px);
-    auto* slots = zeros<ImportanceSlot>(context, frame.num_instances);
+    auto* slots = zeros<ImportanceSlot<float>>(context, frame.num_instances);
     launch_segments<ImportancePass>("importance", context, {frame, {pixel_weights, slots}});
     launch("sum_importance", context, one_thread_each(gaussians.count, 256), sum_importance_kernel, slots,
            order_slots(context, frame), gaussians.count, out);

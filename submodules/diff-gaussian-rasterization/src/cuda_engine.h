@@ -1,40 +1,41 @@
-// What the CUDA engine does: the calls of engine.h on device pointers, in float. Includes nothing of CUDA, so that a
-// build without it can link cuda_absent.cpp instead.
+// The functions of the CUDA engine: those of engine.h on device pointers, in float. This header includes no CUDA
+// header, so that a build without CUDA can link cuda_absent.cpp.
 #pragma once
 
 #include <stdexcept>
 
 #include "engine.h"
 
-struct CUstream_st;  // what a cudaStream_t points to
+struct CUstream_st;  // cudaStream_t is a pointer to it
 
 namespace dgr::cuda {
 
-/// An error that CUDA reports; the message is one line and says what to do where that is known.
+/// An error of CUDA. The message is one line, with advice if there is any.
 struct Error : std::runtime_error { using std::runtime_error::runtime_error; };
 
-/// Device memory that lives as long as its owner; the binding asks torch for it.
+/// An allocator of device memory, which is freed with the allocator.
 class Memory {
   public:
     virtual ~Memory() = default;
-    /// At least `bytes`, aligned to 256. Throws what the allocator throws.
+    /// At least `bytes`, aligned to 256. May throw.
     virtual void* allocate(int64_t bytes) = 0;
     template <class T> T* array(int64_t count) {
         return static_cast<T*>(allocate((count > 0 ? count : 1) * static_cast<int64_t>(sizeof(T))));
     }
 };
 
-/// Where an operation runs. It waits for nothing but what forward reads back, and leaves its work queued on the stream.
+/// Device and stream of an operation. Operations are asynchronous, except that forward reads one number back.
 struct Context {
     int device;
     CUstream_st* stream;
-    Memory& scratch;  // may go when the call returns: what frees it knows the stream
+    Memory& scratch;  // freed after the call, in stream order
 };
 
-/// Is there a CUDA engine in this build?
+/// Whether this build has a CUDA engine.
 extern const bool is_built;
 
-/// What forward leaves for backward; all arrays on the device, in memory that the caller keeps. Sizes as in dgr::Frame.
+/// The state that backward needs of forward. All arrays are on the device, in `kept` of forward. Sizes as in
+/// dgr::Frame.
 struct Frame {
     View<float> view;
     Options options;
@@ -42,18 +43,18 @@ struct Frame {
     const Splat<float>* splats = nullptr;  // (N)
     const int32_t* radius_px = nullptr;    // (N)
     int64_t* tile_begin = nullptr;         // (tiles + 1)
-    uint32_t* instances = nullptr;         // (I) Gaussian of each, ordered by tile, depth, index
-    // Where options.is_differentiable. A tile's instances fall into segments, and every tile has at least one.
-    int64_t max_segments = 0;          // no less than there are
+    uint32_t* instances = nullptr;         // (I) index of the Gaussian, sorted by tile, depth, index
+    // If options.is_differentiable. The instances of a tile are split into segments; every tile has at least one.
+    int64_t max_segments = 0;          // upper bound of the number of segments
     int64_t* segment_begin = nullptr;  // (tiles + 1)
     uint32_t* segment_tile = nullptr;  // (segments)
-    uint32_t* pixel_last = nullptr;    // (tiles, 256) instances of its tile up to the last one that a pixel took
-    uint32_t* tile_last = nullptr;     // (tiles) the largest of its pixels
-    int num_channels = 0;              // blended: colour, colour and inverse depth, or none
-    float* states = nullptr;  // (segments - tiles, 1 + channels, 256) transmittance and channels in front of a segment
+    uint32_t* pixel_last = nullptr;    // (tiles, 256) 1 + index in the tile of the last instance blended, or 0
+    uint32_t* tile_last = nullptr;     // (tiles) maximum of pixel_last
+    int num_channels = 0;              // blended: 3 = colour, 4 = colour and inverse depth, 0 = none
+    float* states = nullptr;  // (segments - tiles, 1 + channels, 256) transmittance and sums before a segment
 };
 
-/// `radius_px` (N) is an output of the caller's, and part of the frame.
+/// radius_px: (N), an output that the frame refers to.
 Frame forward(const Context& context, Memory& kept, const Gaussians<float>& gaussians, const View<float>& view,
               const Options& options, const Images<float>& out, int32_t* radius_px);
 
@@ -63,9 +64,9 @@ void backward(const Context& context, const Frame& frame, const Gaussians<float>
 void importance(const Context& context, const Gaussians<float>& gaussians, const View<float>& view,
                 const Options& options, const float* pixel_weights, const Importance<float>& out);
 
-/// `values` (3): loss, L1, SSIM, on the device.
+/// values: (3) on the device: loss, L1, SSIM.
 void photometric_loss(const Context& context, const LossInput<float>& input, float* values, float* v_image);
 
-void adam(const Context& context, const AdamStep* rows, int num_rows, const int32_t* radius_px);
+void adam(const Context& context, const AdamStep* tensors, int num_tensors, const int32_t* radius_px);
 
 }  // namespace dgr::cuda

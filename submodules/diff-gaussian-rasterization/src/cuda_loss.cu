@@ -1,6 +1,6 @@
-// L1 and SSIM with their gradient on CUDA, in two passes over tiles: window means and SSIM, then the windows' gradients
-// back to the pixels. A tile comes into shared memory with the window's reach around it, and is blurred along x, then
-// y.
+// L1 and SSIM with their gradient on CUDA, in two passes over tiles: window means and SSIM, then the gradient of the
+// image from the gradients of the window means. A tile is loaded to shared memory with a border of kRadius, and blurred
+// along x, then along y.
 #include <cstdint>
 
 #include "cuda_platform.h"
@@ -9,10 +9,11 @@ namespace dgr::cuda {
 namespace {
 
 constexpr int kTile = 32;  // px
-constexpr int kRows = kTile + 2 * kWindowRadius;  // with the window's reach
-constexpr int kColumns = 44;  // the same, in whole float4
-constexpr int kOutputs = 4;  // neighbours that one thread blurs at once: they share what it reads
-constexpr int kInputs = kOutputs + 2 * kWindowRadius;
+constexpr int kTaps = Ssim::window, kRadius = kTaps / 2;
+constexpr int kRows = kTile + 2 * kRadius;
+constexpr int kColumns = 44;  // the same, rounded up to float4
+constexpr int kOutputs = 4;  // neighbouring pixels that a thread blurs together, to load their inputs once
+constexpr int kInputs = kOutputs + 2 * kRadius;
 constexpr int kInputVectors = (kInputs + 3) / 4;
 constexpr int kThreads = kTile * kTile / kOutputs;
 static_assert(kTile - kOutputs + 4 * kInputVectors <= kColumns);
@@ -20,7 +21,7 @@ static_assert(kTile - kOutputs + 4 * kInputVectors <= kColumns);
 struct alignas(16) Signal { float at[kRows][kColumns]; };
 struct alignas(16) BlurredRows { float at[kRows][kTile]; };
 
-/// What a block found; added up at the end in the order of the blocks.
+/// The sums of a block. sum_kernel adds them in a fixed order.
 struct Sums { double l1, ssim; };
 
 struct LossParams {
@@ -28,13 +29,13 @@ struct LossParams {
     WindowWeights<float> window;
     int tiles_x, tiles;  // of a channel
     int64_t pixels;  // of a channel
-    float v_l1, v_ssim;  // dL/d of one value's share
+    float v_l1, v_ssim;  // dL/d|x - y| and dL/dSSIM of one value
     Sums* sums;  // (blocks)
     float* gradients;  // (3,3,H,W): dL/d(window means of x, x^2, xy) of each channel, or null
     float* v_image;  // (3,H,W)
 };
 
-/// The block's tile: left and top are those of the tile, and may be counted on from there.
+/// The block's tile; left and top in px.
 struct Tile {
     int channel, left, top;
     __device__ explicit Tile(const LossParams& p)
@@ -47,24 +48,24 @@ __device__ __forceinline__ bool is_inside(const LossParams& p, int x, int y) {
     return x >= 0 && x < p.in.width && y >= 0 && y < p.in.height;
 }
 
-/// Image and photo of a pixel inside; zero where the mask is false.
+/// Image (x) and photo (y) of a pixel inside the image; zero where the mask is false.
 struct Pair {
     float x, y;
-    bool counts;
+    bool is_in_mask;
 };
 __device__ __forceinline__ Pair read_pair(const LossParams& p, int channel, int64_t pixel) {
     if (p.in.mask && !p.in.mask[pixel]) return {0, 0, false};
     const int64_t at = channel * p.pixels + pixel;
-    return {p.in.image[at], p.in.photo ? p.in.photo[at] : float(p.in.photo_bytes[at]) * float(1.0 / 255.0), true};
+    return {p.in.image[at], p.in.photo ? p.in.photo[at] : from_byte<float>(p.in.photo_bytes[at]), true};
 }
 
-/// Weighted sums of kOutputs neighbours from what lies around them.
+/// Blurs kOutputs neighbouring samples.
 __device__ __forceinline__ void blur(const WindowWeights<float>& window, const float* in, float* out) {
 #pragma unroll
     for (int i = 0; i < kOutputs; ++i) {
         out[i] = 0;
 #pragma unroll
-        for (int k = 0; k < kWindowTaps; ++k) out[i] += window.at[k] * in[i + k];
+        for (int k = 0; k < kTaps; ++k) out[i] += window.at[k] * in[i + k];
     }
 }
 __device__ __forceinline__ void load_inputs(const Signal& signal, int row, int column, float* in) {
@@ -87,15 +88,15 @@ __device__ __forceinline__ void blur_column(const WindowWeights<float>& window, 
     blur(window, in, out);
 }
 
-/// In lane 0, the sum over the warp, in fixed order.
+/// The sum over the warp in a fixed order, in lane 0.
 __device__ __forceinline__ float warp_sum(float value) {
 #pragma unroll
     for (int lanes = kWarp / 2; lanes > 0; lanes /= 2) value += __shfl_down_sync(kAllLanes, value, lanes);
     return value;
 }
 
-// SSIM needs the means of x^2 + y^2 and of xy only. With u = x + y and d = x - y these are means of two squares, (u^2 +
-// d^2) / 2 and (u^2 - d^2) / 4: four signals to blur instead of five, and equal images still give equal means.
+// SSIM needs only the means of x^2 + y^2 and of xy. With u = x + y and d = x - y these are (u^2 + d^2) / 2 and
+// (u^2 - d^2) / 4: four signals to blur instead of five. Equal images still give equal means.
 struct SimilarityMemory {
     Signal u, d;
     BlurredRows mean_u, mean_d, mean_uu, mean_dd;
@@ -122,7 +123,7 @@ __global__ void __launch_bounds__(kThreads) similarity_kernel(LossParams p) {
     const Tile tile(p);
     for (int i = threadIdx.x; i < kRows * kColumns; i += kThreads) {
         const int row = i / kColumns, column = i % kColumns;
-        const int x = tile.left + column - kWindowRadius, y = tile.top + row - kWindowRadius;
+        const int x = tile.left + column - kRadius, y = tile.top + row - kRadius;
         Pair pair{0, 0, false};
         if (is_inside(p, x, y)) pair = read_pair(p, tile.channel, int64_t(y) * p.in.width + x);
         memory.u.at[row][column] = pair.x + pair.y;
@@ -145,7 +146,7 @@ __global__ void __launch_bounds__(kThreads) similarity_kernel(LossParams p) {
         if (!is_inside(p, x, y)) continue;
         const float square = (uu[i] + dd[i]) / 4;
         const WindowMeans<float> means{(u[i] + d[i]) / 2, (u[i] - d[i]) / 2, square, square, (uu[i] - dd[i]) / 4};
-        l1 += abs(memory.d.at[first_row + i + kWindowRadius][column + kWindowRadius]);
+        l1 += abs(memory.d.at[first_row + i + kRadius][column + kRadius]);
         similarity += ssim(means);
         if (!p.gradients) continue;
         const WindowGradient<float> gradient = ssim_vjp(means, p.v_ssim);
@@ -181,7 +182,7 @@ __global__ void __launch_bounds__(kThreads) gradient_kernel(LossParams p) {
     const float* gradients = p.gradients + tile.channel * p.pixels;
     for (int i = threadIdx.x; i < kRows * kColumns; i += kThreads) {
         const int row = i / kColumns, column = i % kColumns;
-        const int x = tile.left + column - kWindowRadius, y = tile.top + row - kWindowRadius;
+        const int x = tile.left + column - kRadius, y = tile.top + row - kRadius;
         const bool inside = is_inside(p, x, y);
         const int64_t pixel = int64_t(y) * p.in.width + x;
 #pragma unroll
@@ -211,9 +212,8 @@ __global__ void __launch_bounds__(kThreads) gradient_kernel(LossParams p) {
         if (!is_inside(p, x, y)) continue;
         const int64_t pixel = int64_t(y) * p.in.width + x;
         const Pair pair = read_pair(p, tile.channel, pixel);
-        const float sign = pair.x > pair.y ? p.v_l1 : pair.x < pair.y ? -p.v_l1 : 0.0f;
-        p.v_image[tile.channel * p.pixels + pixel] =
-            pair.counts ? sign + v_x[i] + 2 * pair.x * v_xx[i] + pair.y * v_xy[i] : 0.0f;
+        const float v = loss_terms_vjp(pair.x, pair.y, p.v_l1, {v_x[i], v_xx[i], v_xy[i]});
+        p.v_image[tile.channel * p.pixels + pixel] = pair.is_in_mask ? v : 0.0f;
     }
 }
 
@@ -226,7 +226,7 @@ struct SumParams {
     float* values;  // loss, L1, SSIM
 };
 
-/// One block: adds up what the blocks found, in an order that depends on their number only.
+/// Adds the sums of the blocks, in an order that depends only on their number. Runs as one block.
 __global__ void __launch_bounds__(kSumThreads) sum_kernel(SumParams p) {
     Sums* partial = &block_shared<Sums>();
     Sums mine{0, 0};
@@ -243,7 +243,7 @@ __global__ void __launch_bounds__(kSumThreads) sum_kernel(SumParams p) {
     }
     if (threadIdx.x != 0) return;
     const double l1 = partial[0].l1 / p.num_values, similarity = partial[0].ssim / p.num_values;
-    p.values[0] = static_cast<float>((1 - p.ssim_weight) * l1 + p.ssim_weight * (1 - similarity));
+    p.values[0] = static_cast<float>(mixed_loss(p.ssim_weight, l1, similarity));
     p.values[1] = static_cast<float>(l1);
     p.values[2] = static_cast<float>(similarity);
 }
@@ -256,13 +256,14 @@ void photometric_loss(const Context& context, const LossInput<float>& input, flo
     const int tiles_x = (input.width + kTile - 1) / kTile, tiles_y = (input.height + kTile - 1) / kTile;
     const int64_t blocks = int64_t(3) * tiles_x * tiles_y;
     const double num_values = 3.0 * static_cast<double>(pixels);
+    const MixedLossGradient v = mixed_loss_vjp(input.ssim_weight);
     const LossParams params{input,
                             window_weights<float>(),
                             tiles_x,
                             tiles_x * tiles_y,
                             pixels,
-                            static_cast<float>((1 - input.ssim_weight) / num_values),
-                            static_cast<float>(-input.ssim_weight / num_values),
+                            static_cast<float>(v.l1 / num_values),
+                            static_cast<float>(v.ssim / num_values),
                             context.scratch.array<Sums>(blocks),
                             v_image ? context.scratch.array<float>(9 * pixels) : nullptr,
                             v_image};

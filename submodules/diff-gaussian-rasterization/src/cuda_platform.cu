@@ -1,4 +1,4 @@
-// Errors of CUDA in one line that says what to do, and the switch that makes every launch wait.
+// Error messages, and DGR_SYNC.
 #include <cstdlib>
 #include <string>
 
@@ -11,7 +11,7 @@ std::string version_text(int version) {
     return std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10);
 }
 
-/// What a user can do about it; empty where nothing is known.
+/// What the user can do, or empty.
 std::string advice(cudaError_t error) {
     int driver = 0, runtime = 0;
     switch (error) {
@@ -23,7 +23,7 @@ std::string advice(cudaError_t error) {
         case cudaErrorNoKernelImageForDevice:
             return ": this build has no code for this GPU; install again where the GPU is, or with DGR_CUDA_ARCHS set";
         case cudaErrorNoDevice:
-            return ": no GPU is to be seen; use the CPU";
+            return ": there is no GPU; use the CPU";
         case cudaErrorMemoryAllocation:
             return ": use a lower resolution or fewer Gaussians";
         default:
@@ -36,7 +36,7 @@ std::string advice(cudaError_t error) {
 const bool is_built = true;
 
 void fail(cudaError_t error, const char* operation) {
-    cudaGetLastError();  // what can be cleared is, so that the next call does not meet it
+    cudaGetLastError();  // clears an error that is not sticky
     throw Error(std::string(operation) + ": " + cudaGetErrorName(error) + " (" + cudaGetErrorString(error) + ")" +
                 advice(error));
 }

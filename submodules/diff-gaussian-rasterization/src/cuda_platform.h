@@ -1,5 +1,5 @@
-// What the kernels use of CUDA's host side: checked launches, shared memory. tests/cuda_emulation has a cuda_runtime.h
-// that runs the same sources on the CPU, hence no <<< >>> and no static __shared__ here.
+// Checked launches and shared memory. tests/cuda_emulation has a cuda_runtime.h that runs the same sources on the CPU;
+// therefore they use no <<< >>> and no static __shared__.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -11,23 +11,23 @@ namespace dgr::cuda {
 constexpr unsigned kAllLanes = 0xffffffffu;
 constexpr int kWarp = 32;
 
-/// Throws Error with the operation's name and what CUDA says about it.
+/// Throws Error with the operation's name and CUDA's message.
 [[noreturn]] void fail(cudaError_t error, const char* operation);
 inline void check(cudaError_t error, const char* operation) {
     if (error != cudaSuccess) fail(error, operation);
 }
 
-/// Is DGR_SYNC=1 set? Then every launch waits for its kernel, and an error names the kernel that made it.
+/// Whether DGR_SYNC=1 is set. Then every launch waits for its kernel, so that an error names the kernel that failed.
 bool is_synchronous();
 
 struct Grid {
     int64_t blocks;
     int threads;  // of a block
-    int64_t shared_bytes = 0;  // what block_shared<T>() needs, at most 48 kB
+    int64_t shared_bytes = 0;  // of block_shared<T>(), at most 48 kB
 };
 inline Grid one_thread_each(int64_t count, int threads) { return {(count + threads - 1) / threads, threads}; }
 
-/// Queues a kernel; a grid without blocks is no launch.
+/// Launches a kernel, unless the grid has no blocks.
 template <class... Params, class... Args>
 void launch(const char* name, const Context& context, const Grid& grid, void (*kernel)(Params...), Args... args) {
     if (grid.blocks == 0) return;
@@ -41,13 +41,13 @@ void launch(const char* name, const Context& context, const Grid& grid, void (*k
 }
 
 extern __shared__ __align__(64) unsigned char block_memory[];
-/// The block's shared memory as a T; what it holds at first is not defined.
+/// The block's shared memory as a T, uninitialized.
 template <class T> __device__ __forceinline__ T& block_shared() {
     static_assert(alignof(T) <= 64);
     return *reinterpret_cast<T*>(block_memory);
 }
 
-/// Makes a device the current one, for as long as it lives.
+/// Sets the current device and restores the previous one.
 class DeviceGuard {
   public:
     explicit DeviceGuard(int device) {

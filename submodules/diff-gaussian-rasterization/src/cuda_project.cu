@@ -1,18 +1,17 @@
-// Projection and its derivative on the GPU, one Gaussian a thread, with the formulas of projection.h.
-// Leaves out the order of blending (cuda_tiles.cu) and the pixels (cuda_blend.cu).
+// Projection and its gradient on the GPU: projection.h, one thread per Gaussian.
 #include "cuda_passes.h"
 
 namespace dgr::cuda {
 namespace {
 
 constexpr int kThreads = 128;
-constexpr int kRestWidth = 3 * kMaxRest;  // odd, so that the lanes' rows begin in different banks
+constexpr int kRestWidth = 3 * kMaxRest;  // odd, so that the rows of a warp begin in different banks
 
-/// SH coefficients of the block's Gaussians. A warp moves its rows together, one after the other: a row is 180 bytes,
-/// and a lane that read its own would fetch 32 cache lines for every coefficient.
+/// SH coefficients of the block's Gaussians. A warp loads and stores row after row: a row is 180 bytes, so lanes that
+/// access their own rows would touch 32 cache lines for every coefficient.
 struct RestRows { float row[kThreads][kRestWidth]; };
 
-/// Rows of the warp's lanes that `wanted` names, from global memory; `first` is lane 0's row.
+/// Loads the rows of those lanes whose bit in `wanted` is set. first: row of lane 0.
 __device__ void load_rows(unsigned wanted, const float* first, int64_t stride, int width, float (*to)[kRestWidth]) {
     const int lane = threadIdx.x % kWarp;
 #pragma unroll 8
@@ -22,7 +21,8 @@ __device__ void load_rows(unsigned wanted, const float* first, int64_t stride, i
     }
     __syncwarp();
 }
-/// Rows of the warp's lanes that `existing` names, to global memory: zero beyond `width` and where `wanted` is not set.
+/// Stores the rows of those lanes whose bit in `existing` is set, with zeros from `width` on and for lanes not
+/// `wanted`.
 __device__ void store_rows(unsigned existing, unsigned wanted, float* first, int64_t stride, int width,
                            const float (*from)[kRestWidth]) {
     __syncwarp();
@@ -84,7 +84,7 @@ __global__ void __launch_bounds__(kThreads) project_kernel(ProjectParams p) {
         if (made.visible) rgb = load3(g.colors, n);
     } else if (g.sh_dc) {
         RestRows& rest = block_shared<RestRows>();
-        const int warp_row = threadIdx.x / kWarp * kWarp, width = 3 * ((p.sh_degree + 1) * (p.sh_degree + 1) - 1);
+        const int warp_row = threadIdx.x / kWarp * kWarp, width = 3 * sh_rest_count(p.sh_degree);
         const int64_t stride = 3 * int64_t(g.num_rest);
         load_rows(__ballot_sync(kAllLanes, made.visible), g.sh_rest + (n - threadIdx.x % kWarp) * stride, stride, width,
                   rest.row + warp_row);
@@ -95,7 +95,7 @@ __global__ void __launch_bounds__(kThreads) project_kernel(ProjectParams p) {
     if (n >= g.count) return;
     bool visible = made.visible;
     if (visible && (g.colors || g.sh_dc)) visible = is_finite(rgb.x) && is_finite(rgb.y) && is_finite(rgb.z);
-    if (visible && g.sh_dc) rgb = {max(rgb.x, 0.0f), max(rgb.y, 0.0f), max(rgb.z, 0.0f)};
+    if (visible && g.sh_dc) rgb = clamp_color(rgb);
     p.out.radius_px[n] = visible ? radius_of(made.splat.half_extent) : 0;
     p.out.depth_keys[n] = visible ? __float_as_uint(made.depth) : kCulledKey;
     p.out.indices[n] = static_cast<uint32_t>(n);
@@ -116,7 +116,7 @@ struct BackwardParams {
     Gradients<float> out;
 };
 
-/// The gradient of a Gaussian's splat, summed over its slots in their order if they are apart.
+/// The gradient of a splat; with an order, the sum over its instances.
 __device__ SplatGradient<float> splat_gradient(const BackwardParams& p, int64_t n) {
     if (!p.has_order) return p.gradients[n];
     SplatGradient<float> sum{};
@@ -144,8 +144,8 @@ __device__ void write_screen_gradients(const BackwardParams& p, int64_t n, bool 
     p.out.views[n] += 1;
 }
 
-/// Writes the gradients of the colour and returns what reaches the mean through the viewing direction. The whole warp
-/// calls it.
+/// Writes the gradients of colors or spherical harmonics. Returns dL/dmean through the viewing direction. All lanes of
+/// a warp have to call it.
 __device__ Vec3<float> color_backward(const BackwardParams& p, int64_t n, bool visible, Vec3<float> v_color) {
     const Gaussians<float>& g = p.gaussians;
     const bool exists = n < g.count;
@@ -154,7 +154,7 @@ __device__ Vec3<float> color_backward(const BackwardParams& p, int64_t n, bool v
         return {0, 0, 0};
     }
     RestRows& rest = block_shared<RestRows>();
-    const int warp_row = threadIdx.x / kWarp * kWarp, width = 3 * ((p.sh_degree + 1) * (p.sh_degree + 1) - 1);
+    const int warp_row = threadIdx.x / kWarp * kWarp, width = 3 * sh_rest_count(p.sh_degree);
     const int64_t stride = 3 * int64_t(g.num_rest), warp_first = (n - threadIdx.x % kWarp) * stride;
     const unsigned existing = __ballot_sync(kAllLanes, exists), wanted = __ballot_sync(kAllLanes, visible);
     load_rows(wanted, g.sh_rest + warp_first, stride, width, rest.row + warp_row);
@@ -195,7 +195,7 @@ __global__ void __launch_bounds__(kThreads) project_backward_kernel(BackwardPara
     }
 }
 
-/// One thread a Gaussian, with room for the SH rows where there are any.
+/// One thread per Gaussian, with shared memory for SH coefficients if there are any.
 Grid grid_of(const Gaussians<float>& g) {
     Grid grid = one_thread_each(g.count, kThreads);
     grid.shared_bytes = g.sh_dc ? static_cast<int64_t>(sizeof(RestRows)) : 0;

@@ -1,4 +1,4 @@
-// cuda_sort.h with CUB, in 64-bit sizes; holds for the CUB of CUDA 12.0 to 13.
+// cuda_sort.h with CUB, for CUDA 12.0 to 13.
 #include <thrust/iterator/transform_iterator.h>
 
 #include <cub/device/device_radix_sort.cuh>
@@ -12,12 +12,12 @@
 namespace dgr::cuda {
 namespace {
 
-/// CUB adds in the type that it reads, and the sums outgrow 32 bits.
+/// CUB adds in the type of its input, and the sums may exceed 32 bits.
 struct Widen {
     __host__ __device__ int64_t operator()(int32_t count) const { return count; }
 };
 
-/// Calls `primitive(storage, bytes)` as CUB wants it: once for the size of its temporary storage, once to run.
+/// Calls primitive(storage, bytes) twice: for the size of CUB's temporary storage, and to run.
 template <class Primitive>
 void run(const Context& context, const char* name, Primitive primitive) {
     size_t bytes = 0;
@@ -40,8 +40,9 @@ void sort_pairs(const Context& context, Pairs& pairs, int64_t count, int bits) {
 }
 
 void exclusive_sum(const Context& context, const int32_t* counts, int64_t* sums, int64_t count) {
-    // The scan of CUDA 12's first CUBs takes an int. One count for each Gaussian or tile: far below it.
-    if (count > std::numeric_limits<int>::max()) throw Error("exclusive_sum: too many: " + std::to_string(count));
+    // CUB's scan takes an int in the first versions of CUDA 12.
+    if (count > std::numeric_limits<int>::max())
+        throw Error("exclusive_sum: expected fewer than 2^31 counts, got " + std::to_string(count));
     check(cudaMemsetAsync(sums, 0, sizeof(int64_t), context.stream), "exclusive_sum");
     if (count == 0) return;
     run(context, "exclusive_sum", [&](void* storage, size_t& bytes) {

@@ -1,11 +1,12 @@
-// The order of blending on the GPU: Gaussians by depth, their instances in that order, then a stable sort by tile.
+// The order of blending on the GPU: sorts the Gaussians by depth, writes their instances in that order, then sorts the
+// instances by tile (stable).
 #include "cuda_passes.h"
 
 namespace dgr::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kLarge = 64;  // tiles of a Gaussian that a whole warp writes together
+constexpr int kLarge = 64;  // a warp writes the instances of a Gaussian with more tiles together
 
 __device__ int64_t thread_index() { return int64_t(blockIdx.x) * blockDim.x + threadIdx.x; }
 
@@ -17,14 +18,14 @@ __global__ void gather_counts_kernel(const int32_t* counts, const uint32_t* orde
 struct EmitParams {
     View<float> view;
     const Splat<float>* splats;
-    const uint32_t* order;  // (N) Gaussians by depth
-    const int64_t* begin;   // (N + 1) where the instances of each go
+    const uint32_t* order;  // (N) Gaussians sorted by depth
+    const int64_t* begin;   // (N + 1) first instance of each
     int64_t num_gaussians;
     uint32_t *tiles, *gaussians;  // (I)
 };
 
-/// Writes what is left of a Gaussian's instances as lying in no tile: one that was rounded differently when they were
-/// counted may have a tile less.
+/// Writes the remaining instances of a Gaussian with a tile index beyond the last tile. The number of tiles may be less
+/// than counted if the compiler rounded differently there.
 __device__ void fill_rest(const EmitParams& p, uint32_t gaussian, int64_t begin, int64_t end, int step) {
     for (int64_t at = begin; at < end; at += step) {
         p.tiles[at] = static_cast<uint32_t>(p.view.num_tiles());
@@ -47,7 +48,7 @@ __device__ void emit(const EmitParams& p, uint32_t gaussian, int64_t begin, int6
     fill_rest(p, gaussian, at, end, 1);
 }
 
-/// The same by a whole warp, a row of tiles each lane.
+/// emit by a warp: each lane handles one row of tiles.
 __device__ void emit_by_warp(const EmitParams& p, uint32_t gaussian, int64_t begin, int64_t end) {
     const int lane = threadIdx.x % kWarp;
     const Splat<float> splat = p.splats[gaussian];
@@ -56,7 +57,7 @@ __device__ void emit_by_warp(const EmitParams& p, uint32_t gaussian, int64_t beg
     for (int first = box.y_begin; first < box.y_end; first += kWarp) {
         const int y = first + lane;
         const TileSpan span = y < box.y_end ? tile_span(p.view, splat, box, y) : TileSpan{0, 0};
-        int up_to = span.end - span.begin;  // instances of this lane's row and the rows before
+        int up_to = span.end - span.begin;  // instances of the rows up to this lane's
         for (int step = 1; step < kWarp; step *= 2) {
             const int before = __shfl_up_sync(kAllLanes, up_to, step);
             if (lane >= step) up_to += before;
@@ -88,7 +89,7 @@ __global__ void __launch_bounds__(kThreads) emit_kernel(EmitParams p) {
     }
 }
 
-/// begin[g] = number of keys below g, for g = 0 to num_groups, from sorted keys; the work of thread i lies between the
+/// begin[g] = number of keys below g, for g = 0 to num_groups. The keys are sorted; thread i handles the groups between
 /// keys i - 1 and i.
 __global__ void group_begin_kernel(const uint32_t* keys, int64_t count, int64_t num_groups, int64_t* begin) {
     const int64_t i = thread_index();
@@ -116,7 +117,7 @@ __global__ void count_up_kernel(uint32_t* values, int64_t count) {
     if (i < count) values[i] = static_cast<uint32_t>(i);
 }
 
-/// Bits that numbers up to `largest` need.
+/// The number of bits of `largest`.
 int bits_of(int64_t largest) {
     int bits = 0;
     while (largest >> bits != 0) ++bits;
@@ -128,7 +129,7 @@ void find_groups(const Context& context, const uint32_t* keys, int64_t count, in
            begin);
 }
 
-/// Gaussians by depth, with where the instances of each begin; returns the number of instances.
+/// Sorts the Gaussians by depth and finds the first instance of each. Returns the number of instances.
 int64_t order_by_depth(const Context& context, const ProjectionOutput& projected, int64_t count, EmitParams& emit) {
     Memory& scratch = context.scratch;
     Pairs by_depth{projected.depth_keys, projected.indices, scratch.array<uint32_t>(count),
@@ -176,7 +177,7 @@ void order_instances(const Context& context, Memory& kept, const ProjectionOutpu
     params.gaussians = by_tile.values;
     launch("emit", context, one_thread_each(frame.num_gaussians, kThreads), emit_kernel, params);
     sort_pairs(context, by_tile, count, bits_of(num_tiles));
-    if (by_tile.values != frame.instances)  // so that of the two buffers only one is kept
+    if (by_tile.values != frame.instances)  // the sorted values are in the scratch buffer
         check(cudaMemcpyAsync(frame.instances, by_tile.values, count * sizeof(uint32_t), cudaMemcpyDeviceToDevice,
                               context.stream),
               "copying the instances");
@@ -189,7 +190,7 @@ SlotOrder order_slots(const Context& context, const Frame& frame) {
     const int64_t count = frame.num_instances;
     if (count >> 32 != 0)
         throw Error("deterministic gradients: expected fewer than 2^32 instances, got " + std::to_string(count) +
-                    "; use fewer pixels or Gaussians, or do without");
+                    "; use fewer pixels or Gaussians, or turn deterministic algorithms off");
     Pairs by_gaussian{scratch.array<uint32_t>(count), scratch.array<uint32_t>(count), scratch.array<uint32_t>(count),
                       scratch.array<uint32_t>(count)};
     check(cudaMemcpyAsync(by_gaussian.keys, frame.instances, count * sizeof(uint32_t), cudaMemcpyDeviceToDevice,

@@ -1,60 +1,59 @@
-// What an engine does, in three calls: forward, backward, importance; and the loss. cpu_*.cpp implement it for the CPU.
+// The functions of the CPU engine, implemented in cpu_*.cpp: forward, backward, importance, loss and Adam.
 #pragma once
 
 #include "types.h"
 
 namespace dgr {
 
-/// What forward leaves for backward. Sizes: N Gaussians, I instances, tiles row by row.
+/// The state that backward needs of forward. Sizes: N Gaussians, I instances.
 template <class T> struct Frame {
     View<T> view;
     Options options;
     Buffer<Splat<T>> splats;  // (N), undefined where radius_px is 0
     Buffer<int32_t> radius_px;  // (N), 0 = culled
-    Buffer<int64_t> slot_begin;  // (N + 1), each Gaussian's slots: one for each tile it touches
-    Buffer<int64_t> tile_begin;  // (tiles + 1), each tile's instances ...
-    Buffer<Instance> instances;  // (I), ... in order of depth, then index
+    Buffer<int64_t> slot_begin;  // (N + 1), the slots of each Gaussian: one for each tile it touches
+    Buffer<int64_t> tile_begin;  // (tiles + 1), the instances of each tile
+    Buffer<Instance> instances;  // (I), in a tile sorted by depth, then index
 
-    /// Where the gradient of an instance goes.
+    /// The slot for the gradient of an instance.
     int64_t slot_of(const Instance& instance) const { return slot_begin[instance.gaussian] + instance.local; }
 };
 
-/// Projects, culls, orders and blends. Throws std::bad_alloc.
+/// Renders. Throws std::bad_alloc.
 template <class T>
 Frame<T> forward(const Gaussians<T>& gaussians, const View<T>& view, const Options& options, const Images<T>& out);
 
-/// Exact derivatives of forward. `images` is what forward wrote, `v_images` the gradient with respect to it (null parts
-/// count as zero). Writes every row of every gradient asked for, zero where a Gaussian is not visible.
+/// The gradient of forward. images: the outputs of forward; v_images: dL/d of them, null for zero. Gradients of
+/// invisible Gaussians are zero.
 template <class T>
 void backward(const Frame<T>& frame, const Gaussians<T>& gaussians, const Images<const T>& images,
               const Images<const T>& v_images, const Gradients<T>& out);
 
-/// Per Gaussian, over pixels: sum of pixel_weight * T * alpha, sum of T * alpha, number of pixels it contributed to; and
-/// per pixel the number of Gaussians that did.
+/// Sums over pixels of the weight of each Gaussian, and counts.
 template <class T> struct Importance {
-    T *weighted, *total;  // (N)
-    int32_t* num_pixels;  // (N)
-    int32_t* num_gaussians;  // (H,W)
+    T *weighted, *total;     // (N) sum of pixel weight * weight; sum of weight
+    int32_t* num_pixels;     // (N) to which the Gaussian contributes
+    int32_t* num_gaussians;  // (H,W) that contribute to the pixel
 };
 template <class T>
 void importance(const Gaussians<T>& gaussians, const View<T>& view, const Options& options, const T* pixel_weights,
                 const Importance<T>& out);
 
-/// (1 - ssim_weight) * L1 + ssim_weight * (1 - SSIM), SSIM with an 11x11 Gaussian window and zero padding.
+/// The input of mixed_loss of an image and a photo. SSIM pads with zeros.
 template <class T> struct LossInput {
     int width, height;
     const T* image;  // (3,H,W)
-    const T* photo;  // (3,H,W), or null and then
-    const uint8_t* photo_bytes;  // (3,H,W), 255 = 1
-    const bool* mask;  // (H,W) or null; image and photo count as zero where it is false
+    const T* photo;              // (3,H,W); if null, photo_bytes is used
+    const uint8_t* photo_bytes;  // (3,H,W) 0 to 255
+    const bool* mask;            // (H,W) or null; image and photo are zero where it is false
     double ssim_weight;
     int num_threads;
 };
 template <class T> struct LossOutput { T loss, l1, ssim; };
-/// v_image: (3,H,W), the gradient of the loss; null = not wanted.
+/// v_image: (3,H,W) dL/dimage, an output; may be null.
 template <class T> LossOutput<T> photometric_loss(const LossInput<T>& input, T* v_image);
 
-/// One tensor's share of a step of Adam [Kingma and Ba, arXiv:1412.6980]; all arrays (count, width).
+/// A step of Adam [Kingma and Ba, arXiv:1412.6980] for one tensor. All arrays are (count, width).
 struct AdamStep {
     float* values;
     const float* gradient;
@@ -62,9 +61,9 @@ struct AdamStep {
     int64_t count;
     int width;
     double rate, beta1, beta2, epsilon;
-    int64_t step;  // from 1, for the correction of the bias
+    int64_t step;  // from 1
 };
-/// Updates values and moments. With radius_px (count of every tensor), rows where it is 0 stay as they are.
-void adam(const AdamStep* rows, int num_rows, const int32_t* radius_px, int num_threads);
+/// Updates values and moments, but not in rows where radius_px is 0. radius_px: (count) for every tensor, or null.
+void adam(const AdamStep* tensors, int num_tensors, const int32_t* radius_px, int num_threads);
 
 }  // namespace dgr

@@ -1,15 +1,17 @@
-// Every formula of the rasterizer and the loss, once, each with its vector-Jacobian product (VJP) right below it.
-// Pure functions over T = float, double or Batch<float|double>; equation numbers refer to docs/math.md.
+// The formulas of the rasterizer, the loss and the optimizer, each followed by its vector-Jacobian product (VJP). Both
+// engines call these functions. T is float, double or Batch<float|double>; equation numbers refer to docs/math.md.
 //
-// v_x always means dL/dx. Symmetric matrices store each off-diagonal once, and v_ of such a number is the derivative
-// with respect to the stored number, i.e. it covers both places.
+// v_x is dL/dx. A symmetric matrix stores each off-diagonal element once; v_ of it is the derivative with respect to
+// the stored number, so it covers both elements.
 #pragma once
 
 #include <cmath>
 
+#include "constants.h"
+
 #if defined(__CUDACC__)
 #define DGR_FN __host__ __device__ __forceinline__
-#define DGR_UNROLL _Pragma("unroll")  // arrays that are indexed in a loop then live in registers
+#define DGR_UNROLL _Pragma("unroll")  // keeps arrays that the loop indexes in registers
 #else
 #define DGR_FN inline __attribute__((always_inline))
 #define DGR_UNROLL
@@ -17,7 +19,7 @@
 
 namespace dgr {
 
-// ---- What T needs; Batch brings its own overloads ----
+// ---- Operations on T; simd.h overloads them for Batch ----
 template <class T> DGR_FN T select(bool condition, T yes, T no) { return condition ? yes : no; }
 DGR_FN float sqrt(float a) { return ::sqrtf(a); }
 DGR_FN double sqrt(double a) { return ::sqrt(a); }
@@ -35,14 +37,14 @@ DGR_FN float floor(float a) { return ::floorf(a); }
 DGR_FN double floor(double a) { return ::floor(a); }
 DGR_FN float ceil(float a) { return ::ceilf(a); }
 DGR_FN double ceil(double a) { return ::ceil(a); }
-/// What a comparison of two T gives.
+/// The type of a comparison of two T: bool, or a mask of lanes.
 template <class T> using MaskOf = decltype(T(0) < T(0));
 /// True where x is neither infinite nor NaN.
 template <class T> DGR_FN auto is_finite(T x) { return x - x == T(0); }
 
 template <class T> struct Vec2 { T x, y; };
 template <class T> struct Vec3 { T x, y, z; };
-template <class T> struct Quat { T w, x, y, z; };                   // real part first
+template <class T> struct Quat { T w, x, y, z; };                   // w: real part
 template <class T> struct Sym2 { T xx, xy, yy; };
 template <class T> struct Sym3 { T xx, xy, xz, yy, yz, zz; };
 template <class T> struct Mat3 { Vec3<T> r0, r1, r2; };             // rows
@@ -55,13 +57,14 @@ template <class T> DGR_FN Vec3<T> operator*(const Sym3<T>& m, Vec3<T> a) {
     return {m.xx * a.x + m.xy * a.y + m.xz * a.z, m.xy * a.x + m.yy * a.y + m.yz * a.z,
             m.xz * a.x + m.yz * a.y + m.zz * a.z};
 }
-/// m^T a, also the VJP of m a with respect to a.
+/// m^T a; also the VJP of m a with respect to a.
 template <class T> DGR_FN Vec3<T> transposed_times(const Mat3<T>& m, Vec3<T> a) {
     return a.x * m.r0 + a.y * m.r1 + a.z * m.r2;
 }
 
-/// The camera: OpenCV axes, pinhole. rotation and translation take world to camera; focal lengths and principal point
-/// in px, the centre of the top-left pixel at (0.5, 0.5); ratio_min, ratio_max bound x/z and y/z in the Jacobian.
+/// A pinhole camera with OpenCV axes. rotation and translation map world to camera; focal lengths and principal point
+/// are in px, with the centre of the top-left pixel at (0.5, 0.5); ratio_min and ratio_max clamp x/z and y/z in the
+/// Jacobian; centre is the camera's position in world space.
 template <class T> struct Pinhole {
     T fx, fy, cx, cy;
     Mat3<T> rotation;
@@ -71,7 +74,7 @@ template <class T> struct Pinhole {
 
 // ---- Shape: quaternion and scales to a 3D covariance ----
 
-/// Rotation matrix of a quaternion of any length but zero.  [eq. 1]
+/// Rotation matrix of a quaternion, which is normalized first.  [eq. 1]
 template <class T> DGR_FN Mat3<T> rotation_from_quat(Quat<T> quat) {
     const T inv_norm = T(1) / sqrt(quat.w * quat.w + quat.x * quat.x + quat.y * quat.y + quat.z * quat.z);
     const T w = quat.w * inv_norm, x = quat.x * inv_norm, y = quat.y * inv_norm, z = quat.z * inv_norm;
@@ -89,7 +92,7 @@ template <class T> DGR_FN Quat<T> rotation_from_quat_vjp(Quat<T> quat, const Mat
         T(2) * (w * (v.r0.z - v.r2.x) + x * (v.r0.y + v.r1.x) + z * (v.r1.z + v.r2.y)) - T(4) * y * (v.r0.x + v.r2.z);
     const T v_z =
         T(2) * (w * (v.r1.x - v.r0.y) + x * (v.r0.z + v.r2.x) + y * (v.r1.z + v.r2.y)) - T(4) * z * (v.r0.x + v.r1.y);
-    const T radial = v_w * w + v_x * x + v_y * y + v_z * z;  // the part that normalisation takes away
+    const T radial = v_w * w + v_x * x + v_y * y + v_z * z;  // removed by the normalization
     return {inv_norm * (v_w - radial * w), inv_norm * (v_x - radial * x), inv_norm * (v_y - radial * y),
             inv_norm * (v_z - radial * z)};
 }
@@ -120,7 +123,7 @@ DGR_FN ScaleRotation<T> covariance_from_scale_rotation_vjp(Vec3<T> scale, const 
 
 // ---- Projection ----
 
-/// World to camera.  [eq. 3]
+/// World space to camera space.  [eq. 3]
 template <class T> DGR_FN Vec3<T> to_camera(const Pinhole<T>& cam, Vec3<T> p) {
     const Mat3<T>& r = cam.rotation;
     return Vec3<T>{dot(r.r0, p), dot(r.r1, p), dot(r.r2, p)} + cam.translation;
@@ -129,7 +132,7 @@ template <class T> DGR_FN Vec3<T> to_camera_vjp(const Pinhole<T>& cam, Vec3<T> v
     return transposed_times(cam.rotation, v);
 }
 
-/// Camera space to px, where pixel (i, j) is sampled at its integer coordinate.  [eq. 4]
+/// Camera space to px; pixel (i, j) is sampled at (i, j).  [eq. 4]
 template <class T> DGR_FN Vec2<T> project_mean(const Pinhole<T>& cam, Vec3<T> p) {
     const T inv_z = T(1) / p.z;
     return {cam.fx * p.x * inv_z + cam.cx - T(0.5), cam.fy * p.y * inv_z + cam.cy - T(0.5)};
@@ -140,7 +143,7 @@ template <class T> DGR_FN Vec3<T> project_mean_vjp(const Pinhole<T>& cam, Vec3<T
     return {v_x, v_y, -(v_x * p.x + v_y * p.y) * inv_z};
 }
 
-/// Rows of (Jacobian of the projection at p) x (world-to-camera rotation); x/z and y/z are clamped.  [eq. 5]
+/// Rows of J W: the Jacobian of the projection at p, with x/z and y/z clamped, times the rotation.  [eq. 5]
 template <class T> struct JacobianRows { Vec3<T> x, y; };
 template <class T> DGR_FN JacobianRows<T> projection_jacobian(const Pinhole<T>& cam, Vec3<T> p) {
     const T inv_z = T(1) / p.z;
@@ -164,7 +167,7 @@ DGR_FN Vec3<T> projection_jacobian_vjp(const Pinhole<T>& cam, Vec3<T> p, const J
             -inv_z * (v_k_x * k_x + v_k_y * k_y + v_ratio_x * ratio_x + v_ratio_y * ratio_y)};
 }
 
-/// 2D covariance J Sigma J^T in px^2, J as above.  [eq. 6]
+/// 2D covariance J W Sigma W^T J^T in px^2.  [eq. 6]
 template <class T> DGR_FN Sym2<T> project_covariance(const JacobianRows<T>& j, const Sym3<T>& cov) {
     const Vec3<T> a = cov * j.x, b = cov * j.y;
     return {dot(j.x, a), dot(j.x, b), dot(j.y, b)};
@@ -177,14 +180,14 @@ template <class T>
 DGR_FN JacobianCovariance<T> project_covariance_vjp(const JacobianRows<T>& j, const Sym3<T>& cov, Sym2<T> v) {
     const Vec3<T> a = cov * j.x, b = cov * j.y;
     const Vec3<T> p = j.x, q = j.y;
-    // Gradient of the full matrix is v.xx p p^T + v.xy (p q^T + q p^T) / 2 + v.yy q q^T = (p m^T + q n^T), below.
+    // The gradient of the full matrix is v.xx p p^T + v.xy (p q^T + q p^T) / 2 + v.yy q q^T = p m^T + q n^T.
     const Vec3<T> m = v.xx * p + (T(0.5) * v.xy) * q, n = v.yy * q + (T(0.5) * v.xy) * p;
     return {{T(2) * v.xx * a + v.xy * b, T(2) * v.yy * b + v.xy * a},
             {p.x * m.x + q.x * n.x, T(2) * (p.x * m.y + q.x * n.y), T(2) * (p.x * m.z + q.x * n.z),
              p.y * m.y + q.y * n.y, T(2) * (p.y * m.z + q.y * n.z), p.z * m.z + q.z * n.z}};
 }
 
-/// The low-pass filter of 3DGS: a constant on the diagonal.  Its VJP is the identity.  [eq. 7]
+/// The low-pass filter of 3DGS: adds a constant to the diagonal. Its VJP is the identity.  [eq. 7]
 template <class T> DGR_FN Sym2<T> blurred(Sym2<T> cov, T blur) { return {cov.xx + blur, cov.xy, cov.yy + blur}; }
 
 template <class T> DGR_FN T determinant(Sym2<T> m) { return m.xx * m.yy - m.xy * m.xy; }
@@ -203,13 +206,12 @@ template <class T> DGR_FN Sym2<T> antialias_factor_vjp(Sym2<T> cov, T blur, T v)
     return {v_det * cov.yy + v_wide * wide.yy, T(-2) * (v_det + v_wide) * cov.xy, v_det * cov.xx + v_wide * wide.xx};
 }
 
-/// Conic of a projected Gaussian: the Q of alpha = opacity * exp(-d^T Q d / 2).  [eq. 9]
-/// cov  px^2, positive definite (culled before).   ->  px^-2
+/// Conic Q = cov^-1 in px^-2, as in alpha = opacity * exp(-d^T Q d / 2). cov is positive definite.  [eq. 9]
 template <class T> DGR_FN Sym2<T> conic_from_cov(Sym2<T> cov) {
     const T inv_det = T(1) / determinant(cov);
     return {cov.yy * inv_det, -cov.xy * inv_det, cov.xx * inv_det};
 }
-/// -Q G Q, with G the full symmetric gradient.
+/// -Q G Q, with G the gradient of the full matrix. q: the conic.
 template <class T> DGR_FN Sym2<T> conic_from_cov_vjp(Sym2<T> q, Sym2<T> v) {
     const T g = T(0.5) * v.xy;
     const T ax = q.xx * v.xx + q.xy * g, ay = q.xx * g + q.xy * v.yy;
@@ -227,8 +229,10 @@ template <class T> DGR_FN Vec3<T> normalized_vjp(Vec3<T> d, Vec3<T> v) {
     return inv_norm * (v - dot(n, v) * n);
 }
 
-/// The real spherical harmonics with the signs that 3DGS models are stored in, degrees 0..degree; the count is
-/// (degree + 1)^2.  They are polynomials here: n is not required to have length one.  [eq. 11]
+/// Number of SH coefficients of degrees 1 to `degree`.
+DGR_FN constexpr int sh_rest_count(int degree) { return (degree + 1) * (degree + 1) - 1; }
+/// Real spherical harmonics of degrees 0 to `degree` with the signs of 3DGS: (degree + 1)^2 values. They are evaluated
+/// as polynomials in n, and so is their VJP.  [eq. 11]
 template <class T> DGR_FN void sh_basis(int degree, Vec3<T> n, T y[16]) {
     const T xx = n.x * n.x, yy = n.y * n.y, zz = n.z * n.z;
     y[0] = T(0.28209479177387814);
@@ -277,78 +281,155 @@ template <class T> DGR_FN Vec3<T> sh_basis_vjp(int degree, Vec3<T> n, const T v[
 
 // ---- Blending ----
 
-inline constexpr double kLog2e = 1.4426950408889634;
-
-/// log2 of opacity * exp(-d^T Q d / 2), written so that what depends on d.y alone stays out of a loop over x.  [eq. 12]
+/// log2 of opacity * exp(-d^T Q d / 2) with d = pixel - mean in px. The terms in d.y alone do not depend on the column,
+/// so the compiler can move them out of a loop over columns.  [eq. 12]
 template <class T> DGR_FN T log2_alpha(T log2_opacity, Sym2<T> q, Vec2<T> d) {
     const T k(-0.5 * kLog2e);
     return d.x * (k * q.xx * d.x + T(2) * k * q.xy * d.y) + (k * q.yy * d.y * d.y + log2_opacity);
 }
-/// The level tau of the ellipse d^T Q d <= tau in which alpha >= 1/255, widened so that rounding loses no pixel; below
-/// zero where no alpha reaches 1/255. Its half extents are sqrt(tau cov.xx) and sqrt(tau cov.yy).  [eq. 13]
+/// tau: alpha >= alpha_min inside the ellipse d^T Q d <= tau. It is increased by 1e-4, so that no pixel is lost to
+/// rounding, and is negative if alpha < alpha_min everywhere. Half extents: sqrt(tau cov.xx), sqrt(tau cov.yy).
+/// [eq. 13]
 template <class T> DGR_FN T ellipse_level(T log2_opacity) {
-    const T log2_255(7.994353436858858), widening(1e-4);
-    return T(2 / kLog2e) * (log2_opacity + log2_255) + widening;
+    const T log2_alpha_min(Limits::log2_alpha_min), margin(1e-4);
+    return T(2 / kLog2e) * (log2_opacity - log2_alpha_min) + margin;
 }
 
-/// Gradients of ln(alpha), the exponent in natural units, times v. d = pixel - mean, hence dL/dmean = -dL/dd.
-template <class T> struct ExponentGradient {
-    Sym2<T> conic;
-    Vec2<T> d;
+/// The blended channels: of a splat, of a pixel, or dL/d of either.
+template <class T> struct Channels {
+    Vec3<T> color;
+    T inverse_depth;
 };
-template <class T> DGR_FN ExponentGradient<T> log_alpha_vjp(Sym2<T> q, Vec2<T> d, T v) {
-    return {{T(-0.5) * v * d.x * d.x, -v * d.x * d.y, T(-0.5) * v * d.y * d.y},
-            {-v * (q.xx * d.x + q.xy * d.y), -v * (q.xy * d.x + q.yy * d.y)}};
+
+/// The weight of a splat in a pixel. alpha: before the cap; transmittance: before the splat.  [eq. 14]
+template <class T> DGR_FN T blend_weight(T transmittance, T alpha) {
+    return min(alpha, T(Limits::alpha_max)) * transmittance;
+}
+/// The transmittance after the splat. The compiler may use a fused multiply-add or not, depending on the caller, so the
+/// last bit can differ between forward and backward.
+template <class T> DGR_FN T transmittance_after(T transmittance, T alpha) {
+    return transmittance - transmittance * min(alpha, T(Limits::alpha_max));
 }
 
-/// alpha * dL/dalpha of one splat in a pixel, i.e. dL/d ln(alpha).  [eq. 14]
-/// contribution = transmittance * alpha * (colour . v_pixel), inverse depth likewise: what the splat adds to the pixel;
-/// behind = the same of everything behind it, background included, weighted as in the image.
-template <class T> DGR_FN T blend_log_vjp(T contribution, T alpha, T behind) {
-    return contribution - behind * (alpha / (T(1) - alpha));
+/// dL/d of a splat: sums over pixels. d = pixel - mean.
+template <class T> struct SplatGradient {
+    Vec2<T> mean, abs_mean;  // px^-1; abs_mean: sum of the absolute values over pixels
+    Sym2<T> conic;           // px^2; blend_vjp adds u d d^T instead, which conic_gradient converts
+    T u;                     // dL/d ln(alpha)
+    Vec3<T> color;
+    T inverse_depth;
+};
+/// v . pixel over all channels and the transmittance: what `remainder` is before the first splat.
+template <class T>
+DGR_FN T whole_remainder(const Channels<T>& pixel, T transmittance, const Channels<T>& v, T v_transmittance) {
+    T sum(0);
+    sum += pixel.color.x * v.color.x;
+    sum += pixel.color.y * v.color.y;
+    sum += pixel.color.z * v.color.z;
+    sum += transmittance * v_transmittance;
+    sum += pixel.inverse_depth * v.inverse_depth;
+    return sum;
 }
+/// VJP of log2_alpha, blend_weight and transmittance_after, for one splat in one pixel. Splats are visited front to
+/// back.  [eq. 14]
+/// kDepth: the inverse depth has a gradient, too.
+/// q, channels     of the splat
+/// alpha           before the cap, where the gradient of alpha becomes zero
+/// transmittance   before the splat
+/// contributes     if false, only the remainder is read and alpha may be NaN
+/// v               dL/d of the pixel
+/// remainder       v . (the pixel's value minus that of all splats visited so far); updated
+/// sum             added to
+template <bool kDepth, class T>
+DGR_FN void blend_vjp(const Sym2<T>& q, const Channels<T>& channels, Vec2<T> d, T alpha, T transmittance,
+                      MaskOf<T> contributes, const Channels<T>& v, T& remainder, SplatGradient<T>& sum) {
+    const T capped = min(alpha, T(Limits::alpha_max));
+    const T weight = select(contributes, blend_weight(transmittance, alpha), T(0));
+    T value = channels.color.x * v.color.x + channels.color.y * v.color.y + channels.color.z * v.color.z;
+    if constexpr (kDepth) {
+        value += channels.inverse_depth * v.inverse_depth;
+        sum.inverse_depth += weight * v.inverse_depth;
+    }
+    const T contribution = weight * value;
+    remainder = remainder - contribution;
+    sum.color.x += weight * v.color.x;
+    sum.color.y += weight * v.color.y;
+    sum.color.z += weight * v.color.z;
+    const T u = select(contributes & (alpha < T(Limits::alpha_max)),
+                       contribution - remainder * (capped / (T(1) - capped)), T(0));
+    const T u_x = u * d.x, u_y = u * d.y;
+    const T v_x = q.xx * u_x + q.xy * u_y, v_y = q.xy * u_x + q.yy * u_y;
+    sum.u += u;
+    sum.conic.xx += u_x * d.x;
+    sum.conic.xy += u_x * d.y;
+    sum.conic.yy += u_y * d.y;
+    sum.mean.x += v_x;
+    sum.mean.y += v_y;
+    sum.abs_mean.x += abs(v_x);
+    sum.abs_mean.y += abs(v_y);
+}
+/// dL/dconic from the sum of u d d^T.
+template <class T> DGR_FN Sym2<T> conic_gradient(Sym2<T> sum) { return {T(-0.5) * sum.xx, -sum.xy, T(-0.5) * sum.yy}; }
 
 // ---- Loss ----
 
-inline constexpr int kWindowRadius = 5, kWindowTaps = 2 * kWindowRadius + 1;
-/// A Gaussian of sigma 1.5 px that sums to 1. The window is these weights along x times those along y; it is symmetric,
-/// hence its own VJP.
-template <class T> struct WindowWeights { T at[kWindowTaps]; };
+/// A Gaussian in px, normalized to the sum 1. The window is the product of these weights along x and along y; it is
+/// symmetric and therefore its own VJP.
+template <class T> struct WindowWeights { T at[Ssim::window]; };
 template <class T> inline WindowWeights<T> window_weights() {
-    double unscaled[kWindowTaps], sum = 0;
-    for (int i = 0; i < kWindowTaps; ++i) {
-        unscaled[i] = std::exp(-(i - kWindowRadius) * (i - kWindowRadius) / 4.5);
+    double unscaled[Ssim::window], sum = 0;
+    for (int i = 0; i < Ssim::window; ++i) {
+        const int x = i - Ssim::window / 2;
+        unscaled[i] = std::exp(-x * x / (2 * Ssim::sigma * Ssim::sigma));
         sum += unscaled[i];
     }
     WindowWeights<T> weights;
-    for (int i = 0; i < kWindowTaps; ++i) weights.at[i] = T(unscaled[i] / sum);
+    for (int i = 0; i < Ssim::window; ++i) weights.at[i] = T(unscaled[i] / sum);
     return weights;
 }
 
-/// Structural similarity from window means: mean of x, y, x^2, y^2, xy.  [eq. 15]
+/// Window means of x, y, x^2, y^2, xy.
 template <class T> struct WindowMeans { T x, y, xx, yy, xy; };
-template <class T> DGR_FN T ssim(const WindowMeans<T>& m) {
-    const T c1(0.01 * 0.01), c2(0.03 * 0.03);
-    const T a1 = T(2) * m.x * m.y + c1, a2 = T(2) * (m.xy - m.x * m.y) + c2;
-    const T b1 = m.x * m.x + m.y * m.y + c1, b2 = m.xx - m.x * m.x + m.yy - m.y * m.y + c2;
-    return a1 * a2 / (b1 * b2);
+/// The factors of SSIM = a1 a2 / (b1 b2).  [eq. 15]
+template <class T> struct SsimFactors { T a1, a2, b1, b2; };
+template <class T> DGR_FN SsimFactors<T> ssim_factors(const WindowMeans<T>& m) {
+    const T c1(Ssim::c1), c2(Ssim::c2);
+    return {T(2) * m.x * m.y + c1, T(2) * (m.xy - m.x * m.y) + c2, m.x * m.x + m.y * m.y + c1,
+            m.xx - m.x * m.x + m.yy - m.y * m.y + c2};
 }
-/// Derivatives with respect to the means of x, x^2 and xy; y is the photo and has none.
+template <class T> DGR_FN T ssim(const WindowMeans<T>& m) {
+    const SsimFactors<T> f = ssim_factors(m);
+    return f.a1 * f.a2 / (f.b1 * f.b2);
+}
+/// dL/d of the window means of x, x^2 and xy. The photo y has no gradient.
 template <class T> struct WindowGradient { T x, xx, xy; };
 template <class T> DGR_FN WindowGradient<T> ssim_vjp(const WindowMeans<T>& m, T v) {
-    const T c1(0.01 * 0.01), c2(0.03 * 0.03);
-    const T a1 = T(2) * m.x * m.y + c1, a2 = T(2) * (m.xy - m.x * m.y) + c2;
-    const T b1 = m.x * m.x + m.y * m.y + c1, b2 = m.xx - m.x * m.x + m.yy - m.y * m.y + c2;
-    const T inv = v / (b1 * b2), s = a1 * a2 * inv;  // s = v * ssim
-    const T v_a1 = a2 * inv, v_a2 = a1 * inv, v_b1 = -s / b1, v_b2 = -s / b2;
+    const SsimFactors<T> f = ssim_factors(m);
+    const T inv = v / (f.b1 * f.b2), s = f.a1 * f.a2 * inv;  // s = v * ssim
+    const T v_a1 = f.a2 * inv, v_a2 = f.a1 * inv, v_b1 = -s / f.b1, v_b2 = -s / f.b2;
     return {T(2) * (m.y * (v_a1 - v_a2) + m.x * (v_b1 - v_b2)), v_b2, T(2) * v_a2};
 }
 
+/// The VJP of |x - y|, x, x^2 and xy with respect to x. v: dL/d of the last three, i.e. blurred WindowGradients.
+template <class T> DGR_FN T loss_terms_vjp(T x, T y, T v_abs, const WindowGradient<T>& v) {
+    const T v_difference = select(x > y, v_abs, select(x < y, -v_abs, T(0)));
+    return v_difference + v.x + T(2) * x * v.xx + y * v.xy;
+}
+
+/// The photometric loss from the means of L1 and SSIM, w = ssim_weight.  [eq. 15]
+DGR_FN double mixed_loss(double w, double l1, double ssim) { return (1 - w) * l1 + w * (1 - ssim); }
+struct MixedLossGradient { double l1, ssim; };
+DGR_FN MixedLossGradient mixed_loss_vjp(double w) { return {1 - w, -w}; }
+
+/// A photo's byte as a number in [0, 1].
+template <class T> DGR_FN T from_byte(uint8_t byte) { return T(byte) * T(1.0 / 255.0); }
+
 // ---- Optimizer ----
 
-/// What a step of Adam has in common for all numbers of a tensor. The corrections of the bias are in rate and inv_root.
-template <class T> struct AdamFactors { T rate, inv_root, share1, beta2, share2, epsilon; };
-/// step counts from 1. The host computes them in double, whatever T: 1 - beta2 has few digits left in float.
+/// The numbers that all elements of a tensor share in a step of Adam. rate and inv_root include the bias correction;
+/// weight1 = 1 - beta1, weight2 = 1 - beta2.
+template <class T> struct AdamFactors { T rate, inv_root, weight1, beta2, weight2, epsilon; };
+/// step counts from 1. Computed in double, because 1 - beta2 has few correct digits in float.
 template <class T>
 inline AdamFactors<T> adam_factors(double rate, double beta1, double beta2, double epsilon, double step) {
     return {T(rate / (1 - std::pow(beta1, step))),
@@ -358,12 +439,12 @@ inline AdamFactors<T> adam_factors(double rate, double beta1, double beta2, doub
             T(1 - beta2),
             T(epsilon)};
 }
-/// One number and its two moments.
+/// An element and its two moments.
 template <class T> struct AdamState { T value, exp_avg, exp_avg_sq; };
-/// What they are after a step.  [eq. 16]
+/// One step of Adam.  [eq. 16]
 template <class T> DGR_FN AdamState<T> adam_update(const AdamState<T>& old, T gradient, const AdamFactors<T>& f) {
-    const T exp_avg = old.exp_avg + f.share1 * (gradient - old.exp_avg);
-    const T exp_avg_sq = f.beta2 * old.exp_avg_sq + f.share2 * (gradient * gradient);
+    const T exp_avg = old.exp_avg + f.weight1 * (gradient - old.exp_avg);
+    const T exp_avg_sq = f.beta2 * old.exp_avg_sq + f.weight2 * (gradient * gradient);
     return {old.value - f.rate * exp_avg / (sqrt(exp_avg_sq) * f.inv_root + f.epsilon), exp_avg, exp_avg_sq};
 }
 

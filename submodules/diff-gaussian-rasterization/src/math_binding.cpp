@@ -1,14 +1,14 @@
-// Every function of math.h in double precision over flat lists of numbers, so that tests can hold each VJP against
-// central differences. A function f takes its differentiable inputs flattened to one list (and constants apart) and
-// returns its outputs as one list; f_vjp takes the same and the gradient of the outputs, and returns that of the
-// inputs.
+// The functions of math.h in double precision, for the tests. A function f takes its differentiable inputs as one flat
+// list, then its constants, and returns its outputs as a flat list. f_vjp takes the inputs, the gradient of the outputs
+// and the constants, and returns the gradient of the inputs.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/vector.h>
 
+#include <cmath>
 #include <cstring>
 #include <vector>
 
-#include "math.h"
+#include "projection.h"
 
 namespace nb = nanobind;
 
@@ -17,7 +17,7 @@ namespace {
 using namespace dgr;
 using Numbers = std::vector<double>;
 
-/// A struct of doubles from numbers, and back.
+/// Converts numbers to a struct of doubles, and back.
 template <class S> S as(const Numbers& numbers, size_t from = 0) {
     constexpr size_t count = sizeof(S) / sizeof(double);
     if (numbers.size() < from + count) throw nb::value_error("too few numbers");
@@ -42,10 +42,29 @@ using S2 = Sym2<double>;
 using S3 = Sym3<double>;
 using M3 = Mat3<double>;
 using J = JacobianRows<double>;
+/// fx fy cx cy, rotation (9), translation (3), centre (3), ratio_min (2), ratio_max (2): 23 numbers.
 using Camera = Pinhole<double>;
 
-/// fx fy cx cy, rotation (9), translation (3), centre (3), ratio_min (2), ratio_max (2): 23 numbers.
-Camera camera_of(const Numbers& numbers) { return as<Camera>(numbers); }
+/// A splat; the mean in px, the natural logarithm of the opacity.
+struct BlendInput {
+    S2 conic;
+    V2 mean;
+    double log_opacity;
+    Channels<double> channels;
+    V2 offset(V2 pixel) const { return {pixel.x - mean.x, pixel.y - mean.y}; }
+    double alpha(V2 d) const { return dgr::exp2(log2_alpha(log_opacity * kLog2e, conic, d)); }
+};
+struct PixelValue {
+    Channels<double> channels;
+    double transmittance;
+};
+PixelValue blended_pixel(const BlendInput& in, V2 pixel, double transmittance, const PixelValue& background) {
+    const double alpha = in.alpha(in.offset(pixel));
+    const double weight = blend_weight(transmittance, alpha), after = transmittance_after(transmittance, alpha);
+    const Channels<double>&front = in.channels, &back = background.channels;
+    return {{weight * front.color + after * back.color, weight * front.inverse_depth + after * back.inverse_depth},
+            after * background.transmittance};
+}
 
 }  // namespace
 
@@ -59,20 +78,20 @@ void bind_math(nb::module_& m) {
         return flat(covariance_from_scale_rotation_vjp(as<V3>(x), as<M3>(x, 3), as<S3>(v)));
     });
     m.def("to_camera",
-          [](const Numbers& x, const Numbers& camera) { return flat(to_camera(camera_of(camera), as<V3>(x))); });
+          [](const Numbers& x, const Numbers& camera) { return flat(to_camera(as<Camera>(camera), as<V3>(x))); });
     m.def("to_camera_vjp", [](const Numbers&, const Numbers& v, const Numbers& camera) {
-        return flat(to_camera_vjp(camera_of(camera), as<V3>(v)));
+        return flat(to_camera_vjp(as<Camera>(camera), as<V3>(v)));
     });
     m.def("project_mean",
-          [](const Numbers& x, const Numbers& camera) { return flat(project_mean(camera_of(camera), as<V3>(x))); });
+          [](const Numbers& x, const Numbers& camera) { return flat(project_mean(as<Camera>(camera), as<V3>(x))); });
     m.def("project_mean_vjp", [](const Numbers& x, const Numbers& v, const Numbers& camera) {
-        return flat(project_mean_vjp(camera_of(camera), as<V3>(x), as<V2>(v)));
+        return flat(project_mean_vjp(as<Camera>(camera), as<V3>(x), as<V2>(v)));
     });
     m.def("projection_jacobian", [](const Numbers& x, const Numbers& camera) {
-        return flat(projection_jacobian(camera_of(camera), as<V3>(x)));
+        return flat(projection_jacobian(as<Camera>(camera), as<V3>(x)));
     });
     m.def("projection_jacobian_vjp", [](const Numbers& x, const Numbers& v, const Numbers& camera) {
-        return flat(projection_jacobian_vjp(camera_of(camera), as<V3>(x), as<J>(v)));
+        return flat(projection_jacobian_vjp(as<Camera>(camera), as<V3>(x), as<J>(v)));
     });
     m.def("project_covariance", [](const Numbers& x) { return flat(project_covariance(as<J>(x), as<S3>(x, 6))); });
     m.def("project_covariance_vjp", [](const Numbers& x, const Numbers& v) {
@@ -99,19 +118,37 @@ void bind_math(nb::module_& m) {
         v.resize(16);
         return flat(sh_basis_vjp(degree, as<V3>(x), v.data()));
     });
-    // Inputs: conic (3), d (2); the output is ln(alpha) - ln(opacity).
-    m.def("log_alpha", [](const Numbers& x) { return flat(log2_alpha(0.0, as<S2>(x), as<V2>(x, 3)) / kLog2e); });
-    m.def("log_alpha_vjp", [](const Numbers& x, const Numbers& v) {
-        return flat(log_alpha_vjp(as<S2>(x), as<V2>(x, 3), as<double>(v)));
+    m.def("ellipse_level", [](double log2_opacity) { return ellipse_level(log2_opacity); });
+    // A pixel with one splat and a background. Inputs: BlendInput (10); constants: pixel (2) in px, transmittance
+    // before the splat, PixelValue (5) of the background. Output: PixelValue.
+    m.def("blend", [](const Numbers& x, const Numbers& pixel, double transmittance, const Numbers& background) {
+        return flat(blended_pixel(as<BlendInput>(x), as<V2>(pixel), transmittance, as<PixelValue>(background)));
     });
-    // Input: alpha of one splat; constants: transmittance in front, its value, the value of what lies behind it.
-    m.def("blend", [](const Numbers& x, double transmittance, double value, double behind) {
-        const double alpha = as<double>(x);
-        return flat(transmittance * (alpha * value + (1 - alpha) * behind));
+    m.def("blend_vjp", [](const Numbers& x, const Numbers& v, const Numbers& pixel, double transmittance,
+                          const Numbers& background) {
+        const auto in = as<BlendInput>(x);
+        const auto v_out = as<PixelValue>(v);
+        const PixelValue out = blended_pixel(in, as<V2>(pixel), transmittance, as<PixelValue>(background));
+        double remainder = whole_remainder(out.channels, out.transmittance, v_out.channels, v_out.transmittance);
+        SplatGradient<double> sum{};
+        const V2 d = in.offset(as<V2>(pixel));
+        blend_vjp<true>(in.conic, in.channels, d, in.alpha(d), transmittance, true, v_out.channels, remainder, sum);
+        return flat(conic_gradient(sum.conic), sum.mean, sum.u, sum.color, sum.inverse_depth);
     });
-    m.def("blend_vjp", [](const Numbers& x, const Numbers& v, double transmittance, double value, double behind) {
-        const double alpha = as<double>(x), rest = transmittance * (1 - alpha) * behind;
-        return flat(as<double>(v) * blend_log_vjp(transmittance * alpha * value, alpha, rest) / alpha);
+    m.def("clamp_color", [](const Numbers& x) { return flat(clamp_color(as<V3>(x))); });
+    m.def("clamp_color_vjp",
+          [](const Numbers& x, const Numbers& v) { return flat(clamp_color_vjp(clamp_color(as<V3>(x)), as<V3>(v))); });
+    m.def("loss_terms", [](const Numbers& x, double y) {
+        const double value = as<double>(x);
+        return flat(std::abs(value - y), value, value * value, value * y);
+    });
+    m.def("loss_terms_vjp", [](const Numbers& x, const Numbers& v, double y) {
+        return flat(loss_terms_vjp(as<double>(x), y, as<double>(v), as<WindowGradient<double>>(v, 1)));
+    });
+    m.def("mixed_loss", [](const Numbers& x, double weight) { return flat(mixed_loss(weight, x.at(0), x.at(1))); });
+    m.def("mixed_loss_vjp", [](const Numbers&, const Numbers& v, double weight) {
+        const MixedLossGradient gradient = mixed_loss_vjp(weight);
+        return flat(as<double>(v) * gradient.l1, as<double>(v) * gradient.ssim);
     });
     // Inputs: window means of x, x^2, xy; constants: those of y, y^2.
     const auto means_of = [](const Numbers& x, double y, double yy) {

@@ -1,4 +1,4 @@
-// Python's view of the optimizer. The functions change arrays of Python's in place.
+// Python bindings of Adam, which updates torch's arrays in place.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
@@ -16,22 +16,22 @@ namespace {
 
 using namespace dgr;
 
-/// An AdamStep whose arrays are still unchecked.
+/// An AdamStep with unchecked arrays.
 struct AdamStepArgs {
-    std::string name;  // for messages
+    std::string name;  // for errors
     Array values, gradient, exp_avg, exp_avg_sq;
     double rate, beta1, beta2, epsilon;
     int64_t step;
 };
 
-AdamStep make_step(const AdamStepArgs& a, Place place) {
+AdamStep make_step(const AdamStepArgs& a, Device device) {
     const Shape shape = shape_of(a.values);
     if (shape.empty()) refuse(a.name, "at least one dimension", "none");
     const int64_t count = shape[0], size = static_cast<int64_t>(a.values.size());
-    return {checked<float>(a.values, a.name.c_str(), shape, place),
-            checked<const float>(a.gradient, (a.name + ": gradient").c_str(), shape, place),
-            checked<float>(a.exp_avg, (a.name + ": exp_avg").c_str(), shape, place),
-            checked<float>(a.exp_avg_sq, (a.name + ": exp_avg_sq").c_str(), shape, place),
+    return {checked<float>(a.values, a.name.c_str(), shape, device),
+            checked<const float>(a.gradient, (a.name + ": gradient").c_str(), shape, device),
+            checked<float>(a.exp_avg, (a.name + ": exp_avg").c_str(), shape, device),
+            checked<float>(a.exp_avg_sq, (a.name + ": exp_avg_sq").c_str(), shape, device),
             count,
             count > 0 ? static_cast<int>(size / count) : 0,
             a.rate,
@@ -44,19 +44,19 @@ AdamStep make_step(const AdamStepArgs& a, Place place) {
 void adam_of(const std::vector<const AdamStepArgs*>& args, const Queue& queue, const OptionalArray& radii,
              int num_threads) {
     if (args.empty()) return;
-    const Place place = engine_place(args[0]->values, args[0]->name.c_str());
+    const Device device = engine_device(args[0]->values, args[0]->name.c_str());
     std::vector<AdamStep> steps;
-    for (const AdamStepArgs* each : args) steps.push_back(make_step(*each, place));
+    for (const AdamStepArgs* each : args) steps.push_back(make_step(*each, device));
     const int32_t* radius_px = nullptr;
-    for (const AdamStep& step : steps) radius_px = checked<const int32_t>(radii, "visible", {step.count}, place);
+    for (const AdamStep& step : steps) radius_px = checked<const int32_t>(radii, "visible", {step.count}, device);
     const int num_steps = static_cast<int>(steps.size());
-    if (!place.is_cuda()) {
-        const int threads = threads_or_all(num_threads);
+    if (!device.is_cuda()) {
+        const int threads = checked_threads(num_threads);
         nb::gil_scoped_release released;
         return adam(steps.data(), num_steps, radius_px, threads);
     }
     TorchMemory scratch(queue.allocate);
-    const cuda::Context context = queue.context(place, scratch);
+    const cuda::Context context = queue.context(device, scratch);
     nb::gil_scoped_release released;
     cuda::adam(context, steps.data(), num_steps, radius_px);
 }

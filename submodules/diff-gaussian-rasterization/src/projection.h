@@ -1,12 +1,12 @@
-// From a Gaussian to its splat, and the gradient back: the steps that both engines take once the numbers are loaded.
-// T = float or double for one Gaussian, Batch<...> for several. Leaves out memory and the order of work.
+// Projection of a Gaussian to a splat, and its VJP: the steps of both engines after the inputs are loaded. T is float
+// or double for one Gaussian, Batch<float|double> for several.
 #pragma once
 
 #include "types.h"
 
 namespace dgr {
 
-/// The shape of a Gaussian: a covariance, or quat and scale; the rest is not looked at.
+/// The shape of a Gaussian: covariance if has_covariance, else quat and scale.
 template <class T> struct GaussianShape {
     bool has_covariance;
     Quat<T> quat;
@@ -14,14 +14,14 @@ template <class T> struct GaussianShape {
     Sym3<T> covariance;
 };
 
-/// What forward and backward both compute of a Gaussian.
+/// The intermediate results that both forward and backward need.
 template <class T> struct Projection {
-    Vec3<T> world, point;  // mean in world and camera space
-    GaussianShape<T> shape;        // covariance filled in
+    Vec3<T> world, point;    // mean in world and camera space
+    GaussianShape<T> shape;  // with covariance
     Mat3<T> rotation;
     JacobianRows<T> jacobian;
-    Sym2<T> sharp, conic;  // 2D covariance before the blur; conic of the blurred one
-    T opacity, factor;     // factor: of the anti-aliased mode, else 1
+    Sym2<T> sharp, conic;  // 2D covariance before the low-pass filter; conic after it
+    T opacity, factor;     // factor: antialias_factor, or 1
 };
 
 template <class T>
@@ -43,14 +43,14 @@ DGR_FN Projection<T> project_gaussian(const Pinhole<T>& camera, bool antialiased
     return p;
 }
 
-/// A splat without its colour; where it is not visible, its numbers mean nothing.
+/// A splat without its colour; defined where it is visible.
 template <class T> struct MaybeSplat {
     Splat<T> splat;
     T depth;
     MaskOf<T> visible;
 };
 
-/// Decides what is visible in an image of that size, in px. NaN fails every comparison, so it culls.
+/// width, height: of the image in px. Comparisons with NaN are false, so Gaussians with NaN are culled.
 template <class T>
 DGR_FN MaybeSplat<T> make_splat(const Pinhole<T>& camera, int width, int height, const Projection<T>& p) {
     const Sym2<T> cov = blurred(p.sharp, T(Limits::blur));
@@ -78,31 +78,31 @@ DGR_FN MaybeSplat<T> make_splat(const Pinhole<T>& camera, int width, int height,
     return {s, p.point.z, visible};
 }
 
-/// Radius that is reported, in px: half the longer side of the bounding box, at least 1.
+/// The radius in px that is returned: half the longer side of the bounding box, at least 1.
 template <class T> DGR_FN int32_t radius_of(Vec2<T> half_extent) {
     return static_cast<int32_t>(min(max(ceil(max(half_extent.x, half_extent.y)), T(1)), T(1 << 30)));
 }
 
-constexpr int kMaxRest = 15;  // SH coefficients of degrees 1 to 3
+constexpr int kMaxRest = sh_rest_count(Limits::sh_degree_max);
 
-/// Spherical harmonics before the clamp. `rest`: three numbers a coefficient of the active degree.
+/// The colour from spherical harmonics before the clamp. rest: (sh_rest_count(degree), 3).
 template <class T> DGR_FN Vec3<T> sh_color(int degree, Vec3<T> toward, Vec3<T> dc, const T* rest) {
     T basis[kMaxRest + 1];
     sh_basis(degree, normalized(toward), basis);
     Vec3<T> rgb = basis[0] * dc + Vec3<T>{T(0.5), T(0.5), T(0.5)};
-    const int num_rest = (degree + 1) * (degree + 1) - 1;
+    const int num_rest = sh_rest_count(degree);
     DGR_UNROLL
     for (int k = 0; k < kMaxRest; ++k)
         if (k < num_rest) rgb = rgb + basis[k + 1] * Vec3<T>{rest[3 * k], rest[3 * k + 1], rest[3 * k + 2]};
     return rgb;
 }
 template <class T> struct ShGradient { Vec3<T> toward, dc; };
-/// Turns `rest` into its own gradient. v: with respect to the colour before the clamp.
+/// Replaces `rest` by its gradient. v: dL/d of the colour before the clamp.
 template <class T> DGR_FN ShGradient<T> sh_color_vjp(int degree, Vec3<T> toward, T* rest, Vec3<T> v) {
     T basis[kMaxRest + 1], v_basis[kMaxRest + 1];
     const Vec3<T> direction = normalized(toward);
     sh_basis(degree, direction, basis);
-    const int num_rest = (degree + 1) * (degree + 1) - 1;
+    const int num_rest = sh_rest_count(degree);
     DGR_UNROLL
     for (int k = 0; k < kMaxRest; ++k) {
         if (k >= num_rest) continue;
@@ -113,25 +113,28 @@ template <class T> DGR_FN ShGradient<T> sh_color_vjp(int degree, Vec3<T> toward,
     return {normalized_vjp(toward, sh_basis_vjp(degree, direction, v_basis)), basis[0] * v};
 }
 
-/// The clamp of the colour at zero, from the clamped one.
+/// The clamp of colours from spherical harmonics.  [eq. 11]
+template <class T> DGR_FN Vec3<T> clamp_color(Vec3<T> rgb) {
+    return {max(rgb.x, T(0)), max(rgb.y, T(0)), max(rgb.z, T(0))};
+}
 template <class T> DGR_FN Vec3<T> clamp_color_vjp(Vec3<T> clamped, Vec3<T> v) {
     return {select(clamped.x > T(0), v.x, T(0)), select(clamped.y > T(0), v.y, T(0)),
             select(clamped.z > T(0), v.z, T(0))};
 }
 
-/// dL/d of a Gaussian's numbers.
+/// dL/d of a Gaussian's inputs.
 template <class T> struct GaussianGradient {
     Vec3<T> mean, scale;
     Quat<T> quat;
     Sym3<T> covariance;
     T opacity;
 };
-/// Backward of project_gaussian and make_splat. v_toward: what reaches the mean through the viewing direction.
+/// VJP of project_gaussian and make_splat. v_toward: dL/dmean through the viewing direction.
 template <class T>
 DGR_FN GaussianGradient<T> project_gaussian_vjp(const Pinhole<T>& camera, bool antialiased, const Projection<T>& p,
                                                 const SplatGradient<T>& v, Vec3<T> v_toward) {
     GaussianGradient<T> out;
-    out.opacity = v.u / p.opacity;  // u = dL/d ln(alpha), and alpha goes with opacity * factor
+    out.opacity = v.u / p.opacity;  // alpha is proportional to opacity * factor
     Sym2<T> v_cov = conic_from_cov_vjp(p.conic, v.conic);
     if (antialiased) {
         const Sym2<T> more = antialias_factor_vjp(p.sharp, T(Limits::blur), v.u / p.factor);
@@ -151,7 +154,7 @@ DGR_FN GaussianGradient<T> project_gaussian_vjp(const Pinhole<T>& camera, bool a
     return out;
 }
 
-/// Gradient of a mean in NDC units: the signed pair, the absolute pair, and the latter's norm.
+/// dL/dmean in NDC units, the sums of the absolute values, and their norm.
 template <class T> struct ScreenGradient { T x, y, abs_x, abs_y, norm; };
 template <class T> DGR_FN ScreenGradient<T> screen_gradient(int width, int height, const SplatGradient<T>& v) {
     const T to_ndc_x(0.5 * width), to_ndc_y(0.5 * height);

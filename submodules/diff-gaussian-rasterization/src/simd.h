@@ -1,5 +1,5 @@
-// Batch<T>: a fixed number of lanes of T that behaves like one T, on the compilers' vector extensions (GCC, Clang).
-// Leaves out everything the engine does not need; no intrinsics, so every instruction set the compiler knows works.
+// Batch<T>: a SIMD vector with the operations of T, on the vector extensions of GCC and Clang. No intrinsics, so it
+// works with every instruction set of the compiler.
 #pragma once
 
 #include <bit>
@@ -22,7 +22,7 @@ inline constexpr int kVectorBytes = 16;  // SSE2, NEON
 
 template <class T> inline constexpr int kLanes = kVectorBytes / static_cast<int>(sizeof(T));
 
-/// Lane-wise truth value: all bits of a lane set or none.
+/// A bool for each lane: all bits of the lane are set, or none.
 template <class T> struct Mask {
     using Bits = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
     typedef Bits Lanes __attribute__((vector_size(kVectorBytes)));
@@ -114,21 +114,20 @@ template <class T> inline Batch<T> log2(Batch<T> a) {
     return r;
 }
 
-/// 2^x. In float by rounding to the nearest integer n and a degree-5 polynomial for 2^(x-n) on [-1/2, 1/2] that is
-/// exact at 0 (least largest relative error, 8.7e-8, found by linear programming); no number at all for x outside
-/// [-126, 127].
+/// 2^x. In float: rounds x to an integer n and evaluates a polynomial of degree 5 for 2^(x-n) on [-1/2, 1/2]. It is
+/// exact at 0 and has the least maximum relative error, 8.7e-8. Undefined for x outside [-126, 127].
 template <class T> inline Batch<T> exp2(Batch<T> x) {
     if constexpr (sizeof(T) == 8) {
         Batch<T> r;
         for (int i = 0; i < kLanes<T>; ++i) r.lanes[i] = std::exp2(x.lanes[i]);
         return r;
     } else {
-        typedef uint32_t Words __attribute__((vector_size(kVectorBytes)));  // in which overflow has a meaning
+        typedef uint32_t Words __attribute__((vector_size(kVectorBytes)));  // unsigned, because overflow is defined
         using Floats = typename Batch<T>::Lanes;
-        const float to_integer = 12582912.0f;  // 1.5 * 2^23: adding it leaves the rounded integer in the low bits
+        const float to_integer = 12582912.0f;  // 1.5 * 2^23: the sum has the rounded integer in its low bits
         const Floats shifted = x.lanes + to_integer;
         const Floats f = x.lanes - (shifted - to_integer);
-        const Floats ff = f * f;  // Estrin's scheme: a third less latency than Horner's, and latency is what this costs
+        const Floats ff = f * f;  // Estrin's scheme: a third less latency than Horner's
         const Floats low = f * 6.931469302e-1f + 1.0f, middle = f * 5.550779325e-2f + 2.402223191e-1f,
                      high = f * 1.325460243e-3f + 9.671999181e-3f;
         const Floats p = (high * ff + middle) * ff + low;
@@ -136,7 +135,7 @@ template <class T> inline Batch<T> exp2(Batch<T> x) {
     }
 }
 
-/// Sum of the lanes in a fixed order: the upper half onto the lower one until one is left.
+/// The sum of the lanes in a fixed order: adds the upper half to the lower half until one lane is left.
 template <class T, class Lanes> inline T sum_of_lanes(Lanes lanes) {
     if constexpr (sizeof(Lanes) == 2 * sizeof(T)) {
         return lanes[0] + lanes[1];

@@ -1,5 +1,5 @@
-// A team of threads that lives as long as one call of the engine. No global pool: nothing is left behind, and nothing
-// spins between calls. Which thread does which item is left to chance; results must not depend on it.
+// The threads of one call of the engine. There is no global pool, so no thread waits or spins between calls. Threads
+// take items in any order; results must not depend on it.
 #pragma once
 
 #include <atomic>
@@ -16,12 +16,12 @@ namespace dgr {
 
 class Team {
   public:
-    /// num_threads counts the calling thread, which works too.
+    /// num_threads includes the calling thread.
     explicit Team(int num_threads) {
         try {
             for (int i = 1; i < num_threads; ++i) threads_.emplace_back([this] { serve(); });
         } catch (const std::system_error&) {
-            // The system gives no more threads: those there are do the work.
+            // The system limits the number of threads: use those that started.
         }
     }
     ~Team() {
@@ -32,8 +32,8 @@ class Team {
     Team(const Team&) = delete;
     Team& operator=(const Team&) = delete;
 
-    /// Calls work(i) once for each i in [0, num_items), in any order; returns when all are done. What work throws is
-    /// thrown again here, after which some items may not have been done.
+    /// Calls work(i) for each i in [0, num_items), in any order, and waits for all. If work throws, for_each throws the
+    /// exception, and some items may be skipped.
     void for_each(int64_t num_items, const std::function<void(int64_t)>& work) {
         if (threads_.empty() || num_items <= 1) {
             for (int64_t i = 0; i < num_items; ++i) work(i);
@@ -83,7 +83,7 @@ class Team {
     std::atomic<bool> stop_{false};
     std::mutex failure_mutex_;
     std::exception_ptr failure_;
-    std::vector<std::thread> threads_;  // last: started after, and joined before, all that they use
+    std::vector<std::thread> threads_;  // last member: the threads use the others
 };
 
 }  // namespace dgr

@@ -1,20 +1,20 @@
-// Which tiles a splat touches: the same answer in both engines.
+// The tiles that a splat touches, computed alike by both engines.
 #pragma once
 
 #include "types.h"
 
 namespace dgr {
 
-/// Tile columns [begin, end) of one row of tiles.
+/// Tile columns [begin, end) in one row of tiles.
 struct TileSpan { int begin, end; };
-/// Tile rows and columns of a box, ends excluded.
+/// Tile columns [x_begin, x_end) and rows [y_begin, y_end).
 struct TileBox { int x_begin, x_end, y_begin, y_end; };
 
-/// First and last pixel of an interval of the image's pixels, in px; first > last where it holds none.
+/// First and last pixel of an interval in px that begins or ends at x, clamped to the image; first > last if empty.
 template <class T> DGR_FN int first_pixel(T x) { return static_cast<int>(ceil(max(x, T(0)))); }
 template <class T> DGR_FN int last_pixel(T x, int size) { return static_cast<int>(floor(min(x, T(size - 1)))); }
 
-/// The tiles that hold pixels of the ellipse's bounding box; empty where no pixel lies in it.
+/// The tiles with pixels in the ellipse's bounding box.
 template <class T> DGR_FN TileBox tile_box(const View<T>& view, const Splat<T>& s) {
     const int x0 = first_pixel(s.mean.x - s.half_extent.x), x1 = last_pixel(s.mean.x + s.half_extent.x, view.width);
     const int y0 = first_pixel(s.mean.y - s.half_extent.y), y1 = last_pixel(s.mean.y + s.half_extent.y, view.height);
@@ -22,20 +22,29 @@ template <class T> DGR_FN TileBox tile_box(const View<T>& view, const Splat<T>& 
     return {x0 / Limits::tile, x1 / Limits::tile + 1, y0 / Limits::tile, y1 / Limits::tile + 1};
 }
 
-/// Leftmost and rightmost x, in px, of the part of the ellipse between two heights that it reaches.  [docs/math.md eq.
-/// 13]
-template <class T> DGR_FN Vec2<T> chord_between(const Splat<T>& s, T y_top, T y_bottom) {
-    const T top = y_top - s.mean.y, bottom = y_bottom - s.mean.y;
-    // The rightmost point of the ellipse lies at height turn, the leftmost at -turn; the nearest height inside counts.
-    const T turn = -s.conic.xy / s.conic.yy * s.half_extent.x;
-    const T right_y = min(max(turn, top), bottom), left_y = min(max(-turn, top), bottom);
-    const T inv_extent = T(1) / s.half_extent.y, right_t = right_y * inv_extent, left_t = left_y * inv_extent;
-    return {s.mean.x + s.slope * left_y - s.half_chord * sqrt(max(T(0), T(1) - left_t * left_t)),
-            s.mean.x + s.slope * right_y + s.half_chord * sqrt(max(T(0), T(1) - right_t * right_t))};
+/// The chord of the ellipse at height dy above the mean, in px: x - mean.x in [middle - half, middle + half].  [eq. 13]
+template <class T> struct Chord { T middle, half; };
+/// inv_extent: 1 / half_extent.y.
+template <class T> DGR_FN Chord<T> chord_at(T slope, T half_chord, T inv_extent, T dy) {
+    const T t = dy * inv_extent;
+    return {slope * dy, half_chord * sqrt(max(T(1) - t * t, T(0)))};
 }
 
-/// Tile columns that the ellipse touches in one row of tiles of its box: the exact extent of the part of the ellipse
-/// between the row's first and last line of pixels [Speedy-Splat, arXiv:2412.00578].
+/// Leftmost and rightmost x in px of the part of the ellipse between two heights, both within the ellipse's extent or
+/// clamped to it.  [eq. 13]
+template <class T> DGR_FN Vec2<T> chord_between(const Splat<T>& s, T y_top, T y_bottom) {
+    const T top = y_top - s.mean.y, bottom = y_bottom - s.mean.y;
+    // The rightmost point of the ellipse is at height turn, the leftmost at -turn, or the nearest heights in range.
+    const T turn = -s.conic.xy / s.conic.yy * s.half_extent.x;
+    const T right_y = min(max(turn, top), bottom), left_y = min(max(-turn, top), bottom);
+    const T inv_extent = T(1) / s.half_extent.y;
+    const Chord<T> left = chord_at(s.slope, s.half_chord, inv_extent, left_y);
+    const Chord<T> right = chord_at(s.slope, s.half_chord, inv_extent, right_y);
+    return {s.mean.x + left.middle - left.half, s.mean.x + right.middle + right.half};
+}
+
+/// Tile columns that the ellipse touches in one row of tiles of its box: the extent of the part of the ellipse between
+/// the row's first and last line of pixels [Speedy-Splat, arXiv:2412.00578].
 template <class T> DGR_FN TileSpan tile_span(const View<T>& view, const Splat<T>& s, const TileBox& box, int tile_y) {
     if (box.y_end - box.y_begin == 1 || box.x_end - box.x_begin == 1) return {box.x_begin, box.x_end};
     const int y_end = (tile_y + 1) * Limits::tile;

@@ -1,5 +1,5 @@
-// What the CUDA engine takes from torch: device memory by way of a Python callable, so that no torch header is needed
-// and torch's own cache and limits stay in charge, and the stream.
+// Device memory and stream of torch for the CUDA engine. Memory comes from a Python callable, so the build needs no
+// torch headers, and torch's caching allocator and its limits apply.
 #pragma once
 
 #include <nanobind/nanobind.h>
@@ -12,14 +12,14 @@
 
 namespace dgr {
 
-/// Keeps the tensors that it got for as long as it lives. Make and destroy it with the GIL held.
+/// Owns the tensors that it allocates. Construct and destroy it with the GIL held.
 class TorchMemory : public cuda::Memory {
   public:
     /// allocate(bytes) returns a uint8 tensor of that length on the device, or raises.
     explicit TorchMemory(nanobind::object allocate) : allocate_(std::move(allocate)) {}
 
     void* allocate(int64_t bytes) override {
-        constexpr int64_t alignment = 256;  // torch gives 512 on a GPU and 64 in main memory
+        constexpr int64_t alignment = 256;  // torch aligns to 512 on a GPU and to 64 on the CPU
         const nanobind::gil_scoped_acquire held;
         nanobind::object tensor = allocate_(bytes + alignment - 1);
         const auto address = nanobind::cast<uintptr_t>(tensor.attr("data_ptr")());
@@ -32,14 +32,14 @@ class TorchMemory : public cuda::Memory {
     std::vector<nanobind::object> tensors_;
 };
 
-/// What a call of the CUDA engine needs beside its arrays; the CPU engine looks at none of it.
+/// Stream, allocator and determinism of a call of the CUDA engine; the CPU engine ignores them.
 struct Queue {
     uintptr_t stream;
-    nanobind::object allocate;  // as TorchMemory wants it
+    nanobind::object allocate;  // see TorchMemory
     bool is_deterministic;
 
-    cuda::Context context(Place place, TorchMemory& scratch) const {
-        return {place.id, reinterpret_cast<CUstream_st*>(stream), scratch};
+    cuda::Context context(Device device, TorchMemory& scratch) const {
+        return {device.id, reinterpret_cast<CUstream_st*>(stream), scratch};
     }
 };
 

@@ -1,4 +1,4 @@
-"""Mean squared distance to the nearest neighbours, over scipy's KD-tree; no other neighbourhood query lives here."""
+"""Mean squared distance to the nearest neighbours, with scipy's k-d tree."""
 
 import numpy as np
 import torch
@@ -9,16 +9,16 @@ _NUM_NEIGHBOURS = 3
 
 
 def mean_squared_distance(points: Tensor | np.ndarray) -> Tensor:
-    """Mean squared distance of each point to its 3 nearest other points, exact to the input's precision.
+    """Mean squared distance of each point to its 3 nearest neighbours.
 
-    A duplicate is another point, at distance 0. With fewer than 4 points the mean is over the neighbours there are; a
-    single point has none and gets 0.
+    A duplicate is a neighbour at distance 0. With fewer than 4 points the mean is over all other points, and 0 for a
+    single point.
 
     Args:
         points: (N,3) finite, any real dtype, any device.
 
     Returns:
-        (N,) float32, squared units of ``points``, on their device (the CPU for numpy).
+        (N,) float32, squared units of ``points``, on their device; on the CPU for numpy.
 
     Raises:
         ValueError: ``points`` is not (N,3) or not finite.
@@ -32,6 +32,6 @@ def mean_squared_distance(points: Tensor | np.ndarray) -> Tensor:
     neighbours = min(_NUM_NEIGHBOURS, len(xyz) - 1)
     if neighbours < 1:
         return torch.zeros(len(xyz), device=device)
-    # The nearest hit is the point itself or, at the same distance 0, a duplicate: dropping one hit is right either way.
+    # The first result is the point itself or a duplicate, both at distance 0.
     distances, _ = cKDTree(xyz).query(xyz, k=neighbours + 1, workers=-1)
     return torch.from_numpy(np.square(distances[:, 1:]).mean(axis=1).astype(np.float32)).to(device)
