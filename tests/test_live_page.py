@@ -24,11 +24,13 @@ from compact_splats.commands import view
 from compact_splats.gaussian_renderer import render
 from compact_splats.scene.gaussian_model import GaussianModel
 from compact_splats.scene.saved_cameras import read_cameras
+from compact_splats.training.processes import SINGLE_PROCESS
 from compact_splats.training.run import train
 from compact_splats.utils.errors import InputError
 from compact_splats.viewer import ports, splats, training
 from compact_splats.viewer.images import Filter, containing_fov, overlay_photo, rendered, window_camera
 from compact_splats.viewer.ranking import most_important, sizes
+from compact_splats.viewer.training import viewer_of
 from compact_splats.viewer.views import find_views
 
 ROOT = Path(view.__file__).parent
@@ -138,7 +140,7 @@ def test_a_taken_port_is_refused_with_who_has_it_and_a_free_one(taken, tmp_path)
 def test_a_training_whose_port_is_taken_writes_nothing(taken, tiny_scene_dir, tmp_path):
     config = TrainConfig(source_path=tiny_scene_dir, final_budget=10, model_path=tmp_path / "run", viewer=taken)
     with pytest.raises(InputError, match=f"port {taken}"):
-        train(config)
+        train(config, SINGLE_PROCESS, viewer_of(config, SINGLE_PROCESS))
     assert not (tmp_path / "run").exists()
 
 
@@ -152,7 +154,7 @@ def test_a_training_that_cannot_be_looked_at_is_refused_at_once(count, is_instal
     if not is_installed:
         monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=said):
-        training.check_viewer(config, SimpleNamespace(count=count))
+        viewer_of(config, SimpleNamespace(count=count))
 
 
 def test_a_host_that_is_not_this_machine_is_refused():
@@ -210,7 +212,7 @@ def test_looking_changes_nothing_in_a_training(tiny_scene_dir, tmp_path, monkeyp
             source_path=tiny_scene_dir, model_path=tmp_path / str(port), final_budget=500, iterations=8,
             viewer=port, quiet=True, tensorboard=False,
         )  # fmt: skip
-        train(config)
+        train(config, SINGLE_PROCESS, viewer_of(config, SINGLE_PROCESS))
         written.append((config.model_path / "point_cloud" / "iteration_8" / "point_cloud.ply").read_bytes())
     assert written[0] == written[1]
     assert onlooker.said.count("paused after step 3: ") == 3 and onlooker.said[-1] == "closed"

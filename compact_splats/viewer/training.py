@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from compact_splats.arguments import TrainConfig
 from compact_splats.scene.dataset import Scene
 from compact_splats.scene.gaussian_model import GaussianModel
 from compact_splats.training.processes import SingleProcess
+from compact_splats.training.run_context import NullViewer, OpenViewer, no_viewer
 from compact_splats.utils.errors import InputError
 from compact_splats.utils.signals import StopRequest
 from compact_splats.utils.usage import Stopwatch
@@ -25,13 +27,6 @@ HOST = "127.0.0.1"
 MAX_GAUSSIANS = 500_000  # sent to a browser
 MAX_TIME_FRACTION = 0.2  # of the time of a training, for serving the page
 POLL_SECONDS = 0.02  # while paused
-
-
-class NullViewer:
-    """Shows nothing."""
-
-    def step(self, model: GaussianModel, step: int) -> None:
-        """Do nothing."""
 
 
 class TrainingViewer(NullViewer):
@@ -67,45 +62,31 @@ class TrainingViewer(NullViewer):
         self._next = time.monotonic() + spent * (1 / MAX_TIME_FRACTION - 1)
 
 
-def check_viewer(config: TrainConfig, processes: SingleProcess) -> None:
-    """Check that the page can be served, before anything is read or written.
+def viewer_of(config: TrainConfig, processes: SingleProcess) -> OpenViewer:
+    """The viewer that ``config`` asks for; checks that its page can be served, before anything is read or written.
 
     Raises:
         InputError: the port is in use, viser is not installed, or there are several processes.
     """
     if config.viewer is None:
-        return
+        return no_viewer
     if processes.count > 1:
         raise InputError(f"--viewer works with one process, not with {processes.count}; leave it out")
     check_installed()
     check_port(HOST, config.viewer)
+    return partial(_live_page, config, config.viewer)
 
 
 @contextmanager
-def training_viewer(
-    config: TrainConfig, folder: Path, scene: Scene, stop: StopRequest, clock: Stopwatch
-) -> Iterator[NullViewer]:
-    """The live page of a training, during the block.
-
-    Args:
-        config: a ``NullViewer`` if its ``viewer`` is None.
-        folder: of the run.
-        scene: its cameras are offered.
-        stop: the user's request to stop the training.
-        clock: of the training.
-
-    Raises:
-        InputError: viser is not installed, or the port can't be used.
-    """
-    if config.viewer is None:
-        yield NullViewer()
-        return
+def _live_page(
+    config: TrainConfig, port: int, folder: Path, scene: Scene, stop: StopRequest, clock: Stopwatch
+) -> Iterator[TrainingViewer]:
     from compact_splats.viewer.views import find_views  # imports scipy
 
     views = find_views({"train": scene.train, "test": scene.test}, scene.points.xyz.numpy())
     page = open_page(
         folder.name, views, config.sh_degree, white_background=config.white_background,
-        max_gaussians=MAX_GAUSSIANS, is_training=True, host=HOST, port=config.viewer,
+        max_gaussians=MAX_GAUSSIANS, is_training=True, host=HOST, port=port,
     )  # fmt: skip
     if not config.quiet:
         print(how_to_open(HOST, page.port).replace("Ctrl-C ends", "the training continues meanwhile"), flush=True)
