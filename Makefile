@@ -148,7 +148,7 @@ gpu-check: gpu setup-dev
 	$(BIN)/python -m benchmarks.gpu_check --out $(or $(OUT),output/gpu-check) --device $(or $(DEVICE),cuda) $(if $(QUICK),--quick)
 
 viewer-bundle:
-	viewer/web/build.sh
+	compact_splats/viewer/web/build.sh
 
 # mypy sees the folders of the checkout where a wheel has them, below compact_splats.
 lint: $(VENV)/dev.stamp

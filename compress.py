@@ -1,11 +1,10 @@
-"""Make a trained model small, write it in the formats of other tools, and say what a file holds.
+"""Compress a trained model, convert models to the formats of other tools, and show what a file holds.
 
-``compress.py -m output/my_scene`` removes Gaussians, fine-tunes the rest and stores them in ``compressed/compact.gsz``;
-``compress.py --ply any.ply -s my_scene`` does so with a model of any origin; ``compress.py export FILE --format ply``
-decodes; ``compress.py info FILE`` looks.
+``compress.py -m output/my_scene`` prunes Gaussians, fine-tunes the rest and stores them in ``compressed/compact.gsz``;
+``compress.py --ply any.ply -s my_scene`` does the same with the model of any trainer; ``compress.py export FILE
+--format ply`` decodes; ``compress.py info FILE`` shows the number of Gaussians and the size.
 """
 
-import importlib
 import json
 import math
 import os
@@ -23,14 +22,14 @@ from compact_splats.arguments import pick_device
 from compact_splats.arguments.compress import DEFAULT_ROUNDS, RATES, CompressConfig
 from compact_splats.arguments.device import use_threads
 from compact_splats.arguments.options import Parser, flags_that_save_memory, to_json
-from compact_splats.compression import FormatError, decode, read_model, write_gsz
+from compact_splats.compression import ColorBasis, decode, formats, read_model, write_gsz
+from compact_splats.compression.arrays import Arrays
 from compact_splats.compression.compact import CompactQuantizer
-from compact_splats.compression.container import MAGIC, unpack
+from compact_splats.compression.container import MAGIC, input_errors, unpack
 from compact_splats.compression.finetune import Photos
 from compact_splats.compression.posthoc import Goals, PostHoc, Result, Stage
 from compact_splats.compression.quantizer import Quantizer
 from compact_splats.compression.seed import SeedQuantizer
-from compact_splats.compression.viewpoints import Viewpoints
 from compact_splats.gaussian_renderer import DEVICES
 from compact_splats.scene import ply
 from compact_splats.scene.cameras import Camera
@@ -43,11 +42,12 @@ from compact_splats.utils.errors import InputError, run_script
 from compact_splats.utils.files import check_writable, write_json
 from compact_splats.utils.usage import MB, MemoryMeter, Stopwatch
 
+EXPORT_FORMATS = ("ply", *(suffix[1:] for suffix in formats.MODULES))
 HEADER = f"{'':12} {'Gaussians':>10} {'MB':>8} {'bytes each':>10} {'train PSNR':>10} {'test PSNR':>10}"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Do as the command line says: one of the commands, or without any the post-hoc stage."""
+    """Run the command of the command line; the post-hoc stage if there is none."""
     argv = list(sys.argv[1:] if argv is None else argv)
     command = COMMANDS[argv.pop(0)] if argv and argv[0] in COMMANDS else run
     command(argv)
@@ -62,16 +62,16 @@ def run(argv: Sequence[str]) -> None:
 
 
 def compress(config: CompressConfig) -> dict[str, Any]:
-    """Compress a model and leave the file, and beside it a ``.json`` of the same name with the course in figures.
+    """Compress a model; write the file, and beside it a ``.json`` of the same name with all measurements.
 
     Args:
-        config: what to do.
+        config: the options.
 
     Returns:
         The content of the ``.json``.
 
     Raises:
-        InputError: model or scene can't be read, or the folder can't be written; nothing has been written then.
+        InputError: the model or the scene can't be read, or the folder can't be written. Nothing is written then.
     """
     device = pick_device(config.device, DEVICES)
     use_threads(config.threads)
@@ -84,20 +84,18 @@ def compress(config: CompressConfig) -> dict[str, Any]:
     scene = load(config, say, device)
     say(f"{source}: {model.num_gaussians:,} Gaussians, {source.stat().st_size / MB:.2f} MB")
     if out.exists():
-        say(f"{out} is there already; it is replaced when the new file is ready")
+        say(f"{out} exists; it will be replaced when the new file is complete")
 
     memory, clock = MemoryMeter(device), Stopwatch(device)
     views = ViewSampler(len(scene.train), random_stream(config.seed, "views"))
     photos = Photos(scene, views, torch.full((3,), float(config.white_background)), config.lambda_dssim)
     say(HEADER)
-    work = PostHoc(
+    stage = PostHoc(
         model, quantizer_of(config, scene.train), decode, photos, config.make_schedule(),
         RATES[config.profile], report=lambda stage: say(table_line(stage)), quiet=config.quiet,
     )  # fmt: skip
-    try:
-        result = work.run(goals_of(config), source.stat().st_size)
-    except FormatError as error:
-        raise InputError(source, error.expected, error.found, "repair the model or train it again") from error
+    with input_errors(source, "repair the model or train it again"):
+        result = stage.run(goals_of(config), source.stat().st_size)
     summary = {
         "source": str(source.absolute()),
         "file": str(out.absolute()),
@@ -113,22 +111,22 @@ def compress(config: CompressConfig) -> dict[str, Any]:
 
 
 def quantizer_of(config: CompressConfig, cameras: Sequence[Camera]) -> Quantizer:
-    """The way to store the model that the profile names, for views like those of ``cameras``."""
-    return SeedQuantizer() if config.profile == "seed" else CompactQuantizer(viewpoints=Viewpoints.of_cameras(cameras))
+    """The quantizer of the profile, with the colour basis of the training cameras."""
+    return SeedQuantizer() if config.profile == "seed" else CompactQuantizer(color_basis=ColorBasis.of_cameras(cameras))
 
 
 def goals_of(config: CompressConfig) -> Goals | None:
-    """When to stop removing; None where nothing is to be removed."""
+    """When to stop pruning; None: no pruning."""
     if not config.prune:
         return None
     num_bytes = None if config.target_mb is None else int(config.target_mb * MB)
-    asked = (config.target_gaussians, num_bytes, config.max_psnr_drop)
-    rounds = DEFAULT_ROUNDS if config.rounds is None and asked == (None, None, None) else config.rounds
-    return Goals(*asked, rounds)
+    targets = (config.target_gaussians, num_bytes, config.max_psnr_drop)
+    rounds = DEFAULT_ROUNDS if config.rounds is None and targets == (None, None, None) else config.rounds
+    return Goals(*targets, rounds)
 
 
 def default_out(config: CompressConfig) -> Path:
-    """Where the file goes if nobody says so."""
+    """The file to write where ``--out`` is not given."""
     if config.model_path is not None:
         return config.model_path / "compressed" / f"{config.profile}.gsz"
     return config.ply.parent / "compressed" / f"{config.ply.stem}.gsz"
@@ -138,16 +136,16 @@ def read_checked(path: Path, device: torch.device) -> GaussianModel:
     """Read a model of any format.
 
     Raises:
-        InputError: it can't be read, or holds nothing.
+        InputError: it can't be read, or has no Gaussians.
     """
-    rows = read_model(path)
-    if not len(rows["means"]):
-        raise InputError(path, "at least one Gaussian", "none", "give a trained model")
-    return GaussianModel.from_arrays(rows, device)
+    arrays = read_model(path)
+    if not len(arrays["means"]):
+        raise InputError(f"{path} has no Gaussians: give a trained model")
+    return GaussianModel.from_arrays(arrays, device)
 
 
 def table_line(stage: Stage) -> str:
-    """A line of the table of rounds."""
+    """The line of a stage in the table."""
     test = "-" if stage.test_psnr is None else f"{stage.test_psnr:.2f}"
     return (
         f"{stage.name:12} {stage.gaussians:10,} {stage.bytes / MB:8.3f} {stage.bytes / stage.gaussians:10.1f} "
@@ -156,7 +154,7 @@ def table_line(stage: Stage) -> str:
 
 
 def describe(result: Result, summary: dict[str, Any]) -> str:
-    """The summary for a reader."""
+    """The printed summary."""
     given, last = result.course[0], result.course[-1]
     lines = [
         f"{'Gaussians':12} {given.gaussians:,} -> {last.gaussians:,}",
@@ -168,7 +166,7 @@ def describe(result: Result, summary: dict[str, Any]) -> str:
             (getattr(stage, f"{split}_psnr"), getattr(stage, f"{split}_ssim")) for stage in (given, last)
         )
         if psnr is None:
-            lines.append("             (no test views: --eval keeps every 8th photo out of training)")
+            lines.append("             (no test views: --eval makes every 8th photo one)")
             continue
         lines.append(
             f"{split + ' views':12} PSNR {psnr:.2f} -> {new_psnr:.2f} dB ({new_psnr - psnr:+.2f})   "
@@ -193,66 +191,49 @@ def describe(result: Result, summary: dict[str, Any]) -> str:
 
 
 def export(argv: Sequence[str]) -> None:
-    """``compress.py export``: write a model in another format, after decoding it.
+    """``compress.py export``: convert a model to another format.
 
     Raises:
         InputError: the model can't be read, or the file can't be written.
     """
-    parser = Parser("Write a model in a format that other tools read; --format ply decodes it.")
-    parser.add_argument("model", type=Path, help="any file that is read here, or a folder that train.py wrote")
-    parser.add_argument("--format", choices=tuple(WRITERS), required=True, help="of the new file")
+    parser = Parser("Convert a model to the format of another tool; --format ply decodes a .gsz.")
+    parser.add_argument("model", type=Path, help="a model of any known format, or a folder of train.py")
+    parser.add_argument("--format", choices=EXPORT_FORMATS, required=True, help="format of the new file")
     parser.add_argument("-o", "--out", type=Path, help="the new file (default: beside the model, with its name)")
     parser.add_argument("--quiet", action="store_true", help="print nothing but errors")
     args = parser.parse_args(argv)
     source = RunFolder(args.model).find_ply()[0] if args.model.is_dir() else args.model
     out = args.out or source.with_name(f"{bare_name(source)}.{args.format}")
     if out.exists() and out.samefile(source):
-        raise InputError(out, "another file than the model itself", "the same", "name one with --out")
-    rows = read_model(source)
-    try:
-        WRITERS[args.format](out, rows)
-    except FormatError as error:
-        raise InputError(source, error.expected, error.found, "choose another --format") from error
+        raise InputError(f"{out} is the model itself: name another file with --out")
+    arrays = read_model(source)
+    writer_of(args.format)(out, arrays)
     if not args.quiet:
-        print(f"{out}: {described_size(len(rows['means']), out)}")
+        print(f"{out}: {described_size(len(arrays['means']), out)}")
 
 
-def write_standard(name: str) -> Callable[[Path, dict], None]:
-    """The writer of a module of ``compression.formats``, which is loaded when it is needed."""
-
-    def write(path: Path, rows: dict) -> None:
-        importlib.import_module(f"compact_splats.compression.formats.{name}").write(path, rows)
-
-    return write
-
-
-WRITERS = {
-    "ply": ply.write,
-    "compressed.ply": write_standard("compressed_ply"),
-    "splat": write_standard("splat"),
-    "sog": write_standard("sog"),
-    "spz": write_standard("spz"),
-}
+def writer_of(name: str) -> Callable[[Path, Arrays], None]:
+    """The writer of one of ``EXPORT_FORMATS``."""
+    return ply.write if name == "ply" else formats.writer_for(name)
 
 
 def bare_name(path: Path) -> str:
-    """The name of a model's file without what stands for the format."""
-    return (
-        path.name.removesuffix(".compressed.ply") or path.name if path.name.endswith(".compressed.ply") else path.stem
-    )
+    """The name of a model's file without the suffix of its format."""
+    suffix = ".compressed.ply"
+    return path.name.removesuffix(suffix) or path.name if path.name.endswith(suffix) else path.stem
 
 
 def info(argv: Sequence[str]) -> None:
-    """``compress.py info``: say what a file holds.
+    """``compress.py info``: show what a file holds.
 
     Raises:
         InputError: it can't be read.
     """
-    parser = Parser("Say what a file holds: Gaussians, size, and for a .gsz header and streams.")
-    parser.add_argument("file", type=Path, help="a model of any format that is read here")
+    parser = Parser("Show what a file holds: number of Gaussians, size, and header and streams of a .gsz.")
+    parser.add_argument("file", type=Path, help="a model of any known format")
     path = parser.parse_args(argv).file
-    rows = read_model(path)
-    num, coefficients = rows["sh_rest"].shape[:2]
+    arrays = read_model(path)
+    num, coefficients = arrays["sh_rest"].shape[:2]
     degree = math.isqrt(coefficients + 1) - 1
     print(f"{path}: {described_size(num, path)}, SH degree {degree}")
     data = path.read_bytes()

@@ -1,4 +1,4 @@
-"""Render a trained model: its test and training views beside their photos, maps of them, a video; or time it."""
+"""Render a trained model: its views beside their photos, depth maps, a video; or measure frames per second."""
 
 import os
 import statistics
@@ -15,14 +15,14 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from compact_splats.arguments import RenderConfig, pick_device
-from compact_splats.arguments.device import use_threads
+from compact_splats.arguments.device import pick_device, use_threads
 from compact_splats.arguments.options import flags_that_save_memory
+from compact_splats.arguments.render import RenderConfig
 from compact_splats.compression import read_model
 from compact_splats.gaussian_renderer import DEVICES, render
 from compact_splats.gaussian_renderer.evaluation import view_pair
-from compact_splats.gaussian_renderer.film import film
 from compact_splats.gaussian_renderer.maps import count_map, depth_map, depth_step, quantized, shades
+from compact_splats.gaussian_renderer.video import render_video
 from compact_splats.scene import Camera, Scene, load_scene
 from compact_splats.scene.gaussian_model import GaussianModel
 from compact_splats.scene.paths import views_along
@@ -32,24 +32,24 @@ from compact_splats.utils.errors import InputError, run_script
 from compact_splats.utils.files import check_writable, write_json
 from compact_splats.utils.images import in_colours, write_png
 from compact_splats.utils.usage import synchronize
-from compact_splats.utils.video import default_size
 
 WARM_UP_FRAMES = 5
-TIMED_FRAMES = 50  # at least
+MIN_TIMED_FRAMES = 50
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Render as the command line says."""
+    """Run the command line."""
     render_scene(RenderConfig.from_command_line(sys.argv[1:] if argv is None else argv))
 
 
 def render_scene(config: RenderConfig) -> None:
-    """Render the views of a scene into the model's folder, ``{test,train}/METHOD/{renders,gt}/00000.png`` and on.
+    """Render the views of a scene into the run folder: ``{test,train}/METHOD/{renders,gt}/00000.png``, ...
 
-    With ``config.time`` no view is written, but ``timing.json``; with ``config.video`` nothing but the video.
+    With ``config.time`` only ``timing.json`` is written. With ``config.video`` only the video is written, and the run
+    folder may be read-only.
 
     Raises:
-        InputError: model or scene can't be read, there is nothing to render, or a file can't be written.
+        InputError: the model or the scene can't be read, there is nothing to render, or a file can't be written.
     """
     device = pick_device(config.device, DEVICES)
     use_threads(config.threads)
@@ -62,8 +62,8 @@ def render_scene(config: RenderConfig) -> None:
     background = torch.full((3,), float(config.white_background))
     say(f"{path}: {model.num_gaussians:,} Gaussians")
     if config.video:
-        views = video_views(config, config.video)
-        say(film(config.video, views, config.frame_rate(), model, background, quiet=config.quiet))
+        views = video_views(config)
+        say(render_video(config.video, views, config.frame_rate(), model, background, quiet=config.quiet))
         return
     scene = read_scene(config)
     splits = chosen_views(config, scene)
@@ -80,7 +80,8 @@ def render_scene(config: RenderConfig) -> None:
                 write_png(picture_path(folder, kind, index), pixels)
             if config.depth:
                 depth = depth_map(camera, model)
-                write_map(folder, "depth", index, quantized(depth, step), inverse(depth))
+                inverse = torch.where(depth > 0, 1 / depth, 0)  # gives near objects most of the colour scale
+                write_map(folder, "depth", index, quantized(depth, step), inverse)
             if config.counts:
                 counts = count_map(camera, model)
                 write_map(folder, "counts", index, quantized(counts), counts.float())
@@ -90,45 +91,40 @@ def render_scene(config: RenderConfig) -> None:
 
 
 def picture_path(folder: Path, kind: str, index: int) -> Path:
-    """Where a picture of a view goes, below the folder ``SPLIT/METHOD``."""
+    """The PNG of a view, below the folder ``SPLIT/METHOD``."""
     return folder / kind / f"{index:05d}.png"
 
 
 def write_map(folder: Path, kind: str, index: int, values: Tensor, shown: Tensor) -> None:
-    """Write a map of a view in 16 bits and, into a folder beside it, in colours.
+    """Write a map of a view as 16-bit PNG and, in the folder ``KIND_in_colours``, in colours.
 
     Args:
-        folder: of split and method.
-        kind: of map.
+        folder: ``SPLIT/METHOD`` of the run.
+        kind: "depth" or "counts".
         index: of the view.
         values: (H,W) int32.
-        shown: (H,W) float, what the colours follow; 0 is black.
+        shown: (H,W) float, mapped to colours; 0 becomes black.
     """
     write_png(picture_path(folder, kind, index), values)
     write_png(picture_path(folder, f"{kind}_in_colours", index), in_colours(shades(shown), shown > 0))
 
 
-def inverse(depth: Tensor) -> Tensor:
-    """1 / depth, by which what is near gets most of the colours; 0 stays 0."""
-    return torch.where(depth > 0, 1 / depth, 0)
-
-
-def video_views(config: RenderConfig, video: Path) -> list[Camera]:
-    """The cameras of a video's frames.
+def video_views(config: RenderConfig) -> list[Camera]:
+    """The camera of each frame of a video.
 
     Raises:
-        InputError: there are no cameras to go by, or no such path along them.
+        InputError: there are no cameras, or the path can't be made from them.
     """
     cameras = find_cameras(config)
-    size = config.size or default_size(video, cameras[0].width, cameras[0].height)
+    size = config.frame_size(cameras[0].width, cameras[0].height)
     return views_along(config.path or "orbit", cameras, config.num_frames(len(cameras)), size)
 
 
 def find_cameras(config: RenderConfig) -> tuple[Camera, ...]:
-    """All cameras of the run, or of the scene where the folder has none, in the order of their names.
+    """The cameras of the run's ``cameras.json`` or, without that file, of the scene, sorted by name.
 
     Raises:
-        InputError: neither has any.
+        InputError: there are none.
     """
     saved = config.model_path / "cameras.json"
     if saved.exists() or config.source_path is None:
@@ -138,13 +134,13 @@ def find_cameras(config: RenderConfig) -> tuple[Camera, ...]:
 
 
 def find_model(config: RenderConfig) -> tuple[Path, str]:
-    """The model to render and the name for its renders' folder.
+    """The file of the model and METHOD, the name of the folder of its renders.
 
-    That of a PLY is ``ours_N``, as in 3DGS. All else is named after its file, so that several can be measured side by
-    side in one run folder: ``compressed/compact.gsz`` goes to ``compact``, ``point_cloud.splat`` to its full name.
+    METHOD is ``ours_N`` for a PLY, as in 3DGS, and the file name for other formats (without .gsz: ``compact`` for
+    ``compressed/compact.gsz``), so that metrics.py can compare several models of one run folder.
 
     Raises:
-        InputError: there is none.
+        InputError: the run has no saved model.
     """
     if config.model is None:
         path, iteration = RunFolder(config.model_path).find_ply(config.iteration)
@@ -157,11 +153,7 @@ def find_model(config: RenderConfig) -> tuple[Path, str]:
 
 
 def read_scene(config: RenderConfig) -> Scene:
-    """The scene that the config names.
-
-    Raises:
-        InputError: it can't be read.
-    """
+    """Load the scene; see :func:`load_scene`."""
     return load_scene(
         config.source_path, config.images, config.resolution, config.eval, config.white_background, seed=0
     )
@@ -171,20 +163,20 @@ def chosen_views(config: RenderConfig, scene: Scene) -> dict[str, tuple[Camera, 
     """The views to render, by split.
 
     Raises:
-        InputError: nothing of the scene is asked for.
+        InputError: there are none.
     """
     skipped = {"test": config.skip_test, "train": config.skip_train}
     splits = {"test": scene.test, "train": scene.train}
     chosen = {split: views for split, views in splits.items() if views and not skipped[split]}
     if not chosen:
-        found = ", ".join(f"{len(views)} {split} views" for split, views in splits.items())
-        raise InputError("--skip-test, --skip-train", "something to render", found, "leave one of the flags out")
+        counts = " and ".join(f"{len(views)} {split} views" for split, views in splits.items())
+        raise InputError(f"nothing to render: the scene has {counts}; leave out --skip-test or --skip-train")
     return chosen
 
 
 def measure_times(cameras: Sequence[Camera], model: GaussianModel, background: Tensor) -> dict[str, Any]:
-    """Render views again and again, and give the median of the times."""
-    rounds = -(-(WARM_UP_FRAMES + TIMED_FRAMES) // len(cameras))
+    """The content of ``timing.json``: the median time of a frame, over repeated renders of the views."""
+    rounds = -(-(WARM_UP_FRAMES + MIN_TIMED_FRAMES) // len(cameras))
     seconds = [frame_seconds(camera, model, background) for camera in list(cameras) * rounds]
     median = statistics.median(seconds[WARM_UP_FRAMES:])
     return {
@@ -199,7 +191,7 @@ def measure_times(cameras: Sequence[Camera], model: GaussianModel, background: T
 
 
 def describe_times(times: dict[str, Any]) -> str:
-    """The times for a reader."""
+    """A line for the user."""
     return (
         f"{times['frames_per_second']:.1f} frames/s, {times['milliseconds']:.2f} ms each (median of "
         f"{times['frames']} frames at {times['width']}x{times['height']} px, {times['device']})"
@@ -208,7 +200,7 @@ def describe_times(times: dict[str, Any]) -> str:
 
 @torch.no_grad()
 def frame_seconds(camera: Camera, model: GaussianModel, background: Tensor) -> float:
-    """Time of one frame from the model to the finished image."""
+    """Time to render one image, with the device synchronised before and after."""
     synchronize(model.device)
     start = time.perf_counter()
     render(camera, model, background)

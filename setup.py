@@ -7,7 +7,7 @@ from setuptools import setup
 SUBMODULES = Path(__file__).resolve().parent / "submodules"
 ENGINE = ("diff-gaussian-rasterization", "simple-knn")
 DEPENDENCIES = [
-    "torch>=2.4", "numpy>=1.26", "scipy>=1.11", "opencv-python-headless", "pillow>=10.1", "plyfile", "tqdm",
+    "torch>=2.4", "numpy>=1.26", "scipy>=1.11", "opencv-python-headless", "pillow>=10.1", "tqdm",
     "tensorboard", "matplotlib", "constriction",
 ]  # fmt: skip
 

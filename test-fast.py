@@ -1,4 +1,4 @@
-"""The suite with the fast schedule: the scenes of budget.txt trained, rendered and measured, and a table of them."""
+"""Train, render and measure the scenes of budget.txt with the fast schedule, and print a table."""
 
 import sys
 

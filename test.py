@@ -1,4 +1,4 @@
-"""The suite with the full schedule: the scenes of budget.txt trained, rendered and measured, and a table of them."""
+"""Train, render and measure the scenes of budget.txt with the full schedule, and print a table."""
 
 import sys
 

@@ -23,9 +23,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Train as the command line says."""
     with joined_processes() as processes:
         config = TrainConfig.from_command_line(sys.argv[1:] if argv is None else argv)
-        from compact_splats.training.run import train  # loads torch, for which --help does not wait
+        from compact_splats.training.run import train  # these load torch, for which --help does not wait
+        from compact_splats.viewer.training import viewer_of
 
-        train(config, processes)
+        train(config, processes, viewer_of(config, processes))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
-"""What a run can be told: frozen configs, their command line and JSON, the device, and the schedules."""
+"""The flags of all commands as frozen dataclasses, the schedules, and the choice of the device."""
 
 from compact_splats.arguments.config import SceneConfig, TrainConfig
 from compact_splats.arguments.device import DEVICES, pick_device
-from compact_splats.arguments.render import RenderConfig
 
-__all__ = ["DEVICES", "RenderConfig", "SceneConfig", "TrainConfig", "pick_device"]
+__all__ = ["DEVICES", "SceneConfig", "TrainConfig", "pick_device"]

@@ -1,4 +1,4 @@
-"""The flags of train.py, and those that all commands share, as frozen dataclasses. Holds no step numbers."""
+"""The flags of train.py, and those that several commands share."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +17,7 @@ SELECTIONS = ("natural", "cutoff", "none")
 
 @dataclass(frozen=True, kw_only=True)
 class SceneConfig:
-    """How photos are read and rendered: what renders of a model must share with its training."""
+    """How photos are read and rendered. Rendering a model takes these from its training."""
 
     source_path: Path = option(
         type=Path, short="-s", may_change=True, help="folder of the scene: photos and poses (required)"
@@ -25,28 +25,28 @@ class SceneConfig:
     images: str = option("images", short="-i", help="subfolder of the photos, such as images_4")
     resolution: int = option(
         -1, type=int, short="-r", saves_memory=True,
-        help="divide the size of the photos by 1, 2, 4 or 8, or scale them to this width; "
-        "-1: as they are, but at most 1600 px wide"
+        help="1, 2, 4 or 8 divides the size of the photos, any other number is their width in px; "
+        "-1: full size, but at most 1600 px wide"
     )  # fmt: skip
     white_background: bool = option(False, type=bool, short="-w", help="white instead of black background")
-    eval: bool = option(False, type=bool, help="keep every 8th photo out of training, as test view")
-    antialiasing: bool = option(False, type=bool, help="compensate the opacity of splats that are widened to a pixel")
+    eval: bool = option(False, type=bool, help="hold out every 8th photo as test view")
+    antialiasing: bool = option(False, type=bool, help="reduce the opacity of splats that are widened to a pixel")
 
 
 @dataclass(frozen=True, kw_only=True)
 class MachineConfig:
-    """What to compute on."""
+    """Device and threads."""
 
-    device: str = option("auto", choices=DEVICES, may_change=True, help="auto: the GPU where there is one")
-    threads: int = option(0, type=int, may_change=True, help="CPU threads; 0: all cores")
+    device: str = option("auto", choices=DEVICES, may_change=True, help="auto: the GPU, if there is one")
+    threads: int = option(0, type=int, may_change=True, help="CPU threads; 0: one per core")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(MachineConfig, SceneConfig):
-    """All of a training. A config that exists is valid as far as that can be said without the scene.
+    """The flags of a training. Values are checked on creation.
 
     Raises:
-        InputError: a value is of the wrong type or out of its range.
+        InputError: a value has the wrong type or is out of range.
     """
 
     model_path: Path | None = option(
@@ -54,58 +54,57 @@ class TrainConfig(MachineConfig, SceneConfig):
         help="folder of the results (default: a new one, output/SCENE-SCHEDULE-BUDGET)"
     )  # fmt: skip
     all_photos: bool = option(
-        False, type=bool, may_change=True, help="refuse a scene of which photos are missing; without, the others do"
+        False, type=bool, may_change=True, help="fail if a photo of the scene is missing, instead of leaving it out"
     )
     final_budget: int = option(type=int, saves_memory=True, help="number of Gaussians at the end (required)")
     schedule: str = option(
-        "full", choices=tuple(SCHEDULES), help="full: best quality; fast: half the steps, many cheaper; quick: a tenth of the steps, for a CPU"
+        "full", choices=tuple(SCHEDULES), help="full: best quality; fast: half the steps, many of them cheaper"
     )
     iterations: int | None = option(
-        None, type=int, help="stretch or shrink the schedule to this number of steps; of one process: K of them "
-        "(torchrun) take 1/K as many and see the same number of views"
+        None, type=int, help="scale the schedule to this number of steps; with K processes (torchrun) each takes 1/K "
+        "of them"
     )  # fmt: skip
     test_iterations: tuple[int, ...] = option(
-        (), type=int, many=True, may_change=True, help="measure also after these steps"
+        (), type=int, many=True, may_change=True, help="evaluate also after these steps"
     )
     save_iterations: tuple[int, ...] = option(
-        (), type=int, many=True, may_change=True, help="save also after these steps"
+        (), type=int, many=True, may_change=True, help="save the model also after these steps"
     )
     sh_degree: int = option(3, type=int, saves_memory=True, help="highest degree of the spherical harmonics, 0 to 3")
-    seed: int = option(0, type=int, help="start of all random draws")
-    deterministic: bool = option(False, type=bool, help="same bits from every run on a GPU, too, which is slower")
-    random_background: bool = option(False, type=bool, help="train on a new random background at every step")
+    seed: int = option(0, type=int, help="random seed")
+    deterministic: bool = option(False, type=bool, help="same bits in every run, also on a GPU; slower")
+    random_background: bool = option(False, type=bool, help="a new random background in every step")
     selection: str = option(
         "natural", choices=SELECTIONS,
-        help="how the set shrinks to the budget; cutoff: by lowest opacity in one go, for comparison; none: not at "
-        "all, so that up to three budgets are left, for compress.py"
+        help="how the budget is reached; natural: natural selection; cutoff: prune the lowest opacities at once, for "
+        "comparison; none: not at all, which leaves up to three times the budget, for compress.py"
     )  # fmt: skip
     sh_rest_lr: float = option(
         0.005, type=float, help="learning rate of SH degrees 1 to 3, before division by 20; fast schedule: 0.005 "
         "outdoors, 0.02 indoors"
     )  # fmt: skip
     densify_grad_threshold: float = option(
-        DensificationRound.gradient_threshold, type=float, help="screen-space gradient at which Gaussians split"
+        DensificationRound.gradient_threshold, type=float, help="screen-space gradient above which Gaussians split"
     )
     lambda_dssim: float = option(0.2, type=float, help="weight of the SSIM part of the loss, 0 to 1")
     init_ply: Path | None = option(
         None, type=Path, help="start from the Gaussians of this 3DGS PLY instead of the scene's points"
     )
     checkpoint_every: str = option(
-        "auto", may_change=True, help="write a checkpoint after so many steps (2000) or minutes (10m); auto: every 5 "
-        "minutes, or less often where that would take more than 1 %% of the time; 0: only on Ctrl-C and SIGTERM"
+        "auto", may_change=True, help="checkpoint interval in steps (2000) or minutes (10m); auto: 5 minutes, or more "
+        "if writing would take over 1 %% of the time; 0: only on Ctrl-C and SIGTERM"
     )  # fmt: skip
     resume: bool = option(
         False, type=bool, may_change=True,
-        help="continue the run in -m from its newest checkpoint, with its flags where none are given; begin where "
-        "there is none"
+        help="continue the run in -m from its newest checkpoint, with the flags of the run unless given anew; without "
+        "a checkpoint, start from the beginning"
     )  # fmt: skip
     tensorboard: bool = option(
-        True, type=bool, may_change=True, help="write TensorBoard events where the package is installed"
+        True, type=bool, may_change=True, help="write TensorBoard events, if the package is installed"
     )
     viewer: int | None = option(
         None, type=int, may_change=True, alone=8080,
-        help="show the training in a browser, live, with a button to pause it; the port on this machine is 8080 unless "
-        "one is given"
+        help="show the training live in a browser, with a pause button, on this port (8080 if none is given)"
     )  # fmt: skip
     quiet: bool = option(False, type=bool, may_change=True, help="print nothing but errors")
 
@@ -117,7 +116,7 @@ class TrainConfig(MachineConfig, SceneConfig):
         at_least(1, "--final-budget", self.final_budget)
         Interval.parse(self.checkpoint_every)
         if self.resume and self.model_path is None:
-            raise InputError("--resume", "the folder of the run to continue", "none", "name it with -m")
+            raise InputError("--resume needs the folder of the run to continue: name it with -m")
         if self.iterations is not None:
             at_least(1, "--iterations", self.iterations)
         in_range(0, 3, "--sh-degree", self.sh_degree)
@@ -130,10 +129,10 @@ class TrainConfig(MachineConfig, SceneConfig):
         for name, steps in (("--test-iterations", self.test_iterations), ("--save-iterations", self.save_iterations)):
             for step in steps:
                 if not 1 <= step <= last:
-                    raise InputError(name, f"steps from 1 to {last}", str(step), "leave it out or see --iterations")
+                    raise InputError(f"{name} must be steps from 1 to {last}, not {step} (see --iterations)")
 
     def make_schedule(self) -> Schedule:
-        """The schedule that the flags ask for."""
+        """The schedule, scaled to ``iterations`` and with the learning rate and threshold of the flags."""
         schedule = SCHEDULES[self.schedule]
         if self.iterations is not None:
             schedule = schedule.scaled(self.iterations / schedule.iterations)
@@ -146,12 +145,16 @@ class TrainConfig(MachineConfig, SceneConfig):
 
     @classmethod
     def from_command_line(cls, argv: Sequence[str]) -> "TrainConfig":
-        """Read the flags of train.py; with ``--resume``, those not given come from the run's ``config.json``.
+        """Read the flags of train.py; with ``--resume``, missing ones come from the run's ``config.json``.
 
         Raises:
-            InputError: a flag is unknown, missing or has a value it can't have.
+            InputError: a flag is unknown or missing, or its value is not valid.
         """
-        flags = given(cls, argv, "Train Gaussians on posed photos, down to a given number of them.")
+        description = (
+            "Train a 3D Gaussian Splatting model with an exact number of Gaussians on photos with poses (COLMAP, "
+            "Blender, nerfstudio or instant-ngp). Example: train.py -s SCENE -m OUTPUT --final-budget 100000"
+        )
+        flags = given(cls, argv, description)
         return build(cls, {**flags_to_continue(cls, flags), **flags})
 
     @classmethod
@@ -159,24 +162,24 @@ class TrainConfig(MachineConfig, SceneConfig):
         """Read the ``config.json`` of a run.
 
         Raises:
-            InputError: there is none, or it does not hold a config.
+            InputError: the file does not exist or is not a config.
         """
         path = model_path / "config.json"
         return build(cls, from_json(cls, read_json(path), path))
 
 
 def scene_of_run(folder: Path | None) -> dict[str, Any]:
-    """What the ``config.json`` of a run says about its scene; nothing where there is none.
+    """The fields of :class:`SceneConfig` in the ``config.json`` of a run; empty without that file.
 
     Raises:
-        InputError: it can't be read.
+        InputError: the file can't be read.
     """
     path = None if folder is None else folder / "config.json"
     return from_json(SceneConfig, read_json(path), path) if path is not None and path.exists() else {}
 
 
 def flags_to_continue(cls: type, flags: Mapping[str, Any]) -> dict[str, Any]:
-    """The flags of the run that ``--resume`` and ``-m`` name; nothing where there is none, or none is wanted."""
+    """The flags of the run in ``-m``, with ``--resume``; empty without ``--resume`` or without a run."""
     path = flags["model_path"] / "config.json" if "model_path" in flags else None
     if not flags.get("resume") or path is None or not path.exists():
         return {}
@@ -185,18 +188,18 @@ def flags_to_continue(cls: type, flags: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def at_least(low: float, name: str, value: float) -> None:
-    """Refuse a flag's value that is less than ``low``."""
+    """Refuse a value of a flag below ``low``."""
     if value < low:
-        raise InputError(name, f"{low} or more", str(value), "give a larger number")
+        raise InputError(f"{name} must be {low} or more, not {value}")
 
 
 def in_range(low: float, high: float, name: str, value: float) -> None:
-    """Refuse a flag's value outside of ``low`` to ``high``."""
+    """Refuse a value of a flag outside of ``low`` to ``high``."""
     if not low <= value <= high:
-        raise InputError(name, f"a number from {low} to {high}", str(value), "give one of these")
+        raise InputError(f"{name} must be a number from {low} to {high}, not {value}")
 
 
 def check_resolution(resolution: int) -> None:
-    """Refuse a value that ``--resolution`` can't have."""
+    """Refuse values of ``--resolution`` that are not valid."""
     if resolution != -1 and resolution < 1:
-        raise InputError("--resolution", "-1, a divisor or a width in px", str(resolution), "give one of these")
+        raise InputError(f"--resolution must be 1, 2, 4, 8, a width in px, or -1, not {resolution}")

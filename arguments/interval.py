@@ -1,4 +1,4 @@
-"""How often checkpoints are written."""
+"""The interval between checkpoints."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from dataclasses import dataclass
 
 from compact_splats.utils.errors import InputError
 
-_MINUTES = 5.0  # between two checkpoints, where writing them is quick
-_MAX_SHARE = 0.01  # of the time, for writing checkpoints
+_MINUTES = 5.0  # of "auto"
+_MAX_TIME_FRACTION = 0.01  # that "auto" spends on writing checkpoints
 
 
 @dataclass(frozen=True)
 class Interval:
-    """How often checkpoints are written.
+    """The interval between checkpoints.
 
     Attributes:
-        steps: after every so many steps; None: by time.
-        minutes: after so many minutes; None, without steps either: see :meth:`parse`, "auto".
+        steps: in steps; 0: no checkpoints; None: by time.
+        minutes: in minutes; None, if ``steps`` is None too: "auto" of :meth:`parse`.
     """
 
     steps: int | None = None
@@ -28,8 +28,8 @@ class Interval:
         """Read a value of ``--checkpoint-every``.
 
         Args:
-            text: ``"500"`` steps, ``"2.5m"`` minutes, ``"0"`` never, or ``"auto"``: every 5 minutes, less often where
-                writing would then take more than 1 % of the time.
+            text: ``"500"`` steps, ``"2.5m"`` minutes, ``"0"`` never, or ``"auto"``: 5 minutes, or more if writing would
+                take over 1 % of the time.
 
         Raises:
             InputError: it is none of these.
@@ -43,20 +43,18 @@ class Interval:
                 return cls(steps=int(text))
         except ValueError:
             pass
-        raise InputError(
-            "--checkpoint-every", "steps (500), minutes (2.5m), 0 or auto", f"'{text}'", "give one of these"
-        )
+        raise InputError(f"--checkpoint-every must be steps (500), minutes (2.5m), 0 or auto, not '{text}'")
 
     def is_due(self, step: int, seconds: float, cost: float) -> bool:
-        """Whether a checkpoint is due after ``step``, ``seconds`` after the last, which took ``cost`` seconds."""
+        """Whether a checkpoint is due after ``step``, ``seconds`` after the last one, which took ``cost`` seconds."""
         if self.steps is not None:
             return self.steps > 0 and step % self.steps == 0
         if self.minutes is not None:
             return seconds >= 60 * self.minutes
-        return seconds >= max(60 * _MINUTES, cost / _MAX_SHARE)
+        return seconds >= max(60 * _MINUTES, cost / _MAX_TIME_FRACTION)
 
     def shared(self, num_processes: int, meet_every: int) -> Interval:
-        """The same for several processes, each with a view in every step, at the steps at which they meet."""
+        """The same interval for several processes, in multiples of the steps at which they synchronise."""
         if not self.steps or num_processes == 1:
             return self
         return Interval(steps=math.ceil(self.steps / num_processes / meet_every) * meet_every)

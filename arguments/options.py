@@ -1,4 +1,4 @@
-"""Frozen dataclasses as command line and JSON: each field is one flag, described once. Knows no particular field."""
+"""Frozen dataclasses as command line and JSON: each field is one flag."""
 
 import argparse
 import dataclasses
@@ -26,19 +26,19 @@ def option(
     positional: bool = False,
     alone: Any = None,
 ) -> Any:
-    """Field of a config dataclass that is also a flag and a JSON entry.
+    """A field of a config dataclass that is also a flag and a JSON entry.
 
     Args:
-        default: value where nothing is given; without one the flag is required. ``None`` means "not given".
+        default: value if the flag is not given; a flag without a default is required. ``None``: no value.
         help: one line for ``--help``.
         type: ``str``, ``int``, ``float``, ``bool`` or ``Path``; a ``bool`` gets ``--flag`` and ``--no-flag``.
         short: second name of the flag, such as ``-s``.
-        choices: the values allowed.
+        choices: the allowed values.
         many: the value is a tuple of any number of ``type``.
-        saves_memory: another value can make do with much less memory.
-        may_change: another value gives the same model, so that a run may be continued with it.
-        positional: the value is given without a flag.
-        alone: what the flag means where no value follows it; None: a value has to.
+        saves_memory: another value can reduce the memory needed.
+        may_change: the value does not affect the model, so a run may be continued with another one.
+        positional: a positional argument.
+        alone: value if the flag is given without one; None: a value is required.
     """
     metadata = {
         "help": help, "type": type, "short": short, "choices": choices, "many": many, "saves_memory": saves_memory,
@@ -48,64 +48,67 @@ def option(
 
 
 class Parser(argparse.ArgumentParser):
-    """Argument parser that takes ``_`` for ``-`` in the names of flags and raises :class:`InputError` on bad input."""
+    """Argument parser that accepts ``_`` for ``-`` in flags and raises :class:`InputError`."""
 
     def __init__(self, description: str):
-        epilog = "Underscores and hyphens are the same in the names of flags."
+        epilog = "Flags may be written with underscores instead of hyphens."
         super().__init__(description=description, epilog=epilog, allow_abbrev=False)
 
     def parse_args(self, argv: Sequence[str]) -> argparse.Namespace:  # type: ignore[override]
-        """Parse; flags that nobody gave are absent from the result."""
+        """Parse; flags that are not given are absent from the result."""
         namespace, unknown = self.parse_known_args([_hyphens(word) for word in argv])
         if unknown:
             close = difflib.get_close_matches(unknown[0], self._option_string_actions, 1)
             hint = f"did you mean {close[0]}?" if close else "see --help"
-            raise InputError("command line", "known flags", f"'{unknown[0]}'", hint)
+            raise InputError(f"unknown argument '{unknown[0]}': {hint}")
         return namespace
 
     def error(self, message: str) -> NoReturn:
         """Raise instead of printing the usage and exiting."""
-        raise InputError("command line", "flags with their values", f"'{message}'", "see --help")
+        raise InputError(f"{message} (see --help)")
 
 
 def parse(cls: type[Config], argv: Sequence[str], description: str) -> Config:
-    """Read a config from the words of a command line.
+    """Read a config from a command line.
 
     Raises:
-        InputError: a flag is unknown, missing or has a value it can't have.
+        InputError: a flag is unknown or missing, or its value is not valid.
     """
     return build(cls, given(cls, argv, description))
 
 
 def given(cls: type, argv: Sequence[str], description: str) -> dict[str, Any]:
-    """The fields of ``cls`` that the command line sets, by name.
+    """The fields of ``cls`` that are set on the command line, by name.
 
     Raises:
-        InputError: a flag is unknown or its value is not of its type.
+        InputError: a flag is unknown or its value has the wrong type.
     """
-    parser = Parser(description)
-    for field in dataclasses.fields(cls):
+    parser, fields = Parser(description), dataclasses.fields(cls)
+    positional = [f"[{flag(field)}]" for field in fields if field.metadata["positional"]]
+    required = [f"{flag(field)} {_metavar(field)}" for field in fields if field.default is dataclasses.MISSING]
+    parser.usage = " ".join(["%(prog)s", *positional, *required, "[flags]"])  # argparse would list all flags
+    for field in fields:
         _add_flag(parser, field)
     return {name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None}
 
 
 def build(cls: type[Config], values: Mapping[str, Any]) -> Config:
-    """Make a config of ``values`` and, for the rest, defaults.
+    """Make a config from ``values`` and defaults.
 
     Raises:
         InputError: a field without default is missing.
     """
     for field in dataclasses.fields(cls):
         if field.default is dataclasses.MISSING and field.name not in values:
-            raise InputError("command line", flag(field), "nothing", f"give it: {field.metadata['help']}")
+            raise InputError(f"{flag(field)} is missing: {field.metadata['help'].removesuffix(' (required)')}")
     return cls(**values)
 
 
 def check(config: Any) -> None:
-    """Check that every field holds its type and one of its choices; for ``__post_init__``.
+    """Check the type and choices of every field; for ``__post_init__``.
 
     Raises:
-        InputError: naming the first field that does not.
+        InputError: a field has the wrong type or none of its choices.
     """
     for field in dataclasses.fields(config):
         _check_value(flag(field), field, getattr(config, field.name))
@@ -117,15 +120,15 @@ def to_json(config: Any) -> dict[str, Any]:
 
 
 def from_json(cls: type, values: Mapping[str, Any], origin: Path) -> dict[str, Any]:
-    """Inverse of :func:`to_json`: the fields of ``cls`` by name; entries that ``cls`` does not have are left out.
+    """Inverse of :func:`to_json`: the fields of ``cls`` by name; other entries are ignored.
 
     Args:
-        cls: the config that the entries are for.
+        cls: the config class.
         values: decoded JSON object.
-        origin: where it comes from, for messages.
+        origin: its file, for messages.
 
     Raises:
-        InputError: an entry is of the wrong type.
+        InputError: an entry has the wrong type.
     """
     fields = {field.name: field for field in dataclasses.fields(cls)}
     return {name: _decode(fields[name], value, origin) for name, value in values.items() if name in fields}
@@ -135,7 +138,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object.
 
     Raises:
-        InputError: the file is missing, unreadable or holds something else.
+        InputError: the file does not exist, can't be read, or is not a JSON object.
     """
     fix = "train again or give the flags"
     values = files.read_json(path, "a JSON file", fix)
@@ -145,14 +148,14 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def flag(field: dataclasses.Field) -> str:
-    """The name of a field's flag, or what stands for its value where it has none."""
+    """The flag of a field, or the name of a positional argument in ``--help``."""
     if field.metadata["positional"]:
         return field.name.upper()
     return "--" + field.name.replace("_", "-")
 
 
 def flags_that_save_memory(cls: type) -> str:
-    """The flags of a config by which a script can be told to need less memory, as words of a sentence."""
+    """The flags of a config that reduce memory, as a list in a sentence."""
     fields = [field for field in dataclasses.fields(cls) if field.metadata["saves_memory"]]
     names = ["/".join(filter(None, (field.metadata["short"], flag(field)))) for field in fields]
     return " or ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
@@ -166,19 +169,26 @@ def _hyphens(word: str) -> str:
 def _add_flag(parser: Parser, field: dataclasses.Field) -> None:
     meta, names = field.metadata, [flag(field)]
     names += [meta["short"]] if meta["short"] else []
-    help = meta["help"] + ("" if field.default in (dataclasses.MISSING, None, ()) else f" (default: {field.default})")
+    has_default = field.default not in (dataclasses.MISSING, None, ()) and field.default is not False
+    help = meta["help"] + (f" (default: {field.default})" if has_default else "")
     if meta["positional"]:
         parser.add_argument(field.name, nargs="?", metavar=flag(field), type=meta["type"], help=help)
         return
     if meta["type"] is bool:
         parser.add_argument(*names, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=help)
         return
-    form = {"nargs": "*", "action": _Tuple} if meta["many"] else {}
+    form = {} if meta["choices"] else {"metavar": _metavar(field)}
+    if meta["many"]:
+        form |= {"nargs": "*", "action": _Tuple}
     if meta["alone"] is not None:
-        form = {"nargs": "?", "const": meta["alone"]}
+        form |= {"nargs": "?", "const": meta["alone"]}
     parser.add_argument(
         *names, type=meta["type"], choices=meta["choices"], default=argparse.SUPPRESS, help=help, **form
     )
+
+
+def _metavar(field: dataclasses.Field) -> str:
+    return {Path: "PATH", int: "INT", float: "FLOAT", str: "TEXT"}[field.metadata["type"]]
 
 
 class _Tuple(argparse.Action):
@@ -192,13 +202,13 @@ def _check_value(where: str | Path, field: dataclasses.Field, value: Any) -> Non
         return
     for item in value if field.metadata["many"] and isinstance(value, tuple) else (value,):
         if not _is(item, kind):
-            raise InputError(where, f"a value of type {kind.__name__}", brief(item), "see --help")
+            raise InputError(f"{where} must be of type {kind.__name__}, not {brief(item)} (see --help)")
         if choices and item not in choices:
-            raise InputError(where, f"one of {', '.join(choices)}", brief(item), "choose one of these")
+            raise InputError(f"{where} must be one of {', '.join(choices)}, not {brief(item)}")
 
 
 def _is(value: Any, kind: type) -> bool:
-    """Whether ``value`` is of ``kind``: a bool is no number, an int is a float too, NaN is nothing."""
+    """Whether ``value`` has type ``kind``. A bool is not a number, an int is also a float, NaN has no type."""
     if isinstance(value, bool) or kind is bool:
         return isinstance(value, bool) and kind is bool
     return isinstance(value, (int, float) if kind is float else kind) and value == value

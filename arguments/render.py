@@ -1,4 +1,4 @@
-"""What render.py can be told: which views or which path to render, and what to make of them."""
+"""The flags of render.py."""
 
 from __future__ import annotations
 
@@ -16,20 +16,21 @@ from compact_splats.arguments.config import (
 )
 from compact_splats.arguments.options import build, check, given, option
 from compact_splats.utils.errors import InputError
-from compact_splats.utils.video import check_name, check_size, is_gif
 
 PATHS = ("orbit", "spline", "cameras")
-MOST_FRAMES = 100_000
+MAX_FRAMES = 100_000
+_MAX_SIDE = 8192  # px
+_GIF_WIDTH = 320  # px, without --size
 _ONLY_VIDEO = ("path", "fps", "frames", "seconds", "size")
 _ONLY_VIEWS = ("skip_train", "skip_test", "time", "depth", "counts")
 
 
 @dataclass(frozen=True, kw_only=True)
 class RenderConfig(MachineConfig, SceneConfig):
-    """All of a rendering: of a scene's views, or of a video.
+    """What to render: the views of a scene, or a video.
 
     Raises:
-        InputError: a value is of the wrong type or out of its range, or two don't go together.
+        InputError: a value has the wrong type or is out of range, or two flags exclude each other.
     """
 
     source_path: Path | None = option(
@@ -37,29 +38,30 @@ class RenderConfig(MachineConfig, SceneConfig):
     )
     model_path: Path = option(type=Path, short="-m", help="folder that train.py wrote; renders go there (required)")
     model: Path | None = option(
-        None, type=Path, help="render this file instead of the folder's PLY: .gsz, .ply or another format"
+        None, type=Path, help="render this file instead of the PLY of the run: .gsz, .ply or another format"
     )
-    iteration: int = option(-1, type=int, help="the saved step to render; -1: the last")
-    skip_train: bool = option(False, type=bool, help="leave the training views out")
-    skip_test: bool = option(False, type=bool, help="leave the test views out")
-    depth: bool = option(False, type=bool, help="write a depth map of each view, too: 16-bit PNG and in colours")
+    iteration: int = option(-1, type=int, help="saved step to render; -1: the last")
+    skip_train: bool = option(False, type=bool, help="do not render the training views")
+    skip_test: bool = option(False, type=bool, help="do not render the test views")
+    depth: bool = option(False, type=bool, help="also write a depth map of each view: 16-bit PNG, and in colours")
     counts: bool = option(
-        False, type=bool, help="write for each view how many Gaussians each pixel takes, too: 16-bit PNG and in colours"
+        False, type=bool, help="also write the number of Gaussians per pixel of each view: 16-bit PNG, and in colours"
     )
-    time: bool = option(False, type=bool, help="measure frames per second, for timing.json, and write no pictures")
-    video: Path | None = option(None, type=Path, help="make a video instead: FILE.mp4, or FILE.gif, which loops")
+    time: bool = option(False, type=bool, help="measure frames per second into timing.json, and write no images")
+    video: Path | None = option(None, type=Path, help="write a video instead: FILE.mp4, or FILE.gif, which loops")
     path: str | None = option(
-        None, choices=PATHS, help="way of the camera: orbit: a circle around what the photos show (default); spline: "
-        "smoothly through the places of the photos; cameras: from photo to photo, with a rest at each"
+        None, choices=PATHS, help="camera path of the video: orbit: a circle around the point that the cameras look "
+        "at (default); spline: smooth, through the cameras; cameras: straight from camera to camera, with a rest at "
+        "each"
     )  # fmt: skip
-    fps: int | None = option(None, type=int, help="frames a second (default: 30, of a GIF 20)")
+    fps: int | None = option(None, type=int, help="frames per second (default: 30; GIF: 20)")
     frames: int | None = option(None, type=int, help="length of the video in frames")
     seconds: float | None = option(
-        None, type=float, help="length of the video (default: 8, of a GIF 3; cameras: half a second a photo)"
+        None, type=float, help="length of the video in seconds (default: 8; GIF: 3; --path cameras: 0.5 per camera)"
     )
     size: tuple[int, ...] | None = option(
-        None, type=int, many=True, help="width and height of the video in px (default: as the first photo; of a GIF at "
-        "most 320 px wide)"
+        None, type=int, many=True, help="width and height of the video in px (default: those of the first camera; "
+        "GIF: at most 320 px wide)"
     )  # fmt: skip
     quiet: bool = option(False, type=bool, help="print nothing but errors")
 
@@ -69,49 +71,73 @@ class RenderConfig(MachineConfig, SceneConfig):
         at_least(-1, "--iteration", self.iteration)
         check_resolution(self.resolution)
         if self.video is None:
-            self._refuse(_ONLY_VIDEO, "--video FILE with it", "none", "add --video, or leave the flag out")
+            self._refuse(_ONLY_VIDEO, "needs --video FILE")
             if self.source_path is None:
-                raise InputError("command line", "--source-path", "nothing", "give it: the folder of the scene")
+                raise InputError("no scene is given: name its folder with --source-path")
         else:
-            self._refuse(_ONLY_VIEWS, "no such flag beside --video", "both", "leave one of the two out")
+            self._refuse(_ONLY_VIEWS, "can't be combined with --video")
             self._check_video(self.video)
 
-    def _refuse(self, names: Sequence[str], expected: str, found: str, fix: str) -> None:
+    def _refuse(self, names: Sequence[str], reason: str) -> None:
         for name in names:
             if getattr(self, name) not in (None, False):
-                raise InputError("--" + name.replace("_", "-"), expected, found, fix)
+                raise InputError(f"--{name.replace('_', '-')} {reason}")
 
     def _check_video(self, video: Path) -> None:
-        check_name(video)
+        if video.suffix.lower() not in (".mp4", ".gif"):
+            raise InputError(f"--video must name a file that ends in .mp4 or .gif, not {video}")
         if self.fps is not None:
             in_range(1, 120, "--fps", self.fps)
         if self.frames is not None and self.seconds is not None:
-            raise InputError("--frames, --seconds", "one of the two", "both", "leave one of them out")
+            raise InputError("--frames and --seconds both set the length of the video: give only one of them")
         if self.frames is not None:
-            in_range(1, MOST_FRAMES, "--frames", self.frames)
+            in_range(1, MAX_FRAMES, "--frames", self.frames)
         if self.seconds is not None:
-            in_range(0, MOST_FRAMES, "--seconds", self.seconds)
+            in_range(0, MAX_FRAMES, "--seconds", self.seconds)
         if self.size is not None:
-            if len(self.size) != 2:
-                raise InputError("--size", "two numbers, width and height", f"{len(self.size)}", "give both in px")
-            check_size(video, *self.size)
+            self._check_size()
+
+    def _check_size(self) -> None:
+        """H.264 halves the resolution of the colours, so sizes of an MP4 are even."""
+        step = 1 if self._is_gif else 2
+        if len(self.size) != 2 or any(side % step or not 2 <= side <= _MAX_SIDE for side in self.size):
+            kind = "two numbers" if self._is_gif else "two even numbers"
+            raise InputError("--size", f"{kind} from 2 to {_MAX_SIDE}", str(list(self.size)), "give width and height")
+
+    @property
+    def _is_gif(self) -> bool:
+        return self.video.suffix.lower() == ".gif"
 
     def frame_rate(self) -> int:
-        """Frames a second of the video."""
-        return self.fps or (20 if is_gif(self.video) else 30)
+        """Frames per second of the video."""
+        return self.fps or (20 if self._is_gif else 30)
 
     def num_frames(self, num_cameras: int) -> int:
-        """Length of a video of a scene with so many cameras."""
-        seconds = num_cameras / 2 if self.path == "cameras" else 3 if is_gif(self.video) else 8
+        """Length of the video of a scene with this number of cameras."""
+        seconds = num_cameras / 2 if self.path == "cameras" else 3 if self._is_gif else 8
         seconds = seconds if self.seconds is None else self.seconds
         return self.frames or max(1, round(seconds * self.frame_rate()))
 
+    def frame_size(self, width: int, height: int) -> tuple[int, int]:
+        """(width, height) px of the video, by default near that of a camera."""
+        if self.size is not None:
+            return self.size
+        if self._is_gif:
+            gif_width = min(width, _GIF_WIDTH)
+            return max(2, gif_width), max(2, round(height * gif_width / width))
+        shrink = min(1.0, _MAX_SIDE / max(width, height))
+        return tuple(max(2, int(side * shrink) // 2 * 2) for side in (width, height))
+
     @classmethod
     def from_command_line(cls, argv: Sequence[str]) -> RenderConfig:
-        """Read the flags of render.py; what they leave open about the scene comes from the run's ``config.json``.
+        """Read the flags of render.py; missing ones about the scene come from the run's ``config.json``.
 
         Raises:
-            InputError: a flag is unknown, missing or has a value it can't have.
+            InputError: a flag is unknown or missing, or its value is not valid.
         """
-        flags = given(cls, argv, "Render the views of a trained model beside their photos, or a video of it.")
+        description = (
+            "Render the views of a trained model, each beside its photo, for metrics.py. With --video, render a "
+            "video along a camera path instead; with --time, measure frames per second."
+        )
+        flags = given(cls, argv, description)
         return build(cls, {**scene_of_run(flags.get("model_path")), **flags})

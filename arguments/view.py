@@ -1,4 +1,4 @@
-"""What view.py can be told."""
+"""The flags of view.py."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,27 +19,29 @@ DEFAULT_PORT = 8080
 
 @dataclass(frozen=True, kw_only=True)
 class ViewConfig(MachineConfig, SceneConfig):
-    """How a model is shown in a browser.
+    """The flags of the viewer. Values are checked on creation.
 
     Raises:
-        InputError: a value is of the wrong type or out of its range.
+        InputError: a value has the wrong type or is out of range.
     """
 
     model: Path = option(type=Path, short="-m", help="folder that train.py wrote, or a model of any format (required)")
     source_path: Path | None = option(
         None, type=Path, short="-s", help="folder of the scene, for cameras and photos (default: that of the run)"
     )
-    iteration: int = option(-1, type=int, help="the saved step to show; -1: the last")
+    iteration: int = option(-1, type=int, help="saved step to show; -1: the last")
     html: Path | None = option(
-        None, type=Path, help="write a page that is one file, to be opened without a server or a network, and end"
+        None, type=Path, help="write a single HTML file, which opens without a server and offline, instead of serving"
     )
-    port: int = option(DEFAULT_PORT, type=int, help="to serve the live page on; 0: any free one")
+    port: int = option(DEFAULT_PORT, type=int, help="port of the live page; 0: any free one")
     host: str = option(
-        "127.0.0.1", help="address to serve on: this machine and ssh only; 0.0.0.0: whoever reaches the machine"
-    )
+        "127.0.0.1", help="address of the live page; 127.0.0.1: only from this machine and through ssh; 0.0.0.0: from "
+        "the network"
+    )  # fmt: skip
     max_gaussians: int = option(
-        1_000_000, type=int, saves_memory=True, help="the browser gets so many, those of largest opacity times size"
-    )
+        1_000_000, type=int, saves_memory=True, help="number of Gaussians sent to the browser: those with the largest "
+        "opacity times size"
+    )  # fmt: skip
     quiet: bool = option(False, type=bool, help="print nothing but errors")
 
     def __post_init__(self) -> None:
@@ -52,22 +54,24 @@ class ViewConfig(MachineConfig, SceneConfig):
 
     @classmethod
     def from_command_line(cls, argv: Sequence[str]) -> "ViewConfig":
-        """Read the flags of view.py; what they leave open about the scene comes from the run's ``config.json``.
+        """Read the flags of view.py; missing ones about the scene come from the run's ``config.json``.
 
         Raises:
-            InputError: a flag is unknown, missing or has a value it can't have.
+            InputError: a flag is unknown or missing, or its value is not valid.
         """
-        flags = given(cls, argv, "Show a model in the browser, live or as a page that is one file.")
+        description = (
+            "Show a model in the browser: as a live page (default), or with --html as a single file. Example: "
+            "view.py -m OUTPUT"
+        )
+        flags = given(cls, argv, description)
         trained = scene_of_run(run_folder(flags["model"]) if "model" in flags else None)
-        if not trained.get("source_path", Path()).is_dir():  # the run has moved: the cameras that it has noted will do
+        if not trained.get("source_path", Path()).is_dir():  # the scene is not on this machine: use cameras.json
             trained.pop("source_path", None)
         return build(cls, {**trained, **flags})
 
 
 def run_folder(model: Path) -> Path | None:
-    """The folder of the run that a model belongs to, or None: itself, or one that it lies in, at most three deep."""
+    """The run folder of a model: the folder itself, or one of the three folders above a file; None if not a run."""
     near = [model] if model.is_dir() else model.absolute().parents[:3]
-    return next((folder for folder in near if any((folder / name).is_file() for name in _SIGNS)), None)
-
-
-_SIGNS = ("config.json", "cameras.json")  # 3DGS writes only the second
+    names = ("config.json", "cameras.json")  # 3DGS writes only the second
+    return next((folder for folder in near if any((folder / name).is_file() for name in names)), None)

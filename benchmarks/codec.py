@@ -1,9 +1,9 @@
-"""How fast models are encoded and decoded as .gsz, and in how much memory: each profile on synthetic Gaussians.
+"""Time and memory of encoding and decoding .gsz: each profile, on synthetic Gaussians.
 
     python -m benchmarks.codec --gaussians 1000000 --out codec.json
 
-MB are 1e6 bytes of float32 rows: 236 a Gaussian of SH degree 3. Each job has a
-process of its own, and its peak of memory is what came on top of the arrays or the file that it was given.
+MB are 1e6 bytes of float32 parameters: 236 bytes per Gaussian of SH degree 3. Each job runs in its own process; its
+peak of memory does not include its input.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from compact_splats.compression import Viewpoints, decode, encode
+from compact_splats.compression import ColorBasis, decode, encode
 from compact_splats.compression.arrays import Arrays
 from compact_splats.compression.codec import PROFILES
 from compact_splats.scene.cameras import Camera
@@ -33,12 +33,12 @@ from compact_splats.utils.usage import MemoryMeter
 MB = 1e6
 
 
-def synthetic_rows(num: int, seed: int = 0) -> Arrays:
-    """Gaussians of SH degree 3 on wavy surfaces, their values about as spread and as alike as those of a trained model.
+def synthetic_arrays(num: int, seed: int = 0) -> Arrays:
+    """Gaussians of SH degree 3 on wavy surfaces, with about the statistics of a trained model.
 
     Args:
-        num: how many.
-        seed: of the draws.
+        num: number of Gaussians.
+        seed: of the random numbers.
     """
     rng = np.random.default_rng(seed)
 
@@ -49,7 +49,7 @@ def synthetic_rows(num: int, seed: int = 0) -> Arrays:
     means[:, 1] = np.sin(2 * means[:, 0]) + 0.5 * np.cos(3 * means[:, 2]) + 0.02 * normal()
     color = np.stack([np.sin(means @ np.float32([1, 0.3, 0.7])), np.cos(means @ np.float32([0.2, 1.1, 0.5]))], 1)
     liveliness = rng.gamma(1.0, 1.0, (num, 1, 1)).astype(np.float32)
-    grey = normal(15, 1)  # what the three channels have in common
+    grey = normal(15, 1)  # shared by the three channels
     return {
         "means": means,
         "log_scales": normal(3) + 0.5 * normal(1) - 4.5,
@@ -63,7 +63,7 @@ def synthetic_rows(num: int, seed: int = 0) -> Arrays:
 
 
 def cameras_around(num: int = 32) -> list[Camera]:
-    """On a circle around the Gaussians, looking at their middle."""
+    """On a circle around the Gaussians, looking at its centre."""
     cameras = []
     for angle in np.linspace(0, 2 * np.pi, num, endpoint=False):
         pose = torch.eye(4)
@@ -86,9 +86,9 @@ def measure(job: str, profile: str, num: int, path: Path) -> dict[str, float]:
     Returns:
         Seconds, and the peak of memory in MB above the start.
     """
-    settings = {"viewpoints": Viewpoints.of_cameras(cameras_around())} if profile == "compact" else {}
-    encode(synthetic_rows(10), profile, **settings)  # load what is loaded late
-    given = synthetic_rows(num) if job == "encode" else path.read_bytes()
+    settings = {"color_basis": ColorBasis.of_cameras(cameras_around())} if profile == "compact" else {}
+    encode(synthetic_arrays(10), profile, **settings)  # warm-up: modules that load late
+    given = synthetic_arrays(num) if job == "encode" else path.read_bytes()
     meter = MemoryMeter(torch.device("cpu"))
     start = time.perf_counter()
     result = encode(given, profile, **settings) if job == "encode" else decode(given)
@@ -107,15 +107,15 @@ def measure_apart(*arguments: str | Path) -> dict[str, float]:
 
 
 def measure_profile(profile: str, num: int, repeats: int) -> dict:
-    """Size of the file, and the figures of both jobs: medians of several runs."""
-    rows_mb = 59 * 4 * num / MB
-    result = {"profile": profile, "gaussians": num, "rows_mb": rows_mb}
+    """Size of the file, and medians of the measurements of both jobs."""
+    float_mb = 59 * 4 * num / MB
+    result = {"profile": profile, "gaussians": num, "float_mb": float_mb}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.gsz"
         for job in ("encode", "decode"):
             runs = [measure_apart(job, profile, str(num), path) for _ in range(repeats)]
             figures = {name: statistics.median(run[name] for run in runs) for name in runs[0]}
-            result[job] = {**figures, "mb_per_s": rows_mb / figures["seconds"], "runs": runs}
+            result[job] = {**figures, "mb_per_s": float_mb / figures["seconds"], "runs": runs}
         result["bytes_per_gaussian"] = path.stat().st_size / num
     return result
 
@@ -125,8 +125,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gaussians", type=int, default=1_000_000)
     parser.add_argument("--profiles", choices=sorted(PROFILES), nargs="+", default=sorted(PROFILES))
-    parser.add_argument("--repeats", type=int, default=3, help="the median of this many is reported")
-    parser.add_argument("--out", type=Path, help="write all figures as JSON here")
+    parser.add_argument("--repeats", type=int, default=3, help="runs of each job; the median is reported")
+    parser.add_argument("--out", type=Path, help="JSON file for all measurements")
     parser.add_argument("--job", nargs=4, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.job:
@@ -142,8 +142,8 @@ def main() -> None:
             f"{result[job]['peak_mb']:.0f} MB of memory"
             for job in ("encode", "decode")
         )
-        print(f"{profile}: {options.gaussians:,} Gaussians, {result['rows_mb']:.0f} MB", end=", ")
-        print(f"{result['bytes_per_gaussian']:.2f} bytes a Gaussian; {told}", flush=True)
+        print(f"{profile}: {options.gaussians:,} Gaussians, {result['float_mb']:.0f} MB", end=", ")
+        print(f"{result['bytes_per_gaussian']:.2f} bytes per Gaussian; {told}", flush=True)
     if options.out:
         write_json(options.out, {"machine": machine_info(), "results": results})
 

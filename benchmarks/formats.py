@@ -1,4 +1,4 @@
-"""Size and loss of a model in the files of other tools: the table of docs/formats.md.
+"""Size and loss of a model in the formats of other tools: the table of docs/formats.md.
 
 python -m benchmarks.formats --model point_cloud.ply --scene SCENE
 """
@@ -12,8 +12,7 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-
+from compact_splats.compression.arrays import Arrays
 from compact_splats.compression.formats import compressed_ply, sog, splat, spz
 from compact_splats.gaussian_renderer.evaluation import evaluate
 from compact_splats.scene import load_scene, ply
@@ -21,13 +20,11 @@ from compact_splats.scene.gaussian_model import GaussianModel
 from compact_splats.utils.errors import run_script
 from compact_splats.utils.machine import machine_info
 
-Arrays = dict[str, np.ndarray]
 
-
-def write_zip(path: Path, rows: Arrays) -> None:
-    """The float PLY in a ZIP archive, deflated as well as it goes."""
+def write_zip(path: Path, arrays: Arrays) -> None:
+    """The float PLY in a ZIP archive, at the highest compression level."""
     plain = path.with_name("model.ply")
-    ply.write(plain, rows)
+    ply.write(plain, arrays)
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
         archive.write(plain, plain.name)
 
@@ -39,7 +36,7 @@ def read_zip(path: Path) -> Arrays:
 
 
 def cases(num: int) -> list[tuple[str, str, Callable, Callable, dict]]:
-    """Name, ending, writer, reader and options of what is measured of a model of ``num`` Gaussians."""
+    """Name, suffix, writer, reader and options of each measurement, for a model of ``num`` Gaussians."""
     return [
         ("ply", "ply", ply.write, ply.read, {}),
         ("ply, zipped", "zip", write_zip, read_zip, {}),
@@ -55,7 +52,7 @@ def cases(num: int) -> list[tuple[str, str, Callable, Callable, dict]]:
 
 
 def main() -> None:
-    """Write, read, render and print a line for each format."""
+    """Write, read and render each format; print a line of the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, required=True, help="a 3DGS PLY")
     parser.add_argument("--scene", type=Path, required=True, help="folder of its scene")
@@ -64,8 +61,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=0, help="0: all cores")
     options = parser.parse_args()
 
-    rows = ply.read(options.model)
-    num = len(rows["means"])
+    arrays = ply.read(options.model)
+    num = len(arrays["means"])
     cameras = load_scene(options.scene, options.images, options.resolution, True).test
     print(machine_info())
     print("| format | bytes/Gaussian | PSNR (dB) | SSIM | write, read (s) |\n|---|---|---|---|---|")
@@ -73,7 +70,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / f"file.{ending}"
             started = time.perf_counter()
-            write(path, rows, **how)
+            write(path, arrays, **how)
             written = time.perf_counter()
             again = read(path)
             seconds = f"{written - started:.2f}, {time.perf_counter() - written:.2f}"

@@ -1,10 +1,11 @@
-"""Everything that needs a GPU, in one go and under ten minutes: tests, compute-sanitizer, speed, training.
+"""Checks this project on a GPU, in four parts: smoke, tests, speed, train.
 
-    make gpu-check OUT=folder        # or, where all is installed: python -m benchmarks.gpu_check --out folder
+    make gpu-check OUT=folder
+    python -m benchmarks.gpu_check --out folder smoke tests
 
-Each part is a process with a time limit of its own; one that fails or takes too long does not stop the others, but
-sets the exit code: 0 = all well, 1 = a part failed, 2 = no GPU. Without a network it works as well. It leaves 8 files:
-report.json, summary.txt, log.txt, tests.xml and a picture for each training.
+Each part takes less than 10 minutes; without a name all parts run. A step that fails or exceeds its time limit does not
+stop the others. Exit codes: 0 = all steps passed, 1 = a step failed, 2 = no GPU. No network is needed. OUT gets
+summary.txt, which is written step by step, log.txt, the figures of the speed as JSON, and a picture of each training.
 """
 
 from __future__ import annotations
@@ -19,51 +20,43 @@ import subprocess
 import sys
 import tempfile
 import time
-import traceback
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
-import cv2
 import diff_gaussian_rasterization
 import torch
 
-from benchmarks import kernels, rasterizer
 from compact_splats.arguments import pick_device
 from compact_splats.utils.errors import InputError
-from compact_splats.utils.files import write_json
 from compact_splats.utils.machine import machine_info
 
 ROOT = Path(__file__).parent.parent
-ATTENTION = 5  # seconds that a part must have left to be started at all
-LOG_BYTES = 8_000_000
-PICTURE_WIDTH = 1500  # px; even without compression three rows of portraits stay below 16 MiB then
-GSPLAT_LOG = "gsplat.txt"
+PART_SECONDS = 560
+PARITY_DB = 1.0  # difference of test PSNR between GPU and CPU that rounding may cause in PARITY_STEPS
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much is done.
+    """Sizes of scenes and trainings.
 
     Attributes:
-        gaussians, sizes, repeats: of the benchmark.
-        profiled: Gaussians and size of the table of kernels.
-        fox, fox_budget: the captured scene, and its final number of Gaussians.
-        demo: options of utils.demo_scene.
+        speed: options of benchmarks.rasterizer.
+        profiled: options of benchmarks.kernels.
+        capture, capture_budget: a scene below TEST_DATA/scenes, and its final number of Gaussians.
+        demo: options of compact_splats.demo.scene.
         demo_budget: its final number of Gaussians.
-        training: more options of train.py.
-        parity_steps: length of the training that is done on the CPU, too.
+        training: options of train.py.
+        parity_steps: length of the training on both devices.
     """
 
-    gaussians: tuple[str, ...] = ("100000", "500000", "1000000", "3000000")
-    sizes: tuple[str, ...] = ("800x530", "1600x1060")
-    repeats: int = 10
-    profiled: tuple[str, str] = ("1000000", "1600x1060")
-    fox: str = "fox_medium"
-    fox_budget: int = 100_000
+    speed: tuple[str, ...] = (
+        "--gaussians", "100000", "500000", "1000000", "3000000", "--sizes", "800x530", "1600x1060", "--repeats", "10",
+    )  # fmt: skip
+    profiled: tuple[str, ...] = ("--gaussians", "1000000", "--size", "1600x1060")
+    capture: str = "fox_medium"
+    capture_budget: int = 100_000
     demo: tuple[str, ...] = ()
     demo_budget: int = 20_000
     training: tuple[str, ...] = ()
@@ -71,104 +64,96 @@ class Sizes:
 
 
 QUICK = Sizes(
-    gaussians=("500", "2000"), sizes=("96x64",), repeats=2, profiled=("2000", "96x64"), fox="fox_tiny", fox_budget=2000,
+    speed=("--gaussians", "500", "2000", "--sizes", "96x64", "--repeats", "2"),
+    profiled=("--gaussians", "2000", "--size", "96x64"), capture="fox_tiny", capture_budget=2000,
     demo=("--width", "96", "--height", "64", "--views", "12", "--points", "1500"), demo_budget=1000,
     training=("--iterations", "60"), parity_steps=40,
 )  # fmt: skip
 
 
-@dataclass
 class Check:
-    """The parts so far, and how to add one.
+    """Runs steps, and writes summary.txt and log.txt.
+
+    Args:
+        folder: of the files that stay.
+        device: to check.
+        sizes: of scenes and trainings.
 
     Attributes:
-        folder: where the files that stay go.
-        work: where the rest goes.
-        deadline: time.monotonic() by which all is over.
-        parts: name, status ("ok", "failed", "too slow", "skipped"), seconds and note of each part.
+        work: folder of all other files.
+        deadline: time.monotonic() at which the part ends.
+        failed: names of the steps that failed.
     """
 
-    folder: Path
-    work: Path
-    deadline: float
-    parts: list[dict[str, Any]] = field(default_factory=list)
+    def __init__(self, folder: Path, work: Path, device: torch.device, sizes: Sizes) -> None:
+        self.folder, self.work, self.device, self.sizes = folder, work, device, sizes
+        self.deadline = time.monotonic() + PART_SECONDS
+        self.failed: list[str] = []
 
-    def run(self, name: str, command: list[str], limit: float, environ: Mapping[str, str] | None = None) -> bool:
-        """Run a part. Its output goes to the log, and its end to the terminal too if it fails.
+    def run(
+        self, name: str, command: list[str], limit: float, environ: Mapping[str, str] | None = None, *, shown: int = 0
+    ) -> bool:
+        """Run a step.
+
+        Args:
+            name: of the step.
+            command: its output goes to log.txt.
+            limit: s.
+            environ: variables to add.
+            shown: lines at the end of the output that also go to summary.txt; of a step that fails at least 15.
 
         Returns:
-            Whether it went well.
+            Whether it ended with exit code 0.
         """
-        limit = min(limit, self.deadline - time.monotonic())
-        if limit < ATTENTION:
-            return self.skip(name, "no time left")
-        print(f"{name} ...", flush=True)
-        start, place = time.monotonic(), self._log().stat().st_size
-        with self._log().open("ab") as log:
-            log.write(f"\n===== {name}: {' '.join(command)}\n".encode())
-            log.flush()
-            process = start_group(command, environ, log)
-            try:
-                code = process.wait(limit)
-            except subprocess.TimeoutExpired:
-                code = None
-            finally:
-                end_group(process)
-        status = "too slow" if code is None else "ok" if code == 0 else "failed"
-        note = "" if code == 0 else f"stopped after {limit:.0f} s" if code is None else f"exit code {code}"
-        self._add(name, status, time.monotonic() - start, note)
-        if status != "ok":
-            with self._log().open("rb") as log:
-                log.seek(place)
-                print("\n".join(f"    {line}" for line in log.read().decode(errors="replace").splitlines()[-15:]))
+        limit, start = min(limit, self.deadline - time.monotonic()), time.monotonic()
+        if limit <= 0:
+            return self.result(name, "too slow", "no time left in this part")
+        log = self.folder / "log.txt"
+        with log.open("ab") as file:
+            file.write(f"\n===== {name}: {' '.join(command)}\n".encode())
+            file.flush()
+            begin = file.tell()
+            code = run_group(command, environ, file, limit)
+        status = "ok" if code == 0 else "too slow" if code is None else "failed"
+        self.result(name, status, f"exit code {code}" if code else "", time.monotonic() - start)
+        with log.open("rb") as file:
+            file.seek(begin)
+            lines = file.read().decode(errors="replace").splitlines()
+        count = shown if code == 0 else max(shown, 15)
+        for line in lines[-count:] if count else []:
+            self.say(f"    {line}")
+        return code == 0
+
+    def result(self, name: str, status: str, note: str = "", seconds: float = 0.0) -> bool:
+        """Report the status of a step, "ok", "skipped", "failed" or "too slow"; whether it is "ok"."""
+        self.say(f"{name:<30}{status:<10}{seconds:>7.1f} s  {note}".rstrip())
+        if status in ("failed", "too slow"):
+            self.failed.append(name)
         return status == "ok"
 
-    def skip(self, name: str, reason: str) -> bool:
-        """Note that a part is left out, which is no failure unless time was short."""
-        self._add(name, "too slow" if reason == "no time left" else "skipped", 0.0, reason)
-        return False
-
-    def fail(self, name: str, trace: str) -> None:
-        """Note that this script itself broke."""
-        self.note(name, trace)
-        self._add(name, "failed", 0.0, trace.splitlines()[-1])
-
-    def note(self, name: str, text: str) -> None:
-        """Put text into the log."""
-        with self._log().open("a") as log:
-            log.write(f"\n===== {name}\n{text}\n")
-
-    def _add(self, name: str, status: str, seconds: float, note: str) -> None:
-        self.parts.append({"part": name, "status": status, "seconds": round(seconds, 1), "note": note})
-        print(f"{name}: {status}, {seconds:.1f} s{', ' if note else ''}{note}", flush=True)
-
-    def _log(self) -> Path:
-        path = self.folder / "log.txt"
-        path.touch()
-        return path
-
-    def shorten_log(self) -> None:
-        """Keep the end of a log that has become too long to carry away."""
-        content = self._log().read_bytes()
-        if len(content) > LOG_BYTES:
-            self._log().write_bytes(b"(the beginning is cut off)\n" + content[-LOG_BYTES:])
+    def say(self, text: str) -> None:
+        """Print a line, and append it to summary.txt."""
+        print(text, flush=True)
+        with (self.folder / "summary.txt").open("a", encoding="utf-8") as file:
+            file.write(text + "\n")
 
 
-def start_group(command: list[str], environ: Mapping[str, str] | None, output: Any) -> subprocess.Popen:
-    """Start a process in a group of its own, so that it can be ended with all that it starts."""
-    full = {**os.environ, "PYTHONUNBUFFERED": "1", **(environ or {})}
-    return subprocess.Popen(
-        command, cwd=ROOT, env=full, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+def run_group(command: list[str], environ: Mapping[str, str] | None, output: Any, limit: float) -> int | None:
+    """Run a program, and end it with all that it started; its exit code, or None after ``limit`` seconds."""
+    environ = {**os.environ, "PYTHONUNBUFFERED": "1", **(environ or {})}
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=environ, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
     )
-
-
-def end_group(process: subprocess.Popen) -> None:
-    """End a process and what it started."""
     try:
-        os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass  # it has ended, and left nothing behind
-    process.wait()
+        return process.wait(limit)
+    except subprocess.TimeoutExpired:
+        return None
+    finally:
+        try:
+            os.killpg(process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass  # nothing of it runs any more
+        process.wait()
 
 
 def python(module: str, *arguments: object) -> list[str]:
@@ -177,20 +162,18 @@ def python(module: str, *arguments: object) -> list[str]:
     return [sys.executable, *how, *map(str, arguments)]
 
 
-def build_report(device: torch.device) -> dict[str, Any]:
-    """Machine, GPU, driver, toolkit, architectures and commit."""
-    report = machine_info() | {"engine": engine_build()}
+def head(device: torch.device) -> str:
+    """Commit, versions, GPU, driver and build of the engine, as one line."""
+    machine, engine = machine_info(), engine_build().get("cuda") or {}
+    what = machine["processor"]
     if device.type != "cpu":
         properties = torch.cuda.get_device_properties(device)
-        report |= {
-            "gpu": properties.name,
-            "gpu_memory_mb": properties.total_memory / 1e6,
-            "multiprocessors": properties.multi_processor_count,
-            "compute_capability": f"{properties.major}.{properties.minor}",
-            "torch_cuda": torch.version.cuda,
-            "driver": first_line("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
-        }
-    return report
+        what = f"{properties.name}, compute capability {properties.major}.{properties.minor}, "
+        what += f"{properties.total_memory / 1e9:.0f} GB, driver {driver()}"
+    return (
+        f"commit {machine['commit'] or 'unknown'}, torch {machine['torch']} (CUDA {torch.version.cuda}), {what}, "
+        f"engine by nvcc {engine.get('nvcc')} for {engine.get('architectures')}"
+    )
 
 
 def engine_build() -> dict[str, Any]:
@@ -199,241 +182,139 @@ def engine_build() -> dict[str, Any]:
     return json.loads(path.read_text()) if path.exists() else {}
 
 
-def first_line(*command: str) -> str | None:
-    """What a command prints first; None where it does not run."""
+def driver() -> str:
+    """Version of the GPU's driver."""
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     try:
-        lines = subprocess.run(command, capture_output=True, text=True, timeout=30).stdout.splitlines()
+        return subprocess.run(command, capture_output=True, text=True, timeout=30).stdout.strip().split("\n")[0]
     except (OSError, subprocess.TimeoutExpired):
-        return None
-    return lines[0].strip() if lines else None
+        return "unknown"
 
 
-@contextmanager
-def gsplat_under_construction(device: torch.device, output: Path) -> Iterator[subprocess.Popen | None]:
-    """Lets gsplat, if it is there, compile its kernels beside the tests, as its first import does; it takes minutes."""
-    if device.type == "cpu" or importlib.util.find_spec("gsplat") is None:
-        yield None
-        return
-    major, minor = torch.cuda.get_device_capability(device)
+# ---- parts ----
+
+
+def smoke(check: Check) -> None:
+    """Every call of the engine on small inputs, and a short training."""
+    check.run("engine", python("benchmarks.exercise", "--device", check.device.type), 120)
+    scene = check.work / "small"
+    if check.run("small scene", python("compact_splats.demo.scene", scene, *QUICK.demo), 60):
+        train_once(check, check.device, scene, "fast", QUICK.demo_budget, 120, *QUICK.training)
+
+
+def tests(check: Check) -> None:
+    """The engine's tests on this device, and its calls under compute-sanitizer."""
+    on_gpu = check.device.type != "cpu"
+    where = ["tests"] if on_gpu else ["tests/test_rasterizer_bits.py", "tests/test_photometric_loss.py"]
+    which = "cuda and not emulat and not install" if on_gpu else "cpu"
+    command = python("pytest", "-q", "-p", "no:cacheprovider", "-k", which, *where)
+    passed = check.run("tests", command, 300, shown=1)
+    if passed and " passed" not in (check.folder / "summary.txt").read_text().splitlines()[-1]:
+        check.result("tests", "failed", "all were skipped")
+    places = ["/usr/local/cuda/bin", "/usr/local/cuda/compute-sanitizer", os.environ.get("PATH", "")]
+    tool = shutil.which("compute-sanitizer", path=os.pathsep.join(places)) if on_gpu else None
+    for name in ("memcheck", "racecheck"):
+        if tool is None:
+            check.result(name, "skipped", "no compute-sanitizer" if on_gpu else "needs a GPU")
+            continue
+        command = [tool, "--tool", name, "--error-exitcode", "3", *python("benchmarks.exercise", "--device", "cuda")]
+        # Without torch's cache each array is an allocation of its own, so that accesses beyond its end are found.
+        check.run(name, command, 120, {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"})
+
+
+def speed(check: Check) -> None:
+    """Speed and memory by number of Gaussians and image size, beside gsplat if it is installed, and the kernels."""
+    options = ["--device", check.device.type]
+    both = python("benchmarks.rasterizer", *options, "--deterministic", "--out", check.folder / "rasterizer.json")
+    if check.device.type == "cpu" or importlib.util.find_spec("gsplat") is None:
+        check.result("gsplat", "skipped", "not installed, or no GPU")
+    elif build_gsplat(check):
+        both.append("--gsplat")
+    check.run("speed", [*both, *check.sizes.speed], 180, shown=40)
+    kernels = python("benchmarks.kernels", *options, "--out", check.folder / "kernels.json", *check.sizes.profiled)
+    check.run("kernels", kernels, 60, shown=30)
+
+
+def build_gsplat(check: Check) -> bool:
+    """Compile gsplat's kernels, as its first import does; this takes minutes."""
+    major, minor = torch.cuda.get_device_capability(check.device)
     headers = [str(path) for folder in sys.path for path in Path(folder).glob("nvidia/cu*/include")]
     environ = {
         "TORCH_CUDA_ARCH_LIST": f"{major}.{minor}",
         "MAX_JOBS": str(os.cpu_count() or 1),
-        # torch's headers include those of cuBLAS and others, which a small toolkit leaves to torch's packages.
+        # torch's headers include those of cuBLAS and others, which may be in torch's packages only.
         "CPATH": os.pathsep.join([*filter(None, [os.environ.get("CPATH")]), *headers]),
     }
-    with output.open("wb") as file:
-        process = start_group([sys.executable, "-c", "from gsplat.cuda._backend import _C; assert _C"], environ, file)
-        try:
-            yield process
-        finally:
-            end_group(process)
+    command = [sys.executable, "-c", "from gsplat.cuda._backend import _C; assert _C"]
+    return check.run("gsplat: compile", command, 300, environ)
 
 
-def run_tests(check: Check, device: torch.device, quick: bool) -> dict[str, Any]:
-    """The tests of the engine on this device."""
-    results = check.folder / "tests.xml"
-    where = ["tests"] if device.type != "cpu" else ["tests/test_rasterizer_bits.py", "tests/test_photometric_loss.py"]
-    which = "cuda and not emulat and not install" if device.type != "cpu" else "cpu"
-    limit = 60 if quick else 150
-    check.run(
-        "tests", python("pytest", "-q", "-p", "no:cacheprovider", "-k", which, f"--junitxml={results}", *where), limit
-    )
-    if not results.exists():
-        return {}
-    suite = ElementTree.parse(results).getroot().find("testsuite")
-    counts = {name: int(suite.get(name, 0)) for name in ("tests", "failures", "errors", "skipped")}
-    failed = [
-        f"{case.get('classname')}::{case.get('name')}"
-        for case in suite.iter("testcase")
-        if case.find("failure") is not None or case.find("error") is not None
-    ]
-    if counts["tests"] == counts["skipped"]:
-        check.parts[-1] |= {"status": "failed", "note": "no test ran"}
-    return {**counts, "failed": failed}
-
-
-def run_sanitizer(check: Check, device: torch.device) -> None:
-    """Out-of-bounds accesses and races, on small inputs; or without the tool, the same calls alone."""
-    check.run("all calls", python("benchmarks.exercise", "--device", device.type), 60)
-    places = ["/usr/local/cuda/bin", "/usr/local/cuda/compute-sanitizer", os.environ.get("PATH", "")]
-    tool = shutil.which("compute-sanitizer", path=os.pathsep.join(places))
-    for name in ("memcheck", "racecheck"):
-        if device.type == "cpu" or tool is None:
-            check.skip(name, "it needs a GPU" if device.type == "cpu" else "no compute-sanitizer here")
-            continue
-        command = [
-            tool,
-            "--tool",
-            name,
-            "--error-exitcode",
-            "3",
-            *python("benchmarks.exercise", "--device", device.type),
-        ]
-        # Without torch's cache each array is an allocation of its own, and what lies beyond it is out of bounds.
-        check.run(name, command, 75, {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"})
-
-
-def run_benchmark(check: Check, device: torch.device, sizes: Sizes, gsplat: subprocess.Popen | None) -> list[dict]:
-    """Speed and memory by number of Gaussians and size of the image."""
-    out = check.work / "rasterizer.json"
-    options = ["--gaussians", *sizes.gaussians, "--sizes", *sizes.sizes, "--repeats", sizes.repeats, "--deterministic"]
-    if gsplat is not None and has_built(check, gsplat):
-        options.append("--gsplat")
-    check.run("benchmark", python("benchmarks.rasterizer", "--device", device.type, "--out", out, *options), 150)
-    return json.loads(out.read_text())["results"] if out.exists() else []
-
-
-def has_built(check: Check, gsplat: subprocess.Popen) -> bool:
-    """Waits for gsplat's kernels, as long as enough time remains for the rest."""
-    limit = max(0.0, min(150, check.deadline - time.monotonic() - 240))
-    start = time.monotonic()
-    try:
-        code = gsplat.wait(limit)
-    except subprocess.TimeoutExpired:
-        return check.skip("gsplat", f"its kernels were not built after {limit:.0f} s more")
-    if code != 0:
-        check.note("gsplat", (check.work / GSPLAT_LOG).read_text(errors="replace"))
-        return check.skip("gsplat", "its kernels did not compile, see log.txt")
-    print(f"gsplat: built, waited {time.monotonic() - start:.0f} s", flush=True)
-    return True
-
-
-def run_kernels(check: Check, device: torch.device, sizes: Sizes) -> list[dict]:
-    """Where the time of a step goes."""
-    out = check.work / "kernels.json"
-    gaussians, size = sizes.profiled
-    options = ["--gaussians", gaussians, "--size", size, "--device", device.type, "--out", out]
-    check.run("kernels", python("benchmarks.kernels", *options), 60)
-    return json.loads(out.read_text())["kernels"] if out.exists() else []
-
-
-def run_training(
-    check: Check, device: torch.device, scene: Path, schedule: str, budget: int, limit: float, *more: str
-) -> dict[str, Any]:
-    """Train; returns the summary and the curve, or how far it came."""
-    name = "-".join([scene.name, schedule, *more[1:]])
-    run = check.work / f"{name}-{device.type}"
-    options = ["-s", scene, "-m", run, "--eval", "--schedule", schedule, "--final-budget", budget, "--quiet", *more]
-    is_done = check.run(f"{name} on {device.type}", python("train.py", *options, "--device", device.type), limit)
-    log = run / "log.jsonl"
-    entries = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
-    steps = [{key: entry[key] for key in entry if key != "event"} for entry in entries if entry.get("event") == "step"]
-    every = 10 if len(steps) > 50 else 1
-    result = {"scene": scene.name, "schedule": schedule, "device": device.type, "budget": budget, "options": more,
-              "curve": steps[every - 1 :: every]}  # fmt: skip
-    return result | json.loads((run / "summary.json").read_text()) | {"run": str(run)} if is_done else result
-
-
-def picture_of(check: Check, device: torch.device, training: dict[str, Any]) -> None:
-    """Render the test views, and put photo, render and error into a picture."""
-    if "run" not in training:
+def train(check: Check) -> None:
+    """A captured scene, if TEST_DATA has it, else the demo scene, in both schedules; and a training on both devices."""
+    sizes, demo = check.sizes, check.work / "demo"
+    scene, budget = Path(os.environ.get("TEST_DATA", "")) / "scenes" / sizes.capture, sizes.capture_budget
+    if not check.run("demo scene", python("compact_splats.demo.scene", demo, *sizes.demo), 60):
         return
-    run, name = training["run"], f"{training['scene']}-{training['schedule']}"
-    if check.run(f"{name}: render", python("render.py", "-m", run, "--skip-train", "--device", device.type), 60):
-        picture = check.work / f"{name}.png"
-        if check.run(f"{name}: picture", python("compact_splats.suite.comparison", "-m", run, "--out", picture), 30):
-            write_small(picture, check.folder / picture.name)
-
-
-def write_small(source: Path, target: Path) -> None:
-    """Copy a picture, at most so wide that several can be carried away."""
-    picture = cv2.imread(str(source))
-    scale = PICTURE_WIDTH / picture.shape[1]
-    if scale < 1:
-        picture = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-    cv2.imwrite(str(target), picture)
-
-
-def run_trainings(check: Check, device: torch.device, sizes: Sizes) -> list[dict]:
-    """The captured scene, where TEST_DATA has it, and the demo scene, each in both schedules; at last, both devices.
-
-    Runs on the GPU and on the CPU part after some steps by rounding alone; their curves should not.
-    """
-    trainings = []
-    data = os.environ.get("TEST_DATA")
-    fox = Path(data) / "scenes" / sizes.fox if data else None
-    if fox is not None and fox.is_dir():
-        for schedule, limit in (("fast", 120), ("full", 200)):
-            trainings.append(
-                run_training(check, device, fox.resolve(), schedule, sizes.fox_budget, limit, *sizes.training)
+    if not os.environ.get("TEST_DATA") or not scene.is_dir():
+        check.result(sizes.capture, "skipped", "not in TEST_DATA, the demo scene is used")
+        scene, budget = demo, sizes.demo_budget
+    for schedule, limit in (("fast", 120), ("full", 240)):
+        run = train_once(check, check.device, scene.resolve(), schedule, budget, limit, *sizes.training)
+        render = python("render.py", "-m", run, "--skip-train", "--device", check.device.type)
+        if check.run(f"{run.name}: render", render, 60):
+            picture = check.folder / f"{run.name}.png"
+            check.run(
+                f"{run.name}: picture", python("compact_splats.suite.comparison", "-m", run, "--out", picture), 30
             )
-            picture_of(check, device, trainings[-1])
-    else:
-        check.skip(sizes.fox, "TEST_DATA is not set" if data is None else f"{fox}: no such folder")
-    demo = check.work / "demo"
-    if check.run("demo scene", python("compact_splats.demo.scene", demo, *sizes.demo), 60):
-        for schedule, limit in (("fast", 60), ("full", 100)):
-            trainings.append(run_training(check, device, demo, schedule, sizes.demo_budget, limit, *sizes.training))
-            picture_of(check, device, trainings[-1])
-        for each in dict.fromkeys((device, torch.device("cpu"))):
-            more = ("--iterations", str(sizes.parity_steps))
-            trainings.append(run_training(check, each, demo, "fast", sizes.demo_budget, 60, *more))
-    return trainings
+    more = ("--iterations", str(sizes.parity_steps))
+    devices = dict.fromkeys((check.device, torch.device("cpu")))
+    runs = [train_once(check, device, demo, "fast", sizes.demo_budget, 60, *more) for device in devices]
+    values = [summary["test"]["psnr"] for run in runs if (summary := summary_of(run))]
+    if len(values) == len(runs):
+        gap = max(values) - min(values)
+        check.result("parity", "ok" if gap <= PARITY_DB else "failed", f"test PSNR differs by {gap:.3f} dB")
 
 
-def summary(report: dict[str, Any]) -> str:
-    """The report for a reader."""
-    build, tests = report["build"], report["tests"]
-    engine = build["engine"].get("cuda") or {}
-    lines = [
-        f"commit {build['commit'] or 'unknown'}, torch {build['torch']}, {build.get('gpu') or build['processor']}, "
-        f"driver {build.get('driver')}, engine by nvcc {engine.get('nvcc')} for {engine.get('architectures')}",
-        "",
-        *(f"{p['part']:<30}{p['status']:<10}{p['seconds']:>7.1f} s  {p['note']}" for p in report["parts"]),
-    ]
-    if tests:
-        lines += ["", f"tests: {tests['tests']}, failures {tests['failures']}, errors {tests['errors']}, "
-                  f"skipped {tests['skipped']}", *(f"    {name}" for name in tests["failed"][:20])]  # fmt: skip
-    if report["benchmark"]:
-        lines += ["", rasterizer.table(report["benchmark"]), *ratios(report["benchmark"])]
-    if report["kernels"]:
-        lines += ["", kernels.table(report["kernels"], 20)]
-    if report["trainings"]:
-        lines += ["", f"{'training':<24}{'Gaussians':>10}{'minutes':>9}{'steps/s':>9}{'PSNR':>8}{'SSIM':>8}{'MB':>8}"]
-    for t in report["trainings"] or []:
-        name = f"{t['scene']}, {t['schedule']}, {t['device']}"
-        if "test" in t:
-            lines.append(
-                f"{name:<24}{t['num_gaussians']:>10,}{t['training_minutes']:>9.2f}{t['steps_per_second']:>9.1f}"
-                f"{t['test']['psnr']:>8.2f}{t['test']['ssim']:>8.4f}{t.get('peak_device_mb', t['peak_rss_mb']):>8,.0f}"
-            )
-        else:
-            lines.append(f"{name:<24}  not finished; last: {t['curve'][-1] if t['curve'] else 'nothing'}")
-    return "\n".join(lines)
+def train_once(
+    check: Check, device: torch.device, scene: Path, schedule: str, budget: int, limit: float, *more: str
+) -> Path:
+    """Train; returns the folder of the run."""
+    run = check.work / "-".join([scene.name, schedule, *more[1:], device.type])
+    options = ["-s", scene, "-m", run, "--eval", "--schedule", schedule, "--final-budget", budget, "--quiet", *more]
+    check.run(run.name, python("train.py", *options, "--device", device.type), limit)
+    if summary := summary_of(run):
+        check.say(
+            f"    {summary['num_gaussians']:,} Gaussians, {summary['training_minutes']:.2f} min, "
+            f"{summary['steps_per_second']:.1f} steps/s, test PSNR {summary['test']['psnr']:.2f} dB, SSIM "
+            f"{summary['test']['ssim']:.4f}, {summary.get('peak_device_mb', summary['peak_rss_mb']):,.0f} MB"
+        )
+    return run
 
 
-def ratios(results: list[dict]) -> list[str]:
-    """How our whole step compares with gsplat's, case by case."""
-    cases: dict[tuple, dict[str, dict]] = {}
-    for result in results:
-        if "error" not in result:
-            case = (result["gaussians"], result["width"], result["height"])
-            cases.setdefault(case, {})[result["engine"]] = result
-    lines = []
-    for (gaussians, width, height), engines in cases.items():
-        if {"ours", "gsplat"} <= set(engines):
-            ours, theirs = engines["ours"], engines["gsplat"]
-            speed = theirs["seconds"]["step"] / ours["seconds"]["step"]
-            memory = ours["peak_device_mb"] / theirs["peak_device_mb"]
-            lines.append(
-                f"{gaussians:>10,} {width}x{height}: {speed:.2f} times gsplat's speed, {memory:.2f} of its memory"
-            )
-    return lines
+def summary_of(run: Path) -> dict[str, Any]:
+    """summary.json of a run; empty if it is not finished."""
+    path = run / "summary.json"
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+PARTS = {"smoke": smoke, "tests": tests, "speed": speed, "train": train}
 
 
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="folder of the results; it is made")
-    parser.add_argument("--minutes", type=float, default=8.5, help="all parts together (default: 8.5)")
-    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: to try this script itself")
-    parser.add_argument("--quick", action="store_true", help="tiny sizes: to try this script itself")
-    return parser.parse_args()
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)} (default: all)")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the results")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: to try this script")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes: to try this script")
+    options = parser.parse_args()
+    if unknown := set(options.parts) - PARTS.keys():
+        parser.error(f"there is no part {', '.join(sorted(unknown))}: choose from {', '.join(PARTS)}")
+    return options
 
 
 def main() -> int:
-    """Run all parts; returns the exit code."""
+    """Run the parts; returns the exit code."""
     options = parse_arguments()
     try:
         device = pick_device(options.device, diff_gaussian_rasterization.DEVICES)
@@ -442,34 +323,16 @@ def main() -> int:
         if torch.cuda.is_available():
             print(f"gpu-check: the engine was built without CUDA: {engine_build().get('reason')}", file=sys.stderr)
         return 1 if torch.cuda.is_available() else 2
-    sizes = QUICK if options.quick else Sizes()
     options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "log.txt").write_text("")
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        gsplat_under_construction(device, (work := Path(folder)) / GSPLAT_LOG) as gsplat,
-    ):
-        check = Check(options.out.resolve(), work, time.monotonic() + 60 * options.minutes)
-        report: dict[str, Any] = {"build": build_report(device), "parts": check.parts}
-        # What matters most comes first.
-        for name, part in {
-            "tests": lambda: run_tests(check, device, options.quick),
-            "benchmark": lambda: run_benchmark(check, device, sizes, gsplat),
-            "kernels": lambda: run_kernels(check, device, sizes),
-            "trainings": lambda: run_trainings(check, device, sizes),
-            "sanitizer": lambda: run_sanitizer(check, device),
-        }.items():
-            try:
-                report[name] = part()
-            except Exception:  # of this script's own; the other parts shall have their turn
-                report[name] = None
-                check.fail(name, traceback.format_exc())
-            write_json(options.out / "report.json", report)  # after each, for the event that this is stopped
-    check.shorten_log()
-    text = summary(report)
-    (options.out / "summary.txt").write_text(text + "\n")
-    print(f"\n{text}")
-    return int(any(part["status"] in ("failed", "too slow") for part in check.parts))
+    with tempfile.TemporaryDirectory() as work:
+        check = Check(options.out.resolve(), Path(work), device, QUICK if options.quick else Sizes())
+        check.say(head(device))
+        for name in options.parts or PARTS:
+            check.say(f"\n{name}")
+            check.deadline = time.monotonic() + PART_SECONDS
+            PARTS[name](check)
+    check.say(f"\nfailed: {', '.join(check.failed)}" if check.failed else "\nall steps passed")
+    return int(bool(check.failed))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Where the time of a training step goes: a table of the kernels of a GPU, or on the CPU of torch's operations.
+"""The time of a training step by kernel on a GPU, or by torch operation on the CPU.
 
     python -m benchmarks.kernels --gaussians 1000000 --size 1600x1060
 
-It measures with torch's profiler, whose own cost makes the steps a little longer than benchmarks.rasterizer says.
+Steps take slightly longer than in benchmarks.rasterizer, because torch's profiler takes time.
 """
 
 from __future__ import annotations
@@ -22,16 +22,17 @@ from compact_splats.gaussian_renderer import DEVICES as ENGINE_DEVICES
 from compact_splats.utils.errors import run_script
 from compact_splats.utils.files import write_json
 from compact_splats.utils.machine import machine_info
+from compact_splats.utils.table import text_table
 from compact_splats.utils.usage import synchronize
 
 WARM_UP = 3
 
 
 def kernel_times(gaussians: int, width: int, height: int, device: torch.device, steps: int) -> list[dict]:
-    """Kernels by their share of a step, the largest first.
+    """Profile steps on a random scene.
 
     Returns:
-        For each its name, calls per step, milliseconds per step, and share of the sum.
+        For each kernel its name, calls per step, milliseconds per step, and share of the sum; the longest first.
     """
     camera, photo, points = random_scene(gaussians, width, height, torch.Generator().manual_seed(0))
     work = our_work(camera, photo, trainable_model(points, device))
@@ -47,7 +48,7 @@ def kernel_times(gaussians: int, width: int, height: int, device: torch.device, 
     times: dict[str, tuple[int, float]] = {}
     for event in profiler.key_averages():
         if on_gpu and event.device_type == torch.autograd.DeviceType.CPU:
-            continue  # what launches a kernel, which has an entry of its own
+            continue  # launches a kernel, which has its own entry
         microseconds = event.self_device_time_total if on_gpu else event.self_cpu_time_total
         times[event.key] = (event.count, microseconds)
     total = sum(microseconds for _, microseconds in times.values()) or 1.0
@@ -59,10 +60,12 @@ def kernel_times(gaussians: int, width: int, height: int, device: torch.device, 
 
 
 def table(kernels: list[dict], num_rows: int = 25) -> str:
-    """The longest ones as text, a line each, and the sum of all."""
-    lines = [f"{'ms/step':>9}{'share':>7}{'calls':>7}  kernel"]
-    lines += [f"{k['ms']:>9.3f}{k['share']:>7.1%}{k['calls']:>7.1f}  {k['kernel'][:110]}" for k in kernels[:num_rows]]
-    return "\n".join([*lines, f"{sum(k['ms'] for k in kernels):>9.3f}  all {len(kernels)}"])
+    """The longest kernels, and the sum of all."""
+    lines = [["kernel", "ms/step", "share", "calls"]]
+    for each in kernels[:num_rows]:
+        lines.append([each["kernel"][:90], f"{each['ms']:.3f}", f"{each['share']:.1%}", f"{each['calls']:.1f}"])
+    lines.append([f"all {len(kernels)}", f"{sum(each['ms'] for each in kernels):.3f}", "", ""])
+    return text_table(lines)
 
 
 def main() -> None:
@@ -70,7 +73,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gaussians", type=int, default=1_000_000)
     parser.add_argument("--size", default="1600x1060", help="WxH")
-    parser.add_argument("--steps", type=int, default=20, help="the mean of this many is reported")
+    parser.add_argument("--steps", type=int, default=20, help="steps that are averaged")
     parser.add_argument("--device", choices=DEVICES, default="auto")
     parser.add_argument("--out", type=Path, help="write all figures as JSON here")
     options = parser.parse_args()

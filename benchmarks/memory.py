@@ -1,9 +1,9 @@
-"""Trains for some steps and holds the peak memory, photos aside, against 3 kB a Gaussian plus 300 bytes a pixel.
+"""Compares the peak memory of a training, without the photos, with 3 kB per Gaussian plus 300 bytes per pixel.
 
     python -m benchmarks.memory --scene SCENE -r 270 --final-budget 20000 --iterations 600
 
-The schedule is shrunk to the steps asked for, so that the set grows and is selected as in a whole training. Reading and
-decoding photos is not part of the measurement.
+The schedule is scaled to the number of steps, with densification and natural selection as in a complete training.
+Reading and decoding photos is not measured.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ BYTES_PER_PIXEL = 300
 
 
 def measure(config: TrainConfig) -> dict:
-    """Train as the config says; returns peak and allowance in bytes, and what they are made of."""
+    """Train; returns the peak and the allowed number of bytes, and what the latter is computed from."""
     summary = train(config)
     log = [json.loads(line) for line in (config.model_path / "log.jsonl").read_text().splitlines()]
     scene = load_scene(config.source_path, config.images, config.resolution, config.eval)
@@ -45,17 +45,17 @@ def measure(config: TrainConfig) -> dict:
 
 
 def main() -> None:
-    """Measure, print, write the JSON; exit code 1 if the peak is above what is allowed."""
+    """Measure, print, write the JSON; exit code 1 if the peak exceeds the allowed number of bytes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scene", type=Path, required=True, help="folder of a scene")
-    parser.add_argument("-i", "--images", default="images", help="its images folder")
+    parser.add_argument("-i", "--images", default="images", help="subfolder of its photos")
     parser.add_argument("-r", "--resolution", type=int, default=-1, help="as for train.py")
     parser.add_argument("--final-budget", type=int, default=20_000)
     parser.add_argument("--iterations", type=int, default=600)
     parser.add_argument("--schedule", choices=("full", "fast"), default="full")
     parser.add_argument("--device", choices=DEVICES, default="auto")
     parser.add_argument("--threads", type=int, default=0, help="0: all cores")
-    parser.add_argument("--out", type=Path, help="write the figures as JSON here")
+    parser.add_argument("--out", type=Path, help="JSON file to write")
     options = parser.parse_args()
 
     with tempfile.TemporaryDirectory() as folder:
@@ -68,7 +68,7 @@ def main() -> None:
     share = result["peak_bytes"] / result["allowed_bytes"]
     print(
         f"{result['scene']}: up to {result['most_gaussians']:,} Gaussians, {result['pixels']:,} pixels a view: peak "
-        f"{result['peak_bytes'] / 1e6:.0f} MB besides the photos, {share:.0%} of {result['allowed_bytes'] / 1e6:.0f} MB"
+        f"{result['peak_bytes'] / 1e6:.0f} MB without the photos, {share:.0%} of {result['allowed_bytes'] / 1e6:.0f} MB"
     )
     if options.out:
         write_json(options.out, {"machine": machine_info(), "result": result})

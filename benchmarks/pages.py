@@ -21,8 +21,9 @@ from compact_splats.compression.formats import spz
 from compact_splats.scene.gaussian_model import GaussianModel
 from compact_splats.training.run_folder import RunFolder
 from compact_splats.utils.errors import run_script
+from compact_splats.utils.images import pixels_of
 from compact_splats.utils.usage import MB
-from compact_splats.viewer.pictures import picture, pixels_of
+from compact_splats.viewer.images import rendered
 
 sys.path.append(str(Path(__file__).parent.parent / "tests"))
 import browser  # noqa: E402
@@ -38,12 +39,12 @@ def main() -> None:
     path = RunFolder(args.model).find_ply()[0]
     rows, background = read_model(path), torch.full((3,), float(config.white_background))
     cameras = [camera for views in view.find_cameras(config).values() for camera in views][: -args.views - 1 : -1]
-    ours = [picture(camera, GaussianModel.from_arrays(rows, "cpu"), background) for camera in cameras]
+    ours = [rendered(camera, GaussianModel.from_arrays(rows, "cpu"), background) for camera in cameras]
     photos = [pixels_of(camera.photo.pixels()) for camera in cameras]
     with tempfile.TemporaryDirectory() as folder:
         spz.write(Path(folder) / "model.spz", rows)
         packed = GaussianModel.from_arrays(spz.read(Path(folder) / "model.spz"), "cpu")
-        as_packed = [picture(camera, packed, background) for camera in cameras]
+        as_packed = [rendered(camera, packed, background) for camera in cameras]
         out = Path(folder) / "page.html"
         view.main(["-m", str(args.model), "--html", str(out), "--quiet"])
         sizes = {"ply": path, "spz": Path(folder) / "model.spz", "page": out}

@@ -1,9 +1,9 @@
-"""Trains again and again in one process and holds the growth of its memory against a limit.
+"""Trains many times in one process, and compares the growth of its memory with a limit.
 
     python -m benchmarks.soak --trainings 20 --out soak.json
 
-Each training is a whole one on the demo scene, small and shrunk to a few steps: reading, growth, selection, measuring,
-writing. Resident memory is read after each; the first ones warm up caches and do not count.
+Each training is complete, with densification, natural selection, evaluation and saving, but small: the demo scene and a
+schedule of few steps. Resident memory is read after each. The first trainings fill caches and do not count.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from compact_splats.utils.errors import run_script
 from compact_splats.utils.files import write_json
 from compact_splats.utils.machine import machine_info
 
-LIMIT_KB = 100  # a training, as the slope of a line through all after the warm-up
+LIMIT_KB = 100  # per training: the slope of a line through all trainings after the warm-up
 
 
 def resident_bytes() -> int:
-    """Memory of this process that is in main memory (Linux)."""
+    """Resident memory of this process in bytes (Linux)."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def memory_after_trainings(config: TrainConfig, count: int) -> Iterator[int]:
-    """Train ``count`` times as the config says, into the same folder.
+    """Train ``count`` times into the same folder.
 
     Yields:
         Resident bytes after each.
@@ -46,20 +46,20 @@ def memory_after_trainings(config: TrainConfig, count: int) -> Iterator[int]:
 
 
 def growth(resident: Sequence[int], warm_up: int) -> float:
-    """Bytes that a training leaves behind: the slope of the line that fits best all after the first ``warm_up``."""
+    """Bytes per training: the slope of the least-squares line through all after the first ``warm_up``."""
     after = np.asarray(resident[warm_up:], np.float64)
     return float(np.polyfit(np.arange(len(after)), after, 1)[0])
 
 
 def main() -> None:
-    """Train, print, write the JSON; exit code 1 if memory grows by more than is allowed."""
+    """Train, print, write the JSON; exit code 1 if memory grows by more than LIMIT_KB."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trainings", type=int, default=20)
     parser.add_argument("--warm-up", type=int, default=5, help="trainings that do not count")
     parser.add_argument("--iterations", type=int, default=150, help="steps of each")
     parser.add_argument("--final-budget", type=int, default=800)
     parser.add_argument("--threads", type=int, default=0, help="0: all cores")
-    parser.add_argument("--out", type=Path, help="write the figures as JSON here")
+    parser.add_argument("--out", type=Path, help="JSON file to write")
     options = parser.parse_args()
 
     with tempfile.TemporaryDirectory() as folder:
@@ -74,7 +74,7 @@ def main() -> None:
             resident.append(now)
             print(f"training {number:2}: {now / 1e6:.1f} MB", flush=True)
     slope_kb = growth(resident, options.warm_up) / 1e3
-    print(f"growth: {slope_kb:.0f} kB a training after the first {options.warm_up}; allowed are {LIMIT_KB} kB")
+    print(f"growth: {slope_kb:.0f} kB per training after the first {options.warm_up}; limit {LIMIT_KB} kB")
     if options.out:
         write_json(options.out, {
             "machine": machine_info(), "trainings": options.trainings, "iterations": options.iterations,

@@ -1,7 +1,7 @@
-"""What train.py --viewer costs while nobody looks: trainings with and without it, in pairs, in changing order.
+"""The cost of train.py --viewer without an open page: pairs of trainings with and without it, in alternating order.
 
-``python -m benchmarks.viewer --pairs 6`` prints the speed of each training and the median of the pairs' ratios, by the
-clock, and by CPU time, which other work on the machine hardly changes.
+``python -m benchmarks.viewer --pairs 6`` prints the time of each training, and the median ratio of the pairs in wall
+time and in CPU time. CPU time depends less on other work on the machine.
 """
 
 import argparse
@@ -42,7 +42,7 @@ def main() -> None:
 
 
 def measured_pair(flags: list[str], folder: Path, index: int) -> tuple[dict, dict]:
-    """A training without and one with a page; the order changes from pair to pair."""
+    """A training without and one with --viewer; the order alternates."""
     order = ([], ["--viewer", "0"])
     taken = {}
     for extra in order if index % 2 else order[::-1]:
@@ -53,7 +53,7 @@ def measured_pair(flags: list[str], folder: Path, index: int) -> tuple[dict, dic
 
 
 def measured(flags: list[str], out: Path) -> dict[str, float]:
-    """The time of a training's steps, and the CPU time of the whole process."""
+    """Seconds of the steps, CPU seconds of the process, and seconds of the process."""
     before, start = os.times(), time.perf_counter()
     subprocess.run([sys.executable, "train.py", *flags], cwd=ROOT, check=True)
     after, whole = os.times(), time.perf_counter() - start

@@ -1,4 +1,4 @@
-"""Rendered views beside their photos, as the 8-bit pictures that are saved and measured."""
+"""Rendered views with their photos, both in 8 bits, and their quality."""
 
 from collections.abc import Sequence
 
@@ -13,9 +13,9 @@ from compact_splats.scene.gaussian_model import GaussianModel
 from compact_splats.utils.images import to_uint8
 from compact_splats.utils.losses import psnr
 
-NUM_TRAIN_VIEWS = 5  # measured beside the test views
+NUM_TRAIN_VIEWS = 5  # measured in addition to the test views
 
-Scores = dict[str, dict[str, float]]  # by split, then by metric
+Scores = dict[str, dict[str, float]]  # [split][metric]
 
 
 def ground_truth(camera: Camera, device: torch.device) -> tuple[Tensor, Tensor | None]:
@@ -26,7 +26,7 @@ def ground_truth(camera: Camera, device: torch.device) -> tuple[Tensor, Tensor |
 
 @torch.no_grad()
 def view_pair(camera: Camera, model: GaussianModel, background: Tensor) -> tuple[Tensor, Tensor]:
-    """Render a view next to its photo.
+    """Render a view.
 
     Args:
         camera: with a photo.
@@ -34,7 +34,7 @@ def view_pair(camera: Camera, model: GaussianModel, background: Tensor) -> tuple
         background: (3,) RGB in [0, 1].
 
     Returns:
-        Image and photo, each (3,H,W) uint8; where a mask leaves pixels out of the loss, both are black.
+        Image and photo, each (3,H,W) uint8; both are black where the photo is masked.
     """
     image = to_uint8(render(camera, model, background).image)
     photo, mask = ground_truth(camera, image.device)
@@ -42,9 +42,11 @@ def view_pair(camera: Camera, model: GaussianModel, background: Tensor) -> tuple
 
 
 def evaluate(
-    cameras: Sequence[Camera], model: GaussianModel, background: Tensor = torch.zeros(3)  # noqa: B008
+    cameras: Sequence[Camera],
+    model: GaussianModel,
+    background: Tensor = torch.zeros(3),  # noqa: B008
 ) -> dict[str, float]:
-    """Mean PSNR (dB), SSIM and L1 of views, as metrics.py would find them in the PNGs.
+    """Mean PSNR (dB), SSIM and L1 of views, equal to those of metrics.py.
 
     Args:
         cameras: at least one, with photos.
@@ -55,14 +57,14 @@ def evaluate(
     for camera in cameras:
         pair = view_pair(camera, model, background)
         image, photo = (pixels.float() / 255 for pixels in pair)
-        loss = photometric_loss(image, photo)  # has the parts, and needs far less memory than torch
+        loss = photometric_loss(image, photo)  # needs far less memory than utils.losses
         for name, value in (("psnr", psnr(image, photo)), ("ssim", loss.ssim), ("l1", loss.l1)):
             totals[name] += value.item()
     return {name: total / len(cameras) for name, total in totals.items()}
 
 
 def measure(scene: Scene, model: GaussianModel, background: Tensor) -> Scores:
-    """Quality of the test views, if there are any, and of a few training views."""
+    """Quality of the test views, if any, and of ``NUM_TRAIN_VIEWS`` training views."""
     stride = max(1, len(scene.train) // NUM_TRAIN_VIEWS)
     splits = {"test": scene.test, "train": scene.train[::stride][:NUM_TRAIN_VIEWS]}
     return {name: evaluate(views, model, background) for name, views in splits.items() if views}

@@ -1,4 +1,4 @@
-"""What a view says besides its colours, as pictures: how far away things are, and how many Gaussians a pixel takes."""
+"""Depth maps and maps of the number of Gaussians per pixel."""
 
 import math
 
@@ -9,58 +9,54 @@ from compact_splats.gaussian_renderer import importance, render
 from compact_splats.scene.cameras import Camera
 from compact_splats.scene.gaussian_model import GaussianModel
 
-LAST = 65535  # of a 16-bit PNG
-_REACH = 10  # extents of a scene that a depth map reaches at least
-_SOLID = 0.5  # share of a pixel's light that has to come from Gaussians for the pixel to have a depth
+MAX_VALUE = 65535  # of a 16-bit PNG
+_MAX_DEPTH_EXTENTS = 10  # depth that a map can hold at least, in extents of the scene
+_MIN_OPACITY = 0.5  # accumulated opacity of a pixel that has a depth
 
 
 @torch.no_grad()
 def depth_map(camera: Camera, model: GaussianModel) -> Tensor:
-    """How far away what a view shows is, along the viewing direction (z, not the distance from the camera).
+    """Depth of a view: z in camera axes, not the distance from the camera.
 
     Returns:
-        (H,W) float, world units: the harmonic mean over the Gaussians of a pixel, weighted as in its colour, which is
-        the z of a single one; 0 where more than half of the light comes from the background.
+        (H,W) float, world units: the harmonic mean of the z of a pixel's Gaussians with their blending weights; 0 where
+        the accumulated opacity is at most 0.5.
     """
     output = render(camera, model, inverse_depth=True)
-    weight = 1 - output.transmittance
-    return torch.where(weight > _SOLID, weight / output.inverse_depth, 0)
+    opacity = 1 - output.transmittance
+    return torch.where(opacity > _MIN_OPACITY, opacity / output.inverse_depth, 0)
 
 
 def count_map(camera: Camera, model: GaussianModel) -> Tensor:
-    """How many Gaussians each pixel of a view takes: all that cover it, up to the one behind which nothing shows.
-
-    Returns:
-        (H,W) int32.
-    """
-    weights = model.means.new_zeros(camera.height, camera.width)  # of no interest here
+    """(H,W) int32, the number of Gaussians that are blended into each pixel, until its transmittance is used up."""
+    weights = model.means.new_zeros(camera.height, camera.width)  # not used
     return importance(camera, model, weights).num_gaussians
 
 
 def depth_step(extent: float) -> float:
-    """World units of one step of a scene's 16-bit depth maps: the power of ten that just reaches ten extents.
+    """World units per step of 16-bit depth maps: the smallest power of ten with which they reach ten extents.
 
     Args:
         extent: of the scene, world units.
     """
-    return 10.0 ** math.ceil(math.log10(max(_REACH * extent, 1e-6) / LAST))
+    return 10.0 ** math.ceil(math.log10(max(_MAX_DEPTH_EXTENTS * extent, 1e-6) / MAX_VALUE))
 
 
 def quantized(values: Tensor, step: float = 1.0) -> Tensor:
-    """(H,W) int32, how many ``step``, rounded and at most ``LAST``; what is above 0 is at least 1."""
-    steps = (values / step).round().clamp(0, LAST)
+    """(H,W) int32, ``values`` in steps, rounded, at most ``MAX_VALUE``; positive values become at least 1."""
+    steps = (values / step).round().clamp(0, MAX_VALUE)
     return torch.where(values > 0, steps.clamp(min=1), steps).int()
 
 
 def shades(values: Tensor) -> Tensor:
-    """(H,W) float from 0 to 1 to be shown in colours: where a view's values, the extreme hundredths aside, lie.
+    """(H,W) float in [0, 1] for a colour map: values scaled from their 1st to their 99th percentile.
 
     Args:
-        values: (H,W) float; 0 means nothing.
+        values: (H,W) float; zeros are ignored.
     """
-    there = values[values > 0]
-    if not len(there):
+    positive = values[values > 0]
+    if not len(positive):
         return torch.zeros_like(values)
-    ascending = there.sort().values
-    low, high = ascending[len(there) // 100], ascending[-1 - len(there) // 100]
+    ascending = positive.sort().values
+    low, high = ascending[len(positive) // 100], ascending[-1 - len(positive) // 100]
     return ((values - low) / (high - low).clamp(min=1e-9)).clamp(0, 1)

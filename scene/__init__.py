@@ -1,4 +1,4 @@
-"""Scenes on disk (photos, cameras, points) and the set of Gaussians that is fitted to them."""
+"""Photos, cameras, points and their readers, and ``GaussianModel``."""
 
 from compact_splats.scene.cameras import Camera as Camera
 from compact_splats.scene.dataset import Scene as Scene

@@ -1,4 +1,4 @@
-"""The camera every part of the project agrees on: a pinhole with a pose and, for training views, its photo."""
+"""The pinhole camera."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from compact_splats.scene.photos import Photo
 
 @dataclass(frozen=True, eq=False)
 class Camera:
-    """A posed pinhole camera; compared and hashed by identity, so that it can key per-view caches.
+    """A pinhole camera with its pose. Compared and hashed by identity, so it can be the key of per-view caches.
 
     Attributes:
-        name: image name relative to the images folder, for instance ``"0001.jpg"``.
+        name: of the photo, relative to the images folder, for instance ``"0001.jpg"``.
         width: px, after any resizing.
         height: px, after any resizing.
         fx: focal length in px.
@@ -22,7 +22,7 @@ class Camera:
         cx: principal point in px; the centre of the top-left pixel is (0.5, 0.5), as in COLMAP.
         cy: principal point in px.
         world_to_camera: (4,4) float32 on the CPU, OpenCV axes (x right, y down, z forward), a rigid motion.
-        photo: the ground truth, decoded on first use; None for novel views.
+        photo: the ground truth, decoded on first use; None for a view without one.
     """
 
     name: str
@@ -57,6 +57,5 @@ class Camera:
         width, height = (max(1, round(length / divisor)) for length in (self.width, self.height))
         x, y = width / self.width, height / self.height
         photo = self.required_photo.smaller(width, height)
-        return replace(
-            self, width=width, height=height, fx=self.fx * x, fy=self.fy * y, cx=self.cx * x, cy=self.cy * y, photo=photo
-        )
+        lens = {"fx": self.fx * x, "fy": self.fy * y, "cx": self.cx * x, "cy": self.cy * y}
+        return replace(self, width=width, height=height, **lens, photo=photo)

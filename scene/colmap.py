@@ -1,6 +1,6 @@
-"""COLMAP's sparse models, binary and text, read with every count and every offset checked against the file.
+"""Reader of COLMAP's sparse models, binary and text. Every count and offset is checked against the size of the file.
 
-Observations and tracks are skipped, and so are the files of rigs and frames: images carry their full poses anyway.
+Observations, tracks, rigs and frames are skipped: the images file contains the full poses.
 Format: https://colmap.github.io/format.html; camera models: https://colmap.github.io/cameras.html.
 """
 
@@ -11,18 +11,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import torch
 
-from compact_splats.scene.frames import Frame, checked_lens, rigid_motion, safe_name
 from compact_splats.scene.lens import Lens
 from compact_splats.scene.points import Points, checked_points
+from compact_splats.scene.posed_photo import PosedPhoto, checked_lens, rigid_motion, safe_name
 from compact_splats.utils.errors import InputError
 from compact_splats.utils.files import open_file
+from compact_splats.utils.geometry import rotation_matrices_of_unit
 
 _Cameras = dict[int, Lens]
 _Image = tuple[str, int, tuple[float, ...]]  # name, camera id, pose qw qx qy qz tx ty tz
 
-# Model: number in the binary file, number of parameters. Those above have no entry in ``_lens``.
-_MODELS = {
+_MODELS = {  # name: (number in the binary file, number of parameters)
     "SIMPLE_PINHOLE": (0, 3),
     "PINHOLE": (1, 4),
     "SIMPLE_RADIAL": (2, 4),
@@ -31,23 +32,23 @@ _MODELS = {
     "OPENCV_FISHEYE": (5, 8),
     "FULL_OPENCV": (6, 12),
 }
-_MOST_PARAMS = max(num_params for _, num_params in _MODELS.values())
+_MAX_PARAMS = max(num_params for _, num_params in _MODELS.values())
 _ONE_FOCAL_LENGTH = ("SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL")
 _BROKEN = "copy the file again or rerun COLMAP"
 
 
-def read_colmap(model: Path, images: Path) -> tuple[list[Frame], Points | None]:
+def read_colmap(model: Path, images: Path) -> tuple[list[PosedPhoto], Points | None]:
     """Read a sparse model.
 
     Args:
-        model: folder with cameras, images and points3D, each .bin or .txt; binary goes first.
-        images: folder of the photos, for the frames' paths.
+        model: folder with cameras, images and points3D, each .bin or .txt; .bin is preferred.
+        images: folder of the photos.
 
     Returns:
-        The frames in the file's order, and the points, None without a points file.
+        The photos in the order of the file, and the points, None without a points file.
 
     Raises:
-        InputError: a file is missing, broken, or says what cannot be.
+        InputError: a file is missing, broken, or contains impossible values.
     """
     path, is_binary = _find(model, "cameras")
     lenses = (_read_cameras_binary if is_binary else _read_cameras_text)(path)
@@ -55,12 +56,11 @@ def read_colmap(model: Path, images: Path) -> tuple[list[Frame], Points | None]:
         raise InputError(path, "at least one camera", "none", _BROKEN)
     path, is_binary = _find(model, "images")
     registered = (_read_images_binary if is_binary else _read_images_text)(path)
-    frames = [_frame(path, image, lenses, images) for image in registered]
-    return frames, _read_points(model)
+    return [_posed_photo(path, image, lenses, images) for image in registered], _read_points(model)
 
 
 def has_colmap_model(folder: Path) -> bool:
-    """Whether ``folder`` holds the cameras of a sparse model."""
+    """Whether ``folder`` contains the cameras of a sparse model."""
     return any((folder / f"cameras{suffix}").is_file() for suffix in (".bin", ".txt"))
 
 
@@ -68,30 +68,24 @@ def _find(model: Path, stem: str) -> tuple[Path, bool]:
     for suffix in (".bin", ".txt"):
         if (model / f"{stem}{suffix}").is_file():
             return model / f"{stem}{suffix}", suffix == ".bin"
-    raise InputError(model, f"{stem}.bin or {stem}.txt", "neither", "copy the whole sparse model here")
+    raise InputError(f"{model} contains neither {stem}.bin nor {stem}.txt; copy the whole sparse model there")
 
 
-def _frame(path: Path, image: _Image, lenses: _Cameras, images: Path) -> Frame:
+def _posed_photo(path: Path, image: _Image, lenses: _Cameras, images: Path) -> PosedPhoto:
     name, camera_id, pose = image
     safe_name(path, name)
     if camera_id not in lenses:
-        raise InputError(path, f"a camera of '{name}' out of {sorted(lenses)[:10]}", str(camera_id), _BROKEN)
+        raise InputError(f"{path}: '{name}' has camera {camera_id}, which the cameras file does not contain; {_BROKEN}")
     rotation = _rotation_from_quaternion(np.array(pose[:4]))
     motion = rigid_motion(path, name, rotation, np.array(pose[4:]))
-    return Frame(name, images / name, lenses[camera_id], motion)
+    return PosedPhoto(name, images / name, lenses[camera_id], motion)
 
 
 def _rotation_from_quaternion(q: np.ndarray) -> np.ndarray:
-    """(4,) real part first -> (3,3); all NaN for a quaternion without a direction."""
+    """(4,) real part first -> (3,3); all NaN for a zero quaternion."""
     with np.errstate(all="ignore"):
-        w, x, y, z = q / np.linalg.norm(q)
-    return np.array(
-        [
-            [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
-            [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
-            [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
-        ]
-    )
+        unit = q / np.linalg.norm(q)
+    return rotation_matrices_of_unit(torch.from_numpy(unit)[None])[0].numpy()
 
 
 def _lens(path: Path, model: str, width: int, height: int, params: tuple[float, ...]) -> Lens:
@@ -104,7 +98,8 @@ def _lens(path: Path, model: str, width: int, height: int, params: tuple[float, 
 
 
 def _unknown_model(path: Path, found: str) -> InputError:
-    return InputError(path, f"a camera model out of {', '.join(_MODELS)}", found, "undistort the photos with COLMAP")
+    fix = "undistort the photos with COLMAP's image_undistorter"
+    return InputError(path, f"a camera model out of {', '.join(_MODELS)}", found, fix)
 
 
 def _content(path: Path) -> bytes:
@@ -113,7 +108,7 @@ def _content(path: Path) -> bytes:
 
 
 class _Cursor:
-    """Reads a binary file front to back and refuses to read beyond its end."""
+    """Sequential reader of a binary file; an ``InputError`` beyond its end."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.data, self.offset = path, _content(path), 0
@@ -132,7 +127,7 @@ class _Cursor:
         self.offset += size
 
     def count(self, item_size: int) -> int:
-        """A 64-bit count of items of at least ``item_size`` bytes, refused if so many cannot follow."""
+        """A 64-bit count of items of at least ``item_size`` bytes; refused if the rest of the file is shorter."""
         (count,) = self.take("Q")
         if count * item_size > len(self.data) - self.offset:
             raise self.broken(f"{count} items after byte {self.offset}", f"the end at {len(self.data)} bytes")
@@ -186,7 +181,7 @@ def _read_points(model: Path) -> Points | None:
     return None
 
 
-# id, position, colour, error, length of the track (of two 32-bit numbers an item) that follows
+# "track" is the length of the track that follows, of two 32-bit numbers an item.
 _POINT = np.dtype([("id", "<u8"), ("xyz", "<f8", 3), ("rgb", "u1", 3), ("error", "<f8"), ("track", "<u8")])
 _CHUNK = 1 << 16  # points gathered at once
 
@@ -197,9 +192,9 @@ def _read_points_binary(path: Path) -> Points:
     data, offset, last = cursor.data, cursor.offset, len(cursor.data) - _POINT.itemsize
     track_length = struct.Struct("<Q").unpack_from
     starts = np.empty(num_points, np.int64)
-    for i in range(num_points):  # only the track lengths are walked through; the rest is gathered in bulk
+    for i in range(num_points):  # reads only the track lengths; the rest is gathered in bulk
         if offset > last:
-            raise cursor.broken(f"{num_points} points", f"only {i} before the end at {len(data)} bytes")
+            raise cursor.broken(f"{num_points} points", f"{i} before the end at {len(data)} bytes")
         starts[i] = offset
         offset += _POINT.itemsize + 8 * track_length(data, offset + _POINT.itemsize - 8)[0]
     if offset != len(data):
@@ -212,7 +207,7 @@ def _read_points_binary(path: Path) -> Points:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Lines with their numbers, without comments; one at a time, as a list of short ones takes many times the file."""
+    """(number, line) without comments. An iterator, as a list of short lines takes many times the file's memory."""
     for number, line in enumerate(io.BytesIO(_content(path)), 1):
         if line.startswith(b"#"):
             continue
@@ -232,7 +227,7 @@ def _read_cameras_text(path: Path) -> _Cameras:
         if not line:
             continue
         try:
-            camera_id, model, width, height, *params = line.split(maxsplit=4 + _MOST_PARAMS)
+            camera_id, model, width, height, *params = line.split(maxsplit=4 + _MAX_PARAMS)
             values = int(camera_id), int(width), int(height), tuple(map(float, params))
         except ValueError:
             raise _bad_line(path, number, "CAMERA_ID MODEL WIDTH HEIGHT PARAMS", line) from None
@@ -266,7 +261,7 @@ def _read_points_text(path: Path) -> Points:
         try:
             _, x, y, z, r, g, b, *_ = line.split(maxsplit=7)
             values.extend((float(x), float(y), float(z), int(r), int(g), int(b)))
-        except (ValueError, OverflowError):  # the latter: integers that no float can hold
+        except (ValueError, OverflowError):  # OverflowError: integers beyond the range of floats
             raise _bad_line(path, number, "POINT3D_ID X Y Z R G B ERROR TRACK", line) from None
     table = np.array(values).reshape(-1, 6)
     return checked_points(path, table[:, :3], table[:, 3:])

@@ -1,6 +1,6 @@
-"""Intrinsics with lens distortion, and what it takes to turn a photo into that of a pinhole camera.
+"""Intrinsics with lens distortion, and undistortion to a pinhole camera by OpenCV.
 
-Distortion is handled once, on load, by OpenCV; the rest of the project knows pinholes only.
+Photos are undistorted when they are decoded; all other code knows pinhole cameras only.
 """
 
 import threading
@@ -11,18 +11,18 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-# The undistorted photo has the focal length of the original, or less where that brings in more of what was seen. Half
-# is the floor: beyond it a fisheye's rim is stretched over most of the picture, at the expense of its middle.
+# The undistorted photo has the focal length of the original, or a smaller one that keeps more of its border, down to
+# half: with less, the border of a fisheye photo would fill most of the pixels.
 _MIN_ZOOM = 0.5
 
 
 class Undistortion(NamedTuple):
-    """Where each pixel of the undistorted photo comes from.
+    """Position in the original photo of each pixel of the undistorted one.
 
     Attributes:
         map_xy: (H,W,2) int16, and
         map_fraction: (H,W) uint16: OpenCV's fixed-point maps for ``cv2.remap``.
-        valid: (H,W) bool, the pixel lies inside the original photo.
+        valid: (H,W) bool, the position is inside the original photo.
     """
 
     map_xy: np.ndarray
@@ -32,13 +32,13 @@ class Undistortion(NamedTuple):
 
 @dataclass(frozen=True)
 class Lens:
-    """Intrinsics of a photo as it is on disk.
+    """Intrinsics of a photo before undistortion.
 
     Attributes:
         width, height: px.
         fx, fy, cx, cy: px; the centre of the top-left pixel is (0.5, 0.5).
-        fisheye: the equidistant model of OpenCV's fisheye module instead of the rational model.
-        distortion: coefficients in OpenCV's order: k1 k2 p1 p2 [k3 [k4 k5 k6]], for a fisheye k1 k2 k3 k4; empty: none.
+        fisheye: OpenCV's fisheye (equidistant) model instead of its rational model.
+        distortion: coefficients in OpenCV's order: k1 k2 p1 p2 [k3 [k4 k5 k6]], fisheye: k1 k2 k3 k4; empty: none.
     """
 
     width: int
@@ -52,7 +52,7 @@ class Lens:
 
     @property
     def is_pinhole(self) -> bool:
-        """Whether straight lines stay straight; a fisheye bends them even with all coefficients zero."""
+        """Whether there is no distortion; a fisheye distorts even if all coefficients are zero."""
         return not self.fisheye and not any(self.distortion)
 
     def scaled(self, width: int, height: int) -> "Lens":
@@ -63,7 +63,7 @@ class Lens:
         )
 
     def pinhole(self) -> "Lens":
-        """The pinhole of the undistorted photo: same size and principal point, focal lengths at most zoomed out."""
+        """Intrinsics of the undistorted photo: same size and principal point, same or smaller focal lengths."""
         if self.is_pinhole:
             return replace(self, distortion=())
         zoom = _zoom_without_blank_sides(self)
@@ -71,11 +71,11 @@ class Lens:
 
 
 def undistortion(lens: Lens) -> Undistortion:
-    """Maps from ``lens.pinhole()`` back to ``lens``; photos that share a lens share them.
+    """Maps from ``lens.pinhole()`` to ``lens``, cached for the last few lenses.
 
-    Only the last few are kept: captures have either few lenses, or one per photo, whose maps serve only once.
+    Captures have either few lenses, or one per photo, whose maps are used once.
     """
-    with _maps_lock:  # several decoding threads ask for the same maps at the same time
+    with _maps_lock:  # decoding threads need the same maps at the same time
         return _undistortion(lens)
 
 
@@ -92,7 +92,7 @@ def _undistortion(lens: Lens) -> Undistortion:
         x, y = cv2.initUndistortRectifyMap(source, coefficients, None, target, size, cv2.CV_32FC1)
     inside = (x >= -0.5) & (x <= lens.width - 0.5) & (y >= -0.5) & (y <= lens.height - 0.5)  # false for NaN too
     valid = inside & (_pinhole_radius(lens.pinhole()) < _fold_radius(lens))
-    # int16 holds the map, so what lies outside must not overflow it; it is masked in any case.
+    # Positions outside would overflow the int16 of the map; they are masked by ``valid``.
     x, y = (np.where(valid, m, -1.0).astype(np.float32) for m in (x, y))
     return Undistortion(*cv2.convertMaps(x, y, cv2.CV_16SC2), valid)
 
@@ -103,15 +103,15 @@ def _matrix(lens: Lens) -> np.ndarray:
 
 
 def _pinhole_radius(pinhole: Lens) -> np.ndarray:
-    """(H,W) tangent of the angle between each pixel's ray and the optical axis."""
+    """(H,W) tangent of the angle between the ray of each pixel and the optical axis."""
     x = (np.arange(pinhole.width) + 0.5 - pinhole.cx) / pinhole.fx
     y = (np.arange(pinhole.height) + 0.5 - pinhole.cy) / pinhole.fy
     return np.hypot(x[None, :], y[:, None])
 
 
-@np.errstate(divide="ignore", over="ignore", invalid="ignore")  # at a pole, and beyond all numbers, it does not grow
+@np.errstate(divide="ignore", over="ignore", invalid="ignore")  # poles and overflows count as not increasing
 def _fold_radius(lens: Lens) -> float:
-    """Tangent of the angle up to which the radial polynomial grows; beyond it, it folds the picture back on itself."""
+    """Tangent of the angle up to which the radial polynomial increases; beyond it the mapping is not one-to-one."""
     r = np.linspace(0, 20, 20_001)[1:]
     if lens.fisheye:
         theta = np.arctan(r)
@@ -124,16 +124,16 @@ def _fold_radius(lens: Lens) -> float:
 
 
 def _zoom_without_blank_sides(lens: Lens) -> float:
-    """The factor on the focal lengths at which the sides of the pinhole photo touch the photographed area, at most 1.
+    """The factor on the focal lengths at which the undistorted photo has no blank pixels along its sides, at most 1.
 
-    Never zooms in: a blank rim is masked instead, so that nothing photographed is lost in the middle of a side.
+    It never zooms in, which would cut off parts of the photo; blank pixels are masked instead.
     """
     xs, ys = np.linspace(0, lens.width, 33), np.linspace(0, lens.height, 33)
     left, right = (np.stack([np.full_like(ys, x), ys], -1) for x in (0, lens.width))
     top, bottom = (np.stack([xs, np.full_like(xs, y)], -1) for y in (0, lens.height))
     rays = np.abs(_undistorted_rays(lens, np.concatenate([left, right, top, bottom])))
     left, right, top, bottom = np.nan_to_num(rays, nan=np.inf).clip(max=1e6).reshape(4, 33, 2)
-    # A side stays inside if its innermost ray, seen with the new focal length, lands on or beyond that side.
+    # A side has no blank pixels if its innermost ray, with the new focal length, lands on or beyond that side.
     reach = np.array([left[:, 0].min(), right[:, 0].min(), top[:, 1].min(), bottom[:, 1].min()])
     focal = np.array([lens.fx, lens.fx, lens.fy, lens.fy])
     to_side = np.array([lens.cx, lens.width - lens.cx, lens.cy, lens.height - lens.cy])
@@ -141,9 +141,9 @@ def _zoom_without_blank_sides(lens: Lens) -> float:
 
 
 def _undistorted_rays(lens: Lens, pixels: np.ndarray) -> np.ndarray:
-    """(N,2) pixel coordinates -> (N,2) x/z and y/z of their rays; NaN or infinite where the lens has none."""
+    """(N,2) pixel coordinates -> (N,2) x/z and y/z of their rays; NaN or infinite if OpenCV finds no ray."""
     points, coefficients = (pixels - 0.5)[:, None].astype(np.float64), np.array(lens.distortion)
     if lens.fisheye:
         rays = cv2.fisheye.undistortPoints(points, _matrix(lens), coefficients)[:, 0]
-        return np.where(np.abs(rays) > 1e5, np.inf, rays)  # OpenCV's marker for a ray that it did not find
+        return np.where(np.abs(rays) > 1e5, np.inf, rays)  # OpenCV's marker for "not found"
     return cv2.undistortPoints(points, _matrix(lens), coefficients)[:, 0]

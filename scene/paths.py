@@ -1,4 +1,4 @@
-"""Ways of a camera for videos: a circle around what the photos show, or through the places they were taken from."""
+"""Camera paths for videos: a circle around the scene, or through the given cameras."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,46 +13,45 @@ from compact_splats.utils.errors import InputError
 
 Array = np.ndarray
 
-MOST_ON_SPLINE = 24  # more places than that in a few seconds would shake the camera
-_LEAST_SPREAD = 1e-3  # mean squared sine between the axes and their mean: below some 2 degrees they have no crossing
-_CLOSED_GAP = 2.0  # a path closes where last and first camera are no further apart than so many times the median step
-_LAPS = 3  # of a closed path through orientations: the middle one knows of no ends
+MAX_KNOTS = 24  # of a spline: more would make the camera shake
+_MIN_SPREAD = 1e-3  # mean squared sine between the axes and their mean: below about 2 degrees they are parallel
+_CLOSED_GAP = 2.0  # a path is closed if its ends are at most this many median steps apart
+_LAPS = 3  # RotationSpline has no periodic boundary, so the middle of three laps is used
 
 
 def views_along(path: str, cameras: Sequence[Camera], num_frames: int, size: tuple[int, int]) -> list[Camera]:
-    """The frames of a video as cameras.
+    """The camera of each frame of a video.
 
     Args:
         path: "orbit", "spline" or "cameras".
-        cameras: at least one, in their order.
+        cameras: at least one, in order.
         num_frames: at least 1.
         size: (width, height) px.
 
     Returns:
-        ``num_frames`` cameras with the lens of the first one: scaled so that a frame of other proportions shows no more
-        than a photo does.
+        ``num_frames`` cameras with the intrinsics of the first one, scaled so that the frame lies inside its photo.
 
     Raises:
-        InputError: there is no such path through or around these cameras.
+        InputError: the cameras do not define such a path.
     """
     poses = {"orbit": orbit, "spline": spline, "cameras": eased}[path](cameras, num_frames)
-    lens = _fitted(cameras[0], *size)
+    camera = _resized(cameras[0], *size)
     return [
-        replace(lens, name=f"{i:05d}", world_to_camera=torch.from_numpy(pose).float()) for i, pose in enumerate(poses)
+        replace(camera, name=f"{i:05d}", world_to_camera=torch.from_numpy(pose).float()) for i, pose in enumerate(poses)
     ]
 
 
 def orbit(cameras: Sequence[Camera], num_frames: int) -> Array:
-    """A circle in the mean height and distance of the cameras around the point they look at, seen from all its places.
+    """A circle around the point that the cameras look at, with their mean height and distance.
 
-    Up is the mean up of the cameras. The circle begins in the direction of the first one, and the last frame stands
-    one step before it, so that a loop has no seam.
+    Up is the mean up direction of the cameras. The circle starts in the direction of the first camera. The last frame
+    is one step before the first, so that the video loops.
 
     Returns:
         (F,4,4) float64, world to camera.
 
     Raises:
-        InputError: the cameras look at no common point, or from straight above.
+        InputError: the cameras do not look at one point, or all are above it.
     """
     centres, rotations = _places(cameras)
     target, up = look_at_point(cameras), _unit(-rotations[:, 1].mean(0))
@@ -62,7 +61,7 @@ def orbit(cameras: Sequence[Camera], num_frames: int) -> Array:
     radius = np.linalg.norm(flat, axis=1).mean()
     start = flat[0] if np.linalg.norm(flat[0]) > 1e-6 * radius else flat[np.linalg.norm(flat, axis=1).argmax()]
     if not radius > 1e-3 * abs(height):
-        raise _no_orbit("cameras that all stand above it")
+        raise _no_orbit("are all straight above the point that they look at")
     first = _unit(start)
     second = np.cross(up, first)
     angles = 2 * np.pi * np.arange(num_frames)[:, None] / num_frames
@@ -71,18 +70,18 @@ def orbit(cameras: Sequence[Camera], num_frames: int) -> Array:
 
 
 def spline(cameras: Sequence[Camera], num_frames: int) -> Array:
-    """A smooth path exactly through the cameras, through 24 of them where there are more.
+    """A smooth path through the cameras, or through ``MAX_KNOTS`` of them.
 
-    Closed, with the last frame one step before the first, where the last camera stands near the first one.
+    It is closed, with the last frame one step before the first, if the last camera is near the first.
 
     Returns:
         (F,4,4) float64, world to camera.
 
     Raises:
-        InputError: there is a single camera.
+        InputError: there is only one camera.
     """
     if len(cameras) < 2:
-        raise InputError("--path spline", "cameras at 2 places or more", "1", "choose --path cameras")
+        raise InputError("--path spline needs at least 2 cameras, there is 1: choose --path cameras")
     centres, rotations = _places(thinned(cameras))
     is_closed = closes(centres)
     times = path_times(centres, is_closed)
@@ -91,13 +90,13 @@ def spline(cameras: Sequence[Camera], num_frames: int) -> Array:
 
 
 def spline_through(centres: Array, rotations: Array, times: Array, at: Array) -> Array:
-    """Poses on the spline through given ones.
+    """Poses on the spline through given poses.
 
     Args:
-        centres: (K,3) of the cameras, world units.
+        centres: (K,3) camera centres, world units.
         rotations: (K,3,3) world to camera.
-        times: (K,) ascending when the path is where; (K+1,) for a closed path, which is back at the first one then.
-        at: (F,) times asked for.
+        times: (K,) ascending, of the poses; (K+1,) for a closed path, the last for the return to the first pose.
+        at: (F,) times to evaluate.
 
     Returns:
         (F,4,4) float64, world to camera. Positions have continuous second derivatives.
@@ -114,58 +113,58 @@ def spline_through(centres: Array, rotations: Array, times: Array, at: Array) ->
 
 
 def eased(cameras: Sequence[Camera], num_frames: int) -> Array:
-    """From camera to camera, straight, slowly at both ends of each way.
+    """Straight from camera to camera, with zero speed at each.
 
     Returns:
-        (F,4,4) float64, world to camera; the first and the last are those of the first and the last camera.
+        (F,4,4) float64, world to camera, from the first camera to the last.
     """
     centres, rotations = _places(cameras)
     if len(cameras) == 1:
         return _poses(centres, rotations).repeat(num_frames, axis=0)
     at = np.linspace(0, len(cameras) - 1, num_frames)
     before = np.minimum(at.astype(int), len(cameras) - 2)
-    share = at - before
-    at = before + share**2 * (3 - 2 * share)
+    fraction = at - before
+    at = before + fraction**2 * (3 - 2 * fraction)
     turns = Slerp(np.arange(len(cameras)), Rotation.from_matrix(rotations))(at)
-    share = (at - before)[:, None]
-    return _poses((1 - share) * centres[before] + share * centres[before + 1], turns.as_matrix())
+    fraction = (at - before)[:, None]
+    return _poses((1 - fraction) * centres[before] + fraction * centres[before + 1], turns.as_matrix())
 
 
 def look_at_point(cameras: Sequence[Camera]) -> Array:
-    """(3,) the point nearest to all optical axes, by least squares.
+    """(3,) the point nearest to all optical axes, by least squares, world units.
 
     Raises:
-        InputError: the axes are next to parallel, or most cameras have the point behind them.
+        InputError: the axes are nearly parallel, or the point is behind most cameras.
     """
     centres, rotations = _places(cameras)
     axes = rotations[:, 2]
     across = np.eye(3) - axes[:, :, None] * axes[:, None, :]
     normal = across.mean(0)
-    if np.linalg.eigvalsh(normal)[0] < _LEAST_SPREAD:
-        raise _no_orbit("cameras that look in one direction")
+    if np.linalg.eigvalsh(normal)[0] < _MIN_SPREAD:
+        raise _no_orbit("all look in one direction")
     point = np.linalg.solve(normal, (across @ centres[:, :, None]).mean(0))[:, 0]
     if (((point - centres) * axes).sum(1) > 0).mean() < 0.5:
-        raise _no_orbit("cameras that look outwards")
+        raise _no_orbit("look outwards")
     return point
 
 
 def thinned(cameras: Sequence[Camera]) -> list[Camera]:
-    """At most ``MOST_ON_SPLINE`` of the cameras, evenly chosen, with the first and the last."""
-    chosen = np.linspace(0, len(cameras) - 1, min(len(cameras), MOST_ON_SPLINE)).round().astype(int)
+    """At most ``MAX_KNOTS`` of the cameras, evenly spaced, including the first and the last."""
+    chosen = np.linspace(0, len(cameras) - 1, min(len(cameras), MAX_KNOTS)).round().astype(int)
     return [cameras[i] for i in chosen]
 
 
 def closes(centres: Array) -> bool:
-    """Whether a path through these places (K,3) ends near enough to its beginning to go on there."""
+    """Whether a path through these camera centres (K,3) ends near its start."""
     steps = np.linalg.norm(np.diff(centres, axis=0), axis=1)
     return len(centres) > 2 and np.linalg.norm(centres[-1] - centres[0]) <= _CLOSED_GAP * np.median(steps)
 
 
 def path_times(centres: Array, is_closed: bool) -> Array:
-    """When a path is at its places (K,3): by the distances, so that the speed hardly changes; at the last one at 1.
+    """Times of the camera centres (K,3) of a path, in proportion to the distances, for a steady speed.
 
     Returns:
-        (K,) from 0 to 1, or (K+1,) of a closed path. Places that coincide get some time all the same.
+        (K,) from 0 to 1, or (K+1,) for a closed path. Strictly ascending, even between equal centres.
     """
     around = np.concatenate([centres, centres[:1]]) if is_closed else centres
     steps = np.linalg.norm(np.diff(around, axis=0), axis=1)
@@ -196,12 +195,12 @@ def _looking_at(target: Array, eye: Array, up: Array) -> Array:
 def _unit(vector: Array) -> Array:
     length = np.linalg.norm(vector)
     if not length > 1e-6:
-        raise _no_orbit("cameras without a common up")
+        raise _no_orbit("have no common up direction")
     return vector / length
 
 
-def _fitted(camera: Camera, width: int, height: int) -> Camera:
-    """The camera without its photo, at another size: enlarged until the frame lies inside the photo."""
+def _resized(camera: Camera, width: int, height: int) -> Camera:
+    """The camera at another size and without its photo, scaled so that the frame lies inside the photo."""
     scale = max(width / camera.width, height / camera.height)
     return replace(
         camera,
@@ -215,6 +214,8 @@ def _fitted(camera: Camera, width: int, height: int) -> Camera:
     )
 
 
-def _no_orbit(found: str) -> InputError:
-    expected = "cameras that look at one point from several sides"
-    return InputError("--path orbit", expected, found, "choose --path spline or --path cameras")
+def _no_orbit(problem: str) -> InputError:
+    return InputError(
+        "--path orbit needs cameras that look at one point from several sides, but these cameras "
+        f"{problem}: choose --path spline or --path cameras"
+    )

@@ -1,6 +1,6 @@
 """Ground-truth photos: decoded on first use, undistorted, resized, and kept as uint8.
 
-Their orientation tag is ignored on purpose: structure from motion ignores it, so poses refer to the stored pixels.
+The orientation tag is ignored, as structure from motion ignores it: poses refer to the stored pixels.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from compact_splats.utils.pictures import mask_values, open_picture, rgb_and_alp
 
 @dataclass(frozen=True, eq=False)
 class Photo:
-    """A photo and its mask, decoded on first use and then kept; safe to use from several threads.
+    """A photo and its mask, decoded on first use and then kept. Thread-safe.
 
     Attributes:
-        path: the photo on disk.
-        lens: its intrinsics, at its size on disk; a distorting one is undistorted to ``lens.pinhole()``.
+        path: the photo.
+        lens: intrinsics, at the size of the file. Distortion is removed: the result has ``lens.pinhole()``.
         size: (width, height) px to resize to.
-        mask_path: optional picture; pixels that are zero there are left out of the loss.
-        background: if given (0-255 grey), an alpha channel is composited on it; otherwise the alpha channel is a mask.
+        mask_path: optional picture; its zero pixels are left out of the loss.
+        background: (0-255 grey) to composite an alpha channel on; None: the alpha channel is a mask.
     """
 
     path: Path
@@ -43,12 +43,12 @@ class Photo:
         """(3,H,W) uint8 RGB.
 
         Raises:
-            InputError: the photo or its mask cannot be decoded, or changed its size since it was listed.
+            InputError: the photo or its mask can't be decoded, or the photo has another size than ``lens``.
         """
         return self._get()[0]
 
     def mask(self) -> Tensor | None:
-        """(H,W) bool, true where the pixel counts in the loss; None where all do.
+        """(H,W) bool, True where the pixel counts in the loss; None if all do.
 
         Raises:
             InputError: as for ``pixels``.
@@ -59,13 +59,14 @@ class Photo:
         """The same photo at another size, decoded; a pixel counts where most of its area does."""
         rgb, mask = self._get()
         pixels = _resize(np.ascontiguousarray(rgb.permute(1, 2, 0).numpy()), (width, height))
-        counts = None if mask is None else torch.from_numpy(_resize(mask.numpy().astype(np.uint8) * 255, (width, height)) > 127)
+        weight = None if mask is None else _resize(mask.numpy().astype(np.uint8) * 255, (width, height))
+        counts = None if weight is None else torch.from_numpy(weight > 127)
         small = replace(self, size=(width, height), _lock=threading.Lock(), _decoded=[])
         small._decoded.append((torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))), counts))
         return small
 
     def pin_memory(self) -> None:
-        """Move the decoded photo to where a GPU can fetch it while the CPU goes on.
+        """Move the decoded photo to page-locked memory, for asynchronous copies to a GPU.
 
         Raises:
             InputError: as for ``pixels``.
@@ -83,8 +84,10 @@ class Photo:
     def _decode(self) -> tuple[Tensor, Tensor | None]:
         rgb, alpha = _read_photo(self.path)
         if rgb.shape[:2] != (self.lens.height, self.lens.width):
-            found = f"{rgb.shape[1]}x{rgb.shape[0]}"
-            raise InputError(self.path, f"{self.lens.width}x{self.lens.height} px", found, "keep the files as they are")
+            raise InputError(
+                f"photo {self.path} changed while the scene was loaded: it is {rgb.shape[1]}x{rgb.shape[0]} px, not "
+                f"{self.lens.width}x{self.lens.height} px; load it again"
+            )
         if alpha is not None and self.background is not None:
             rgb, alpha = _composite(rgb, alpha, self.background), None
         weight = _combine(alpha, None if self.mask_path is None else _read_mask(self.mask_path, rgb.shape[:2]))
@@ -96,13 +99,13 @@ class Photo:
 
 
 def _read_photo(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
-    """(H,W,3) uint8 RGB and, if the file has one, (H,W) uint8 alpha."""
+    """(H,W,3) uint8 RGB and, if the file has alpha, (H,W) uint8 alpha."""
     with open_picture(path) as picture:
         return rgb_and_alpha(picture)
 
 
 def _read_mask(path: Path, shape: tuple[int, int]) -> np.ndarray:
-    """(H,W) uint8 of 0 and 255, brought to the photo's ``shape``; any channel that is not zero counts."""
+    """(H,W) uint8 of 0 and 255, resized to the photo's ``shape`` (H,W)."""
     with open_picture(path) as picture:
         mask = mask_values(picture)
     return cv2.resize(mask, shape[::-1], interpolation=cv2.INTER_NEAREST)
@@ -114,7 +117,7 @@ def _composite(rgb: np.ndarray, alpha: np.ndarray, background: int) -> np.ndarra
 
 
 def _combine(a: np.ndarray | None, b: np.ndarray | None) -> np.ndarray | None:
-    """The smaller of two weights, where None is weight 255 everywhere."""
+    """The minimum of two weights; None is 255 everywhere."""
     if a is None or b is None:
         return b if a is None else a
     return np.minimum(a, b)

@@ -1,18 +1,13 @@
-"""Trained models on disk: the 3DGS PLY that every viewer of the field opens.
-
-Point clouds of captures are another matter, see ``scene.points``.
-"""
+"""The PLY of a trained model, in the layout of 3DGS. For point clouds see ``scene.points``."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import numpy as np
-from plyfile import PlyData, PlyElement
 
-from compact_splats.scene.ply_file import read_table
+from compact_splats.scene.ply_file import Columns, read_element, write_elements
 from compact_splats.utils.errors import InputError
-from compact_splats.utils.files import atomic_write
 from compact_splats.utils.floats import to_float32
 
 _COLUMNS_OF = {
@@ -25,80 +20,74 @@ _COLUMNS_OF = {
 _REST_COUNTS = tuple(3 * ((degree + 1) ** 2 - 1) for degree in range(4))  # 0, 9, 24, 45
 
 
-def write(path: str | Path, rows: dict[str, np.ndarray]) -> None:
+def write(path: str | Path, arrays: dict[str, np.ndarray]) -> None:
     """Write a model, values before activation.
 
     Args:
         path: the file; replaced in one move.
-        rows: float32 arrays in the shapes of ``GaussianModel.parameters``.
+        arrays: float32, by name and in the shapes of ``GaussianModel.parameters``.
 
     Raises:
         InputError: the file cannot be written.
     """
-    num = len(rows["means"])
-    rest = rows["sh_rest"].transpose(0, 2, 1)  # channel-major: all of red, then green, then blue
-    rest = rest.reshape(num, 3 * rows["sh_rest"].shape[1])
+    num = len(arrays["means"])
+    rest = arrays["sh_rest"].transpose(0, 2, 1)  # channel-major: all of red, then green, then blue
+    rest = rest.reshape(num, 3 * arrays["sh_rest"].shape[1])
     columns = {
-        ("x", "y", "z"): rows["means"],
+        _COLUMNS_OF["means"]: arrays["means"],
         ("nx", "ny", "nz"): np.zeros((num, 3), np.float32),
-        _COLUMNS_OF["sh_dc"]: rows["sh_dc"].reshape(num, 3),
+        _COLUMNS_OF["sh_dc"]: arrays["sh_dc"].reshape(num, 3),
         tuple(f"f_rest_{i}" for i in range(rest.shape[1])): rest,
-        _COLUMNS_OF["opacity_logits"]: rows["opacity_logits"],
-        _COLUMNS_OF["log_scales"]: rows["log_scales"],
-        _COLUMNS_OF["quats"]: rows["quats"],
+        _COLUMNS_OF["opacity_logits"]: arrays["opacity_logits"],
+        _COLUMNS_OF["log_scales"]: arrays["log_scales"],
+        _COLUMNS_OF["quats"]: arrays["quats"],
     }
     names = [name for group in columns for name in group]
     table = np.ascontiguousarray(np.concatenate(list(columns.values()), axis=1), "<f4")
-    vertices = table.view([(name, "<f4") for name in names]).reshape(num)
-    with atomic_write(path, num_bytes=table.nbytes) as temporary:
-        PlyData([PlyElement.describe(vertices, "vertex")], byte_order="<").write(str(temporary))
+    write_elements(path, {"vertex": table.view([(name, "<f4") for name in names]).reshape(num)})
 
 
 def read(path: str | Path) -> dict[str, np.ndarray]:
-    """Read a model of SH degree 0 to 3, whatever the order of its properties; extra ones are passed over.
+    """Read a model of SH degree 0 to 3, its properties in any order; extra ones are ignored.
 
     Args:
         path: a PLY file with a ``vertex`` element in the 3DGS layout.
 
     Returns:
-        Float32 arrays in the shapes of ``GaussianModel.parameters``; ``sh_rest`` has as many coefficients as the file.
+        Float32 arrays, by name and in the shapes of ``GaussianModel.parameters``, of the file's SH degree.
 
     Raises:
-        InputError: no such file, not a PLY, properties missing, a number of SH properties that belongs to no degree,
-            or values that are not finite.
+        InputError: no such file, not a PLY, missing properties, SH properties of no whole degree, or values that are
+            not finite.
     """
     path = Path(path)
-    vertices = read_table(path, "vertex", "save or download the model again")
+    vertices = read_element(path, "vertex", "save or download the model again")
     names = set(vertices)
     missing = [name for group in _COLUMNS_OF.values() for name in group if name not in names]
     if missing:
-        raise InputError(
-            path, "the properties of a 3DGS model", f"none named {', '.join(missing)}", "give a trained model"
-        )
+        raise InputError(f"{path} is no 3DGS model: its vertices have no {', '.join(missing)}; give a trained model")
     num_rest = sum(name.startswith("f_rest_") for name in names)
     rest_names = [f"f_rest_{i}" for i in range(num_rest)]
     if num_rest not in _REST_COUNTS or not names.issuperset(rest_names):
         counts = ", ".join(map(str, _REST_COUNTS))
-        raise InputError(path, f"f_rest_0 and on, {counts} of them", f"{num_rest}", "give a model of SH degree 0 to 3")
+        raise InputError(
+            path, f"{counts} properties f_rest_0, f_rest_1, ...", f"{num_rest}", "give a model of SH degree 0 to 3"
+        )
     num = len(vertices["x"])
-    rows = {row: _table(path, vertices, columns) for row, columns in _COLUMNS_OF.items()}
-    rows["sh_dc"] = rows["sh_dc"].reshape(num, 1, 3)
+    arrays = {name: _table(path, vertices, columns) for name, columns in _COLUMNS_OF.items()}
+    arrays["sh_dc"] = arrays["sh_dc"].reshape(num, 1, 3)
     rest = _table(path, vertices, rest_names).reshape(num, 3, num_rest // 3)
-    rows["sh_rest"] = np.ascontiguousarray(rest.transpose(0, 2, 1))
-    return rows
+    arrays["sh_rest"] = np.ascontiguousarray(rest.transpose(0, 2, 1))
+    return arrays
 
 
-def _table(path: Path, vertices: dict[str, np.ndarray], names: list[str] | tuple[str, ...]) -> np.ndarray:
+def _table(path: Path, vertices: Columns, names: list[str] | tuple[str, ...]) -> np.ndarray:
     table = np.empty((len(vertices["x"]), len(names)), np.float32)
     for column, name in enumerate(names):
         table[:, column] = to_float32(vertices[name])
     bad = np.argwhere(~np.isfinite(table))
     if len(bad):
         row, column = map(int, bad[0])
-        raise InputError(
-            path,
-            "finite values",
-            f"{names[column]} = {table[row, column]} in vertex {row}",
-            "repair the model or train it again",
-        )
+        value = f"{names[column]} = {table[row, column]} in vertex {row}"
+        raise InputError(path, "finite values", value, "repair the model or train it again")
     return table

@@ -1,11 +1,13 @@
-"""Tables of numbers in PLY files, ascii and binary of either byte order, with every count checked against the file.
+"""PLY files: the one reader and the one writer of their elements.
 
-Reads one element. Lists are passed over in other elements, and refused in this one. Writing is left to plyfile.
+Reads ascii and binary of either byte order, and checks every count against the file's size. An element with list
+properties is skipped, or refused where it is the one to read. Writes binary_little_endian.
 """
 
 import os
 import re
 import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -13,8 +15,9 @@ from typing import BinaryIO
 import numpy as np
 
 from compact_splats.utils.errors import InputError
-from compact_splats.utils.files import open_file
+from compact_splats.utils.files import atomic_write, open_file
 
+Columns = dict[str, np.ndarray]  # the properties of an element, by name: (N,) each
 _MAX_HEADER = 1 << 16  # bytes
 _MAX_COUNT = 1 << 48  # so that sizes stay far within 64 bits
 _BYTE_ORDER = {"ascii": "", "binary_little_endian": "<", "binary_big_endian": ">"}
@@ -25,13 +28,16 @@ _KINDS = {
 }
 
 
+_NAMES = {"u1": "uchar", "u4": "uint", "f4": "float"}  # of the types that are written
+
+
 class _Broken(ValueError):
-    """What is wrong with a file: what was expected, and what was found."""
+    """What is wrong with a file: expected and found."""
 
 
 @dataclass(frozen=True)
 class _Element:
-    """An element of the header; the kind of a list is a pair, of its length and of its items."""
+    """An element of the header; the type of a list is a pair: of its length and of its items."""
 
     name: str
     count: int
@@ -46,41 +52,88 @@ class _Element:
         return np.dtype([(name, order + kind) for name, kind in self.kinds.items()])
 
 
-def read_table(path: str | Path, name: str, fix: str) -> dict[str, np.ndarray]:
-    """Read one element.
+# ---- writing ----
+
+
+def write_elements(path: str | Path, elements: Mapping[str, np.ndarray]) -> None:
+    """Write a file of elements.
+
+    Args:
+        path: the file; replaced in one move.
+        elements: structured arrays (N,) of little-endian columns, by the element's name.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    with atomic_write(path, num_bytes=sum(table.nbytes for table in elements.values())) as temporary:
+        with open(temporary, "wb") as file:
+            for part in _parts(elements):
+                file.write(part)
+
+
+def _parts(elements: Mapping[str, np.ndarray]) -> Iterator[bytes | memoryview]:
+    """The bytes of the file, piece by piece: the arrays are not copied."""
+    lines = ["ply", "format binary_little_endian 1.0"]
+    for name, table in elements.items():
+        lines.append(f"element {name} {len(table)}")
+        lines += [f"property {_NAMES[kind.lstrip('<|')]} {column}" for column, kind in table.dtype.descr]
+    yield "\n".join([*lines, "end_header", ""]).encode("ascii")
+    for table in elements.values():
+        yield np.ascontiguousarray(table).view(np.uint8).data
+
+
+# ---- reading ----
+
+
+def read_elements(path: str | Path, names: Sequence[str], fix: str) -> dict[str, Columns]:
+    """Read elements of a file.
 
     Args:
         path: a PLY file.
-        name: of the element.
-        fix: what the user can do where the file is none, for the message.
+        names: of the elements; what follows the last of them is not read.
+        fix: what the user can do about a broken file, for the message.
 
     Returns:
-        Arrays (N,) by name of their property, in the file's order; float64 from a text.
+        For each of ``names`` that the file has, arrays (N,) by property, in the file's order; float64 from ascii.
 
     Raises:
-        InputError: no such file, no PLY, one that is shorter than its header says, no such element, or lists in it.
+        InputError: no such file, no PLY, one that is shorter than its header says, or lists in one of these elements.
     """
     with open_file(path, "a PLY file", "check the path") as file:
         try:
-            return _read(file, os.path.getsize(path), name)
+            return _read(file, os.path.getsize(path), names)
         except _Broken as error:
             raise InputError(path, *error.args, fix) from error
 
 
-def _read(file: BinaryIO, num_bytes: int, name: str) -> dict[str, np.ndarray]:
+def read_element(path: str | Path, name: str, fix: str) -> Columns:
+    """Read one element, see :func:`read_elements`.
+
+    Raises:
+        InputError: as there, or the file has no such element.
+    """
+    elements = read_elements(path, [name], fix)
+    if name not in elements:
+        raise InputError(path, f"the element '{name}'", "none", fix)
+    return elements[name]
+
+
+def _read(file: BinaryIO, num_bytes: int, names: Sequence[str]) -> dict[str, Columns]:
     order, elements, start = _header(file.read(_MAX_HEADER))
     file.seek(start)
-    for element in elements:
+    last = max((i for i, element in enumerate(elements) if element.name in names), default=-1)
+    found = {}
+    for element in elements[: last + 1]:
         _check_count(element, num_bytes - file.tell(), is_text=not order)
-        if element.name == name:
-            return _columns(file, element, order)
-        if not order:
+        if element.name in names:
+            found[element.name] = _columns(file, element, order)
+        elif not order:
             _skip_lines(file, element.count)
         elif element.has_lists:
             _skip_lists(file, element, order)
         else:
             file.seek(element.count * element.dtype(order).itemsize, os.SEEK_CUR)
-    raise _Broken(f"a PLY file with the element '{name}'", ", ".join(each.name for each in elements)[:80] or "none")
+    return found
 
 
 # ---- header ----
@@ -136,10 +189,10 @@ def _add_property(element: _Element, words: list[str]) -> None:
 
 
 def _check_count(element: _Element, num_bytes: int, is_text: bool) -> None:
-    """Nothing is made room for, and no row is looked for, that cannot be in the bytes that follow."""
+    """Refuse a count that the bytes left cannot hold, before any memory is allocated for it."""
     if is_text:
-        row_size = 2 * len(element.kinds) or 1  # a digit and what separates it from the next one
-        missing = 1  # after the last one
+        row_size = 2 * len(element.kinds) or 1  # a digit and a separator
+        missing = 1  # no separator after the last digit
     else:
         kinds = [kind[0] if isinstance(kind, tuple) else kind for kind in element.kinds.values()]
         row_size, missing = sum(int(kind[1]) for kind in kinds), 0
@@ -148,16 +201,16 @@ def _check_count(element: _Element, num_bytes: int, is_text: bool) -> None:
         raise _Broken(expected, f"{max(num_bytes, 0):,} bytes")
 
 
-def _columns(file: BinaryIO, element: _Element, order: str) -> dict[str, np.ndarray]:
+def _columns(file: BinaryIO, element: _Element, order: str) -> Columns:
     if element.has_lists:
         raise _Broken(f"numbers as '{element.name}' of a PLY file", "lists")
     if not order:
         table = _numbers(file, element.count * len(element.kinds)).reshape(element.count, len(element.kinds))
         return dict(zip(element.kinds, table.T, strict=True))
-    rows = np.fromfile(file, element.dtype(order), element.count)
-    if len(rows) != element.count:  # the file has become shorter
-        raise _Broken(f"{element.count:,} rows of '{element.name}'", f"{len(rows):,}")
-    return {name: rows[name] for name in element.kinds}
+    table = np.fromfile(file, element.dtype(order), element.count)
+    if len(table) != element.count:  # the file has become shorter
+        raise _Broken(f"{element.count:,} rows of '{element.name}'", f"{len(table):,}")
+    return {name: table[name] for name in element.kinds}
 
 
 def _numbers(file: BinaryIO, count: int) -> np.ndarray:
@@ -165,7 +218,7 @@ def _numbers(file: BinaryIO, count: int) -> np.ndarray:
     if not count:
         return np.empty(0)
     try:
-        with warnings.catch_warnings():  # what is no number ends the array, with a warning in numpy before 2.4
+        with warnings.catch_warnings():  # numpy before 2.4 warns where it meets something else than a number
             warnings.simplefilter("ignore", DeprecationWarning)
             numbers = np.fromfile(file, np.float64, count, sep=" ")
     except ValueError:
@@ -182,7 +235,7 @@ def _skip_lines(file: BinaryIO, count: int) -> None:
 
 
 def _skip_lists(file: BinaryIO, element: _Element, order: str) -> None:
-    """Walk over rows whose lengths stand in them; where the file is too short, reading the next length says so."""
+    """Skip the rows of an element with lists, one by one; the next length fails where the file is too short."""
     for _ in range(element.count):
         for kind in element.kinds.values():
             num_bytes = int(kind[-1][1]) if isinstance(kind, tuple) else int(kind[1])

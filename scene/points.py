@@ -1,7 +1,4 @@
-"""The points a scene starts from: read from a PLY file, or drawn at random where there is none.
-
-The PLY files of trained models are another matter, see ``scene.ply``.
-"""
+"""The point cloud that training starts from: read from a PLY, or random points. For models see ``scene.ply``."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ import torch
 from torch import Tensor
 
 from compact_splats.scene.cameras import Camera
-from compact_splats.scene.ply_file import read_table
+from compact_splats.scene.ply_file import read_element
 from compact_splats.utils.errors import InputError
 from compact_splats.utils.floats import to_float32
 
@@ -40,7 +37,7 @@ def checked_points(source: Path, xyz: np.ndarray, rgb: np.ndarray) -> Points:
     xyz = to_float32(xyz)
     bad = ~(np.isfinite(xyz).all(axis=1) & ((rgb >= 0) & (rgb <= 255)).all(axis=1))
     if bad.any():
-        found = f"{bad.sum()} others of {len(bad)}, the first at index {np.flatnonzero(bad)[0]}"
+        found = f"{bad.sum()} of {len(bad)} points otherwise, the first at index {np.flatnonzero(bad)[0]}"
         raise InputError(source, "finite positions and colours in 0..255", found, "copy the file again or rebuild it")
     return Points(torch.from_numpy(xyz), torch.from_numpy(np.ascontiguousarray(rgb, dtype=np.uint8)))
 
@@ -55,7 +52,7 @@ def random_points_in_view(cameras: tuple[Camera, ...], num_points: int, generato
     """Grey points in the volume that the cameras see, each drawn from a random camera, pixel and depth.
 
     Depths reach to twice the distance of the point that the cameras look at: the one closest to all optical axes. For
-    cameras that do not look at it (all look outwards, or in parallel), twice the cameras' spread takes its place.
+    cameras that do not look at one point (outwards, or in parallel), depths reach to twice the cameras' spread.
 
     Args:
         cameras: at least one.
@@ -83,22 +80,22 @@ def random_points_in_view(cameras: tuple[Camera, ...], num_points: int, generato
 
 
 def _closest_to_axes(centres: Tensor, axes: Tensor) -> Tensor:
-    """(3,) point with the least squared distance to the lines; for parallel ones, one far from all."""
+    """(3,) point with the least squared distance to the lines; far away if they are parallel."""
     across = torch.eye(3, dtype=axes.dtype) - axes[:, :, None] * axes[:, None, :]
     return torch.linalg.pinv(across.sum(dim=0), rtol=1e-6) @ torch.einsum("nij,nj->i", across, centres)
 
 
 def read_points_ply(path: Path) -> Points:
-    """Read a point cloud: an element ``vertex`` with x y z and, unless it is to be grey, red green blue.
+    """Read a point cloud: an element ``vertex`` with x y z, and red green blue or else grey.
 
     Raises:
-        InputError: the file is missing, broken, or laid out otherwise.
+        InputError: the file is missing or broken, or has no x, y and z.
     """
     fix = "export it again or remove it"
-    vertices = read_table(path, "vertex", fix)
+    vertices = read_element(path, "vertex", fix)
     missing = [name for name in "xyz" if name not in vertices]
     if missing:
-        raise InputError(path, "a point cloud with x, y and z", f"none named {', '.join(missing)}", fix)
+        raise InputError(path, "vertices with x, y and z", f"no {', '.join(missing)}", fix)
     xyz = np.stack([vertices[name] for name in "xyz"], axis=1)
     colours = [vertices.get(name) for name in ("red", "green", "blue")]
     if any(colour is None for colour in colours):

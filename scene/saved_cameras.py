@@ -1,5 +1,6 @@
-"""The cameras of a run, read back from its ``cameras.json``, so that no photo has to be there for new views."""
+"""``cameras.json`` of a run folder, as in 3DGS: the cameras without the scene and its photos."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -7,27 +8,47 @@ import numpy as np
 import torch
 
 from compact_splats.scene.cameras import Camera
-from compact_splats.scene.frames import checked_lens, rigid_motion
 from compact_splats.scene.lens import Lens
+from compact_splats.scene.posed_photo import checked_lens, rigid_motion
 from compact_splats.utils.errors import InputError, brief
 from compact_splats.utils.files import read_json
 
 _FILE = "the cameras of a run"
 _FIX = "train again, or give the scene with -s"
-_NUMBERS = ("width", "height", "fx", "fy")
+
+
+def camera_entries(cameras: Iterable[Camera]) -> list[dict[str, Any]]:
+    """The content of ``cameras.json``.
+
+    Returns:
+        For each camera its centre in world units, its camera-to-world rotation by rows, and the intrinsics in px. 3DGS
+        has no cx and cy; its viewers ignore them.
+    """
+    return [
+        {
+            "id": index,
+            "img_name": camera.name,
+            "width": camera.width,
+            "height": camera.height,
+            "position": camera.centre.tolist(),
+            "rotation": camera.world_to_camera[:3, :3].T.tolist(),
+            "fy": camera.fy,
+            "fx": camera.fx,
+            "cx": camera.cx,
+            "cy": camera.cy,
+        }
+        for index, camera in enumerate(cameras)
+    ]
 
 
 def read_cameras(path: Path) -> tuple[Camera, ...]:
-    """Read a ``cameras.json`` of ours or of 3DGS, which has no principal point: it is taken to be the centre.
-
-    Args:
-        path: of the file.
+    """Read a ``cameras.json`` of this project or of 3DGS; without cx and cy the principal point is the centre.
 
     Returns:
-        The cameras in the order of their names, without photos.
+        The cameras sorted by name, without photos.
 
     Raises:
-        InputError: no such file, or it does not hold cameras.
+        InputError: the file does not exist or does not hold cameras.
     """
     entries = read_json(path, _FILE, _FIX)
     if not isinstance(entries, list) or not entries:
@@ -38,7 +59,7 @@ def read_cameras(path: Path) -> tuple[Camera, ...]:
 def _camera(path: Path, entry: Any) -> Camera:
     try:
         name = entry["img_name"]
-        width, height, fx, fy = (float(entry[key]) for key in _NUMBERS)
+        width, height, fx, fy = (float(entry[key]) for key in ("width", "height", "fx", "fy"))
         cx, cy = float(entry.get("cx", width / 2)), float(entry.get("cy", height / 2))
         centre = np.array(entry["position"], np.float64).reshape(3)
         to_world = np.array(entry["rotation"], np.float64).reshape(3, 3)

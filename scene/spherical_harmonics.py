@@ -1,4 +1,4 @@
-"""The real spherical harmonics in the order and with the signs of 3DGS, for what is not the rasterizer."""
+"""Real spherical harmonics in the order and with the signs of 3DGS, for code other than the rasterizer."""
 
 import math
 
@@ -7,15 +7,15 @@ from torch import Tensor
 
 
 def sh_basis(directions: Tensor, degree: int) -> Tensor:
-    """Evaluate them  [docs/math.md eq. 11].
+    """Evaluate the basis functions  [docs/math.md eq. 11].
 
     Args:
         directions: (M,3) floats of length one.
         degree: 0 to 3.
 
     Returns:
-        (M, (degree + 1)^2) of the same dtype, the constant one first. The same bits on all machines, since one IEEE
-        addition, subtraction or multiplication follows the other.
+        (M, (degree + 1)^2) of the same dtype, the constant first. Only IEEE additions, subtractions and
+        multiplications in a fixed order, so the bits are the same on all machines.
     """
     x, y, z = directions.unbind(1)
 

@@ -1,6 +1,6 @@
-"""Data sets that describe their cameras in JSON: Blender (NeRF synthetic), nerfstudio and instant-ngp.
+"""Reader of transforms.json: data sets of Blender (NeRF synthetic), nerfstudio and instant-ngp.
 
-Poses there are camera to world with OpenGL axes (x right, y up, z backward). The world is left as it is.
+Their poses are camera to world with OpenGL axes (x right, y up, z backward). World axes are not changed.
 """
 
 import math
@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from compact_splats.scene.frames import Frame, checked_lens, rigid_motion, safe_name
 from compact_splats.scene.lens import Lens
+from compact_splats.scene.posed_photo import PosedPhoto, checked_lens, rigid_motion, safe_name
 from compact_splats.utils.errors import InputError, brief
 from compact_splats.utils.files import read_json
 from compact_splats.utils.pictures import picture_size
@@ -25,40 +25,40 @@ _BROWN = ("OPENCV", "FULL_OPENCV", "SIMPLE_RADIAL", "RADIAL")
 _FIX = "correct the file or export it again"
 
 
-def read_transforms(path: Path, images: str) -> tuple[list[Frame], Path | None]:
+def read_transforms(path: Path, images: str) -> tuple[list[PosedPhoto], Path | None]:
     """Read a transforms file.
 
     Args:
         path: the JSON file; photos are relative to its folder.
-        images: folder that stands in for ``images/`` at the beginning of the files' paths.
+        images: folder that replaces ``images/`` at the beginning of the paths in the file.
 
     Returns:
-        The frames in the file's order (those whose photo is missing may lack a true lens), and the point cloud that the
-        file names, if it does.
+        The photos in the order of the file (the lens of a missing photo may be a dummy), and the path of the point
+        cloud, None if the file names none.
 
     Raises:
-        InputError: the file is broken, or says what cannot be.
+        InputError: the file is broken or contains impossible values.
     """
     table = read_json(path, "JSON", _FIX)
     if not isinstance(table, dict) or not isinstance(table.get("frames"), list):
-        raise InputError(path, "an object with a list 'frames'", "none", _FIX)
-    frames = []
+        raise InputError(f"{path} contains no list 'frames'; {_FIX}")
+    photos = []
     for index, entry in enumerate(table["frames"]):
         if not isinstance(entry, dict):
             raise InputError(path, f"an object as frame {index}", brief(entry), _FIX)
-        frames.append(_frame(path, ChainMap(entry, table), images))
+        photos.append(_posed_photo(path, ChainMap(entry, table), images))
     points = table.get("ply_file_path")
-    return frames, None if points is None else path.parent / _name(path, points)
+    return photos, None if points is None else path.parent / _name(path, points)
 
 
-def _frame(path: Path, entry: Mapping[str, Any], images: str) -> Frame:
+def _posed_photo(path: Path, entry: Mapping[str, Any], images: str) -> PosedPhoto:
     name = _name(path, entry.get("file_path"))
     parts = PurePosixPath(name).parts
     in_images = parts[0] == "images" and len(parts) > 1
     photo = _with_suffix(path.parent / PurePosixPath(images if in_images else parts[0], *parts[1:]))
     name = str(PurePosixPath(*parts[in_images:-1], photo.name))
     mask = entry.get("mask_path")
-    return Frame(
+    return PosedPhoto(
         name=name,
         path=photo,
         lens=_lens(path, entry, _with_suffix(path.parent / PurePosixPath(*parts)), photo),
@@ -74,7 +74,7 @@ def _name(path: Path, name: Any) -> str:
 
 
 def _with_suffix(photo: Path) -> Path:
-    """The photo itself or, where paths come without it as in Blender data sets, with its suffix."""
+    """The path with its suffix, which Blender data sets leave out."""
     candidates = [photo, *(photo.with_name(photo.name + suffix) for suffix in _SUFFIXES)]
     missing = photo if photo.suffix in _SUFFIXES else candidates[1]
     return next((candidate for candidate in candidates if isfile(candidate)), missing)
@@ -83,11 +83,11 @@ def _with_suffix(photo: Path) -> Path:
 def _world_to_camera(path: Path, name: str, matrix: Any) -> np.ndarray:
     try:
         camera_to_world = np.array(matrix, dtype=np.float64)
-    except (TypeError, ValueError, OverflowError):  # the last: integers that no float can hold
+    except (TypeError, ValueError, OverflowError):  # OverflowError: integers beyond the range of floats
         camera_to_world = np.empty(0)
     if camera_to_world.shape not in ((4, 4), (3, 4)):
         raise InputError(path, f"a 4x4 transform_matrix of '{name}'", brief(matrix), _FIX)
-    with np.errstate(invalid="ignore"):  # what is not finite is refused by name
+    with np.errstate(invalid="ignore"):  # rigid_motion refuses what is not finite
         rotation = camera_to_world[:3, :3] @ _FLIP_YZ
     pose = rigid_motion(path, name, rotation, camera_to_world[:3, 3])
     world_to_camera = np.eye(4)
@@ -97,16 +97,16 @@ def _world_to_camera(path: Path, name: str, matrix: Any) -> np.ndarray:
 
 
 def _lens(path: Path, entry: Mapping[str, Any], original: Path, photo: Path) -> Lens:
-    """The lens of one frame, whose entry has the file's global values filled in.
+    """The lens of an entry, in which the file's global values are filled in.
 
-    Without w and h its size is that of the ``original`` photo, which the file names, not of the reduced ``photo``.
+    Without w and h, its size is that of the ``original`` photo named in the file, not of the reduced ``photo``.
     """
 
     def number(key: str, default: float | None = None) -> float | None:
         value = entry.get(key)
-        if value is None:  # also where the file says null
+        if value is None:  # missing or null
             return default
-        # The bound keeps out infinities, NaN and integers that no float can hold, all of which Python's JSON reads.
+        # The bound excludes infinities, NaN and integers beyond the range of floats, which Python's JSON reads.
         if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e30:
             raise InputError(path, f"a number for '{key}'", brief(value), _FIX)
         return float(value)
@@ -114,13 +114,13 @@ def _lens(path: Path, entry: Mapping[str, Any], original: Path, photo: Path) -> 
     width, height = number("w"), number("h")
     if width is None or height is None:
         if isfile(photo) and not isfile(original):
-            raise InputError(path, f"w and h, or the photo {original}", "neither", "add the size in pixels as w and h")
-        # Where both are missing the photo is left out later, so that its lens does not matter.
+            raise InputError(f"{path} contains no w and h, and {original} does not exist; add w and h in px")
+        # A missing photo is left out later: its lens does not matter.
         width, height = picture_size(original) if isfile(original) else (1, 1)
     fx = number("fl_x", _focal_length(number("camera_angle_x"), width))
     fy = number("fl_y", _focal_length(number("camera_angle_y"), height))
     if fx is None and fy is None:
-        raise InputError(path, "fl_x or camera_angle_x", "neither", "add the focal length in pixels as fl_x")
+        raise InputError(f"{path} contains neither fl_x nor camera_angle_x; add the focal length in px as fl_x")
     fx, fy = (fy if fx is None else fx), (fx if fy is None else fy)
     fisheye, distortion = _distortion(path, entry, number)
     centre = number("cx", width / 2), number("cy", height / 2)
@@ -128,7 +128,7 @@ def _lens(path: Path, entry: Mapping[str, Any], original: Path, photo: Path) -> 
 
 
 def _focal_length(angle: float | None, size: float) -> float | None:
-    """px, from a field of view in radians; 0, which no lens has, where the angle is out of range."""
+    """px, from a field of view in radians; 0, which ``checked_lens`` refuses, if the angle is out of range."""
     return None if angle is None else 0.5 * size / math.tan(0.5 * angle) if 0 < angle < math.pi else 0.0
 
 

@@ -1,7 +1,8 @@
 """Fixtures that several test files share. Fixtures of one file stay in that file."""
 
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,35 @@ def deterministic() -> Iterator[None]:
     torch.use_deterministic_algorithms(True)
     yield
     torch.use_deterministic_algorithms(before)
+
+
+@pytest.fixture
+def read_only() -> Iterator[Callable[[Path], Path]]:
+    """Makes a folder read-only for this process, also for root: writes by Python code raise ``PermissionError``."""
+    if not _hooked:
+        sys.addaudithook(_refuse_writes)
+        _hooked.append(True)
+
+    def protect(folder: Path) -> Path:
+        _read_only_folders.append(folder.resolve())
+        return folder
+
+    yield protect
+    _read_only_folders.clear()
+
+
+_hooked: list[bool] = []
+_read_only_folders: list[Path] = []
+_WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+
+
+def _refuse_writes(event: str, arguments: tuple) -> None:
+    is_write = event in ("os.mkdir", "os.remove", "os.rename") or event == "open" and arguments[2] & _WRITES
+    if not (_read_only_folders and is_write) or isinstance(arguments[0], int):
+        return
+    path = Path(os.fsdecode(arguments[0])).absolute()
+    if any(path.is_relative_to(folder) for folder in _read_only_folders):
+        raise PermissionError(f"[Errno 13] Permission denied: '{path}'")
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ import zlib
 import numpy as np
 import torch
 
-from compact_splats.compression import Viewpoints
+from compact_splats.compression import ColorBasis
 
 PRELUDE = struct.Struct("<8sIIIII")  # magic, version, bytes of JSON, bytes of the table, streams, checksum
 CHECKSUM_AT = PRELUDE.size - 4
@@ -24,13 +24,13 @@ def model_rows(num: int, num_rest: int = 15, seed: int = 0) -> dict[str, np.ndar
     return rows
 
 
-def viewpoints_around(num: int, cosine: float = 0.8) -> Viewpoints:
-    """Some that look at the origin from random places about 4 away."""
+def basis_of_views(num: int, cosine: float = 0.8) -> ColorBasis:
+    """Of viewpoints that look at the origin from random places about 4 away."""
     rng = np.random.default_rng(num)
     positions = rng.standard_normal((num, 3)).astype(np.float32)
     positions *= 4 / np.linalg.norm(positions, axis=1, keepdims=True)
     directions = np.rint(positions * (-127 / 4))
-    return Viewpoints(torch.from_numpy(positions).double(), torch.from_numpy(directions).double(), cosine)
+    return ColorBasis(torch.from_numpy(positions).double(), torch.from_numpy(directions).double(), cosine)
 
 
 def sorted_rows(rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -19,20 +19,20 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-import plyfile
 import torch
 
 from compact_splats.arguments import TrainConfig
 from compact_splats.arguments.config import SCHEDULES
 from compact_splats.arguments.schedule import FAST, FULL, OptimizerPhase, Schedule
 from compact_splats.demo.scene import write_demo_scene
+from compact_splats.scene import ply_file
 from compact_splats.training import state_file
 from compact_splats.training.run import train
 
@@ -96,7 +96,7 @@ def training(config: TrainConfig, moment: str = "", die_at: int = 0) -> None:
     if moment == "checkpoint":
         state_file._HashingWriter.write = slow_state_write
     if moment == "PLY":
-        plyfile.PlyData.write = slow_write
+        ply_file._parts = slow_parts
     train(config)
 
 
@@ -107,14 +107,12 @@ def slow_state_write(self: Any, data: bytes, write=state_file._HashingWriter.wri
     return write(self, data)
 
 
-def slow_write(self: plyfile.PlyData, path: str, write=plyfile.PlyData.write) -> None:
+def slow_parts(elements: dict, parts=ply_file._parts) -> Iterator[memoryview]:
     """PLYs, too."""
-    write(self, path)
-    content = Path(path).read_bytes()
-    with open(path, "wb", buffering=0) as file:
-        for start in range(0, len(content), 20_000):
+    for part in parts(elements):
+        for start in range(0, len(part), 20_000):
             time.sleep(0.01)
-            file.write(content[start : start + 20_000])
+            yield part[start : start + 20_000]
 
 
 def ended(child: int, timeout: float = 0) -> int | None:

@@ -1,7 +1,8 @@
-"""A small suite for the tests of sweeps: two of a table's three scenes, and the stages as functions of this process."""
+"""A small suite for tests: two of the three scenes of a table, and stages that run in this process."""
 
 import json
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -23,13 +24,13 @@ STAGES = ["train", "render", "metrics", "render time", "compact_splats.suite.com
 
 
 class Killed(BaseException):
-    """Stands for the end of the process: nothing that comes after it runs."""
+    """Simulates the end of the process: no handler of InputError or OSError catches it."""
 
 
 class InProcess:
-    """Runs the stages' programs as functions, and notes which; ``hook`` gets the words of each after it has run.
+    """Runs the programs of stages as functions, and records their names; calls ``hook`` with the words after each.
 
-    With ``kill_after`` all is over once so many have run.
+    Raises :class:`Killed` after ``kill_after`` programs.
     """
 
     def __init__(self):
@@ -63,7 +64,7 @@ class InProcess:
         {"train": train, "render": render, "metrics": metrics, "compress": compress}[name].main(argv)
 
     def taken(self) -> list[str]:
-        """What has run since the last call."""
+        """The programs that have run since the last call."""
         ran, self.ran = self.ran, []
         return ran
 
@@ -88,7 +89,7 @@ def entries(out: Path) -> dict[str, dict]:
 
 
 def figures(out: Path) -> dict[str, tuple]:
-    """What of a table does not depend on the machine's speed, with the models' bytes."""
+    """The figures that do not depend on the speed of the machine, and the bytes of the models."""
     return {
         name: (run["state"], run["quality"], run["gaussians"], run["mb"], (out / name / PLY).read_bytes())
         for name, run in entries(out).items()
@@ -101,3 +102,20 @@ def quality_of(run: Path, method: str) -> dict[str, float]:
 
 def files_in(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process runs and is no zombie (Linux)."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def wait_for(condition, seconds: float = 120):
+    """The value of the condition, once it is true."""
+    end = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < end, f"not true within {seconds} s"
+        time.sleep(0.05)
+    return value

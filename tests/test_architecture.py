@@ -15,8 +15,7 @@ ROOMS = (
     "demo", "commands",
 )  # fmt: skip
 BESIDE_EACH_OTHER = ("viewer", "suite", "photogrammetry", "demo")  # above compression, none imports another
-# A training shows itself in the viewer where a run wants that; the suite starts the scripts by their paths.
-ALLOWED = {("training", "viewer"), ("suite", "commands")}
+ALLOWED = {("suite", "commands")}  # it starts the scripts by their paths
 ENGINE_FROM = {"diff_gaussian_rasterization": "scene", "simple_knn": "scene"}  # rooms below know no engine
 PACKAGE = "compact_splats"
 

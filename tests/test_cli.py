@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from compact_splats.arguments import RenderConfig, TrainConfig, pick_device
+from compact_splats.arguments import TrainConfig, pick_device
 from compact_splats.arguments.options import from_json, to_json
+from compact_splats.arguments.render import RenderConfig
 from compact_splats.arguments.schedule import FAST, FULL
 from compact_splats.utils.errors import InputError
 
@@ -162,7 +163,7 @@ def test_bad_flags_of_train_are_one_line(words):
 
 @pytest.mark.parametrize("argv", [[], ["-s", "scene"], ["--final-budget", "5"]])
 def test_what_training_cannot_do_without_is_asked_for(argv):
-    with pytest.raises(InputError, match="give it"):
+    with pytest.raises(InputError, match="is missing"):
         TrainConfig.from_command_line(argv)
 
 

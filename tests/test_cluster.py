@@ -1,4 +1,4 @@
-"""Jobs on a Ray cluster: what is lost is begun again and goes on, what fails stays alone, what can't work says so."""
+"""Jobs on a Ray cluster: lost jobs start again and continue, a failed job stops no other, errors are one line."""
 
 import functools
 import json
@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from suite_cases import is_alive, wait_for
 
 from compact_splats.demo.scene import write_demo_scene
 from compact_splats.suite import cluster, execute, on_node, report, stages
@@ -47,7 +48,7 @@ def two_nodes() -> Iterator[SimpleNamespace]:
 
 @pytest.fixture
 def joined(two_nodes, monkeypatch) -> SimpleNamespace:
-    """The cluster, known to be reachable, and named as a user can name it."""
+    """The cluster by its address in RAY_ADDRESS; whether it can be joined is not checked again."""
     monkeypatch.setenv("RAY_ADDRESS", two_nodes.address)
     monkeypatch.setattr(cluster, "_check_address", lambda address: None)
     return two_nodes
@@ -68,7 +69,7 @@ def run(function: Callable, jobs: list, **changes) -> Iterator:
 
 
 def work(job: SimpleNamespace) -> str:
-    """A few steps, each noted with its process; one job's process is killed midway, and one job can't be done."""
+    """Write steps with the process of each; one job is killed in the middle, and one fails."""
     if job.name == "fails":
         raise ValueError("no such luck")
     job.folder.mkdir(parents=True, exist_ok=True)
@@ -142,7 +143,7 @@ def test_a_job_that_is_lost_each_time_is_given_up_in_one_line(joined, make_jobs)
 
     ((_, result),) = run(die, make_jobs("a"), retries=1)
     assert isinstance(result, InputError)
-    assert "2 lost ones" in str(result) and "\n" not in str(result)
+    assert "lost 2 times" in str(result) and "\n" not in str(result)
 
 
 def test_closing_ends_the_tasks_and_the_programs_they_run(joined, make_jobs):
@@ -161,13 +162,13 @@ def test_closing_ends_the_tasks_and_the_programs_they_run(joined, make_jobs):
 
 def test_a_node_without_the_project_is_named(joined, make_jobs, monkeypatch, tmp_path):
     monkeypatch.setattr(cluster, "ROOT", tmp_path / "elsewhere")
-    with pytest.raises(InputError, match=r"^node \S+: expected this project at \S+elsewhere, found nothing; let all "):
+    with pytest.raises(InputError, match=r"^node \S+ does not see this project at \S+elsewhere: all "):
         list(run(work, make_jobs("a")))
 
 
 @pytest.mark.parametrize("wanted, found", [({"gpus": 2}, "1 CPUs and 2 GPUs"), ({"cpus": 64}, "64 CPUs and 0 GPUs")])
 def test_more_than_any_node_has_is_said_and_not_waited_for(joined, make_jobs, wanted, found):
-    with pytest.raises(InputError, match=f"--ray auto: expected a node with {found} for a run, found .*1 and 0; ask"):
+    with pytest.raises(InputError, match=f"--ray auto: a run needs {found}, the nodes have .*1 and 0: use"):
         list(run(work, make_jobs("a"), **wanted))
 
 
@@ -176,23 +177,23 @@ def test_gpus_are_used_only_where_there_are_some(joined, make_jobs):
 
 
 @pytest.mark.parametrize(
-    "address, found", [("127.0.0.1:1", "no answer within 2 s"), ("nonsense", "'Invalid address format: nonsense'")]
+    "address, found", [("127.0.0.1:1", "no answer within 2 s"), ("nonsense", "Invalid address format: nonsense")]
 )
 def test_a_cluster_that_is_not_there(make_jobs, monkeypatch, address, found):
     pytest.importorskip("ray", reason="requirements-ray.txt is not installed")
     monkeypatch.setattr(cluster, "PATIENCE", 2 if "no answer" in found else 60)
-    with pytest.raises(InputError, match=f"^--ray {address}: expected .* can be joined, found {found}; start"):
+    with pytest.raises(InputError, match=rf"^the Ray cluster --ray {address} can't be joined \({found}\): start"):
         list(run(work, make_jobs("a"), address=address))
 
 
 def test_without_the_package(make_jobs, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(InputError, match="--ray: expected the package ray, found .* requirements-ray.txt"):
+    with pytest.raises(InputError, match="--ray needs the package ray .* requirements-ray.txt"):
         list(run(work, make_jobs("a")))
 
 
 def test_a_sweep_that_loses_a_worker_gives_the_table_of_an_undisturbed_one(joined, tmp_path, monkeypatch):
-    """By the whole of test.py but for the stages, which run within the workers: it saves the starts of programs."""
+    """The whole of test.py, except that stages run within the workers, which is faster."""
     data, table = tmp_path / "data", tmp_path / "budget.txt"
     table.write_text(TABLE)
     for seed, (scene, images) in enumerate((("bicycle", "images_4"), ("train", "images"))):
@@ -232,7 +233,7 @@ def run_script(words, log, *environment) -> str | None:
 
 
 def run_job_and_die_once(job) -> dict:
-    """What a task does; the first that has trained the bicycle is killed as it begins to render."""
+    """A task; the first that has trained the bicycle is killed before it renders."""
     from compact_splats.suite import stages
 
     notes = job.folder / "ran"
@@ -251,7 +252,7 @@ def run_job_and_die_once(job) -> dict:
 
 
 def runs_in(output: Path) -> list[tuple]:
-    """What of a sweep's runs does not depend on the machine's speed, with the models' bytes."""
+    """The figures that do not depend on the speed of the machine, and the bytes of the models."""
     runs = json.loads((output / "suite.json").read_text())["runs"]
     ply = "point_cloud/iteration_12/point_cloud.ply"
     names = ("folder", "state", "error", "quality", "gaussians", "mb")
@@ -259,32 +260,13 @@ def runs_in(output: Path) -> list[tuple]:
 
 
 class TestOnNode:
-    """What a task looks for before it begins; no cluster is needed for that."""
+    """What a task checks before it starts; no cluster is needed."""
 
     def test_what_is_not_shared_is_named(self, tmp_path):
         problem, _ = on_node.run_task(b"", "project", {str(tmp_path): "one", "/no/such/scene": "the scene"}, "lock")
-        assert str(InputError(*problem)).startswith("node ")
-        assert "expected the scene at /no/such/scene, found nothing" in str(InputError(*problem))
+        assert problem.startswith("node ") and "does not see the scene at /no/such/scene" in problem
 
     def test_a_package_that_the_node_lacks(self, tmp_path, monkeypatch):
         monkeypatch.setattr(sys, "path", list(sys.path))
         problem, _ = on_node.run_task(b"cno_such_package\nname\n.", str(tmp_path), {}, "lock")
-        assert "found 'No module named 'no_such_package''; install" in str(InputError(*problem))
-
-
-def is_alive(pid: int) -> bool:
-    """Whether a process runs; one that only waits to be collected does not."""
-    status = Path(f"/proc/{pid}/stat")
-    try:
-        return status.read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
-def wait_for(condition: Callable, seconds: float = 20):
-    """What the condition gives once it is true."""
-    end = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < end, "waited for in vain"
-        time.sleep(0.05)
-    return value
+        assert "(No module named 'no_such_package'): install" in problem

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 import torch_reference as reference
-from gsz_cases import viewpoints_around
+from gsz_cases import basis_of_views
 
-from compact_splats.compression import Viewpoints, compact_streams, decode, encode
+from compact_splats.compression import ColorBasis, compact_streams, decode, encode
 from compact_splats.compression.axes import close_to_identity
 from compact_splats.compression.compact import CompactQuantizer, CompactSettings
 from compact_splats.compression.compact_code import BENDS, MAX_CODE, THINNEST, weight_of
@@ -43,9 +43,9 @@ def arrays(rows: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
 
 
 def fitted(
-    rows: dict[str, torch.Tensor], viewpoints: Viewpoints | None = None, **settings: float
+    rows: dict[str, torch.Tensor], color_basis: ColorBasis | None = None, **settings: float
 ) -> tuple[CompactQuantizer, dict[str, torch.Tensor]]:
-    quantizer = CompactQuantizer(CompactSettings(**settings), viewpoints)
+    quantizer = CompactQuantizer(CompactSettings(**settings), color_basis)
     prepared = quantizer.prepared(rows)
     quantizer.fit(prepared)
     return quantizer, prepared
@@ -56,7 +56,7 @@ def fitted(
 @pytest.mark.parametrize("num", [0, 1, 2, 500, 3000])
 def test_decoding_gives_what_was_rendered(num, num_rest, viewpoints):
     """decode(encode(rows)) is quantized(rows) in Morton order, equal in every bit, with and without a basis."""
-    quantizer, rows = fitted(random_rows(num, num_rest), viewpoints_around(viewpoints))
+    quantizer, rows = fitted(random_rows(num, num_rest), basis_of_views(viewpoints))
     decoded = decode(quantizer.encode(arrays(rows)))
     stored = quantizer.quantized(rows)
     order = np.argsort(places_on_curve(quantizer.code.shape_codes(rows)), kind="stable")
@@ -67,10 +67,10 @@ def test_decoding_gives_what_was_rendered(num, num_rest, viewpoints):
 
 def test_blocks_hold_the_same_model(monkeypatch):
     """Bit for bit, and the file grows by little more than their tables: 3000 Gaussians in five blocks, and in one."""
-    rows, viewpoints = arrays(random_rows(3000)), viewpoints_around(20)
-    one = encode(rows, viewpoints=viewpoints)
+    rows, color_basis = arrays(random_rows(3000)), basis_of_views(20)
+    one = encode(rows, color_basis=color_basis)
     monkeypatch.setattr(compact_streams, "BLOCK", 700)
-    five = encode(rows, viewpoints=viewpoints)
+    five = encode(rows, color_basis=color_basis)
     decoded = decode(five)
     sizes = {name: len(stream) for name, stream in unpack(five)[1].items()}
     assert sizes["tables.4"] > 4 and sizes["symbols.4"] > 4 and "tables.5" not in sizes
@@ -142,13 +142,13 @@ def test_values_are_within_half_a_step():
     ratios = [(after[:, :1] - each[:, 1:]).clamp(0, THINNEST) for each in (before, after)]
     bent = [each / (1 + torch.tensor(BENDS) * each) for each in ratios]
     assert (bent[1] - bent[0]).abs().max() <= code.scale_step / 2 + 1e-5
-    turned = (stored["quats"] - rows["quats"])[:, 1:].abs() * weight_of(code.shape_codes(rows)["quat_weights"])
+    turned = (stored["quats"] - rows["quats"])[:, 1:].abs() * weight_of(code.shape_codes(rows).quat_weights)
     assert turned.max() <= code.quat_step / 2 + 1e-5
     inside = [(each["means"].double() - torch.tensor(code.centre)) / code.spread for each in (rows, stored)]
     moved = [each / (1 + each.abs()) * (1 << (code.position_bits - 1)) for each in inside]
-    depths = code.shape_codes(rows)["depths"]
+    depths = code.shape_codes(rows).depths
     assert ((moved[1] - moved[0]).abs().amax(1) * 2**depths).max() <= 0.5 + 1e-2
-    weights = weight_of(code.shape_codes(rows)["weights"])
+    weights = weight_of(code.shape_codes(rows).weights)
     luma = (stored["sh_dc"] - rows["sh_dc"]).mean(2)[:, 0]
     assert (luma.abs() * weights).max() <= code.dc_step / 2 + 1e-5
 
@@ -160,7 +160,7 @@ def test_weights_grow_with_opacity_and_size():
     rows["log_scales"][:3] = torch.tensor([[-4.0] * 3, [-4.0] * 3, [-2.0] * 3])
     rows["opacity_logits"][:3] = torch.tensor([[-3.0], [3.0], [3.0]])
     quantizer, rows = fitted(rows)
-    weights = weight_of(quantizer.code.shape_codes(rows)["weights"])
+    weights = weight_of(quantizer.code.shape_codes(rows).weights)
     assert weights[0] < weights[1] < weights[2]
     assert 2.0**-6 <= weights.min() and weights.max() <= 2.0**6
 
@@ -168,19 +168,20 @@ def test_weights_grow_with_opacity_and_size():
 @pytest.mark.parametrize("sign", [1, -1])
 def test_what_the_largest_codes_and_steps_stand_for_is_finite(sign):
     """With the largest numbers that a header may hold, and all cameras in one place: no reader needs to look."""
-    one_place = Viewpoints(torch.full((32, 3), -1e30).double(), torch.full((32, 3), 127.0).double(), -1.0)
+    one_place = ColorBasis(torch.full((32, 3), -1e30).double(), torch.full((32, 3), 127.0).double(), -1.0)
     quantizer, rows = fitted(random_rows(3000), one_place)
     largest = dict.fromkeys(("scale_step", "opacity_step", "quat_step", "dc_step", "rest_step"), 1e20)
     basis = torch.full((45, 45), 127, dtype=torch.int8)
-    code = replace(quantizer.code, position_bits=14, centre=(1e30,) * 3, spread=1e30, basis=basis, **largest)
+    code = replace(quantizer.code, position_bits=14, centre=(1e30,) * 3, spread=1e30, pca_basis=basis, **largest)
     codes = quantizer.code.shape_codes(rows)
-    codes |= {name: torch.zeros_like(codes[name]) for name in ("weights", "quat_weights", "ratios")}
-    codes |= {"cells": torch.full((3000, 3), 2**14 - 1), "places": torch.full((3000, 3), 2**7 - 1)}
-    codes |= {"depths": torch.full((3000,), 7), "rest": torch.full((3000, 45), sign * 32767)}
-    codes |= {name: torch.full((3000, 3), sign * 32767) for name in ("quats", "dc")}
-    codes |= {name: torch.full((3000, 1), sign * 32767) for name in ("opacity", "size")}
-    frames = code.frames()
-    values = code.values(codes | code.frame_indices(codes, frames), frames)
+    largest_codes = {name: torch.zeros_like(getattr(codes, name)) for name in ("weights", "quat_weights", "ratios")}
+    largest_codes |= {"cells": torch.full((3000, 3), 2**14 - 1), "places": torch.full((3000, 3), 2**7 - 1)}
+    largest_codes |= {"depths": torch.full((3000,), 7), "rest": torch.full((3000, 45), sign * 32767)}
+    largest_codes |= {name: torch.full((3000, 3), sign * 32767) for name in ("quats", "dc")}
+    largest_codes |= {name: torch.full((3000, 1), sign * 32767) for name in ("opacity", "size")}
+    codes, bases = replace(codes, **largest_codes), code.cell_bases()
+    codes.basis_index = code.basis_index(codes, bases)
+    values = code.values(codes, bases)
     assert all(row.isfinite().all() for row in values.values())
     assert values["sh_rest"].abs().max() > 3.4e38 * 1e20 / 1e30  # with steps up to 1e30 it would not be
 
@@ -200,7 +201,7 @@ def test_places_are_finer_where_more_is_to_be_seen():
     rows["log_scales"][:3] = torch.tensor([[-3.0] * 3, [-3.0] * 3, [-3.0, -5.0, -7.0]])
     rows["opacity_logits"][:3] = torch.tensor([[-3.0], [3.0], [3.0]])
     quantizer, rows = fitted(rows, position_step=0.005)
-    depths = quantizer.code.shape_codes(rows)["depths"]
+    depths = quantizer.code.shape_codes(rows).depths
     assert depths[0] < depths[1] < depths[2]
     step = quantizer.code.spread / 2 ** (quantizer.code.position_bits - 1 + float(depths.float().median()))
     size = float(rows["log_scales"].sort(1).values[:, 1:].mean(1).median().exp())
@@ -214,7 +215,7 @@ def test_rotations_of_needles_are_stored_finer():
         row[:3] = row[0].clone()
     rows["log_scales"][:3] = torch.tensor([[-3.0, -3.0, -3.0], [-3.0, -3.0, -4.0], [-3.0, -3.0, -6.0]])
     quantizer, _ = fitted(rows)
-    ball, disc, thin_disc = weight_of(quantizer.code.shape_codes(rows)["quat_weights"])[:3]
+    ball, disc, thin_disc = weight_of(quantizer.code.shape_codes(rows).quat_weights)[:3]
     assert ball.unique().numel() == 1
     assert ball[2] == disc[2] == thin_disc[2], "about its axis a disc is a ball"
     for axis in (0, 1):
@@ -248,7 +249,7 @@ def test_coarser_steps_make_smaller_files():
 @pytest.mark.parametrize("viewpoints", [0, 20])
 def test_the_penalty_falls_where_the_file_gets_smaller(viewpoints):
     """Its gradient shrinks the coefficients, reaches nothing else, and following it makes the file smaller."""
-    quantizer, rows = fitted(random_rows(2000), viewpoints_around(viewpoints), rate=1.0)
+    quantizer, rows = fitted(random_rows(2000), basis_of_views(viewpoints), rate=1.0)
     leaves = {name: row.clone().requires_grad_() for name, row in rows.items()}
     quantizer.penalty(leaves).backward()
     assert all(leaf.grad is None for name, leaf in leaves.items() if name != "sh_rest")

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from gsz_cases import model_rows, raw_file, same_bits, table_entry, with_right_checksum
 
+import compact_splats
 from compact_splats.compression import FormatError, decode, encode, formats, read_model, write_gsz
 from compact_splats.compression.container import MAX_HEADER, MAX_STREAMS, lzma_pack, lzma_unpack, pack, unpack
 from compact_splats.compression.morton import morton_cells, morton_codes, morton_order
@@ -279,3 +280,8 @@ def test_an_old_file_stays_where_the_new_one_cannot_be_encoded_or_written(tmp_pa
 
 
 # ---- the package ----
+
+
+def test_encode_and_decode_are_names_of_the_package():
+    """As docs/gsz.md shows them."""
+    assert compact_splats.encode is encode and compact_splats.decode is decode

@@ -105,7 +105,7 @@ def test_the_user_is_told_what_was_found_and_what_to_type(found):
     assert TrainConfig.from_command_line(words).source_path == found
     partly = {**report, "registered": 3, "left_out": ["a.jpg", "b\n.jpg", "c.jpg"], "other_parts": [2]}
     said = describe(partly, found)
-    assert "a.jpg, b .jpg, c.jpg: they match too little" in said and "of 2 photos" in said and "in between" in said
+    assert "a.jpg, b .jpg, c.jpg: too few matches" in said and "of 2 photos" in said and "in between" in said
 
 
 def test_train_reads_the_scene_and_its_smaller_photos(found):
@@ -130,7 +130,7 @@ def test_what_is_written_is_named_in_the_manual(found):
     assert len(listing(found / "input")) == NUM_PHOTOS
 
 
-def test_formats_sizes_masks_and_strangers_in_one_folder(given, tmp_path):
+def test_formats_sizes_masks_and_other_files_in_one_folder(given, tmp_path):
     """What belongs together is put together; what does not is named, and nothing is asked of the user."""
     photos, views = tmp_path / "my photos", [Image.open(path) for path in sorted((given / "images").iterdir())]
     photos.mkdir()
@@ -205,10 +205,10 @@ def place(seed: int) -> np.ndarray:
 @pytest.mark.parametrize(
     ("picture", "num_photos", "said"),
     [
-        (blank, 1, "two photos or more, found 1"),
-        (blank, 3, "3 of 3 almost blank"),
-        (place, 3, "no two of the 3 photos that match"),
-        (lambda seed: place(0), 3, "several sides"),
+        (blank, 1, "contains 1 photo,"),
+        (blank, 3, "3 of 3 photos have almost no features"),
+        (place, 3, "no two of the 3 photos match"),
+        (lambda seed: place(0), 3, "no two have enough parallax"),
     ],
     ids=["one photo", "blank photos", "different places", "a camera that does not move"],
 )

@@ -12,11 +12,11 @@ import pytest
 from PIL import ExifTags, Image
 
 from compact_splats.arguments.convert import ConvertConfig
-from compact_splats.photogrammetry.frames import STEP, choose_frames, measure_frames, ready_frames
+from compact_splats.photogrammetry.frames import STEP, choose_frames, extract_frames, measure_frames
 from compact_splats.photogrammetry.pairs import NEIGHBOURS, is_sequential, pairs_to_match
-from compact_splats.photogrammetry.photos import find_photos, ready_photos, safe_names
+from compact_splats.photogrammetry.photos import find_photos, prepare_photos, safe_names
+from compact_splats.photogrammetry.scene_folder import FEATURES_BYTES, OUTPUTS, REPORT, check_free_space, new_scene
 from compact_splats.photogrammetry.stages import Stages
-from compact_splats.photogrammetry.workplace import FEATURES_BYTES, OUTPUTS, REPORT, check_room, new_scene
 from compact_splats.utils.errors import InputError
 from compact_splats.utils.pictures import open_picture
 from compact_splats.utils.signals import StopRequest
@@ -42,7 +42,7 @@ def corner_colours(pixels: np.ndarray) -> np.ndarray:
 
 def prepare(folder: Path, work: Path, masks: Path | None = None):
     work.mkdir()
-    return ready_photos(folder, find_photos(folder), masks, work, quiet(), 2)
+    return prepare_photos(folder, find_photos(folder), masks, work, quiet(), 2)
 
 
 # ---- flags ----
@@ -82,8 +82,8 @@ def test_the_layout_of_3dgs_is_named_by_one_flag():
     [
         ([], "python convert.py PHOTOS_OR_VIDEO -o SCENE"),
         (["photos"], "name it with -o"),
-        (["photos", "-s", "place"], "leave one out"),
-        (["-o", "scene", "-s", "place"], "leave one out"),
+        (["photos", "-s", "place"], "-s can.t be combined"),
+        (["-o", "scene", "-s", "place"], "-s can.t be combined"),
         ([*NEEDED, "--camera", "OPENCV"], "--model OPENCV"),
         ([*NEEDED, "--camera", "two"], "shared or each"),
         ([*NEEDED, "--model", "FOV"], "--model"),
@@ -91,8 +91,8 @@ def test_the_layout_of_3dgs_is_named_by_one_flag():
         ([*NEEDED, "--frames", "-3"], "--frames"),
         ([*NEEDED, "--max-size", "10"], "--max-size"),
         ([*NEEDED, "--seed", "-1"], "--seed"),
-        ([*NEEDED, "--colmap", "x"], "known flags"),
-        ([*NEEDED, "more"], "known flags"),
+        ([*NEEDED, "--colmap", "x"], "unknown argument"),
+        ([*NEEDED, "more"], "unknown argument"),
     ],
 )
 def test_bad_flags_of_convert_are_one_line(words, said):
@@ -147,9 +147,9 @@ def test_photos_are_found_below_in_the_order_of_their_numbers(tmp_path):
 def test_less_than_two_photos_are_refused(tmp_path, names):
     for name in names:
         (tmp_path / name).touch()
-    with pytest.raises(InputError, match="two photos or more"):
+    with pytest.raises(InputError, match="at least 2 photos"):
         find_photos(tmp_path)
-    with pytest.raises(InputError, match="nothing"):
+    with pytest.raises(InputError, match="does not exist"):
         find_photos(tmp_path / "absent")
 
 
@@ -191,13 +191,13 @@ def test_every_orientation_becomes_upright(tmp_path, orientation):
     exif[ExifTags.Base.Model] = "box"
     for name in ("a.jpg", "b.jpg"):
         stored.save(photos / name, exif=exif, quality=95)
-    ready = prepare(photos, tmp_path / "work")
-    with Image.open(ready.folder / ready.photos[0].name) as written:
+    inputs = prepare(photos, tmp_path / "work")
+    with Image.open(inputs.folder / inputs.photos[0].name) as written:
         assert written.size == seen.size
         assert (corner_colours(np.asarray(written)) == (CORNERS > 127)).all()
         assert written.getexif().get(ExifTags.Base.Orientation, 1) == 1
         assert written.getexif()[ExifTags.Base.Model] == "box"
-    untouched = (photos / "a.jpg").read_bytes() == (ready.folder / "a.jpg").read_bytes()
+    untouched = (photos / "a.jpg").read_bytes() == (inputs.folder / "a.jpg").read_bytes()
     assert untouched == (orientation == 1)
 
 
@@ -212,16 +212,16 @@ def test_all_kinds_of_photos_are_made_ready_and_broken_ones_named(tmp_path):
     (photos / "j.jpg").write_bytes((photos / "IMG_1.jpg").read_bytes()[:-300])
     (photos / "k.jpg").write_bytes(b"no photo")
     before = {path.name: path.read_bytes() for path in photos.iterdir()}
-    ready = prepare(photos, tmp_path / "work")
-    assert set(ready.unreadable) == {"j.jpg", "k.jpg"}
-    names = {photo.source: photo.name for photo in ready.photos}
+    inputs = prepare(photos, tmp_path / "work")
+    assert set(inputs.unreadable) == {"j.jpg", "k.jpg"}
+    names = {photo.source: photo.name for photo in inputs.photos}
     assert names["IMG_1.jpg"] == "IMG_1.jpg" and names["IMG_1.png"] == "IMG_1_2.png" and names["c.heic"] == "c.jpg"
     for source, name in names.items():
-        with Image.open(ready.folder / name) as written:
+        with Image.open(inputs.folder / name) as written:
             assert written.mode in ("RGB", "L") and written.format in ("JPEG", "PNG") and written.size == (96, 64)
             if source != "h.jpg":
                 assert (corner_colours(np.asarray(written.convert("RGB"))) == (CORNERS > 127)).all(), source
-    assert len({photo.lens for photo in ready.photos}) == 1
+    assert len({photo.lens for photo in inputs.photos}) == 1
     assert {path.name: path.read_bytes() for path in photos.iterdir()} == before
 
 
@@ -258,15 +258,15 @@ def test_masks_and_alpha_leave_the_same_out(tmp_path):
     Image.fromarray(corners()).transpose(Image.Transpose.ROTATE_90).save(photos / "turned.jpg", exif=exif)
     Image.fromarray(half[::2, ::2]).save(masks / "named.jpg.png")
     Image.fromarray(half).transpose(Image.Transpose.ROTATE_90).save(masks / "turned.png")  # as the photo is stored
-    ready = prepare(photos, tmp_path / "work", masks)
-    assert [photo.has_mask for photo in ready.photos] == [True, True, False, True]
+    inputs = prepare(photos, tmp_path / "work", masks)
+    assert [photo.has_mask for photo in inputs.photos] == [True, True, False, True]
     for name in ("alpha.png", "named.jpg", "turned.jpg"):
-        with Image.open(ready.masks / f"{name}.png") as mask:
+        with Image.open(inputs.masks / f"{name}.png") as mask:
             np.testing.assert_array_equal(np.asarray(mask), half)
 
 
 @pytest.mark.parametrize(
-    ("name", "size", "said"), [("x.png", (96, 64), "masks of"), ("a.png", (64, 64), "proportions")]
+    ("name", "size", "said"), [("x.png", (96, 64), "no mask of"), ("a.png", (64, 64), "proportions")]
 )
 def test_masks_that_do_not_belong_to_the_photos_are_refused(tmp_path, name, size, said):
     photos, masks = tmp_path / "photos", tmp_path / "masks"
@@ -280,7 +280,7 @@ def test_masks_that_do_not_belong_to_the_photos_are_refused(tmp_path, name, size
 
 
 def test_only_convert_opens_heic(tmp_path):
-    """The readers of strangers' scenes keep to their list of formats."""
+    """The readers of untrusted scenes keep to their list of formats."""
     Image.fromarray(corners()).save(tmp_path / "a.heic")
     with pytest.raises(InputError), open_picture(tmp_path / "a.heic"):
         pass
@@ -306,10 +306,10 @@ def test_frames_are_upright(tmp_path, turns):
     """Phones store what the sensor sees, and in the file how to turn it."""
     stored = np.ascontiguousarray(np.rot90(corners(), -turns))
     write_video(tmp_path / "v.mp4", [stored] * 3, 90 * turns)
-    ready = ready_frames(tmp_path / "v.mp4", 0, tmp_path, quiet())
-    assert [photo.name for photo in ready.photos] == ["frame_000000.jpg", "frame_000001.jpg", "frame_000002.jpg"]
-    for photo in ready.photos:
-        with Image.open(ready.folder / photo.name) as frame:
+    inputs = extract_frames(tmp_path / "v.mp4", 0, tmp_path, quiet())
+    assert [photo.name for photo in inputs.photos] == ["frame_000000.jpg", "frame_000001.jpg", "frame_000002.jpg"]
+    for photo in inputs.photos:
+        with Image.open(inputs.folder / photo.name) as frame:
             assert frame.size == (96, 64)
             assert (corner_colours(np.asarray(frame)) == (CORNERS > 127)).all()
 
@@ -377,8 +377,8 @@ BAD_VIDEOS = {
 def test_what_is_no_video_is_one_line(tmp_path, kind):
     path = tmp_path / "v.mp4"
     BAD_VIDEOS[kind](path)
-    with pytest.raises(InputError, match="a video") as caught:
-        ready_frames(path, 0, tmp_path / "work", quiet())
+    with pytest.raises(InputError, match="video") as caught:
+        extract_frames(path, 0, tmp_path / "work", quiet())
     assert "\n" not in str(caught.value) and str(path) in str(caught.value)
 
 
@@ -396,7 +396,7 @@ def test_a_damaged_video_gives_frames_or_one_line(tmp_path, suffix):
         path.write_bytes(broken)
         work.mkdir()
         try:
-            assert len(ready_frames(path, 0, work, quiet()).photos) >= 1
+            assert len(extract_frames(path, 0, work, quiet()).photos) >= 1
         except InputError as error:
             assert str(path) in str(error) and "\n" not in str(error)
 
@@ -434,7 +434,7 @@ def test_nothing_is_left_of_a_scene_that_fails(tmp_path, overwrite):
             continue
         with pytest.raises(KeyError):
             build(tmp_path / scene, tmp_path / "photos", overwrite, error=KeyError("x"))
-        with pytest.raises(InputError, match="can be written"):
+        with pytest.raises(InputError, match="can.t be written"):
             build(tmp_path / scene, tmp_path / "photos", overwrite, error=OSError("the disk is full"))
     assert listing(tmp_path) == before
 
@@ -450,7 +450,7 @@ def test_only_scenes_of_convert_are_replaced_and_only_when_told(tmp_path):
     build(scene, source, overwrite=True)
     assert listing(scene) == {"images", "images/new", REPORT, "notes"}
     (scene / REPORT).unlink()
-    with pytest.raises(InputError, match="that convert.py made"):
+    with pytest.raises(InputError, match="convert.py did not make it"):
         build(scene, source, overwrite=True)
     assert (scene / "images" / "new").exists()
 
@@ -460,7 +460,7 @@ def test_photos_are_never_among_what_is_replaced(tmp_path, name):
     source = tmp_path / "scene" / name / "photos"
     source.mkdir(parents=True)
     (tmp_path / "scene" / REPORT).touch()
-    with pytest.raises(InputError, match="outside"):
+    with pytest.raises(InputError, match="is inside of"):
         build(tmp_path / "scene", source, overwrite=True)
     assert source.exists()
 
@@ -470,8 +470,8 @@ def test_a_disk_without_room_is_told_before_colmap_fills_it(tmp_path, monkeypatc
     (tmp_path / "photos" / "a.jpg").write_bytes(bytes(1000))
     for free, is_enough in ((2 * FEATURES_BYTES + 2000, True), (2 * FEATURES_BYTES + 1000, False)):
         monkeypatch.setattr("shutil.disk_usage", lambda path, free=free: SimpleNamespace(free=free))
-        with nullcontext() if is_enough else pytest.raises(InputError, match="4 MiB for 2 photos"):
-            check_room(tmp_path / "scene" / "work", tmp_path / "photos", 2)
+        with nullcontext() if is_enough else pytest.raises(InputError, match="4 MiB needed for 2 photos"):
+            check_free_space(tmp_path / "scene" / "work", tmp_path / "photos", 2)
 
 
 def test_a_place_that_cannot_be_written_is_one_line(tmp_path):

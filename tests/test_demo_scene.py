@@ -149,7 +149,7 @@ def test_photo_is_what_the_ray_tracer_sees(tiny_scene_dir):
 
 def test_a_folder_with_content_is_left_alone(tmp_path):
     (tmp_path / "keep.txt").write_text("mine")
-    with pytest.raises(InputError, match="expected a new or empty folder"):
+    with pytest.raises(InputError, match="is not an empty folder"):
         write_demo_scene(tmp_path, width=8, height=8, num_views=1, num_points=5)
     assert [path.name for path in tmp_path.iterdir()] == ["keep.txt"]
 

@@ -101,7 +101,7 @@ def test_a_second_run_into_a_folder_is_refused_and_changes_nothing(scene_dir, tm
     refused = []
 
     def begin_another() -> None:
-        with pytest.raises(InputError, match=f"process {os.getpid()} on .* at work; wait") as error:
+        with pytest.raises(InputError, match=f"in use by process {os.getpid()} on .*; wait") as error:
             train(dataclasses.replace(config, seed=1, resume=True))
         refused.append(error)
 
@@ -127,7 +127,7 @@ def test_a_lock_on_a_folder_that_was_removed_is_taken_again_unless_somebody_else
         shutil.rmtree(folder)
         assert lock.renew() and not lock.renew()
         shutil.rmtree(folder)
-        with FolderLock(folder), pytest.raises(InputError, match="at work"):
+        with FolderLock(folder), pytest.raises(InputError, match="in use by"):
             lock.renew()
         assert lock.renew()
     assert not folder.exists()
@@ -408,7 +408,7 @@ def test_checkpoints_that_do_not_fit_are_told_once_and_the_run_ends_with_the_sam
     assert result_of(out) == whole
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and "warning: a checkpoint can't be written: " in said
-    assert "expected room for" in said and "free; make room there" in said
+    assert "the disk is full: " in said and "free; free some space there" in said
     assert not (out / "checkpoints").exists() or not list((out / "checkpoints").iterdir())
 
 
@@ -421,9 +421,8 @@ def test_a_full_disk_at_the_end_is_one_line_and_the_run_is_finished_once_there_i
     at_step({26: small_disk.fill})
     with pytest.raises(InputError) as error:
         train(config)
-    assert "iteration_60/point_cloud.ply: expected room for 73 KiB, found 0 KiB free; make room there" in str(
-        error.value
-    )
+    said = "iteration_60/point_cloud.ply can't be written, the disk is full: 73 KiB needed, 0 KiB free; free some space"
+    assert said in str(error.value)
     assert str(error.value).endswith("--resume continues after step 21")
     said = capsys.readouterr().err.splitlines()
     whats = ("a checkpoint", "the model of step 30", "the log")
@@ -494,7 +493,7 @@ def test_a_folder_that_is_emptied_but_for_hidden_files_is_filled_again(scene_dir
 def test_a_disk_that_vanishes_is_one_line_and_nothing_is_written_in_its_place(scene_dir, disk, at_step, capsys):
     out = disk(4000) / "out"
     at_step({20: lambda: subprocess.run(["umount", "-l", out.parent], check=True)})
-    with pytest.raises(InputError, match="expected the disk that it was on, found .* on another disk; look whether"):
+    with pytest.raises(InputError, match="its disk is not mounted any more; mount it again"):
         train(make_config(scene_dir, out))
     assert not list(out.parent.iterdir())
     assert all(line.startswith("warning: ") for line in capsys.readouterr().err.splitlines())

@@ -19,10 +19,11 @@ def test_an_input_error_is_one_line_of_where_expected_found_and_fix():
 
 def test_exit_codes(tmp_path):
     """0 after a good end; 2 and one line after an InputError; anything else keeps its traceback and code 1."""
-    body = "from utils.errors import InputError, run_script\ndef main():\n    {}\nrun_script(main)\n"
+    body = "from compact_splats.utils.errors import InputError, run_script\ndef main():\n    {}\nrun_script(main)\n"
     cases = {
         "print('done')": (0, ""),
         "raise InputError('x', 'a', 'b', 'c')": (2, "error: x: expected a, found b; c\n"),
+        "raise InputError('no such folder (see -s)')": (2, "error: no such folder (see -s)\n"),
     }
     for line, (code, err) in cases.items():
         result = subprocess.run([sys.executable, "-c", body.format(line)], capture_output=True, text=True)

@@ -71,7 +71,7 @@ def test_positions_beyond_spz_are_not_written(tmp_path):
 @each_format
 def test_a_place_that_cannot_be_written_is_said(name, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="a place that can be written"):
+    with pytest.raises(InputError, match="can.t be written"):
         FORMATS[name].write(tmp_path / "file" / "model", random_rows(2))
 
 
@@ -229,14 +229,14 @@ def test_a_gzip_bomb_does_not_go_off(tmp_path):
     "old, new, message",
     [
         (b"element vertex 40", b"element vertex 41", "sh|bytes|rows"),
-        (b"element vertex 40", b"element vertex 99999999999999999999999", "rows of 'vertex'"),
-        (b"element vertex 40", b"element vertex -1", "element vertex -1"),
+        (b"element vertex 40", b"element vertex 99999999999999999999999", "a number of rows.*99999999"),
+        (b"element vertex 40", b"element vertex -1", "a number of rows.*'-1'"),
         (b"element chunk 1", b"element chunk 2", "rows of 'sh'"),
         (b"element vertex 40", b"element vertex 0", "at least one Gaussian"),
         (b"element chunk 1", b"element bogus 1", "element 'chunk'"),
         (b"element sh 40", b"element sh 4294967296", "rows of 'sh'"),
         (b"element sh 40", b"element sh 39", "40 rows of"),
-        (b"property uint packed_color", b"property list uchar uint packed_color", "property list"),
+        (b"property uint packed_color", b"property list uchar uint packed_color", "numbers as 'vertex'.*lists"),
         (b"property uint packed_color", b"property uint packed_scale", "names of their own"),
         (b"property uint packed_color", b"property float packed_color", "uint"),
         (b"property uint packed_color", b"property uint colour", "packed_color"),

@@ -194,14 +194,14 @@ def raw_pack(header: dict, streams: dict[str, bytes]) -> bytes:
 
 
 def base_files(profile: str) -> list[bytes]:
-    from gsz_cases import model_rows, viewpoints_around
+    from gsz_cases import basis_of_views, model_rows
 
     from compact_splats.compression import encode
 
     sizes = ((0, 15), (1, 15), (2, 0), (3, 8), (40, 15), (40, 3), (200, 15))
     files = [encode(model_rows(num, num_rest, seed), profile) for seed, (num, num_rest) in enumerate(sizes)]
     if profile == "compact":
-        files += [encode(model_rows(num), profile, viewpoints=viewpoints_around(num)) for num in (1, 20)]
+        files += [encode(model_rows(num), profile, color_basis=basis_of_views(num)) for num in (1, 20)]
     return files
 
 

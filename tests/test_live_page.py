@@ -24,16 +24,17 @@ from compact_splats.commands import view
 from compact_splats.gaussian_renderer import render
 from compact_splats.scene.gaussian_model import GaussianModel
 from compact_splats.scene.saved_cameras import read_cameras
+from compact_splats.training.processes import SINGLE_PROCESS
 from compact_splats.training.run import train
 from compact_splats.utils.errors import InputError
 from compact_splats.viewer import ports, splats, training
-from compact_splats.viewer.pictures import Filter, fov_of_all, lay_photo_over, picture, view_of
+from compact_splats.viewer.images import Filter, containing_fov, overlay_photo, rendered, window_camera
 from compact_splats.viewer.ranking import most_important, sizes
-from compact_splats.viewer.surroundings import surroundings
+from compact_splats.viewer.training import viewer_of
+from compact_splats.viewer.views import find_views
 
 ROOT = Path(view.__file__).parent
 BLACK = torch.zeros(3)
-OPTIONS = {"antialiased": False, "threads": 1}
 # Of viser itself, whatever it shows.
 KNOWN = ("THREE.Clock: This module has been deprecated", "THREE.BufferGeometry.computeBoundingSphere()", "GPU stall")
 
@@ -75,8 +76,8 @@ def test_hidden_gaussians_are_not_rendered_and_the_model_stays_as_it_is(model):
     assert 0 < kept.sum() < 300
     rest = GaussianModel({name: row.detach()[kept] for name, row in model.parameters.items()}, 2)
     camera = cameras()[0]
-    hidden = picture(camera, chosen.applied(model), BLACK, OPTIONS)
-    np.testing.assert_array_equal(hidden, picture(camera, rest, BLACK, OPTIONS))
+    hidden = rendered(camera, chosen.applied(model), BLACK)
+    np.testing.assert_array_equal(hidden, rendered(camera, rest, BLACK))
     assert all(torch.equal(before[name], row) for name, row in model.parameters.items())
     assert Filter(3).mask(model) is None
 
@@ -92,18 +93,18 @@ def test_the_most_important_are_chosen_among_those_that_are_shown(model):
 def test_a_photo_lies_on_the_picture_to_the_pixel(model):
     """A photo that is the render itself changes nothing where the window has the photo's lens."""
     camera = cameras()[0]
-    image = picture(camera, model, BLACK, OPTIONS)
+    image = rendered(camera, model, BLACK)
     wide = replace(camera, width=200, height=140, cx=camera.cx + 20, cy=camera.cy + 10)
-    around = picture(wide, model, BLACK, OPTIONS)
-    np.testing.assert_array_equal(lay_photo_over(around, wide, camera, image, 1.0), around)
-    half = lay_photo_over(around, wide, camera, 255 - image, 0.5)
+    around = rendered(wide, model, BLACK)
+    np.testing.assert_array_equal(overlay_photo(around, wide, camera, image, 1.0), around)
+    half = overlay_photo(around, wide, camera, 255 - image, 0.5)
     assert (half[10:130, 20:100] == 255 - image[:, :80]).all() and (half[:, 100:] == around[:, 100:]).all()
 
 
 @pytest.mark.parametrize("num", [0, 1, 2])
 def test_any_number_of_cameras_gives_a_place_to_look_from(model, num):
     means = model.means.detach().numpy()
-    around = surroundings({"test": (), "train": tuple(cameras(num))}, means)
+    around = find_views({"test": (), "train": tuple(cameras(num))}, means)
     assert len(around.cameras) == max(1, num) and around.extent > 0
     np.testing.assert_allclose(around.up, [0, -1, 0], atol=1e-6)
     camera = around.cameras[0]
@@ -111,12 +112,12 @@ def test_any_number_of_cameras_gives_a_place_to_look_from(model, num):
         2
     ]
     assert depth > 0
-    assert picture(camera, model, BLACK, OPTIONS).std() > 5
+    assert rendered(camera, model, BLACK).std() > 5
 
 
 def test_cameras_of_one_name_are_told_apart(model):
     twins = tuple(replace(camera, name="photo.png") for camera in cameras(3))
-    assert len(set(surroundings({"": twins}, model.means.detach().numpy()).labels)) == 3
+    assert len(set(find_views({"": twins}, model.means.detach().numpy()).labels)) == 3
 
 
 # ---- ports and flags ----
@@ -132,26 +133,28 @@ def test_a_taken_port_is_refused_with_who_has_it_and_a_free_one(taken, tmp_path)
     with pytest.raises(InputError) as caught:
         view.main(["-m", str(write_run(tmp_path / "run", num=3)), "--port", str(taken), "--quiet"])
     said = str(caught.value)
-    assert f"port {taken}: expected a free one" in said and "process" in said
-    ports.check_port("127.0.0.1", int(re.search(r"give port (\d+)", said)[1]))
+    assert f"port {taken} is in use by" in said and "process" in said
+    ports.check_port("127.0.0.1", int(re.search(r"use port (\d+)", said)[1]))
 
 
 def test_a_training_whose_port_is_taken_writes_nothing(taken, tiny_scene_dir, tmp_path):
     config = TrainConfig(source_path=tiny_scene_dir, final_budget=10, model_path=tmp_path / "run", viewer=taken)
     with pytest.raises(InputError, match=f"port {taken}"):
-        train(config)
+        train(config, SINGLE_PROCESS, viewer_of(config, SINGLE_PROCESS))
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
-    "count, is_installed, said", [(2, True, "by one process"), (1, False, "pip install viser")], ids=["processes", "viser"]
+    "count, is_installed, said",
+    [(2, True, "with one process"), (1, False, "pip install viser")],
+    ids=["processes", "viser"],
 )
 def test_a_training_that_cannot_be_looked_at_is_refused_at_once(count, is_installed, said, monkeypatch):
     config = TrainConfig(source_path=Path("scene"), final_budget=10, viewer=0)
     if not is_installed:
         monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=said):
-        training.check_viewer(config, SimpleNamespace(count=count))
+        viewer_of(config, SimpleNamespace(count=count))
 
 
 def test_a_host_that_is_not_this_machine_is_refused():
@@ -160,8 +163,8 @@ def test_a_host_that_is_not_this_machine_is_refused():
 
 
 def test_ways_to_the_page_are_told():
-    assert "ssh -L 8080:127.0.0.1:8080" in ports.where_to_look("127.0.0.1", 8080)
-    assert "from the network" in ports.where_to_look("0.0.0.0", 8080)
+    assert "ssh -L 8080:127.0.0.1:8080" in ports.how_to_open("127.0.0.1", 8080)
+    assert "from the network" in ports.how_to_open("0.0.0.0", 8080)
 
 
 def test_viewer_is_a_flag_with_and_without_a_port():
@@ -189,7 +192,7 @@ class Onlooker:
         self.said = []
 
     def serve(self, model, step, about) -> bool:
-        picture(cameras()[0], Filter(3, 0.2).applied(model), BLACK, OPTIONS)
+        rendered(cameras()[0], Filter(3, 0.2).applied(model), BLACK)
         self.said.append(about)
         self.is_paused = step == 3 and self.said.count(about) < 3
         return True
@@ -202,14 +205,14 @@ def test_looking_changes_nothing_in_a_training(tiny_scene_dir, tmp_path, monkeyp
     """The same bits with and without somebody who looks at every step and pauses."""
     onlooker = Onlooker()
     monkeypatch.setattr(training, "open_page", lambda *args, **options: onlooker)
-    monkeypatch.setattr(training, "SHARE", 1.0)
+    monkeypatch.setattr(training, "MAX_TIME_FRACTION", 1.0)
     written = []
     for port in (None, 0):
         config = TrainConfig(
             source_path=tiny_scene_dir, model_path=tmp_path / str(port), final_budget=500, iterations=8,
             viewer=port, quiet=True, tensorboard=False,
         )  # fmt: skip
-        train(config)
+        train(config, SINGLE_PROCESS, viewer_of(config, SINGLE_PROCESS))
         written.append((config.model_path / "point_cloud" / "iteration_8" / "point_cloud.ply").read_bytes())
     assert written[0] == written[1]
     assert onlooker.said.count("paused after step 3: ") == 3 and onlooker.said[-1] == "closed"
@@ -266,8 +269,8 @@ def test_a_browser_shows_our_render_at_rest_and_splats_like_it(chromium, tmp_pat
     def expected(index: int) -> np.ndarray:
         camera = read_cameras(run / "cameras.json")[index]
         rotation = camera.world_to_camera[:3, :3].numpy().T
-        window = view_of(rotation, camera.centre.numpy(), fov_of_all(camera, size[0] / size[1]), *size)
-        return picture(window, model, BLACK, OPTIONS)
+        window = window_camera(rotation, camera.centre.numpy(), containing_fov(camera, size[0] / size[1]), *size)
+        return rendered(window, model, BLACK)
 
     with (
         script("view.py", "-m", run, "--port", "0", "--device", "cpu") as (process, address, _),
@@ -305,7 +308,7 @@ def test_a_training_is_paused_and_goes_on(chromium, tiny_scene_dir, tmp_path):
         paused = re.search(r"step [\d,]+:", said.text_content())[0]
         visit.page.wait_for_timeout(500)
         assert paused in said.text_content()
-        press(visit, "Go on")
+        press(visit, "Resume")
         visit.page.wait_for_function("paused => !document.body.textContent.includes(paused)", arg=paused)
         process.terminate()
         assert process.wait(20) == 143

@@ -1,4 +1,4 @@
-"""The image measures against straightforward float64 computations."""
+"""The image metrics against direct computations in float64."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""metrics.py and LPIPS: from PNG pairs to results.json, and what it says of bad folders."""
+"""metrics.py and LPIPS: from PNG pairs to results.json, and errors for bad folders."""
 
 import importlib.util
 import json
@@ -41,7 +41,7 @@ def vgg16() -> nn.Sequential:
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory) -> Path:
-    """A file with the names of torchvision's vgg16 checkpoint, the classifier's left out but for one."""
+    """A file with the names of torchvision's vgg16 checkpoint, with one entry of the classifier."""
     path = tmp_path_factory.mktemp("vgg") / "vgg16.pth"
     state = {f"features.{name}": value for name, value in vgg16().state_dict().items()}
     torch.save(state | {"classifier.6.bias": torch.zeros(1000)}, path)
@@ -102,7 +102,8 @@ def test_lpips_of_an_image_with_itself_is_zero(checkpoint):
 @needs_linear_weights
 def test_lpips_imports_neither_torchvision_nor_the_lpips_package(checkpoint):
     code = (
-        f"import sys, pathlib; from utils.lpips import Lpips; Lpips(pathlib.Path({str(checkpoint)!r}));"
+        "import sys, pathlib; from compact_splats.gaussian_renderer.lpips import Lpips;"
+        f"Lpips(pathlib.Path({str(checkpoint)!r}));"
         "sys.exit(bool({'torchvision', 'lpips'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent.parent).returncode == 0
@@ -151,7 +152,7 @@ def test_several_models_are_measured_in_one_call(model, capsys):
 
 @pytest.mark.parametrize("num_views", [1, 2, 5])
 def test_comparison_shows_worst_median_and_best_view(tmp_path, num_views):
-    """Views of flat grey, the i-th off by i levels of 10: each row's photo and render are those levels."""
+    """Flat grey views, the error of the i-th is 10 (i + 1): the grey of each panel identifies its view."""
     for kind, step in (("renders", 10), ("gt", 0)):
         (tmp_path / kind).mkdir()
         for i in range(num_views):
@@ -183,20 +184,20 @@ def test_bad_folders_are_named(model, tmp_path):
         assert "\n" not in str(error.value)
         assert not (model / "results.json").exists()
 
-    refused("nowhere: expected a model folder", tmp_path / "nowhere")
+    refused("nowhere does not exist", tmp_path / "nowhere")
     refused("render.py -m", tmp_path)
-    refused("nofile.pth: expected a checkpoint", model, "--vgg", str(tmp_path / "nofile.pth"))
+    refused("nofile.pth does not exist", model, "--vgg", str(tmp_path / "nofile.pth"))
     (tmp_path / "bad.pth").write_bytes(b"not a checkpoint")
-    refused("bad.pth: expected a torch checkpoint", model, "--vgg", str(tmp_path / "bad.pth"))
+    refused("bad.pth is not a torch checkpoint", model, "--vgg", str(tmp_path / "bad.pth"))
     cv2.imwrite(str(method / "renders" / "00001.png"), np.zeros((33, 41, 3), np.uint8))
-    refused("00001.png: expected 40x33 pixels as its photo has, found 41x33")
+    refused("00001.png is 41x33 px, its photo 40x33 px")
     (method / "renders" / "00001.png").write_bytes(b"not a picture")
-    refused("00001.png: expected a PNG image")
+    refused("00001.png: expected a picture")
     (method / "renders" / "00001.png").unlink()
-    refused("renders/00001.png: expected a file for each view, found none")
+    refused("renders/00001.png is missing")
     for path in method.glob("*/*.png"):
         path.unlink()
-    refused("ours_700: expected PNG files in renders and gt, found none")
+    refused("ours_700 has no PNG files in renders and gt")
 
 
 def test_the_script_ends_in_one_line_and_exit_code_2(tmp_path):

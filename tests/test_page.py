@@ -13,6 +13,7 @@ import pytest
 import torch
 from viewer_cases import HEIGHT, WIDTH, rows_of, write_run
 
+from compact_splats import viewer
 from compact_splats.commands import view
 from compact_splats.compression.formats import spz
 from compact_splats.gaussian_renderer import render
@@ -23,7 +24,7 @@ from compact_splats.training.run_folder import RunFolder
 from compact_splats.utils.errors import InputError
 from compact_splats.utils.images import to_uint8
 
-WEB = Path(view.__file__).parent / "viewer" / "web"
+WEB = Path(viewer.__file__).parent / "web"
 needs_browser = pytest.mark.skipif(browser.why_not() is not None, reason=str(browser.why_not()))
 
 
@@ -72,7 +73,7 @@ def test_a_page_names_nothing_outside_of_itself(page):
 def test_most_important_gaussians_are_kept_and_the_rest_is_named(run, tmp_path, capsys):
     text = write(run, tmp_path / "few.html", "--max-gaussians", "100")
     assert "100 of 300 Gaussians" in text
-    assert "200" in capsys.readouterr().out
+    assert "100 of the 300 Gaussians" in capsys.readouterr().out
     (tmp_path / "few.spz").write_bytes(base64.b64decode(part(text, "model")))
     rows, every = spz.read(tmp_path / "few.spz"), ply.read(RunFolder(run).find_ply()[0])
 
@@ -121,7 +122,7 @@ def test_small_models_make_pages(num, sh_degree, tmp_path):
 
 def none(folder):
     ply.write(folder / "m.ply", {name: row[:0] for name, row in rows_of(1, 3).items()})
-    return folder / "m.ply", "at least one Gaussian"
+    return folder / "m.ply", "contains no Gaussians"
 
 
 def not_finite(folder):
@@ -163,9 +164,14 @@ def test_a_scene_that_is_asked_for_and_not_there_is_refused(run, tmp_path):
     assert len(json.loads(part(write(moved, tmp_path / "out.html"), "about"))["cameras"]) == 3
 
 
+def test_a_page_of_a_read_only_run_is_written_elsewhere(tmp_path, read_only):
+    folder = read_only(write_run(tmp_path / "run", num=3))
+    assert "</html>" in write(folder, tmp_path / "out.html", "--quiet")
+
+
 def test_a_page_that_cannot_be_written_is_refused(run, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="can be written"):
+    with pytest.raises(InputError, match="can.t be written"):
         view.main(["-m", str(run), "--html", str(tmp_path / "file" / "out.html"), "--quiet"])
 
 

@@ -94,8 +94,8 @@ def write_without(path, missing: set[str], **values: float) -> None:
 @pytest.mark.parametrize(
     "missing, values, expected",
     [
-        ({"opacity"}, {}, "none named opacity"),
-        ({"scale_2", "rot_3"}, {}, "none named scale_2, rot_3"),
+        ({"opacity"}, {}, "have no opacity"),
+        ({"scale_2", "rot_3"}, {}, "have no scale_2, rot_3"),
         ({"f_rest_44"}, {}, "44"),
         ({"f_rest_3"}, {}, "44"),
         (set(), {"rot_1": np.nan}, "rot_1 = nan in vertex 2"),
@@ -120,9 +120,14 @@ def test_no_file_a_folder_and_a_point_cloud_are_said_in_one_line(tmp_path):
     cloud = np.zeros(3, [("x", "f4"), ("y", "f4"), ("z", "f4")])
     PlyData([PlyElement.describe(cloud, "vertex")]).write(tmp_path / "points.ply")
     PlyData([PlyElement.describe(cloud, "point")]).write(tmp_path / "other.ply")
-    for path in (tmp_path / "missing.ply", tmp_path, tmp_path / "points.ply", tmp_path / "other.ply"):
-        with pytest.raises(InputError, match="expected"):
-            ply.read(path)
+    for name, said in (
+        ("missing.ply", "expected a PLY file, found nothing"),
+        ("", "expected a PLY file, found something else"),
+        ("points.ply", "is no 3DGS model"),
+        ("other.ply", "expected the element 'vertex', found none"),
+    ):
+        with pytest.raises(InputError, match=said):
+            ply.read(tmp_path / name)
 
 
 @pytest.mark.parametrize("seed", range(60))

@@ -33,7 +33,6 @@ SHORT = PostHocSchedule(
     only=Phase(steps=20, refit_every=5, frozen_from=12, last_factor=0.05),
     trim=Phase(steps=3, refit_every=3, frozen_from=1),
 )
-OPTIONS = {"antialiased": False, "threads": 1}
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +53,7 @@ def trained(tiny_scene_dir, tmp_path_factory) -> GaussianModel:
 
 def photos_of(scene: Scene, seed: int = 0) -> Photos:
     views = ViewSampler(len(scene.train), torch.Generator().manual_seed(seed))
-    return Photos(scene.train, views, scene.extent, BLACK, 0.2, OPTIONS)
+    return Photos(scene, views, BLACK, 0.2)
 
 
 @pytest.fixture
@@ -64,7 +63,7 @@ def stage(scene, trained):
     def make(schedule: PostHocSchedule = SHORT, quantizer: object = None, decode=decode, **settings) -> PostHoc:
         model = copy.deepcopy(trained)
         quantizer = quantizer or PlainQuantizer()
-        return PostHoc(model, quantizer, decode, photos_of(scene), scene.test, schedule, quiet=True, **settings)
+        return PostHoc(model, quantizer, decode, photos_of(scene), schedule, quiet=True, **settings)
 
     return make
 
@@ -78,10 +77,10 @@ def counts(result: Result) -> list[int]:
 
 def test_a_score_is_the_sum_over_rows_of_the_norm_of_the_gradient_of_all_views(scene, trained):
     model = copy.deepcopy(trained)
-    scores = gradient_scores(model, scene.train, BLACK, ssim_weight=0.0, **OPTIONS)
+    scores = gradient_scores(model, scene.train, BLACK, ssim_weight=0.0)
     total = torch.zeros(())
     for camera in scene.train:
-        image = render(camera, model, BLACK, **OPTIONS).image
+        image = render(camera, model, BLACK).image
         total = total + (image - camera.photo.pixels() / 255).abs().mean()
     total.backward()
     expected = sum(model.parameters[name].grad.reshape(NUM, -1).square().sum(1).sqrt() for name in PARAMETER_NAMES)
@@ -94,7 +93,7 @@ def test_a_gaussian_that_no_view_sees_has_score_zero_and_goes_first(scene, train
     with torch.no_grad():
         work.model.parameters["means"][7] += 1e4
         work.model.parameters["opacity_logits"][11] = -20.0
-    scores = gradient_scores(work.model, scene.train, BLACK, ssim_weight=0.2, **OPTIONS)
+    scores = gradient_scores(work.model, scene.train, BLACK, ssim_weight=0.2)
     assert scores[7] == scores[11] == 0 and (scores > 0).sum() > 300
     assert all(row.grad is None for row in work.model.parameters.values())
 
@@ -112,8 +111,8 @@ def test_what_is_rendered_is_what_is_stored_and_its_gradient_moves_the_floats(sc
     stored = as_stored(model, quantizer)
     camera = scene.train[copy.deepcopy(photos.views).draw()]
     photo = camera.photo.pixels()
-    image = render(camera, stored, BLACK, **OPTIONS).image
-    squares_loss(image, photo, None, 0.2, threads=1).backward()
+    image = render(camera, stored, BLACK).image
+    squares_loss(image, photo, None, 0.2).backward()
     phase = Phase(steps=1, refit_every=1, frozen_from=1)
     fine_tune(model, quantizer, photos, phase, FineTuneRates(), Progress(1, quiet=True))
     for name in PARAMETER_NAMES:
@@ -129,7 +128,7 @@ def test_the_loss_is_squares_and_ssim(masked):
     draws = torch.Generator().manual_seed(0)
     image, photo = torch.rand(3, 20, 30, generator=draws), torch.randint(0, 256, (3, 20, 30), generator=draws)
     photo, mask = photo.to(torch.uint8), torch.rand(20, 30, generator=draws) > 0.4
-    found = squares_loss(image, photo, mask if masked else None, 0.3, threads=1)
+    found = squares_loss(image, photo, mask if masked else None, 0.3)
     keep = mask if masked else torch.ones_like(mask)
     squares = ((image - photo / 255) * keep).square().mean()
     _, _, ssim = reference.photometric_loss(image, photo / 255, keep, 0.3)
@@ -140,8 +139,8 @@ def test_the_mean_of_the_last_steps_is_left(scene, trained, monkeypatch):
     seen = []
     model, photos = copy.deepcopy(trained), photos_of(scene)
     model.start_training(dict.fromkeys(PARAMETER_NAMES, 0.0))
-    step = model.step
-    monkeypatch.setattr(model, "step", lambda: (step(), seen.append(copy.deepcopy(detached(model)))))
+    update = model.update
+    monkeypatch.setattr(model, "update", lambda names: (update(names), seen.append(copy.deepcopy(detached(model)))))
     phase = Phase(steps=6, refit_every=9, frozen_from=1, mean_from=4)
     fine_tune(model, PlainQuantizer(), photos, phase, FineTuneRates(), Progress(6, quiet=True))
     assert len(seen) == 6
@@ -210,7 +209,7 @@ def test_rates_fall_from_first_to_last_factor_and_scale_with_the_extent():
 def test_steps_scale_and_nought_means_none(factor, steps):
     schedule = PostHocSchedule().scaled(factor)
     assert (schedule.round.steps, schedule.last.steps) == steps
-    assert schedule.removed_share == 0.05
+    assert schedule.pruned_share == 0.05
     if factor == 1:
         assert schedule == PostHocSchedule()
 
@@ -220,7 +219,7 @@ def test_steps_scale_and_nought_means_none(factor, steps):
 
 @pytest.mark.parametrize("target", [350, 399, 361, 1])
 def test_the_number_asked_for_is_left_exactly(stage, target):
-    schedule = SHORT if target > 1 else dataclasses.replace(SHORT.scaled(0), removed_share=0.6)
+    schedule = SHORT if target > 1 else dataclasses.replace(SHORT.scaled(0), pruned_share=0.6)
     result = stage(schedule).run(Goals(num_gaussians=target), 0)
     assert counts(result)[-1] == target and len(decode(result.data)["means"]) == target
     assert result.stopped_by == f"{target:,} Gaussians" and result.missed == []
@@ -288,7 +287,7 @@ def test_a_round_that_loses_too_much_is_undone(stage):
 def test_of_several_goals_the_first_reached_counts(stage, goals, stopped_by, missed):
     work = stage(SHORT.scaled(0))
     if "1e-05 MB" in missed:  # it is trimmed to a single Gaussian, which is still more
-        work.schedule = dataclasses.replace(work.schedule, removed_share=0.9)
+        work.schedule = dataclasses.replace(work.schedule, pruned_share=0.9)
     result = work.run(goals, 0)
     assert (result.stopped_by, result.missed) == (stopped_by, missed)
 
@@ -314,8 +313,8 @@ def test_the_file_decodes_to_what_was_rendered_and_measured(stage, scene, quanti
     assert np.array_equal(*(table[np.lexsort(table.T)] for table in flat))
 
     model = GaussianModel.from_arrays(decoded, "cpu")
-    assert evaluate(scene.train, model, BLACK, **OPTIONS)["psnr"] == result.course[-1].train_psnr
-    assert evaluate(scene.test, model, BLACK, **OPTIONS)["ssim"] == result.course[-1].test_ssim
+    assert evaluate(scene.train, model, BLACK)["psnr"] == result.course[-1].train_psnr
+    assert evaluate(scene.test, model, BLACK)["ssim"] == result.course[-1].test_ssim
     assert result.course[-1].bytes == len(result.data)
 
 
@@ -330,9 +329,9 @@ def test_removing_by_score_loses_less_than_removing_the_others(stage, trained, s
     psnr = []
     for largest in (True, False):
         model = copy.deepcopy(trained)
-        scores = gradient_scores(model, scene.train, BLACK, ssim_weight=0.2, **OPTIONS)
+        scores = gradient_scores(model, scene.train, BLACK, ssim_weight=0.2)
         model.keep(scores.topk(300, largest=largest).indices.sort().values)
-        psnr.append(evaluate(scene.train, model, BLACK, **OPTIONS)["psnr"])
+        psnr.append(evaluate(scene.train, model, BLACK)["psnr"])
     assert psnr[0] > psnr[1] + 0.5
 
 
@@ -350,7 +349,8 @@ def test_stages_are_reported_as_they_come(stage):
 def test_a_scene_without_test_views_and_a_model_without_sh_rest(scene, trained):
     rows = {name: row.detach().clone() for name, row in trained.parameters.items()}
     rows["sh_rest"] = rows["sh_rest"][:, :0]
-    work = PostHoc(GaussianModel(rows, 0), PlainQuantizer(), decode, photos_of(scene), (), SHORT, quiet=True)
+    photos = photos_of(dataclasses.replace(scene, test=()))
+    work = PostHoc(GaussianModel(rows, 0), PlainQuantizer(), decode, photos, SHORT, quiet=True)
     result = work.run(Goals(rounds=1), 0)
     assert counts(result)[-1] == 380 and result.course[-1].test_psnr is None
 

@@ -102,7 +102,7 @@ def test_reduced_photos_without_a_size_in_the_file(tmp_path):
     assert load_scene(tmp_path, images="images_2").train[0].fx == 17.5
     for i in range(2):
         (tmp_path / f"images/{i:03}.png").unlink()
-    with pytest.raises(InputError, match="expected w and h"):
+    with pytest.raises(InputError, match="contains no w and h"):
         load_scene(tmp_path, images="images_2")
 
 

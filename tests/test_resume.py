@@ -340,7 +340,7 @@ def test_resume_takes_the_flags_of_the_run_where_none_are_given(stopped):
     resumed = TrainConfig.from_command_line(["-m", str(stopped.model_path), "--resume", "--threads", "2"])
     absolute = {"source_path": stopped.source_path.absolute(), "model_path": stopped.model_path}
     assert resumed == dataclasses.replace(stopped, threads=2, **absolute)
-    with pytest.raises(InputError, match="give it"):
+    with pytest.raises(InputError, match="is missing"):
         TrainConfig.from_command_line(["-m", str(stopped.model_path / "nowhere"), "--resume"])
 
 

@@ -88,7 +88,7 @@ def test_making_a_run_writes_nothing(tmp_path):
 @pytest.mark.parametrize("place", ["file", "file/below"])
 def test_a_file_is_no_run_folder(tmp_path, place):
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match="can be written"):
+    with pytest.raises(InputError, match="can.t be written"):
         Run(tmp_path / place)
 
 

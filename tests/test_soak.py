@@ -1,4 +1,4 @@
-"""Trainings in a row in one process leave no memory behind. benchmarks/soak.py does it 20 times; here it is a few."""
+"""Memory does not grow from training to training in one process. benchmarks/soak.py trains more often."""
 
 import pytest
 

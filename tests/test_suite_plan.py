@@ -1,4 +1,4 @@
-"""What test.py and test-fast.py are told, and what they plan: scenes found or missing, budgets, seeds, threads."""
+"""The flags of test.py and test-fast.py, and the plans that they make: scenes, budgets, seeds, threads."""
 
 import dataclasses
 import shutil
@@ -47,7 +47,7 @@ def data(scenes, tmp_path) -> Path:
 
 @pytest.fixture
 def words(data, tmp_path) -> list[str]:
-    """What each plan below is told."""
+    """The command line of the plans below."""
     table, out = str(write_table(tmp_path)), str(tmp_path / "out")
     return ["--data", str(data), "--output", out, "--budget-file", table]
 
@@ -91,7 +91,7 @@ def test_scenes_are_found_up_to_two_folders_down_and_others_are_said_to_be_missi
 
 
 def test_a_folder_of_a_scenes_name_that_holds_no_scene_is_none(words, data):
-    """Scenes called train must not be found in the folders of training photos that other data sets have."""
+    """Other data sets have folders of training photos that are called train."""
     shutil.copytree(data / "360_v2" / "bicycle" / "images_4", data / "nerf" / "lego" / "train")
     assert [job.scene for job in plan_of(words).jobs] == ["bicycle", "train"]
 
@@ -100,7 +100,7 @@ def test_a_scene_that_is_there_twice_is_refused_and_a_link_to_it_is_not(words, d
     (data / "bicycle").symlink_to(data / "360_v2" / "bicycle")
     assert len(plan_of(words).jobs) == 2
     shutil.copytree(data / "tandt_db" / "tandt" / "train", data / "train")
-    with pytest.raises(InputError, match="one scene train"):
+    with pytest.raises(InputError, match="scene train is there twice"):
         plan_of(words)
 
 

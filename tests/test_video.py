@@ -15,19 +15,18 @@ import pytest
 import torch
 from PIL import Image
 
-from compact_splats.arguments import RenderConfig
+from compact_splats.arguments.render import RenderConfig
 from compact_splats.commands.render import main, video_views
 from compact_splats.compression import encode, write_gsz
 from compact_splats.gaussian_renderer import importance
-from compact_splats.gaussian_renderer.film import frames
-from compact_splats.gaussian_renderer.maps import LAST, count_map, depth_map, depth_step, quantized, shades
+from compact_splats.gaussian_renderer.maps import MAX_VALUE, count_map, depth_map, depth_step, quantized, shades
+from compact_splats.gaussian_renderer.video import frames, true_fps, write_video
 from compact_splats.scene import load_scene
 from compact_splats.scene.cameras import Camera
 from compact_splats.scene.gaussian_model import GaussianModel
-from compact_splats.training.viewer_files import camera_entries
+from compact_splats.scene.saved_cameras import camera_entries
 from compact_splats.utils.errors import InputError
 from compact_splats.utils.images import in_colours
-from compact_splats.utils.video import check_size, default_size, true_rate, write_video
 
 ROOT = Path(__file__).parent.parent
 writes_mp4 = pytest.mark.skipif(importlib.util.find_spec("av") is None, reason="PyAV is not installed")
@@ -72,7 +71,7 @@ def rendered(arguments: list[str]) -> list[np.ndarray]:
     """The frames as they are before they are encoded."""
     config = RenderConfig.from_command_line(arguments)
     model = GaussianModel.load_ply(config.model_path / "point_cloud" / "iteration_7" / "point_cloud.ply", "cpu")
-    return list(frames(video_views(config, config.video), model, BLACK))
+    return list(frames(video_views(config), model, BLACK))
 
 
 @writes_mp4
@@ -132,19 +131,23 @@ def test_the_length_is_given_in_frames_or_seconds():
 
 @pytest.mark.parametrize(("fps", "rate"), [(1, 1), (12, 12.5), (20, 20), (30, 100 / 3), (50, 50), (120, 50)])
 def test_a_gif_has_the_nearest_rate_in_hundredths_of_a_second(fps, rate, tmp_path):
-    assert true_rate(Path("a.gif"), fps) == rate and true_rate(Path("a.mp4"), fps) == fps
+    assert true_fps(Path("a.gif"), fps) == rate and true_fps(Path("a.mp4"), fps) == fps
     write_video(tmp_path / "a.gif", [np.full((4, 4, 3), grey, np.uint8) for grey in (0, 90, 200)], fps)
     with Image.open(tmp_path / "a.gif") as gif:
         assert gif.info["duration"] == pytest.approx(1000 / rate)
 
 
-def test_default_sizes_are_those_that_the_file_can_have():
-    assert default_size(Path("a.mp4"), 1297, 841) == (1296, 840)
-    assert default_size(Path("a.mp4"), 1, 1) == (2, 2)
-    assert default_size(Path("a.gif"), 1297, 841) == (320, 207)
-    assert default_size(Path("a.gif"), 97, 65) == (97, 65)
-    for name, width, height in (("a.mp4", 20000, 101), ("a.gif", 4, 4000), ("a.gif", 4000, 4)):
-        check_size(Path(name), *default_size(Path(name), width, height))
+def test_default_sizes_are_valid_for_the_format():
+    def size(name: str, width: int, height: int, *more: str) -> tuple[int, int]:
+        return RenderConfig.from_command_line(words(Path("run"), Path(name), *more)).frame_size(width, height)
+
+    assert size("a.mp4", 1297, 841) == (1296, 840)
+    assert size("a.mp4", 1, 1) == (2, 2)
+    assert size("a.gif", 1297, 841) == (320, 207)
+    assert size("a.gif", 97, 65) == (97, 65)
+    for name, *full in (("a.mp4", 20000, 101), ("a.gif", 4, 4000), ("a.gif", 4000, 4)):
+        width, height = size(name, *full)
+        assert size(name, 9, 9, "--size", str(width), str(height)) == (width, height)
 
 
 @writes_mp4
@@ -158,6 +161,13 @@ def test_a_compressed_model_and_a_scene_without_a_run_can_be_filmed(run, tiny_sc
     one, other = (decoded(tmp_path / name)[0][0] for name in ("a.mp4", "b.mp4"))
     assert psnr(one, other) > 50  # the cameras of cameras.json are those of the scene
     assert not (tmp_path / "new").exists()
+
+
+def test_a_video_of_a_read_only_run_is_written_elsewhere(run, tmp_path, read_only):
+    shutil.copytree(run, tmp_path / "run")
+    main(words(read_only(tmp_path / "run"), tmp_path / "out.gif", "--frames", "2"))
+    with Image.open(tmp_path / "out.gif") as gif:
+        assert gif.n_frames == 2
 
 
 BAD_FLAGS = [
@@ -216,8 +226,9 @@ def test_a_video_that_fails_half_way_leaves_the_old_one(name, tmp_path):
 def test_a_full_disk_is_one_line(tmp_path):
     """The file may not grow beyond 20 kB, which noise in 4 frames does."""
     code = (
-        "import resource, signal, sys, numpy as np; from pathlib import Path; from utils.video import write_video\n"
-        "from utils.errors import run_script\n"
+        "import resource, signal, sys, numpy as np; from pathlib import Path\n"
+        "from compact_splats.gaussian_renderer.video import write_video\n"
+        "from compact_splats.utils.errors import run_script\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))\n"
         "noise = np.random.default_rng(0).integers(0, 256, (4, 128, 128, 3), dtype=np.uint8)\n"
         "run_script(lambda: write_video(Path(sys.argv[1]), noise, 10))\n"
@@ -253,20 +264,19 @@ def single(z: float, opacity_logit: float) -> GaussianModel:
 
 
 AHEAD = Camera("0", 32, 24, 30.0, 30.0, 16.0, 12.0, torch.eye(4), None)
-PLAIN = {"antialiased": False, "threads": 1}
 
 
 @pytest.mark.parametrize("z", [0.5, 7.25, 300.0])
 @pytest.mark.parametrize("opacity_logit", [9.0, 2.0])
 def test_the_depth_of_a_single_gaussian_is_its_z(z, opacity_logit):
-    depth = depth_map(AHEAD, single(z, opacity_logit), **PLAIN)
+    depth = depth_map(AHEAD, single(z, opacity_logit))
     # Worst measured: 1e-7 of z.
     torch.testing.assert_close(depth[12, 16], torch.tensor(z), rtol=2e-6, atol=0)
 
 
 def test_where_the_background_outweighs_there_is_no_depth():
-    assert not depth_map(AHEAD, single(3.0, -1.0), **PLAIN).any()
-    assert not depth_map(AHEAD, single(-3.0, 9.0), **PLAIN).any()  # behind the camera
+    assert not depth_map(AHEAD, single(3.0, -1.0)).any()
+    assert not depth_map(AHEAD, single(-3.0, 9.0)).any()  # behind the camera
 
 
 @pytest.mark.parametrize(("extent", "step"), [(4.4, 1e-3), (0.01, 1e-5), (6.5535, 1e-3), (6.6, 1e-2), (0.0, 1e-10)])
@@ -276,7 +286,7 @@ def test_sixteen_bits_reach_ten_extents_in_steps_of_a_power_of_ten(extent, step)
 
 def test_depth_is_rounded_to_steps_and_cut_off_but_never_becomes_nothing():
     values = torch.tensor([[0.0, 0.0001, 0.0126, 1.0, 1e6]])
-    assert quantized(values, 0.01).tolist() == [[0, 1, 1, 100, LAST]]
+    assert quantized(values, 0.01).tolist() == [[0, 1, 1, 100, MAX_VALUE]]
 
 
 def test_colours_go_from_the_lowest_to_the_highest_value_and_nothing_is_black():
@@ -299,7 +309,7 @@ def test_depth_maps_lie_beside_the_renders_and_name_their_unit(run, tiny_scene_d
     for index, camera in enumerate(scene.test):
         stored = cv2.imread(str(folder / "depth" / f"{index:05d}.png"), cv2.IMREAD_UNCHANGED)
         assert stored.dtype == np.uint16 and stored.shape == (camera.height, camera.width)
-        depth = depth_map(camera, model, **PLAIN).numpy()
+        depth = depth_map(camera, model).numpy()
         np.testing.assert_allclose(stored * unit["world_units_per_step"], depth, atol=unit["world_units_per_step"])
         shown = cv2.imread(str(folder / "depth_in_colours" / f"{index:05d}.png"))
         assert np.array_equal(shown.any(2), stored > 0)
@@ -324,17 +334,17 @@ def pile(num: int, opacity_logit: float) -> GaussianModel:
 
 
 def test_a_pixel_counts_all_that_cover_it_until_nothing_more_shows():
-    assert count_map(AHEAD, pile(7, -3.0), **PLAIN)[12, 16] == 7
+    assert count_map(AHEAD, pile(7, -3.0))[12, 16] == 7
     # Each lets 0.119 through: 2.0e-4 is left behind the fourth, and 2.4e-5 would be behind the fifth.
-    assert count_map(AHEAD, pile(7, 2.0), **PLAIN)[12, 16] == 4
-    assert not count_map(AHEAD, single(-3.0, 9.0), **PLAIN).any()
+    assert count_map(AHEAD, pile(7, 2.0))[12, 16] == 4
+    assert not count_map(AHEAD, single(-3.0, 9.0)).any()
 
 
 def test_counts_and_pixels_of_all_gaussians_add_up_to_the_same(tiny_scene_dir):
     scene = load_scene(tiny_scene_dir)
     model = GaussianModel.from_points(scene.points, 0, "cpu")
     camera = scene.train[0]
-    counts = count_map(camera, model, **PLAIN)
+    counts = count_map(camera, model)
     assert counts.dtype == torch.int32 and counts.shape == (camera.height, camera.width)
     weights = torch.ones(camera.height, camera.width)
     assert counts.sum() == importance(camera, model, weights).num_pixels.sum() > 0
@@ -347,5 +357,5 @@ def test_count_maps_lie_beside_the_renders(run, tiny_scene_dir, tmp_path):
     model = GaussianModel.load_ply(tmp_path / "run" / "point_cloud" / "iteration_7" / "point_cloud.ply", "cpu")
     for index, camera in enumerate(load_scene(tiny_scene_dir, eval=True).test):
         stored = cv2.imread(str(folder / "counts" / f"{index:05d}.png"), cv2.IMREAD_UNCHANGED)
-        assert stored.dtype == np.uint16 and np.array_equal(stored, count_map(camera, model, **PLAIN).numpy())
+        assert stored.dtype == np.uint16 and np.array_equal(stored, count_map(camera, model).numpy())
     assert {path.name for path in folder.iterdir()} == {"counts", "counts_in_colours", "gt", "renders"}

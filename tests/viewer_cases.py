@@ -7,7 +7,7 @@ import torch
 
 from compact_splats.scene import ply
 from compact_splats.scene.cameras import Camera
-from compact_splats.training.viewer_files import camera_entries
+from compact_splats.scene.saved_cameras import camera_entries
 from compact_splats.utils.files import write_json
 
 WIDTH, HEIGHT = 160, 120

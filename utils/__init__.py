@@ -1,1 +1,1 @@
-"""What all other packages may use: errors, files, pictures, losses, and the run folder. Imports none of them."""
+"""Used by all other subpackages: errors, files, signals, images, metrics and the machine. Imports none of them."""

@@ -1,4 +1,4 @@
-"""The one exception for what a user can get wrong, and how a script ends on it, or where the machine is too small."""
+"""InputError, for what a user can get wrong, and how a script exits."""
 
 import re
 import reprlib
@@ -10,16 +10,16 @@ from typing import NoReturn
 
 from compact_splats.utils.memory import free_memory
 
-_LONGEST = 500  # characters of each part of a message; files can be quoted in it
+_MAX_CHARACTERS = 500  # of each part of a message: parts may quote files
 _BRIEF = reprlib.Repr()
 _BRIEF.maxstring = _BRIEF.maxother = 80
 
 
 class InputError(Exception):
-    """Something in the user's input is wrong; the message is one line: what is wrong, where, and what to do.
+    """The user's input is wrong. The message is one line: what is wrong, where, and what to do.
 
-    ``InputError("scene folder /x does not exist (see -s)")``, or, where it reads well, the parts of "WHERE: expected
-    EXPECTED, found FOUND; FIX".
+    ``InputError("scene folder /x does not exist (see -s)")``, or, where it reads well, the four parts of "WHERE:
+    expected EXPECTED, found FOUND; FIX".
 
     Args:
         message: the whole sentence, or a path or flag that is wrong.
@@ -32,32 +32,35 @@ class InputError(Exception):
         self, message: str | Path, expected: str | None = None, found: str | None = None, fix: str | None = None
     ) -> None:
         self._parts = (message, expected, found, fix)
-        text = str(message)
-        if expected is not None:
+        if expected is None:
+            text = _shortened(str(message))
+        else:
             expected, found, fix = (_shortened(part or "") for part in (expected, found, fix))
             text = f"{message}: expected {expected}, found {found}; {fix}"
-        super().__init__(one_line(_shortened(text) if expected is None else text))
+        super().__init__(one_line(text))
 
     def with_hint(self, hint: str) -> "InputError":
-        """The same with one more thing to do."""
+        """The same error with one more thing to do."""
         message, expected, found, fix = self._parts
-        return InputError(f"{message}; {hint}") if fix is None else InputError(message, expected, found, f"{fix}; {hint}")
+        if expected is None:
+            return InputError(f"{message}; {hint}")
+        return InputError(message, expected, found, f"{fix}; {hint}")
 
-    def __reduce__(self) -> tuple:  # the default would rebuild it from the message alone, and fail in process pools
+    def __reduce__(self) -> tuple:  # by default pickle passes the message alone, which is not all parts
         return InputError, self._parts
 
 
 def brief(value: object) -> str:
-    """``repr`` of what a file holds, for a message: never long, and of nested values only the outer ones."""
+    """``repr`` of a value from a file, shortened, for a message."""
     return _BRIEF.repr(value)
 
 
 class Stopped(Exception):
-    """The user has asked a script to end, and it has put its work in order.
+    """The user stopped a script, and its work is saved.
 
     Args:
-        signal_number: of the request.
-        said: what the user is told, and how to go on.
+        signal_number: SIGINT or SIGTERM.
+        said: the line for the user: what is saved and how to continue.
     """
 
     def __init__(self, signal_number: int, said: str) -> None:
@@ -66,20 +69,19 @@ class Stopped(Exception):
 
 
 def exit_code_of(error: Exception) -> int:
-    """How a script ends on an error that it tells in a line: 2, or 128 and the signal's number."""
+    """The exit code after an error: 128 plus the signal number after ``Stopped``, else 2."""
     return 128 + error.signal_number if isinstance(error, Stopped) else 2
 
 
 def run_script(main: Callable[[], None], *, less_memory: str = "") -> NoReturn:
-    """Run ``main`` and end the process.
+    """Run ``main`` and exit.
 
-    Exit code 0; or one line on stderr and exit code 2 after an ``InputError``, where memory runs out, and where the
-    GPU fails; or a line and, as shells count, 128 and the signal's number where the user has asked for the end.
-    Anything else is a bug, and keeps its traceback.
+    Exit code 0; 2 with one line on stderr after an ``InputError``, out of memory, and GPU errors; 128 plus the signal
+    number with one line after ``Stopped`` and Ctrl-C. Any other exception is a bug and keeps its traceback.
 
     Args:
         main: the script.
-        less_memory: flags by which it can be told to need less memory.
+        less_memory: the flags that reduce memory, for the message when memory runs out.
     """
     try:
         main()
@@ -97,54 +99,50 @@ def run_script(main: Callable[[], None], *, less_memory: str = "") -> NoReturn:
 
 
 def _line_for_user(error: Exception, less_memory: str) -> str | None:
-    """What to tell the user; None for a bug."""
+    """The line to print; None for a bug."""
     if isinstance(error, InputError):
         return str(error)
-    kinds = {kind.__name__ for kind in type(error).__mro__}  # by name: torch and the engine need not be loaded here
+    kinds = {kind.__name__ for kind in type(error).__mro__}  # by name: torch and the engine need not be imported here
     if kinds & {"MemoryError", "OutOfMemoryError"} or _OUT_OF_MEMORY.search(str(error)):
         on_gpu = bool(kinds & {"OutOfMemoryError", "CudaError"}) or "CUDA" in str(error)
-        return str(_out_of_memory(str(error), on_gpu, less_memory))
+        return _out_of_memory(str(error), on_gpu, less_memory)
     return one_line(str(error)) if "CudaError" in kinds else None
 
 
-# What torch's allocators say, the ordinary ones of GPU and CPU, the stream-ordered one, and numpy.
+# Messages of torch's CPU and CUDA allocators and of numpy.
 _OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory|not enough memory")
-_WANTED = re.compile(r"(?:[Tt]ried to allocate|Requested +:|Unable to allocate) ([\d.]+ \w+)")
+_NEEDED = re.compile(r"(?:[Tt]ried to allocate|Requested +:|Unable to allocate) ([\d.]+ \w+)")
 _FREE = re.compile(r"of which ([\d.]+ \w+) is free|([\d.]+ \w+) free|Free \(according to CUDA\): ([\d.]+ \w+)")
 
 
-def _out_of_memory(text: str, on_gpu: bool, flags: str) -> InputError:
-    wanted, free = _WANTED.search(text), _FREE.search(text)
-    return InputError(
-        "GPU memory" if on_gpu else "memory",
-        f"{_size(wanted[1])} more" if wanted else "more",
-        f"{free[free.lastindex]} free" if free else "too little" if on_gpu else _free_on_host(),
-        f"ask for less by {flags}" if flags else "make room, or use a machine that has more",
-    )
+def _out_of_memory(text: str, on_gpu: bool, flags: str) -> str:
+    needed, free = _NEEDED.search(text), _FREE.search(text)
+    free_bytes = None if on_gpu else free_memory()
+    facts = [f"{_size(needed[1])} more needed"] if needed else []
+    if free or free_bytes is not None:
+        facts.append(f"{free[free.lastindex] if free else readable(free_bytes)} free")
+    what = "out of GPU memory" if on_gpu else "out of memory"
+    hint = f"to use less, see {flags}" if flags else "close other programs or use a machine with more memory"
+    return f"{what}{': ' if facts else ''}{', '.join(facts)}; {hint}"
 
 
 def _size(amount: str) -> str:
-    """Bytes in a unit that can be read; other amounts as they are."""
+    """An amount in bytes in a readable unit; others unchanged."""
     number, unit = amount.split()
     return readable(float(number)) if unit == "bytes" else amount
 
 
 def readable(num_bytes: float) -> str:
-    """Bytes in a unit that can be read."""
+    """A number of bytes in GiB, MiB or KiB."""
     if num_bytes >= 2**30:
         return f"{num_bytes / 2**30:.2f} GiB"
     return f"{num_bytes / 2**20:.0f} MiB" if num_bytes >= 2**20 else f"{num_bytes / 2**10:.0f} KiB"
 
 
-def _free_on_host() -> str:
-    free = free_memory()
-    return "less" if free is None else f"{readable(free)} free"
-
-
 def one_line(text: str) -> str:
-    """The words of a text, which may quote a stranger's file: what would steer a terminal becomes question marks."""
+    """Text that may quote untrusted input, on one line; control characters become question marks."""
     return "".join(letter if letter.isprintable() else "?" for letter in " ".join(text.split()))
 
 
 def _shortened(text: str) -> str:
-    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 100]} ... {text[-90:]}"
+    return text if len(text) <= _MAX_CHARACTERS else f"{text[: _MAX_CHARACTERS - 100]} ... {text[-90:]}"

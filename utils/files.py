@@ -1,4 +1,4 @@
-"""Writing files so that nothing half-written is ever seen under its final name, and reading those of strangers."""
+"""Atomic writes, and reading of untrusted files."""
 
 import errno
 import json
@@ -16,34 +16,34 @@ from compact_splats.utils.errors import InputError, readable
 
 _RANDOM = 12  # hexadecimal digits in the name of a temporary file
 _TEMPORARY = re.compile(rf"\..+\.[0-9a-f]{{{_RANDOM}}}(\.\w+)?")
-MAX_JSON = 1 << 27  # bytes; what Python makes of them takes up to 30 times as much
+MAX_JSON = 1 << 27  # bytes; the parsed objects take up to 30 times as much memory
 
 
 @contextmanager
 def atomic_write(path: str | Path, *, durable: bool = False, num_bytes: int = 0) -> Iterator[Path]:
-    """Give a temporary path beside ``path``; move it into place when the block ends well, delete it otherwise.
+    """Yield a temporary path beside ``path``; move the file into place if the block succeeds, else delete it.
 
     The temporary name keeps the suffix, because image and array writers choose their format by it. Missing folders are
-    created. The block should do nothing but write: any ``OSError`` in it is taken for a failure to write ``path``.
+    created. Do nothing but write in the block: any ``OSError`` in it counts as a failure to write ``path``.
 
     Args:
-        path: where the finished file belongs; an existing file is replaced.
-        durable: return only when the file is on the disk, so that it outlives a power failure.
-        num_bytes: the least that the file will have, as far as the caller knows; a shorter one is a failure.
+        path: the final path; an existing file is replaced.
+        durable: return only when the file is on the disk and survives a power failure.
+        num_bytes: the minimum size of the file; a shorter one is a failure.
 
     Yields:
-        The path to write to; an empty file is there already.
+        The path to write to. It is an empty file.
 
     Raises:
-        InputError: the folder or the file cannot be written.
+        InputError: the folder or the file can't be written.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:_RANDOM]}{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.touch()  # an unwritable folder shows before the work, and the file gets the user's umask
+        temporary.touch()  # fails early in an unwritable folder, and applies the user's umask
         yield temporary
-        if temporary.stat().st_size < num_bytes:  # not all writers tell when the disk is full
+        if temporary.stat().st_size < num_bytes:  # not all writers report a full disk
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         if durable:
             _sync(temporary)
@@ -51,24 +51,25 @@ def atomic_write(path: str | Path, *, durable: bool = False, num_bytes: int = 0)
         if durable:
             _sync(path.parent)
     except OSError as error:
-        _remove_if_there(temporary)  # first, as it may be what fills the disk
+        _remove_if_there(temporary)  # before the free space is measured
         raise _cannot_write(path, num_bytes, error) from error
     finally:
         _remove_if_there(temporary)
 
 
 def _cannot_write(path: Path, num_bytes: int, error: OSError) -> InputError:
-    """What is wrong with a place; where it is full, what is wanted and what is free."""
-    free = free_space(path)
+    """The reason; for a full disk, the space needed and the space free."""
+    free = _free_space(path)
     if error.errno == errno.ENOSPC or (free is not None and free < num_bytes):
-        wanted = f"room for {readable(num_bytes)}" if num_bytes else "room on the disk"
+        needed = f"{readable(num_bytes)} needed, " if num_bytes else ""
         is_quota = free is not None and free > max(num_bytes, 1 << 20)
-        return InputError(path, wanted, f"'{error}'" if is_quota else f"{readable(free or 0)} free", "make room there")
-    return InputError(path, "a place that can be written", f"'{error}'", "choose another folder or free this one")
+        left = f"'{error}'" if is_quota else f"{readable(free or 0)} free"
+        return InputError(f"{path} can't be written, the disk is full: {needed}{left}; free some space there")
+    return InputError(f"{path} can't be written: '{error}'; choose another folder or free this one")
 
 
-def free_space(path: Path) -> int | None:
-    """Bytes free on the disk on which a path is, or would be; None where the disk does not say."""
+def _free_space(path: Path) -> int | None:
+    """Bytes free on the disk of a path, which need not exist; None if unknown."""
     try:
         nearest = next(each for each in (path.absolute(), *path.absolute().parents) if each.exists())
         return shutil.disk_usage(nearest).free
@@ -77,10 +78,10 @@ def free_space(path: Path) -> int | None:
 
 
 def write_json(path: str | Path, content: Any) -> None:
-    """Write a JSON file that is either the whole new one or the old one.
+    """Write a JSON file atomically.
 
     Raises:
-        InputError: the file cannot be written.
+        InputError: the file can't be written.
     """
     with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
@@ -88,18 +89,18 @@ def write_json(path: str | Path, content: Any) -> None:
 
 @contextmanager
 def open_file(path: str | Path, expected: str, fix: str) -> Iterator[BinaryIO]:
-    """Open a file to read bytes from: an ordinary one, as a device or a pipe may never end.
+    """Open a regular file to read bytes; a device or a pipe, which may never end, is refused.
 
     Args:
         path: the file.
-        expected: what it has to be, for the message.
-        fix: what the user can do where it isn't that.
+        expected: what it must be, for the message.
+        fix: what the user can do, for the message.
 
     Yields:
-        The open file; any ``OSError`` in the block is taken for a failure to read it.
+        The open file. Any ``OSError`` in the block counts as a failure to read it.
 
     Raises:
-        InputError: no such file, or none that can be read.
+        InputError: the file does not exist, is not a regular file, or can't be read.
     """
     if not os.path.isfile(path):  # Path.is_file would raise for names that are too long
         raise InputError(path, expected, "something else" if os.path.exists(path) else "nothing", fix)
@@ -111,15 +112,15 @@ def open_file(path: str | Path, expected: str, fix: str) -> Iterator[BinaryIO]:
 
 
 def read_json(path: str | Path, expected: str, fix: str) -> Any:
-    """Read a JSON file in UTF-8, 16 or 32 of at most 2^27 bytes, whatever it holds.
+    """Read a JSON file in UTF-8, 16 or 32 of at most 2^27 bytes.
 
     Args:
         path: the file.
-        expected: what it has to be, for the message.
-        fix: what the user can do where it isn't that.
+        expected: what it must be, for the message.
+        fix: what the user can do, for the message.
 
     Raises:
-        InputError: no such file, too large, no JSON, or nested deeper than Python reads.
+        InputError: the file does not exist, is too large, is not JSON, or is nested deeper than Python reads.
     """
     with open_file(path, expected, fix) as file:
         size = os.path.getsize(path)
@@ -130,12 +131,12 @@ def read_json(path: str | Path, expected: str, fix: str) -> Any:
         return json.loads(content)
     except RecursionError as error:
         raise InputError(path, expected, "lists or objects that are nested too deep", fix) from error
-    except ValueError as error:  # no UTF-8, no JSON, integers of thousands of digits
+    except ValueError as error:  # not UTF, not JSON, or integers of thousands of digits
         raise InputError(path, expected, f"'{error}'", fix) from error
 
 
 def check_writable(folder: Path) -> None:
-    """Make sure that a folder can be written, or made; leaves nothing behind.
+    """Check that a folder can be written or created, without leaving anything in it.
 
     Raises:
         InputError: it can't.
@@ -145,11 +146,11 @@ def check_writable(folder: Path) -> None:
         with tempfile.NamedTemporaryFile(dir=nearest):
             pass
     except OSError as error:
-        raise InputError(folder, "a folder that can be written", f"'{error}'", "choose another folder") from error
+        raise InputError(f"folder {folder} can't be written: '{error}'; choose another folder") from error
 
 
 def flush_to_disk(path: Path) -> None:
-    """Return only when a file, and its name in its folder, would outlive a power failure.
+    """Return only when a file and its directory entry are on the disk and survive a power failure.
 
     Raises:
         InputError: the disk fails.
@@ -158,19 +159,19 @@ def flush_to_disk(path: Path) -> None:
         _sync(path)
         _sync(path.parent)
     except OSError as error:
-        raise InputError(path, "a file on a disk that works", f"'{error}'", "choose another folder") from error
+        raise InputError(f"{path} can't be flushed to the disk: '{error}'; choose another folder") from error
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove the temporary files that killed processes have left directly in a folder. Nobody may be writing there."""
+    """Remove temporary files of killed processes directly in a folder. No other process may be writing there."""
     for path in folder.glob(".*"):
         if _TEMPORARY.fullmatch(path.name) and path.is_file():
             _remove_if_there(path)
 
 
 def _sync(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk."""
-    if path.is_dir() and os.name == "nt":  # Windows opens no folders
+    """Flush a file or a directory to the disk."""
+    if path.is_dir() and os.name == "nt":  # Windows can't open directories
         return
     number = os.open(path, os.O_RDWR if path.is_file() else os.O_RDONLY)
     try:
@@ -182,5 +183,5 @@ def _sync(path: Path) -> None:
 def _remove_if_there(path: Path) -> None:
     try:
         path.unlink()
-    except OSError:  # moved into place, or never created: nothing is left to clean
+    except OSError:  # moved into place, or never created
         pass

@@ -1,14 +1,13 @@
-"""Numbers from files, as the floats that this program computes with."""
+"""Conversion of numbers from files to float32."""
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 
 def to_float32(values: ArrayLike) -> np.ndarray:
-    """Real numbers as float32, in C order.
+    """Real numbers as float32, in C order, without numpy's warnings.
 
-    What float32 cannot hold becomes infinite, and NaN of any kind stays NaN, both without a warning of numpy's: whoever
-    calls this looks for what is not finite, and says where it stands.
+    Numbers beyond the range of float32 become infinite, and NaN stays NaN: the caller checks for both.
     """
     with np.errstate(all="ignore"):
         return np.ascontiguousarray(values, np.float32)

@@ -5,15 +5,13 @@ from torch import Tensor
 
 
 def rotation_matrices(quats: Tensor) -> Tensor:
-    """Rotation matrices of quaternions of any length but zero.
+    """Rotation matrices (N,3,3), local to world axes, of quaternions (N,4) of any length but zero, real part first."""
+    return rotation_matrices_of_unit(torch.nn.functional.normalize(quats, dim=1))
 
-    Args:
-        quats: (N,4), real part first.
 
-    Returns:
-        (N,3,3), from a Gaussian's own axes to the world's.
-    """
-    w, x, y, z = torch.nn.functional.normalize(quats, dim=1).unbind(1)
+def rotation_matrices_of_unit(quats: Tensor) -> Tensor:
+    """:func:`rotation_matrices` of (N,4) quaternions that have length one already."""
+    w, x, y, z = quats.unbind(1)
     entries = [
         1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y),
         2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x),

@@ -1,4 +1,4 @@
-"""Rendered images as 8-bit pictures, and maps of numbers as 16-bit ones or in colours."""
+"""8-bit images, colour maps, and writing of PNG files."""
 
 from pathlib import Path
 
@@ -17,18 +17,18 @@ def to_uint8(image: Tensor) -> Tensor:
         image: float, any shape.
 
     Returns:
-        uint8, same shape and device; a value halfway goes to the even neighbour.
+        uint8, same shape and device; halves are rounded to even.
     """
     return (image.clamp(0, 1) * 255).round().byte()
 
 
 def pixels_of(image: Tensor) -> np.ndarray:
-    """(3,H,W) uint8 as an array (H,W,3)."""
+    """(3,H,W) uint8 as a numpy array (H,W,3)."""
     return np.ascontiguousarray(image.permute(1, 2, 0).cpu().numpy())
 
 
 def in_colours(shades: Tensor, is_shown: Tensor) -> Tensor:
-    """A map in colours from dark blue over green to red.
+    """Apply the Turbo colour map, from dark blue over green to red.
 
     Args:
         shades: (H,W) float in [0, 1].
@@ -42,7 +42,7 @@ def in_colours(shades: Tensor, is_shown: Tensor) -> Tensor:
 
 
 def write_png(path: Path, pixels: Tensor) -> None:
-    """Write (3,H,W) uint8 RGB, or (H,W) int32 from 0 to 65535 in 16 bits of grey, as a PNG.
+    """Write (3,H,W) uint8 RGB, or (H,W) int32 from 0 to 65535 as 16-bit grey.
 
     Raises:
         InputError: the file can't be written.

@@ -1,4 +1,4 @@
-"""A folder that only one process at a time may write to. The lock goes with the process, however that ends."""
+"""A lock by which only one process at a time writes to a folder. It ends with the process."""
 
 import contextlib
 import errno
@@ -20,15 +20,15 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)  # as 
 class FolderLock:
     """Hold ``FOLDER/.lock`` for the length of a ``with`` block.
 
-    The file names who holds it, and goes at the end, as do folders that were made for it and hold nothing else by
-    then; a process that is killed leaves them, and they are no obstacle. Where the system has no such locks, nothing
-    is locked.
+    The file names the process that holds it. At the end it is removed, with the folders that were created for it if
+    they are empty. A killed process leaves them, and they do not block the next one. On file systems without locks
+    nothing is locked.
 
     Args:
-        folder: what to lock; it is made if it is not there.
+        folder: to lock; created if missing.
 
     Raises:
-        InputError: another process holds it, or the folder can't be written; on entering the block.
+        InputError: on entering the block: another process holds the lock, or the folder can't be written.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -55,26 +55,25 @@ class FolderLock:
         self._close()
 
     def renew(self) -> bool:
-        """Lock the folder again where somebody has removed it.
+        """Create and lock the folder again if it was removed.
 
         Returns:
-            Whether somebody had; it is there again then, and empty.
+            Whether it was removed; it exists again and is empty.
 
         Raises:
-            InputError: another process has made it its own meanwhile, or the disk that held it has gone.
+            InputError: another process has locked it meanwhile, or its disk is no longer mounted.
         """
         if self._is_mine():
             return False
         nearest = next(path for path in (self._folder.absolute(), *self._folder.absolute().parents) if path.exists())
         if os.stat(nearest).st_dev != self._device:
-            found = f"{nearest} on another disk"
-            raise InputError(self._folder, "the disk that it was on", found, "look whether that is still mounted")
+            raise InputError(f"{self._folder} was removed and its disk is not mounted any more; mount it again")
         self._close()
         self._take()
         return True
 
     def _is_mine(self) -> bool:
-        """Whether the file at the path is the one that is held: not if it was removed, or others made a new one."""
+        """Whether the file at the path is the one that this process holds, not a new one or none."""
         try:
             return self._file is not None and os.path.samestat(os.fstat(self._file), os.stat(self._path))
         except OSError:
@@ -84,7 +83,7 @@ class FolderLock:
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             self._open()
-            while not self._is_mine():  # the one who had it has removed it just now
+            while not self._is_mine():  # another process removed the file at this moment
                 self._close()
                 self._open()
             with contextlib.suppress(OSError):  # a full disk
@@ -93,12 +92,13 @@ class FolderLock:
         except BlockingIOError as error:
             holder = os.pread(self._file, 200, 0).decode(errors="replace").strip() or "another process"
             self._close()
-            fix = "wait until it has ended, or name another folder"
-            raise InputError(self._folder, "a folder that nobody is writing to", f"{holder} at work", fix) from error
+            raise InputError(
+                f"{self._folder} is in use by {holder}; wait until it has ended, or name another folder"
+            ) from error
         except OSError as error:
             self._close()
             raise InputError(
-                self._folder, "a folder that can be written", f"'{error}'", "choose another folder or free this one"
+                f"folder {self._folder} can't be written: '{error}'; choose another folder or free this one"
             ) from error
 
     def _open(self) -> None:
@@ -112,5 +112,5 @@ class FolderLock:
 
     def _close(self) -> None:
         if self._file is not None:
-            os.close(self._file)  # which ends the lock
+            os.close(self._file)  # this releases the lock
             self._file = None

@@ -1,7 +1,4 @@
-"""Image quality in plain torch: L1, PSNR and SSIM.
-
-The metrics are computed with these; training uses the engine's fused loss, which is tested against them.
-"""
+"""L1, PSNR and SSIM in plain torch, for metrics.py; training uses the engine's fused loss, tested against these."""
 
 import torch
 import torch.nn.functional as F
@@ -14,27 +11,24 @@ SSIM_C2 = 0.03**2
 
 
 def l1(image: Tensor, photo: Tensor) -> Tensor:
-    """Mean absolute difference of two images of the same shape; a scalar."""
+    """Mean absolute difference of two images of the same shape; ()."""
     return (image - photo).abs().mean()
 
 
 def psnr(image: Tensor, photo: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio of two images in [0, 1], in dB; infinite where they are equal."""
+    """Peak signal-to-noise ratio of two images in [0, 1], in dB; (), infinite if they are equal."""
     return -10 * torch.log10((image - photo).square().mean())
 
 
 def ssim(image: Tensor, photo: Tensor) -> Tensor:
-    """Mean structural similarity with an 11x11 Gaussian window and zero padding.
-
-    The padding makes borders count as if black lay around both images; it is what 3DGS reports [Kerbl et al. 2023],
-    so it is kept for the figures to be comparable.
+    """Mean structural similarity with an 11x11 Gaussian window and zero padding, as 3DGS reports it.
 
     Args:
         image: (3,H,W) float in [0, 1].
-        photo: (3,H,W), same dtype.
+        photo: (3,H,W), same dtype and range.
 
     Returns:
-        The mean over pixels and channels, a scalar.  [Wang et al. 2004]
+        (), the mean over pixels and channels.  [Wang et al. 2004]
     """
     if image.shape != photo.shape or image.dim() != 3:
         raise ValueError(f"expected two (C,H,W) images of one shape, got {tuple(image.shape)} and {tuple(photo.shape)}")

@@ -1,4 +1,4 @@
-"""What figures depend on beside the code: processor, cores, GPU, versions, and the commit of the checkout."""
+"""The machine and versions that results depend on: processor, cores, GPU, packages, commit."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def machine_info() -> dict[str, str | int]:
-    """Processor, cores usable by this process, accelerator if any, versions and the commit of the checkout."""
+    """Processor, usable cores, GPU if any, versions, and the commit of the checkout."""
     import torch
 
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
@@ -31,7 +31,7 @@ def num_cores() -> int:
 
 
 def visible_gpus() -> list[str]:
-    """The GPUs that this process may use, each as CUDA_VISIBLE_DEVICES would name it."""
+    """The GPUs that this process may use, named as in CUDA_VISIBLE_DEVICES."""
     import torch
 
     count = torch.cuda.device_count()
@@ -40,7 +40,7 @@ def visible_gpus() -> list[str]:
 
 
 def commit() -> str:
-    """The checkout's commit, "-dirty" behind it if files differ; empty outside of a checkout."""
+    """The commit of the checkout, with "-dirty" if files differ from it; empty outside of a checkout."""
     return _git("rev-parse", "HEAD") + ("-dirty" if _git("status", "--porcelain", "-uno") else "")
 
 

@@ -1,4 +1,4 @@
-"""How much main memory a process may still take: of the machine, of its container, and of its own limit."""
+"""Free main memory, within the limits of the machine, the container and the process."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ _VERSION_2, _VERSION_1 = ("memory.max", "memory.current"), ("memory.limit_in_byt
 
 
 def free_memory(root: Path = Path("/")) -> int | None:
-    """Bytes that are left, by Linux's account; None elsewhere.
+    """Bytes that this process can still allocate on Linux; None on other systems.
 
-    The least of what the machine has (pages that are caches count as free), of what the control groups of the process
-    leave it, as containers and batch systems set them, and of its own limit (``ulimit -v``).
+    The minimum of the machine's available memory, the limits of the control groups (containers, batch systems), and
+    the limit of the process (``ulimit -v``).
 
     Args:
-        root: where ``proc`` and ``sys`` are.
+        root: folder of ``proc`` and ``sys``, for tests.
     """
     try:
         free = [_entries(root / "proc/meminfo")["MemAvailable"]]
         used = _entries(root / "proc/self/status")["VmSize"]
-    except (OSError, KeyError):  # no Linux, or an old one
+    except (OSError, KeyError):  # not Linux, or an old kernel
         return None
     import resource  # not on Windows
 
@@ -30,7 +30,7 @@ def free_memory(root: Path = Path("/")) -> int | None:
 
 
 def _left_by_groups(root: Path) -> list[int]:
-    """What each control group that has a limit leaves, of the process's own and those above it."""
+    """Bytes left by each control group with a limit, from that of the process up to the root."""
     try:
         lines = [line.split(":", 2) for line in (root / "proc/self/cgroup").read_text().splitlines()]
     except OSError:
@@ -42,14 +42,14 @@ def _left_by_groups(root: Path) -> list[int]:
         base, files = root / "sys/fs/cgroup", _VERSION_2
         if controllers:
             base, files = base / "memory", _VERSION_1
-        own = base / name.strip("/")  # in a container it may not be there, as its group is the root
+        own = base / name.strip("/")  # may be missing in a container, whose group is the root
         groups = [group for group in (own, *own.parents) if group == base or base in group.parents]
         left += [each for each in (_left_by_group(group, files) for group in groups) if each is not None]
     return left
 
 
 def _left_by_group(group: Path, files: tuple[str, str]) -> int | None:
-    """Limit minus use, where caches that the kernel would give up do not count as used; None without a limit."""
+    """Limit minus usage, where reclaimable caches do not count as used; None without a limit."""
     try:
         limit, used = ((group / name).read_text().strip() for name in files)
         if limit == "max":
@@ -62,6 +62,6 @@ def _left_by_group(group: Path, files: tuple[str, str]) -> int | None:
 
 
 def _entries(path: Path) -> dict[str, int]:
-    """The sizes that a file of Linux's names, in bytes."""
+    """The entries of a ``/proc`` file that are sizes, in bytes."""
     lines = (line.split(":", 1) for line in path.read_text().splitlines() if line.endswith(" kB"))
     return {name: int(value.split()[0]) * 1024 for name, value in lines}

@@ -1,4 +1,4 @@
-"""Being asked to stop: the running step is finished and its work saved before the process ends."""
+"""Ctrl-C and SIGTERM as a flag, so that the running step is finished and its work saved before the process ends."""
 
 import signal
 import threading
@@ -8,10 +8,9 @@ from compact_splats.utils.errors import Stopped
 
 
 class StopRequest:
-    """Whether Ctrl-C (SIGINT) or SIGTERM has come since the start of a ``with`` block.
+    """True after SIGINT (Ctrl-C) or SIGTERM inside a ``with`` block.
 
-    A second one takes its usual effect, at once. In other threads than the first, where Python can't know of signals,
-    nothing changes.
+    A second signal has its usual effect. Outside of the main thread, where Python can't handle signals, it stays False.
     """
 
     def __init__(self) -> None:
@@ -22,17 +21,13 @@ class StopRequest:
         return self._number is not None
 
     def stopped(self, said: str) -> Stopped:
-        """The exception to end with, after the work is saved.
-
-        Args:
-            said: what the user is told.
-        """
+        """The exception to raise once the work is saved; ``said`` is the line for the user."""
         return Stopped(self._number, said)
 
     def __enter__(self) -> "StopRequest":
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
-                if signal.getsignal(number) != signal.SIG_IGN:  # as for a job that a shell runs in the background
+                if signal.getsignal(number) != signal.SIG_IGN:  # ignored in background jobs of a shell
                     self._before[number] = signal.signal(number, self._note)
         return self
 

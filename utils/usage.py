@@ -1,4 +1,4 @@
-"""What a training costs: time and memory."""
+"""Time and peak memory of a training."""
 
 import sys
 import time
@@ -12,12 +12,12 @@ MB = 1e6  # bytes
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until the device has done all it was given; nothing on the CPU."""
+    """Wait until all queued work of the device is done; immediate on the CPU."""
     getattr(torch, device.type).synchronize()
 
 
 class Stopwatch:
-    """Seconds of work, without what happens in :meth:`paused`. Runs from the start."""
+    """Seconds since its creation, without the blocks in :meth:`paused`."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -26,12 +26,12 @@ class Stopwatch:
 
     @property
     def seconds(self) -> float:
-        """Time so far; exact on a GPU only while paused."""
+        """Time so far; on a GPU exact only while paused, which synchronises."""
         return self._before + (0.0 if self._since is None else time.perf_counter() - self._since)
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Do not count the time of this block."""
+        """Exclude the time of a block."""
         synchronize(self._device)
         self._before, self._since = self.seconds, None
         try:
@@ -51,7 +51,7 @@ class Stopwatch:
 
 
 class MemoryMeter:
-    """Peak memory since the meter was made."""
+    """Peak memory since its creation."""
 
     def __init__(self, device: torch.device) -> None:
         self._accelerator = getattr(torch, device.type) if device.type != "cpu" else None
@@ -62,7 +62,7 @@ class MemoryMeter:
         self._earlier: dict[str, float] = {}
 
     def read(self) -> dict[str, float]:
-        """Figures in MB: peak of the process, what of that came since the start, and the peak on the device."""
+        """In MB: peak of the process, its increase since creation, and the peak on the device."""
         peak = _peak()
         figures = {"peak_rss_mb": peak / MB}
         if self._start is not None:
@@ -72,24 +72,24 @@ class MemoryMeter:
         return {name: max(value, self._earlier.get(name, value)) for name, value in figures.items()}
 
     def state_dict(self) -> dict[str, float]:
-        """The figures so far."""
+        """The peaks so far."""
         return self.read()
 
     def load_state_dict(self, state: dict[str, float]) -> None:
-        """Take the peaks of the run that is continued into account."""
+        """Continue from ``state_dict``: the peaks are those of both runs."""
         self._earlier = dict(state)
 
 
 def _reset_peak() -> None:
-    """Let the kernel's high-water mark fall to the present level, where it can (Linux)."""
+    """Reset the kernel's peak of resident memory (Linux)."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
-        return  # then the peak is that of the whole process, which is an upper bound
+        return  # the peak is then that of the whole process, an upper bound
 
 
 def _peak() -> int:
-    """Bytes; the high-water mark of the process's resident memory."""
+    """Peak resident memory of the process, bytes."""
     peak = _status("VmHWM")
     if peak is not None:
         return peak
@@ -100,7 +100,7 @@ def _peak() -> int:
 
 
 def _status(entry: str) -> int | None:
-    """Bytes of an entry of Linux's process status; None elsewhere."""
+    """An entry of Linux's ``/proc/self/status``, bytes; None on other systems."""
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
     except OSError:

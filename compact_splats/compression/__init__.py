@@ -1,18 +1,18 @@
-"""Trained models made small: arrays in, bytes out, and the files of other tools.
+"""Compression of trained models: the .gsz codec, the post-hoc stage, and formats of other tools.
 
-    from compact_splats.compression import encode, decode
-    data = encode(rows)  # float32 arrays by the names and in the shapes of GaussianModel.parameters
-    rows = decode(data)
+    from compact_splats import encode, decode
+    data = encode(arrays)  # float32, by name and in the shapes of GaussianModel.parameters
+    arrays = decode(data)
 
-``docs/gsz.md`` is the format of these bytes.
+``docs/gsz.md`` specifies the format.
 """
 
 from importlib import import_module
 from typing import Any
 
 _HOMES = {
+    "ColorBasis": "color_basis",
     "FormatError": "container",
-    "Viewpoints": "viewpoints",
     "decode": "codec",
     "encode": "codec",
     "read_model": "files",

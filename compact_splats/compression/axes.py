@@ -1,4 +1,4 @@
-"""Which axis of a Gaussian is called the first: 24 ways to write the same shape, and the one closest to no rotation."""
+"""The order of a Gaussian's axes: of the 24 ways to write the same shape, the one with the smallest rotation."""
 
 import math
 from itertools import permutations, product
@@ -6,19 +6,21 @@ from itertools import permutations, product
 import torch
 from torch import Tensor
 
+from compact_splats.utils.geometry import rotation_matrices_of_unit
+
 
 def close_to_identity(quats: Tensor, log_scales: Tensor) -> tuple[Tensor, Tensor]:
     """The same Gaussians, with rotations of at most 63 degrees.
 
-    To permute the axes and turn their signs, keeping them right-handed, is one of the 24 rotations of the cube; of what
-    these leave of a rotation the smallest is taken. Its real part is large, and the others are small.
+    A permutation of the axes with signs that keep them right-handed is one of the 24 rotations of the cube. The result
+    is the Gaussian's rotation times the one of these that leaves the smallest angle: its imaginary parts are small.
 
     Args:
         quats: (N,4) real part first, any length but zero.
         log_scales: (N,3).
 
     Returns:
-        quats of length one and real part above 0.85, and log_scales in their new order.
+        quats (N,4) of length one with real parts above 0.85, and log_scales (N,3) in the new order of the axes.
     """
     unit = torch.nn.functional.normalize(quats.double(), dim=1)
     rotations = _cube_rotations().to(quats.device)
@@ -58,12 +60,5 @@ def _multiply(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _axes_of(rotations: Tensor) -> Tensor:
-    """(M,3): which old axis each new one is, for rotations of the cube."""
-    w, x, y, z = rotations.unbind(-1)
-    rows = [
-        [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
-        [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
-        [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
-    ]
-    matrices = torch.stack([torch.stack(row, -1) for row in rows], -2)
-    return matrices.abs().argmax(-2)
+    """(M,3): the old axis that each new axis is, for (M,4) rotations of the cube."""
+    return rotation_matrices_of_unit(rotations).abs().argmax(-2)

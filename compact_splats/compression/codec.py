@@ -1,12 +1,10 @@
-"""Models to bytes and back: the profiles of .gsz, and the choice between them."""
+"""Models to bytes and back: the profiles of .gsz."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
-
-import numpy as np
 
 from compact_splats.compression import compact, compact_streams, seed
 from compact_splats.compression.arrays import Arrays, checked
@@ -15,11 +13,11 @@ from compact_splats.compression.container import PROFILE_KEY, FormatError, pack,
 
 @dataclass(frozen=True)
 class Profile:
-    """A way to store a model; its name stands in the file's header under ``PROFILE_KEY``.
+    """A way to store a model; its name is in the file's header under ``PROFILE_KEY``.
 
     Attributes:
-        encode: checked rows and settings to header and streams; nothing else that it needs is left to the caller.
-        decode: header and streams to rows. Anything may stand in the header but what ``container.unpack`` refuses.
+        encode: from checked arrays and settings to header and streams.
+        decode: from header and streams, which are untrusted beyond the checks of ``container.unpack``, to arrays.
     """
 
     encode: Callable[..., tuple[dict[str, Any], dict[str, bytes]]]
@@ -33,32 +31,33 @@ PROFILES = {
 DEFAULT = compact.NAME
 
 
-def encode(rows: Mapping[str, np.ndarray], profile: str = DEFAULT, **settings: Any) -> bytes:
+def encode(arrays: Arrays, profile: str = DEFAULT, **settings: Any) -> bytes:
     """Store a model.
 
     Args:
-        rows: arrays in the shapes of ``GaussianModel.parameters``, before activation.
+        arrays: by name and in the shapes of ``GaussianModel.parameters``, before activation.
         profile: one of ``PROFILES``.
-        settings: of the profile, see its encoder.
+        settings: of the profile: ``color_basis`` and those of :class:`compression.compact.CompactSettings`, or
+            ``sh_step`` of :class:`compression.seed.SeedQuantizer`.
 
     Returns:
         The bytes of a .gsz file.
 
     Raises:
-        FormatError: not the rows of a model, values that are not finite, or more Gaussians than a file can hold.
+        FormatError: not the arrays of a model, values that are not finite, or more Gaussians than a file can hold.
     """
-    return pack(*PROFILES[profile].encode(checked(rows), **settings))
+    return pack(*PROFILES[profile].encode(checked(arrays), **settings))
 
 
 def decode(data: bytes | memoryview) -> Arrays:
     """Read a model that :func:`encode` stored.
 
     Args:
-        data: the whole file. It may be damaged or made to do harm: no more memory is taken than about twice that of
-            the Gaussians that it says it holds.
+        data: the whole file, untrusted. Decoding takes at most about twice the memory of the Gaussians that its header
+            declares.
 
     Returns:
-        float32 arrays in the shapes of ``GaussianModel.parameters``, finite, in an order of the file's own.
+        float32 arrays, by name and in the shapes of ``GaussianModel.parameters``, finite, in the order of the file.
 
     Raises:
         FormatError: not a .gsz, a newer one, or a damaged one.

@@ -1,8 +1,7 @@
-"""The integers that the profile "compact" stores of a model, and the values that they stand for.
+"""The integer codes of the profile "compact", from parameters and back.
 
-Every number that decoding computes with comes from integers and IEEE additions, multiplications, divisions and roots,
-so that all machines decode the same bits. Leaves out how the integers become bytes (``compact_streams.py``) and how
-steps and basis are chosen (``compact.py``).
+Decoding uses only integers and IEEE additions, multiplications, divisions and roots, so that all machines decode the
+same bits. ``compact_streams.py`` turns codes into bytes, ``compact.py`` chooses the steps and the PCA basis.
 """
 
 from __future__ import annotations
@@ -16,34 +15,73 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from compact_splats.compression.quantizer import Parameters
-from compact_splats.compression.viewpoints import CELL_BITS, Frames, Viewpoints, unfolded
-
-# Integers. Of size and place: "cells" (N,3), "opacity" (N,1), "order" (N,1), of the axes from the longest to the
-# shortest, "size" (N,1), of the longest, "ratios" (N,2), to the others. What follows from these: "weights" (N,) and
-# "quat_weights" (N,3), the indices of the weights, "depths" (N,), bits of a place in its cell, and "frames" (N,), the
-# index of the functions in which colours are stored. The rest: "places" (N,3) in the cells, "quats", "dc" (N,3), "rest"
-# (N,K).
-Codes = dict[str, Tensor]
+from compact_splats.compression.arrays import Parameters
+from compact_splats.compression.color_basis import CELL_BITS, CellBases, ColorBasis, unfolded
 
 MAX_CODE = (1 << 15) - 1  # of all codes but those of positions: they fit 16 bits
-THINNEST = 5.5  # natural log of the largest ratio of a Gaussian's axes that is kept; more is not to be seen
-BENDS = (0.2, 0.4)  # of the second and the third axis: how much faster steps of the log ratio grow with it
+THINNEST = 5.5  # natural log of the largest ratio of axes that is kept; thinner Gaussians look the same
+BENDS = (0.2, 0.4)  # of the second and the third axis, see `_bent`: steps of the log ratio grow with it
 MAX_DEPTH = 7
 _ORDERS = ((0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0))
 _OCTAVE = 369.3299304675746  # 256 / ln 2
-_HUGE = 1e5  # of a log-scale; more makes no difference to weights
+_HUGE = 1e5  # limit of log-scales in weights
 WEIGHT_STEPS = 4  # per octave
 WEIGHT_LIMIT = 24  # of the weight's index, either way: a factor of 64
-FRACTION_BITS = 8  # behind the point of a weight's index while it is summed
+FRACTION_BITS = 8  # of the fixed point numbers whose sum is a weight's index
 _ROOTS = (1.0, 1.189207115002721, 1.4142135623730951, 1.681792830507429)  # 2^(i / WEIGHT_STEPS)
-_DC_STEPS = (1.0, 1.5, 1.5)  # of the luma and the differences of colours, times that of the luma
+_DC_STEPS = (1.0, 1.5, 1.5)  # of luma and colour differences, relative to luma
 _BASIS_SCALE = 127
+
+
+@dataclass(eq=False)
+class Codes:
+    """The codes of N Gaussians: integer tensors. Those that are None are not known yet.
+
+    Attributes:
+        cells: (N,3) of the position.
+        opacity: (N,1).
+        order: (N,1) of the axes, from the longest to the shortest.
+        size: (N,1) of the longest axis.
+        ratios: (N,2) of the longest axis to the second and the third.
+        weights: (N,) index of the Gaussian's weight; this and the next two follow from those above.
+        quat_weights: (N,3) indices of the weights of the quaternion's imaginary parts.
+        depths: (N,) bits of a place in its cell, on each axis.
+        places: (N,3) of the position in its cell.
+        basis_index: (N,) of the cell's colour basis, in a :class:`CellBases`.
+        quats: (N,3) imaginary parts.
+        dc: (N,3) luma and two colour differences.
+        rest: (N,K) components of the other coefficients.
+        ends: (N,1) number of components up to the last one that is not 0.
+        sorted_rest: (N,K) ``rest`` by falling ``ends``, the order of the file.
+    """
+
+    cells: Tensor
+    opacity: Tensor
+    order: Tensor
+    size: Tensor
+    ratios: Tensor
+    weights: Tensor | None = None
+    quat_weights: Tensor | None = None
+    depths: Tensor | None = None
+    places: Tensor | None = None
+    basis_index: Tensor | None = None
+    quats: Tensor | None = None
+    dc: Tensor | None = None
+    rest: Tensor | None = None
+    ends: Tensor | None = None
+    sorted_rest: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.cells)
+
+    def __getitem__(self, some: slice | Tensor) -> Codes:
+        """The codes of some Gaussians."""
+        return Codes(**{name: codes[some] for name, codes in vars(self).items() if codes is not None})
 
 
 @dataclass(frozen=True, eq=False)
 class CompactCode:
-    """What a decoder has to know besides the codes.
+    """What decoding needs besides the codes.
 
     Attributes:
         position_bits: of a cell on each axis.
@@ -55,14 +93,15 @@ class CompactCode:
         dc_step: of the luma, for a weight of 1.
         rest_step: of the components of the other spherical harmonics, for a weight of 1.
         opacity_low: the lowest opacity code.
-        opacity_weights: the share of each opacity code, from the lowest on, in the weight's index; fixed point.
+        opacity_weights: summand of the weight's index for each opacity code, from the lowest; fixed point.
         weight_offset: added to the index; fixed point.
-        turn_weights: what the index of a rotation has besides, by how many eighths of an octave the two axes that turn
-            differ; more are as the last entry; fixed point.
+        turn_weights: added to the index of a rotation, by the number of eighths of an octave between the two axes that
+            the rotation turns; the last entry serves all larger numbers; fixed point.
         depth_offset: added to the number of bits of a place in its cell; fixed point.
         num_rest: SH coefficients of degrees 1 and up, 0, 3, 8 or 15.
-        viewpoints: from where the Gaussians are seen, which says in what functions their colours are stored.
-        basis: (K, 3 num_rest) int8, components of the coefficients of these functions, times 127; None: each as it is.
+        color_basis: of the colours.
+        pca_basis: (K, 3 num_rest) int8, principal components of the coefficients in the colour basis, times 127; None:
+            the coefficients are stored as they are.
     """
 
     position_bits: int
@@ -79,22 +118,22 @@ class CompactCode:
     turn_weights: tuple[int, ...]
     depth_offset: int
     num_rest: int
-    viewpoints: Viewpoints
-    basis: Tensor | None
+    color_basis: ColorBasis
+    pca_basis: Tensor | None
 
     @property
     def num_components(self) -> int:
         """K."""
-        return 3 * self.num_rest if self.basis is None else len(self.basis)
+        return 3 * self.num_rest if self.pca_basis is None else len(self.pca_basis)
 
-    def frames(self) -> Frames:
-        """The functions in which colours are stored, none of them made yet."""
+    def cell_bases(self) -> CellBases:
+        """The colour basis of each cell; they are computed when they are needed."""
         centre = torch.tensor(self.centre, dtype=torch.float64)
-        return Frames(self.viewpoints, centre, self.spread, 1 + self.num_rest)
+        return CellBases(self.color_basis, centre, self.spread, 1 + self.num_rest)
 
-    def frame_indices(self, codes: Codes, frames: Frames) -> Codes:
-        """Of the cells of :meth:`frames` in which Gaussians lie, "frames" (N,) int64; those cells are made."""
-        return {"frames": frames.rows_of(codes["cells"] >> (self.position_bits - CELL_BITS))}
+    def basis_index(self, codes: Codes, bases: CellBases) -> Tensor:
+        """(N,) int64, index of each Gaussian's cell in ``bases``."""
+        return bases.index_of(codes.cells >> (self.position_bits - CELL_BITS))
 
     def limits(self, name: str, column: int) -> tuple[int, int]:
         """The lowest and the highest code of a column."""
@@ -108,109 +147,104 @@ class CompactCode:
             return 0, self.num_components
         return -MAX_CODE, MAX_CODE
 
-    # ---- rows to codes ----
+    # ---- parameters to codes ----
 
-    def size_codes(self, rows: Parameters) -> Codes:
-        """Codes of cells, opacities and sizes, and "folded" (N,3), double: where on the grid a position lies."""
-        inside = (rows["means"].double() - rows["means"].new_tensor(self.centre, dtype=torch.float64)) / self.spread
+    def size_codes(self, parameters: Parameters) -> tuple[Codes, Tensor]:
+        """Codes of cells, opacities and sizes, and (N,3) double positions on the grid, in cells."""
+        means = parameters["means"].double()
+        inside = (means - means.new_tensor(self.centre)) / self.spread
         folded = (inside / (1 + inside.abs()) + 1) * (1 << (self.position_bits - 1))
-        scales, order = torch.sort(rows["log_scales"].double(), dim=1, descending=True, stable=True)
+        scales, order = torch.sort(parameters["log_scales"].double(), dim=1, descending=True, stable=True)
         size = _code(scales[:, :1] / self.scale_step)
         thinner = (size * self.scale_step - scales[:, 1:]).clamp(0, THINNEST)
         bends = thinner.new_tensor(BENDS)
         highest = torch.tensor([self.limits("ratios", column)[1] for column in range(2)], device=thinner.device)
         ratios = torch.round(_bent(thinner, bends) / self.scale_step).long()
-        opacity = torch.round(rows["opacity_logits"].double() / self.opacity_step)
-        return {
-            "folded": folded,
-            "cells": folded.floor().long().clamp(0, (1 << self.position_bits) - 1),
-            "opacity": opacity.clamp(*self.limits("opacity", 0)).long(),
-            "order": (2 * order[:, :1] + (order[:, 1:2] > order[:, 2:])),
-            "size": size,
-            "ratios": torch.minimum(ratios, highest),
-        }
+        opacity = torch.round(parameters["opacity_logits"].double() / self.opacity_step)
+        codes = Codes(
+            cells=folded.floor().long().clamp(0, (1 << self.position_bits) - 1),
+            opacity=opacity.clamp(*self.limits("opacity", 0)).long(),
+            order=2 * order[:, :1] + (order[:, 1:2] > order[:, 2:]),
+            size=size,
+            ratios=torch.minimum(ratios, highest),
+        )
+        return codes, folded
 
-    def shape_codes(self, rows: Parameters) -> Codes:
+    def shape_codes(self, parameters: Parameters) -> Codes:
         """Codes of positions, opacities and sizes, and what follows from them."""
-        codes = self.size_codes(rows)
-        folded = codes.pop("folded")
-        codes |= self.derived(codes)
-        parts = (1 << codes["depths"].long())[:, None]
-        codes["places"] = ((folded - codes["cells"]) * parts).floor().long().clamp_min(0).minimum(parts - 1)
+        codes, folded = self.size_codes(parameters)
+        codes.weights, codes.quat_weights, codes.depths = self.derived(codes)
+        parts = (1 << codes.depths.long())[:, None]
+        codes.places = ((folded - codes.cells) * parts).floor().long().clamp_min(0).minimum(parts - 1)
         return codes
 
-    def codes(self, rows: Parameters, frames: Frames, inverse: Tensor, dead_zone: float) -> Codes:
-        """All codes.
+    def codes(self, parameters: Parameters, bases: CellBases, inverse: Tensor, dead_zone: float) -> Codes:
+        """All codes but those of the file's order.
 
         Args:
-            rows: float32 tensors.
-            frames: of :meth:`frames`.
+            parameters: float32.
+            bases: of :meth:`cell_bases`.
             inverse: see :meth:`components`.
             dead_zone: components below this many steps become 0.
         """
-        codes = self.shape_codes(rows)
-        codes |= self.frame_indices(codes, frames)
-        weights = weight_of(codes["weights"])
-        quats = torch.nn.functional.normalize(rows["quats"].double(), dim=1)
+        codes = self.shape_codes(parameters)
+        codes.basis_index = self.basis_index(codes, bases)
+        weights = weight_of(codes.weights)
+        quats = torch.nn.functional.normalize(parameters["quats"].double(), dim=1)
         quats = quats * torch.where(quats[:, :1] < 0, -1.0, 1.0)
-        seen = seen_colors(rows, frames, codes["frames"])
-        rest = self.components(seen[:, 1:], weights, inverse)
-        return {
-            **codes,
-            "quats": _code(quats[:, 1:] / self.quat_step * weight_of(codes["quat_weights"])),
-            "dc": _code(_to_luma(seen[:, 0]) / (self.dc_step * seen.new_tensor(_DC_STEPS)) * weights[:, None]),
-            "rest": _code(rest.sign() * torch.floor(rest.abs() + (1 - dead_zone))),
-        }
+        colors = to_color_basis(parameters, bases, codes.basis_index)
+        rest = self.components(colors[:, 1:], weights, inverse)
+        codes.quats = _code(quats[:, 1:] / self.quat_step * weight_of(codes.quat_weights))
+        codes.dc = _code(_to_luma(colors[:, 0]) / (self.dc_step * colors.new_tensor(_DC_STEPS)) * weights[:, None])
+        codes.rest = _code(rest.sign() * torch.floor(rest.abs() + (1 - dead_zone)))
+        return codes
 
     def components(self, rest: Tensor, weights: Tensor, inverse: Tensor) -> Tensor:
         """(N,K) components in steps; differentiable with respect to ``rest``.
 
         Args:
-            rest: (N, num_rest, 3), as seen, all but the first.
+            rest: (N, num_rest, 3) coefficients in the colour basis, without the first.
             weights: (N,), of the same dtype.
-            inverse: (3 num_rest, K), of the basis.
+            inverse: (3 num_rest, K), of the PCA basis, see :func:`inverse_of`.
         """
         flat = rest.reshape(len(rest), 3 * self.num_rest) * weights[:, None]
         return flat @ inverse.to(flat) / self.rest_step
 
-    # ---- how much finer than the step a Gaussian is stored ----
+    # ---- weights: how much finer than the step a Gaussian is stored ----
 
-    def derived(self, codes: Codes) -> Codes:
-        """What follows from the cell, opacity and size: "weights", "quat_weights" and "depths", all int32.
+    def derived(self, codes: Codes) -> tuple[Tensor, Tensor, Tensor]:
+        """``weights``, ``quat_weights`` and ``depths`` of the codes, int32, by cell, opacity and size.
 
-        A weight is the root of the opacity times the fourth root of the area in view; with a rotation goes besides what
-        its turns change: those of two axes of one length nothing, but with needles they show. The indices of weights
-        run from 0 to 2 WEIGHT_LIMIT.
+        A weight is the root of the opacity times the fourth root of the area in view. The weight of a rotation grows
+        with the ratio of the two axes that it turns: a turn of equal axes changes nothing. Indices of weights are 0 to
+        2 WEIGHT_LIMIT.
         """
         weight, depth, apart = self.raw_indices(codes)
         weight = weight + self.weight_offset
         table = _integers(self.turn_weights, weight)
         turns = _looked_up(table, (apart >> 5).clamp_max_(len(table) - 1))
-        return {
-            "weights": _limited(weight),
-            "quat_weights": _limited(weight[:, None] + turns),
-            "depths": ((depth + self.depth_offset) // (WEIGHT_STEPS << FRACTION_BITS)).clamp_(0, MAX_DEPTH),
-        }
+        depths = ((depth + self.depth_offset) // (WEIGHT_STEPS << FRACTION_BITS)).clamp_(0, MAX_DEPTH)
+        return _limited(weight), _limited(weight[:, None] + turns), depths
 
     def raw_indices(self, codes: Codes) -> tuple[Tensor, Tensor, Tensor]:
-        """Before offsets and limits, int32: weight and depth (N,), and how far apart the axes are that turn (N,3).
+        """Before offsets and limits, int32: weight and depth (N,), and the log2 of the axes' ratios (N,3), times 256.
 
-        These are the two that a turn about the x, y and z axis moves, and their distance is in 256ths of an octave.
-        The finest places are those of opaque and thin Gaussians; distance from the centre stands for that from the
-        cameras, which makes Gaussians small in view, and for the size of the cells.
+        These are the ratios of the two axes that a rotation about x, y and z turns. Opaque and thin Gaussians have the
+        finest places. The distance from the centre replaces the unknown distance from the cameras, and accounts for the
+        size of the cells.
         """
-        weights = _integers(self.opacity_weights, codes["cells"])
-        opacity = _looked_up(weights, codes["opacity"][:, 0].int() - self.opacity_low)
-        longest = _octaves(codes["size"][:, 0].double() * self.scale_step)
+        weights = _integers(self.opacity_weights, codes.cells)
+        opacity = _looked_up(weights, codes.opacity[:, 0].int() - self.opacity_low)
+        longest = _octaves(codes.size[:, 0].double() * self.scale_step)
         second, third = _of_ratios(codes, map(_octaves, self._thinner))
-        distance = self._distances(codes["cells"])
+        distance = self._distances(codes.cells)
         weight = opacity + 2 * longest - second - distance
         depth = opacity - (7 * longest - 5 * second - 2 * third) // 2 + 3 * distance
         apart = torch.stack([(third - second).abs(), third, second], 1)  # about the longest axis to the shortest
         return weight, depth, self._by_axis(codes, apart)
 
     def _distances(self, cells: Tensor) -> Tensor:
-        """(N,) int32, from the centre: the log2 of 1 + their squares, 256 to an octave, linear between powers of 2."""
+        """(N,) int32: 256 log2(1 + squared distance from the centre), linear between powers of 2."""
         squares = unfolded(torch.arange(1 << self.position_bits).double() + 0.5, self.position_bits) ** 2
         x, y, z = _looked_up(squares.to(cells.device), cells.int()).unbind(1)
         bits = (1 + x + y + z).view(torch.int64)  # 52 of a linear part below the exponent, 1023 for 1
@@ -218,78 +252,80 @@ class CompactCode:
 
     @cached_property
     def _thinner(self) -> tuple[Tensor, Tensor]:
-        """For each code of a ratio, natural log, double: by how much an axis is shorter than the longest one."""
+        """Natural log, double, of the longest axis over the second and the third, for each code of a ratio."""
         highest = (self.limits("ratios", column)[1] for column in range(2))
         steps = (torch.arange(high + 1).double() * self.scale_step for high in highest)
         second, third = (step / (1 - step * bend) for step, bend in zip(steps, BENDS, strict=True))
         return second, third
 
     def _log_sizes(self, codes: Codes) -> Tensor:
-        """(N,3) double, log-scales of the longest axis to the shortest."""
-        size = codes["size"][:, 0].double() * self.scale_step
+        """(N,3) double log-scales, from the longest axis to the shortest."""
+        size = codes.size[:, 0].double() * self.scale_step
         second, third = _of_ratios(codes, self._thinner)
         return torch.stack([size, size - second, size - third], 1)
 
     def _by_axis(self, codes: Codes, from_longest: Tensor) -> Tensor:
-        """(N,3) in the order x, y, z."""
-        axes = _looked_up(torch.tensor(_ORDERS, device=from_longest.device), codes["order"][:, 0].int())
+        """From the longest axis first to the order x, y, z: (N,3)."""
+        axes = _looked_up(torch.tensor(_ORDERS, device=from_longest.device), codes.order[:, 0].int())
         return torch.empty_like(from_longest).scatter_(1, axes, from_longest)
 
-    # ---- codes to rows ----
+    # ---- codes to parameters ----
 
-    def values(self, codes: Codes, frames: Frames) -> Parameters:
-        """float32 rows; the same bits on all machines.
+    def values(self, codes: Codes, bases: CellBases) -> Parameters:
+        """float32 parameters; the same bits on all machines.
 
         Args:
             codes: of any Gaussians.
-            frames: of :meth:`frames`.
+            bases: of :meth:`cell_bases`.
         """
-        values = self.shape_values(codes) | self.color_values(codes, frames)
+        values = self.shape_values(codes) | self.color_values(codes, bases)
         return {name: value.float() for name, value in values.items()}
 
     def shape_values(self, codes: Codes) -> Parameters:
-        """Those rows of :meth:`values` that are no colours, not rounded yet: double."""
-        imaginary = codes["quats"] * _finer(self.quat_step, codes["quat_weights"])
+        """The parameters but colours, double: not rounded yet."""
+        imaginary = codes.quats * _finer(self.quat_step, codes.quat_weights)
         squares = imaginary[:, 0] ** 2 + imaginary[:, 1] ** 2 + imaginary[:, 2] ** 2
-        folded = codes["cells"] + (codes["places"].double() + 0.5) / (1 << codes["depths"].long())[:, None]
+        folded = codes.cells + (codes.places.double() + 0.5) / (1 << codes.depths.long())[:, None]
         inside = unfolded(folded, self.position_bits)
         return {
             "means": inside * self.spread + inside.new_tensor(self.centre),
             "log_scales": self._by_axis(codes, self._log_sizes(codes)),
             "quats": torch.cat([(1 - squares).clamp_min(0).sqrt()[:, None], imaginary], 1),
-            "opacity_logits": codes["opacity"].double() * self.opacity_step,
+            "opacity_logits": codes.opacity.double() * self.opacity_step,
         }
 
-    def color_values(self, codes: Codes, frames: Frames) -> Parameters:
-        """Those rows of :meth:`values` that are colours, not rounded yet: double."""
-        colors = frames.from_seen(codes["frames"], codes["rest"].double(), self.basis)
-        unit = self.rest_step / (frames.denominator * (1 if self.basis is None else _BASIS_SCALE))
-        colors *= _finer(unit, codes["weights"])[:, None, None]
-        luma = codes["dc"] * _finer(self.dc_step, codes["weights"])[:, None]
+    def color_values(self, codes: Codes, bases: CellBases) -> Parameters:
+        """The colours, double: not rounded yet."""
+        colors = bases.from_basis(codes.basis_index, codes.rest.double(), self.pca_basis)
+        unit = self.rest_step / (bases.denominator * (1 if self.pca_basis is None else _BASIS_SCALE))
+        colors *= _finer(unit, codes.weights)[:, None, None]
+        luma = codes.dc * _finer(self.dc_step, codes.weights)[:, None]
         colors[:, 0] += _from_luma(luma * luma.new_tensor(_DC_STEPS))
         return {"sh_dc": colors[:, :1], "sh_rest": colors[:, 1:]}
 
 
-def seen_colors(rows: Parameters, frames: Frames, indices: Tensor, dtype: torch.dtype = torch.float64) -> Tensor:
-    """(N, 1 + num_rest, 3): spherical harmonics as the coefficients of what is seen.
+def to_color_basis(
+    parameters: Parameters, bases: CellBases, basis_index: Tensor, dtype: torch.dtype = torch.float64
+) -> Tensor:
+    """(N, 1 + num_rest, 3) coefficients in the colour basis.
 
     Args:
-        rows: with "sh_dc" and "sh_rest".
-        frames: of :meth:`CompactCode.frames`.
-        indices: of :meth:`CompactCode.frame_indices`.
-        dtype: of the result; what becomes integers wants double precision, or they might differ from time to time.
+        parameters: with "sh_dc" and "sh_rest".
+        bases: of :meth:`CompactCode.cell_bases`.
+        basis_index: of :meth:`CompactCode.basis_index`.
+        dtype: of the result; codes need double precision, or rounding could differ between two calls.
     """
-    return frames.to_seen(indices, torch.cat([rows["sh_dc"], rows["sh_rest"]], 1).to(dtype))
+    return bases.to_basis(basis_index, torch.cat([parameters["sh_dc"], parameters["sh_rest"]], 1).to(dtype))
 
 
-def inverse_of(basis: Tensor | None, num_columns: int) -> Tensor:
-    """(num_columns, K) double: what takes rows to their components of least error."""
-    if basis is None:
+def inverse_of(pca_basis: Tensor | None, num_columns: int) -> Tensor:
+    """(num_columns, K) double pseudo-inverse: from coefficients to the components of least error."""
+    if pca_basis is None:
         return torch.eye(num_columns, dtype=torch.float64)
-    return torch.linalg.pinv(basis.double() / _BASIS_SCALE)
+    return torch.linalg.pinv(pca_basis.double() / _BASIS_SCALE)
 
 
-def as_basis(vectors: Tensor) -> Tensor:
+def as_pca_basis(vectors: Tensor) -> Tensor:
     """(K,C) int8 of K unit vectors."""
     return (vectors * _BASIS_SCALE).round().to(torch.int8)
 
@@ -310,18 +346,18 @@ def _weights(device: torch.device) -> Tensor:
 
 
 def _limited(octaves: Tensor) -> Tensor:
-    """From fixed point to an index."""
+    """Index of a weight, from fixed point."""
     return (octaves >> FRACTION_BITS).clamp_(-WEIGHT_LIMIT, WEIGHT_LIMIT).add_(WEIGHT_LIMIT)
 
 
 def _octaves(log_sizes: Tensor) -> Tensor:
-    """int32 of natural logs, 256 to an octave."""
+    """int32: 256 log2 of what the natural logs are of."""
     return torch.round(log_sizes.clamp(-_HUGE, _HUGE) * _OCTAVE).int()
 
 
 def _of_ratios(codes: Codes, tables: Iterable[Tensor]) -> Iterator[Tensor]:
-    """(N,) each: what stands in the table of a column for its codes."""
-    ratios = codes["ratios"].int().unbind(1)
+    """(N,) for each column of ``ratios``: its codes, looked up in its table."""
+    ratios = codes.ratios.int().unbind(1)
     return (_looked_up(table.to(column.device), column) for table, column in zip(tables, ratios, strict=True))
 
 
@@ -335,7 +371,7 @@ def _integers(values: tuple[int, ...], like: Tensor) -> Tensor:
 
 
 def _bent(log_ratio: Any, bend: Any) -> Any:
-    """What is stored of a log ratio: it, but bent, so that it stays below 1 / bend."""
+    """A log ratio compressed to below 1 / bend, as it is stored."""
     return log_ratio / (1 + bend * log_ratio)
 
 

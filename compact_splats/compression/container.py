@@ -1,6 +1,6 @@
-"""The .gsz container: a small JSON header and named streams of bytes, each behind a checksum; and LZMA for streams.
+"""The .gsz container: a JSON header and named streams of bytes, with checksums; and LZMA for streams.
 
-``docs/gsz.md`` says which byte is what. What header and streams mean is for the profiles, see ``compression/codec.py``.
+``docs/gsz.md`` specifies the bytes. The profiles define header and streams, see ``compression/codec.py``.
 """
 
 from __future__ import annotations
@@ -11,34 +11,38 @@ import math
 import os
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
-MAGIC = b"\x89GSZ\r\n\x1a\n"  # as in PNG: shows a file sent as text, and no text starts like it
+from compact_splats.utils.errors import InputError
+
+MAGIC = b"\x89GSZ\r\n\x1a\n"  # as in PNG: detects transfer as text
 VERSION = 1
 MAX_HEADER = 1 << 20  # bytes of JSON
 MAX_STREAMS = 1 << 12
 MAX_GAUSSIANS = 1 << 27  # in every profile
 MAX_NAME = 64  # bytes
-MAX_DICTIONARY = 1 << 22  # bytes, of LZMA; what a reader makes room for
-# What a writer makes use of: it looks for repetitions nearby, and at the first that it meets. Bytes of models repeat
-# themselves by chance more than by rule. Presets with windows of megabytes took five times as long for larger files.
-_WINDOW = 1 << 12  # bytes, the least there is
+MAX_DICTIONARY = 1 << 22  # bytes, of LZMA, for the reader
+# The writer searches a small window for repetitions and takes the first: most repetitions in models are chance. Presets
+# with windows of megabytes took five times as long and gave larger files.
+_WINDOW = 1 << 12  # bytes, the minimum of LZMA
 _DEPTH = 1
 PROFILE_KEY = "profile"  # in the header: the profile's name
 _PRELUDE = struct.Struct("<8sIIIII")  # magic, version, bytes of JSON, of the table, streams, CRC-32 of all before data
 _ENTRY = struct.Struct("<QI")  # bytes, CRC-32; before it a byte with the name's length, and the name
 _WORTH_THREADS = 1 << 16  # bytes of streams
-_SAMPLE = 1 << 18  # bytes by which the parameters of a long stream are chosen
+_SAMPLE = 1 << 18  # bytes of a long stream on which its LZMA parameters are chosen
 
 
 class FormatError(ValueError):
-    """Bytes or arrays that are not what they have to be; the message is a single line.
+    """Bytes or arrays that break the format; the message is a single line.
 
     Args:
-        expected: what was needed.
-        found: what is there instead.
+        expected: by the format.
+        found: instead.
     """
 
     def __init__(self, expected: str, found: str) -> None:
@@ -49,11 +53,24 @@ class FormatError(ValueError):
         return FormatError, (self.expected, self.found)
 
 
+@contextmanager
+def input_errors(path: str | Path, fix: str) -> Iterator[None]:
+    """Turn a FormatError in the block into an InputError about ``path``, with what the user can do."""
+    try:
+        yield
+    except FormatError as error:
+        raise InputError(path, _shortened(error.expected), _shortened(error.found), fix) from error
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= 120 else f"{text[:80]} ... {text[-30:]}"
+
+
 def pack(header: dict[str, Any], streams: dict[str, bytes]) -> bytes:
     """Put a header and streams into one file.
 
     Args:
-        header: what JSON can hold; no NaN or infinity.
+        header: JSON values without NaN and infinity.
         streams: by names of 1 to 64 ASCII characters, in the order of the file.
 
     Returns:
@@ -68,7 +85,7 @@ def pack(header: dict[str, Any], streams: dict[str, bytes]) -> bytes:
 
 
 def unpack(data: bytes | memoryview) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """Read a file of :func:`pack`; nothing in it is believed before its checksum is right.
+    """Read a file of :func:`pack`; checksums are checked before anything they cover is used.
 
     Args:
         data: the whole file.
@@ -77,7 +94,7 @@ def unpack(data: bytes | memoryview) -> tuple[dict[str, Any], dict[str, bytes]]:
         header, streams.
 
     Raises:
-        FormatError: not a .gsz, a newer version, cut off, damaged, or with something behind its end.
+        FormatError: not a .gsz, a newer version, truncated, damaged, or with bytes behind its end.
     """
     data = memoryview(data)
     text, table, start = _read_head(data)
@@ -97,29 +114,29 @@ def unpack(data: bytes | memoryview) -> tuple[dict[str, Any], dict[str, bytes]]:
 
 
 def header_integer(header: dict[str, Any], key: str, allowed: range | tuple[int, ...]) -> int:
-    """An integer in a header, for the profile that reads it.
+    """An integer of a header.
 
     Raises:
-        FormatError: it is missing, no integer, or not allowed.
+        FormatError: it is missing, not an integer, or not allowed.
     """
     value = header.get(key)
     if type(value) is not int or value not in allowed:
-        told = f"{allowed[0]:,} to {allowed[-1]:,}" if isinstance(allowed, range) else ", ".join(map(str, allowed))
-        raise FormatError(f"{key} in the header from {told}", repr(value)[:99])
+        text = f"{allowed[0]:,} to {allowed[-1]:,}" if isinstance(allowed, range) else ", ".join(map(str, allowed))
+        raise FormatError(f"{key} in the header from {text}", repr(value)[:99])
     return value
 
 
 def lzma_pack(data: bytes) -> bytes:
-    """Compress as well as LZMA2 can: the parameters that gave the smallest files of trained models.
+    """Compress by LZMA2, with the parameters that gave the smallest files of trained models.
 
     Returns:
-        A raw LZMA2 stream. It says itself which parameters it was made with, but not how long the data is.
+        A raw LZMA2 stream. It contains its parameters, but not the length of the data.
     """
     middle = max(0, (len(data) - _SAMPLE) // 2)
     sample = data[middle : middle + _SAMPLE]
-    # What comes here is planes of bytes: no period of 2, 4, 8 or 16 that position bits (lp, pb) could follow.
+    # The data are planes of bytes without a period of 2, 4, 8 or 16, so position bits (lp, pb) are 0.
     tried = {0: _compress(sample, 0)}
-    if len(tried[0]) < len(sample):  # else noise, which no context makes smaller
+    if len(tried[0]) < len(sample):  # else noise, for which contexts are no use
         tried |= {bits: _compress(sample, bits) for bits in (2, 4)}
     bits = min(tried, key=lambda bits: len(tried[bits]))
     return tried[bits] if len(sample) == len(data) else _compress(data, bits)
@@ -130,10 +147,10 @@ def lzma_unpack(data: bytes, size: int) -> bytes:
 
     Args:
         data: a raw LZMA2 stream.
-        size: bytes that must come out. Never are more than that held, and one more; less, if ``data`` ends before.
+        size: of the result, bytes. At most one byte more is decompressed.
 
     Raises:
-        FormatError: damaged, or not of that size.
+        FormatError: damaged, or of another size.
     """
     room = min(max(size, _WINDOW), MAX_DICTIONARY)
     decompressor = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=[{"id": lzma.FILTER_LZMA2, "dict_size": room}])
@@ -151,18 +168,18 @@ def lzma_unpack(data: bytes, size: int) -> bytes:
 
 
 def on_all_cores(function: Callable[..., bytes], arguments: dict[str, tuple]) -> dict[str, bytes]:
-    """Call a function of this file, which needs Python's lock but for moments, once for each stream.
+    """Call a function once for each stream, in a thread for each core.
 
     Args:
-        function: :func:`lzma_pack` or :func:`lzma_unpack`.
-        arguments: of each call, by the stream's name.
+        function: :func:`lzma_pack` or :func:`lzma_unpack`, which release the GIL.
+        arguments: of each call, by name of the stream.
 
     Returns:
         Results by name, in the same order.
     """
     if sum(len(data) for data, *_ in arguments.values()) < _WORTH_THREADS:
         return {name: function(*given) for name, given in arguments.items()}
-    longest_first = sorted(arguments, key=lambda name: -len(arguments[name][0]))  # so that no core waits at the end
+    longest_first = sorted(arguments, key=lambda name: -len(arguments[name][0]))  # keeps all cores busy until the end
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         jobs = {name: pool.submit(function, *arguments[name]) for name in longest_first}
     return {name: jobs[name].result() for name in arguments}
@@ -185,10 +202,10 @@ def _head_checksum(version: int, text: bytes, table: bytes, num_streams: int) ->
 
 
 def _read_head(data: memoryview) -> tuple[bytes, list[tuple[str, int, int]], int]:
-    """Check all that stands before the streams.
+    """Check everything before the streams.
 
     Returns:
-        The JSON; name, bytes and CRC-32 of each stream; where the first one starts.
+        The JSON; name, size and CRC-32 of each stream; offset of the first stream.
     """
     if bytes(data[: len(MAGIC)]) != MAGIC:
         start = bytes(data[: len(MAGIC)])

@@ -1,8 +1,8 @@
-"""Integers to bytes at close to their entropy, and back: asymmetric numeral systems over counted frequencies.
+"""Entropy coding of integers: asymmetric numeral systems with counted frequencies  [J. Duda, arXiv 2013].
 
-Contexts are what both sides know when a field is written: symbols that came before. They are numbers of which those
-that are alike stand side by side, so that a table may serve several where there are too few symbols for one each. The
-coder is constriction's.  [J. Duda, Asymmetric numeral systems, arXiv 2013]
+A context is a number that the decoder knows before a symbol, from earlier symbols; each context has a frequency table.
+Similar contexts have neighbouring numbers, so that they can share a table where symbols are few. The coder is
+constriction's.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from compact_splats.compression.container import FormatError, lzma_pack, lzma_un
 AnsCoder, Categorical = constriction.stream.stack.AnsCoder, constriction.stream.model.Categorical
 
 MAX_LEVELS = 1 << 16  # symbols in all tables of a field
-MAX_TABLES = 1 << 22  # bytes of all tables together, so that a small file cannot ask for much memory
+MAX_TABLES = 1 << 22  # bytes of all tables: a small file cannot allocate much memory
 MAX_SHIFT = 8  # bits of a context
-MAX_WIDTH = 57  # bits of a number that stands as it is: they begin anywhere in the first of eight bytes
-_TABLE_BITS, _SYMBOL_BITS = 10, 4  # about what a table costs, and each symbol in it, when all are packed
-_MAX_COUNTS = 1 << 22  # of symbols times contexts: beyond, a field has one table
-# Frequencies are kept as steps of a quarter octave: integers, so that all machines make the same tables of them.
+MAX_WIDTH = 57  # bits of a number in `pack_bits`: it starts anywhere in the first of the eight bytes that are read
+_TABLE_BITS, _SYMBOL_BITS = 10, 4  # estimated cost of a table, and of each symbol in it, after LZMA
+_MAX_COUNTS = 1 << 22  # symbols times contexts; with more, a field has one table
+# Frequencies are rounded to quarter octaves, as integers: all machines compute the same tables from them.
 _MANTISSAS = (16, 19, 23, 27)
 _FREQUENCIES = np.array([0.0] + [m << octave for octave in range(32) for m in _MANTISSAS])
 _BOUNDS = (_FREQUENCIES[1:-1] * _FREQUENCIES[2:]) ** 0.5
 
 
 class Contexts:
-    """What is known of symbols beforehand; may serve several fields.
+    """The contexts of symbols; several fields can share them.
 
     Args:
         numbers: (N,) from 0 to 255; symbols of one context share a table.
@@ -41,13 +41,13 @@ class Contexts:
         self.counts = np.bincount(numbers, minlength=1 << MAX_SHIFT)
 
     def sizes(self, shift: int) -> list[int]:
-        """How many symbols there are of each context, shortened by ``shift`` bits, that occurs."""
+        """Number of symbols of each context in use, contexts shortened by ``shift`` bits."""
         sizes = self.counts.reshape(-1, 1 << shift).sum(1)
         return sizes[sizes > 0].tolist()
 
 
 class SymbolWriter:
-    """Takes fields of integers one after the other."""
+    """Encodes fields of integers, one after the other."""
 
     def __init__(self) -> None:
         self._tables = [np.zeros(0, np.uint8)]
@@ -57,7 +57,7 @@ class SymbolWriter:
         """Append a field.
 
         Args:
-            symbols: (N,) of 32 bits or less, within 2^16 of each other.
+            symbols: (N,) integers of at most 32 bits, in a range of at most 2^16.
             contexts: of these symbols.
         """
         if not len(symbols):
@@ -80,9 +80,9 @@ class SymbolWriter:
                 self._pieces.append((part - low, Categorical(shares, perfect=False)))
 
     def streams(self) -> dict[str, bytes]:
-        """What :class:`SymbolReader` reads, by name of the stream."""
+        """The streams for :class:`SymbolReader`, by name."""
         coder = AnsCoder()
-        for piece, model in reversed(self._pieces):  # what is coded last is read first
+        for piece, model in reversed(self._pieces):  # a stack: coded last, read first
             coder.encode_reverse(piece, model)
         tables = np.concatenate(self._tables).tobytes()
         return {
@@ -92,10 +92,10 @@ class SymbolWriter:
 
 
 class SymbolReader:
-    """Gives the fields of a :class:`SymbolWriter` back, in their order.
+    """Decodes the fields of a :class:`SymbolWriter`, in the same order.
 
     Raises:
-        FormatError: the streams are damaged, here or when a field is read.
+        FormatError: damaged streams, here or when a field is read.
     """
 
     def __init__(self, streams: dict[str, bytes]) -> None:
@@ -110,30 +110,34 @@ class SymbolReader:
         self._coder = AnsCoder(np.frombuffer(words, "<u4").astype(np.uint32))
 
     def read(self, out: np.ndarray, limits: tuple[int, int], contexts: Contexts | None = None) -> None:
-        """Fill ``out`` with a field.
+        """Decode a field into ``out``.
 
         Args:
-            out: (N,) integers that can hold the limits; as many as were written.
-            limits: the lowest and the highest symbol that may occur.
-            contexts: those of the writer.
+            out: (N,) of an integer type that holds the limits; N as it was written.
+            limits: the lowest and the highest valid symbol.
+            contexts: the same as for the writer.
         """
         if not len(out):
             return
         sizes = [len(out)] if contexts is None else contexts.sizes(self._next_shift())
         lows, tables = self._next_tables(len(sizes), limits)
-        # The coder holds Python's lock. One long array at the end: a short one each time would hand the lock over.
+        # The coder holds the GIL, and numpy releases it: one concatenation at the end switches threads less often.
         parts = [self._decoded(table, size) for table, size in zip(tables, sizes, strict=True)]
-        symbols = np.concatenate(parts, dtype=out.dtype, casting="unsafe")  # may wrap around, and back with the lowest
+        symbols = np.concatenate(parts, dtype=out.dtype, casting="unsafe")  # may overflow, undone by adding the lowest
         symbols += np.repeat(lows.astype(out.dtype), sizes)
         out[slice(None) if contexts is None else contexts.order] = symbols
 
     def finish(self) -> None:
-        """Raise where something is left."""
+        """Check that everything has been read.
+
+        Raises:
+            FormatError: symbols or tables are left.
+        """
         if self._position != len(self._tables) or not self._coder.is_empty():
             raise FormatError("the end of the symbols", "more of them")
 
     def _decoded(self, shares: np.ndarray, size: int) -> np.ndarray:
-        if len(shares) == 1:  # the only symbol takes no bits
+        if len(shares) == 1:  # a single symbol takes no bits
             return np.zeros(size, np.int32)
         return self._coder.decode(Categorical(shares, perfect=False), size)
 
@@ -163,11 +167,11 @@ class SymbolReader:
 
 
 def pack_bits(values: np.ndarray, widths: np.ndarray) -> bytes:
-    """The lowest bits of numbers, without a gap: those of one width together, the narrowest first.
+    """The lowest bits of numbers without gaps, sorted by width, the narrowest first.
 
     Args:
         values: (N,) uint64.
-        widths: (N,) bits of each, 0 to ``MAX_WIDTH``.
+        widths: (N,) bits of each number, 0 to ``MAX_WIDTH``.
     """
     assert widths.max(initial=0) <= MAX_WIDTH
     parts = [np.zeros(0, np.uint8)]
@@ -181,21 +185,21 @@ def unpack_bits(data: bytes, widths: np.ndarray) -> np.ndarray:
     """Undo :func:`pack_bits`.
 
     Args:
-        data: what it gave.
-        widths: (N,) integers, as there.
+        data: result of :func:`pack_bits`.
+        widths: (N,) the same as there.
 
     Returns:
         (N,) uint64.
 
     Raises:
-        FormatError: more or fewer bits than the widths ask for.
+        FormatError: the data has another length than the widths need.
     """
     widths = widths.astype(np.uint8)  # numpy sorts these by counting
     counts = np.bincount(widths)
     total = int(counts @ np.arange(len(counts)))
     if len(data) != (total + 7) // 8:
         raise FormatError(f"{total:,} bits", f"{len(data):,} bytes")
-    words = np.ndarray(len(data) + 1, "<u8", data + bytes(8), strides=1)  # from each byte on, eight
+    words = np.ndarray(len(data) + 1, "<u8", data + bytes(8), strides=1)  # eight bytes from each byte on
     values, start = np.zeros(len(widths), np.uint64), 0
     _, *by_width = np.split(np.argsort(widths, kind="stable"), np.cumsum(counts)[:-1])  # those of no bits are 0
     for width, selected in enumerate(by_width, start=1):
@@ -206,7 +210,7 @@ def unpack_bits(data: bytes, widths: np.ndarray) -> np.ndarray:
 
 
 def _best_shift(in_order: np.ndarray, contexts: Contexts) -> int:
-    """By how many bits to shorten contexts for the fewest bits of symbols and tables together."""
+    """Number of bits to shorten contexts by, for the smallest estimated size of symbols and tables."""
     low = int(in_order.min())
     span = int(in_order.max()) - low + 1
     if span << MAX_SHIFT > _MAX_COUNTS:
@@ -219,7 +223,7 @@ def _best_shift(in_order: np.ndarray, contexts: Contexts) -> int:
 
 
 def _bits_of(counts: np.ndarray) -> float:
-    """Of symbols and tables, about, where (C,S) ``counts`` say how often each symbol comes in each context."""
+    """Estimated bits of symbols and tables, for (C,S) ``counts`` of each symbol in each context."""
     occurs = counts > 0
     used = occurs.any(1)
     sizes = counts.shape[1] - occurs.argmax(1) - occurs[:, ::-1].argmax(1)
@@ -231,13 +235,13 @@ def _bits_of(counts: np.ndarray) -> float:
 
 
 def _levels(counts: np.ndarray) -> np.ndarray:
-    """(K,) uint8: index of the nearest frequency, 0 exactly for what never comes."""
+    """(K,) uint8: index of the nearest frequency; 0 only for a count of 0."""
     return np.where(counts > 0, np.searchsorted(_BOUNDS, 16.0 * counts) + 1, 0).astype(np.uint8)
 
 
 def _shares(levels: np.ndarray, sizes: np.ndarray) -> list[np.ndarray]:
-    """Of tables of these sizes that stand one after the other, how often each symbol comes; 1 in all."""
+    """Probabilities of the symbols of each table; ``levels`` holds tables of these sizes one after the other."""
     starts = np.cumsum(sizes) - sizes
-    frequencies = _FREQUENCIES[levels]  # integers, so that their sums are exact in any order
+    frequencies = _FREQUENCIES[levels]  # integers: their sums are exact in any order
     shares = frequencies / np.repeat(np.add.reduceat(frequencies, starts), sizes)
     return [shares[start : start + size] for start, size in zip(starts.tolist(), sizes.tolist(), strict=True)]

@@ -1,4 +1,4 @@
-"""Models in files, whatever the format: which reader a file wants, and the writing of .gsz."""
+"""Model files: reading any known format, and writing .gsz."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from pathlib import Path
 from compact_splats.compression import formats
 from compact_splats.compression.arrays import Arrays
 from compact_splats.compression.codec import decode
-from compact_splats.compression.container import MAGIC, FormatError
+from compact_splats.compression.container import MAGIC, input_errors
 from compact_splats.scene import ply
 from compact_splats.utils.errors import InputError
 from compact_splats.utils.files import atomic_write, open_file
 
 
 def read_model(path: str | Path) -> Arrays:
-    """Read a model of any format that this project knows: by its first bytes, or else by its name.
+    """Read a model of any known format, which the first bytes tell, or else the name.
 
     Args:
         path: a .gsz, a 3DGS .ply, or one of ``compression.formats``.
 
     Returns:
-        float32 arrays in the shapes of ``GaussianModel.parameters``.
+        float32 arrays, by name and in the shapes of ``GaussianModel.parameters``.
 
     Raises:
-        InputError: no such file, of no known format, damaged, or with values that are not finite.
+        InputError: no such file, no known format, a damaged file, or values that are not finite.
     """
     path = Path(path)
     with open_file(path, "a model that can be read", "check the path") as file:
@@ -35,13 +35,13 @@ def read_model(path: str | Path) -> Arrays:
     if start.startswith(b"ply") or path.suffix.lower() == ".ply":
         return ply.read(path)
     if path.suffix.lower() == ".gsz":
-        return _read_gsz(path)  # says what is wrong with it
+        return _read_gsz(path)  # fails with what is wrong
     known = ", ".join([".gsz", ".ply", *formats.MODULES])
-    raise InputError(path, f"a model ({known})", f"a file that starts with {start[:8]!r}", "give a trained model")
+    raise InputError(f"{path} is no model ({known}): it starts with {start[:8]!r}; give a trained model")
 
 
 def write_gsz(path: str | Path, data: bytes) -> None:
-    """Write what ``encode`` made.
+    """Write the bytes of ``encode``.
 
     Args:
         path: the file; replaced in one move.
@@ -57,7 +57,5 @@ def write_gsz(path: str | Path, data: bytes) -> None:
 def _read_gsz(path: Path) -> Arrays:
     with open_file(path, "a model that can be read", "check the path") as file:
         data = file.read()
-    try:
+    with input_errors(path, "copy or make the file again"):
         return decode(data)
-    except FormatError as error:
-        raise InputError(path, error.expected, error.found, "copy or make the file again") from error

@@ -1,8 +1,8 @@
 """Quantization-aware fine-tuning: a training that renders the model as it is stored.
 
-Every step renders the values that a file would give back, and their gradients move the float parameters
-(straight-through). Learning rates are high, so that parameters cross quantization steps, and the mean over the last
-steps is kept, which averages the noise.
+Every step renders the values that decoding would give, and their gradients update the float parameters
+(straight-through). Learning rates are high, so that parameters cross quantization steps. The result is the mean over
+the last steps, which averages out the noise.
 """
 
 from __future__ import annotations
@@ -10,29 +10,30 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
-import torch
 from diff_gaussian_rasterization import photometric_loss
 from torch import Tensor
 
 from compact_splats.arguments.compress import FineTuneRates, Phase
-from compact_splats.compression.quantizer import Parameters, Quantizer
+from compact_splats.compression.arrays import Parameters
+from compact_splats.compression.quantizer import Quantizer
 from compact_splats.scene.dataset import Scene
 from compact_splats.scene.gaussian_model import PARAMETER_NAMES, GaussianModel
+from compact_splats.training.averaging import MeanOfLastSteps
 from compact_splats.training.progress import Progress
 from compact_splats.training.strategy import Strategy
 from compact_splats.training.training import Training
 from compact_splats.training.view_sampler import ViewSampler
 
-SQUARES = 40.0  # 15 would be about as much as absolute errors count in training, at 30 dB; PSNR counts squares only
+SQUARES = 40.0  # weight of the MSE; at 30 dB, 15 would match the weight of L1 in training
 
 
 @dataclass(frozen=True)
 class Photos:
-    """What a model is fitted to.
+    """The data of fine-tuning.
 
     Attributes:
         scene: its training views have photos.
-        views: the order in which they are drawn, which goes on from phase to phase.
+        views: draws the training views, on from phase to phase.
         background: (3,) RGB in [0, 1], in main memory.
         ssim_weight: of the loss.
     """
@@ -56,72 +57,51 @@ class FineTuneSchedule:
         return self.phase.steps
 
     def learning_rates_at(self, step: int, extent: float) -> dict[str, float]:
-        """Learning rate of every parameter at ``step``; ``extent`` in world units."""
+        """Learning rates of ``step``, by parameter name; ``extent`` in world units."""
         return self.rates.at(self.phase.factor(step), extent)
 
     def betas(self, step: int) -> None:
-        """Those of the optimizer stay."""
+        """None: those of the optimizer stay."""
 
     def updated_parameters(self, step: int) -> tuple[str, ...]:
         """Names of the parameters that ``step`` updates."""
         return PARAMETER_NAMES
 
     def raises_sh_degree(self, step: int) -> bool:
-        """Never: the model has its degree."""
+        """Never: the model keeps its SH degree."""
         return False
+
+    def photo_divisor(self, step: int) -> int:
+        """Always 1."""
+        return 1
 
     def may_edit(self, step: int) -> bool:
         """Never."""
         return False
 
 
-class MeanOfLastSteps(Strategy):
-    """Averages the parameters over the last steps of a phase."""
-
-    def __init__(self, phase: Phase) -> None:
-        self._phase = phase
-        self._mean: dict[str, Tensor] = {}
-        self._count = 0
-
-    def after_step(self, training: Training) -> None:
-        """Add the parameters to the mean."""
-        if self._phase.mean_from is None or training.step < self._phase.mean_from:
-            return
-        now = detached(training.model)
-        self._count += 1
-        if not self._mean:
-            self._mean = {name: values.clone() for name, values in now.items()}
-        self._mean = {name: torch.lerp(self._mean[name], values, 1 / self._count) for name, values in now.items()}
-
-    @torch.no_grad()
-    def apply(self, model: GaussianModel) -> None:
-        """Give the model the mean, if there is one."""
-        for name, values in self._mean.items():
-            model.parameters[name].copy_(values)
-
-
 class QuantizationPenalty(Strategy):
-    """Adds the quantizer's term for the size of the file to the loss."""
+    """Adds the quantizer's penalty for the size of the file to the loss."""
 
     def __init__(self, quantizer: Quantizer) -> None:
         self._quantizer = quantizer
 
     def before_backward(self, training: Training, loss: Tensor) -> Tensor:
-        """The loss and the term."""
+        """The loss plus the penalty."""
         return loss + self._quantizer.penalty(training.model.parameters)
 
 
 def fine_tune(
     model: GaussianModel, quantizer: Quantizer, photos: Photos, phase: Phase, rates: FineTuneRates, progress: Progress
 ) -> None:
-    """Fit the model, as the quantizer stores it, to the photos.
+    """Fit the model, rendered as the quantizer stores it, to the photos.
 
     Args:
         model: its parameters change; its optimizer continues.
-        quantizer: is fitted at the start of the phase and whenever the phase says so, not after the last rendering.
-        photos: what to fit to.
-        phase: number of steps, learning rates, steps that refit.
-        rates: Adam's, to be multiplied by the phase's factor.
+        quantizer: is fitted at the start and before the steps at which the phase refits.
+        photos: scene, order of views, background.
+        phase: number of steps, factors of the learning rates, steps that refit.
+        rates: Adam's learning rates, before the phase's factor.
         progress: shows every step.
     """
     quantizer.fit(detached(model))
@@ -131,13 +111,13 @@ def fine_tune(
             quantizer.fit(detached(model))
         return as_stored(model, quantizer)
 
-    mean = MeanOfLastSteps(phase)
+    mean = [] if phase.mean_from is None else [MeanOfLastSteps(phase.mean_from)]
     penalties = [QuantizationPenalty(quantizer)] if hasattr(quantizer, "penalty") else []
     training = Training(
         photos.scene,
         model,
         FineTuneSchedule(phase, rates),
-        [*penalties, mean],
+        [*penalties, *mean],
         loss=partial(squares_loss, ssim_weight=photos.ssim_weight),
         background=photos.background,
         views=photos.views,
@@ -145,11 +125,10 @@ def fine_tune(
     )
     for step in training:
         progress.update(step, model.num_gaussians)
-    mean.apply(model)
 
 
 def squares_loss(image: Tensor, photo: Tensor, mask: Tensor | None, ssim_weight: float) -> Tensor:
-    """(1 - w) SQUARES MSE + w (1 - SSIM): as that of training, but with squares, which are what PSNR counts.
+    """(1 - w) SQUARES MSE + w (1 - SSIM): as in training, but with the MSE, which PSNR is made of.
 
     Args:
         image: (3,H,W) float32.
@@ -165,10 +144,10 @@ def squares_loss(image: Tensor, photo: Tensor, mask: Tensor | None, ssim_weight:
 
 
 def as_stored(model: GaussianModel, quantizer: Quantizer) -> GaussianModel:
-    """The model that the file would give back, with parameters of its own, in the same order of Gaussians."""
+    """The model that decoding would give, with its own parameters, in the same order of Gaussians."""
     return model.with_parameters(quantizer.quantized(detached(model)))
 
 
 def detached(model: GaussianModel) -> Parameters:
-    """The parameters of a model outside of any graph; they share its memory."""
+    """The parameters of a model without graph; they share its memory."""
     return {name: values.detach() for name, values in model.parameters.items()}

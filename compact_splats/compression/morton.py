@@ -1,12 +1,12 @@
-"""Morton order: cells of a grid along a curve that keeps neighbours together, by interleaving the bits of x, y and z.
+"""Morton order: cells of a grid along a space-filling curve, by interleaving the bits of x, y and z.
 
 [G. M. Morton, A computer oriented geodetic data base and a new technique in file sequencing, IBM, 1966]
 """
 
 import numpy as np
 
-MAX_BITS = 21  # an axis
-# Each step doubles the gaps: bits that lie together go to every third place, see `_spread`.
+MAX_BITS = 21  # per axis
+# Each step doubles the gaps between groups of bits, until every third bit is used, see `_spread`.
 _STEPS = (
     (32, 0x001F00000000FFFF),
     (16, 0x001F0000FF0000FF),
@@ -19,7 +19,7 @@ _PART = 1 << 13  # codes at a time: few enough for the cache
 
 
 def morton_order(cells: np.ndarray) -> np.ndarray:
-    """The permutation that sorts cells along the curve; those of one cell keep their order.
+    """The stable permutation that sorts cells along the curve.
 
     Args:
         cells: (N,3) integers from 0 to 2^21 - 1.
@@ -31,7 +31,7 @@ def morton_order(cells: np.ndarray) -> np.ndarray:
 
 
 def morton_codes(cells: np.ndarray) -> np.ndarray:
-    """Places on the curve: bit i of x goes to bit 3i, of y to 3i + 1, of z to 3i + 2.
+    """Positions on the curve: bit i of x goes to bit 3i, of y to 3i + 1, of z to 3i + 2.
 
     Args:
         cells: (N,3) integers from 0 to 2^21 - 1.

@@ -1,6 +1,6 @@
-"""The post-hoc stage: remove what the photos miss least, fine-tune the rest as it is stored, again and again [POSTHOC].
+"""The post-hoc stage: rounds of pruning by gradient score and quantization-aware fine-tuning [POSTHOC].
 
-Writes nothing: the result is the bytes of a file, and its course in figures.
+It writes no files: the result is the bytes of a .gsz and the measurements of every stage.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 
 from compact_splats.arguments.compress import FineTuneRates, Phase, PostHocSchedule
+from compact_splats.compression.arrays import Arrays
 from compact_splats.compression.finetune import Photos, as_stored, detached, fine_tune
 from compact_splats.compression.quantizer import Quantizer
 from compact_splats.compression.scores import gradient_scores
@@ -23,23 +23,23 @@ from compact_splats.gaussian_renderer.evaluation import evaluate
 from compact_splats.scene.gaussian_model import GaussianModel
 from compact_splats.training.progress import Progress
 
-# Rounds end this far below the size asked for, because the last steps move it a little. Should they move it further,
-# some more Gaussians go.
+# Rounds end this share below the target size, because the last steps change the size a little. If they still exceed
+# the target, more Gaussians are pruned.
 SIZE_MARGIN = 0.005
 
 
 @dataclass(frozen=True)
 class Stage:
-    """The model at one point of its way, measured as it is stored.
+    """The model at one stage of the compression, measured as it is stored.
 
     Attributes:
-        name: "as given", which is the float model, "stored", "round N", "last steps" or "trimmed".
-        gaussians: their number.
+        name: "as given" (the float model), "stored", "round N", "last steps" or "trimmed".
+        gaussians: number of Gaussians.
         bytes: size of the file.
         train_psnr: mean over all training views, dB.
-        train_ssim: the same of SSIM.
-        test_psnr: mean over the test views; None where there are none.
-        test_ssim: the same of SSIM.
+        train_ssim: mean SSIM over all training views.
+        test_psnr: mean over the test views, dB; None without test views.
+        test_ssim: mean SSIM over the test views.
     """
 
     name: str
@@ -53,13 +53,13 @@ class Stage:
 
 @dataclass(frozen=True)
 class Goals:
-    """When removing ends: as soon as one of these is reached. None: not asked for.
+    """When pruning ends: as soon as one of these goals is reached. None: no such goal.
 
     Attributes:
-        num_gaussians: exactly so many are left.
-        num_bytes: the file is no larger.
-        psnr_drop: dB that the training views may lose; a round that loses more is undone.
-        rounds: no more rounds.
+        num_gaussians: exact number of Gaussians to keep.
+        num_bytes: largest size of the file.
+        psnr_drop: largest loss of PSNR on the training views, dB; a round that loses more is undone.
+        rounds: largest number of rounds.
     """
 
     num_gaussians: int | None = None
@@ -68,17 +68,17 @@ class Goals:
     rounds: int | None = None
 
     def reached(self, stage: Stage, rounds: int) -> str | None:
-        """The goal that ``stage`` meets after so many rounds, in words; None where there is more to do."""
+        """The goal that ``stage`` reaches after ``rounds`` rounds, in words; None: continue."""
         if self.num_gaussians is not None and stage.gaussians <= self.num_gaussians:
             return f"{self.num_gaussians:,} Gaussians"
-        if self.num_bytes is not None and stage.bytes <= self._size_aimed_at:
+        if self.num_bytes is not None and stage.bytes <= self._target_bytes:
             return f"{self.num_bytes / 1e6:g} MB"
         if self.rounds is not None and rounds >= self.rounds:
             return f"{self.rounds} round{'s' * (self.rounds != 1)}"
         return "a single Gaussian" if stage.gaussians <= 1 else None
 
     def missed(self, stage: Stage) -> list[str]:
-        """What is not so although it was asked for, because something else came first."""
+        """The goals that ``stage`` misses, because another one was reached first."""
         missed = []
         if self.num_gaussians is not None and stage.gaussians > self.num_gaussians:
             missed.append(f"{self.num_gaussians:,} Gaussians")
@@ -86,36 +86,36 @@ class Goals:
             missed.append(f"{self.num_bytes / 1e6:g} MB")
         return missed
 
-    def next_count(self, gaussians: int, num_bytes: int, removed_share: float) -> int:
-        """How many Gaussians to keep: a share of them goes, or less where that meets a goal.
+    def next_count(self, gaussians: int, num_bytes: int, pruned_share: float) -> int:
+        """Number of Gaussians to keep in the next round, which prunes less where that reaches a goal.
 
         Args:
-            gaussians: that there are, at least 2.
-            num_bytes: that they take.
-            removed_share: of a whole round.
+            gaussians: current number, at least 2.
+            num_bytes: current size of the file.
+            pruned_share: of the Gaussians that a whole round prunes.
         """
-        count = gaussians - max(1, round(removed_share * gaussians))
+        count = gaussians - max(1, round(pruned_share * gaussians))
         if self.num_gaussians is not None:
             count = max(count, self.num_gaussians)
         if self.num_bytes is not None:
-            count = max(count, math.floor(gaussians * self._size_aimed_at / num_bytes))
+            count = max(count, math.floor(gaussians * self._target_bytes / num_bytes))
         return min(count, gaussians - 1)
 
     @property
-    def _size_aimed_at(self) -> float:
+    def _target_bytes(self) -> float:
         return self.num_bytes * (1 - SIZE_MARGIN)
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a compression leaves.
+    """The result of a compression.
 
     Attributes:
         data: the file.
-        course: the model as it was given, as stored, after each round and after the last steps; the last entry is what
-            ``data`` decodes to.
-        stopped_by: what ended the rounds, in words; None where there were none to be.
-        missed: what was asked for besides and is not so.
+        course: the stages: as given, as stored, after each round, after the last steps. The last one is what ``data``
+            decodes to.
+        stopped_by: the goal that ended the rounds, in words; None without goals.
+        missed: goals that were not reached, in words.
     """
 
     data: bytes
@@ -124,7 +124,7 @@ class Result:
     missed: list[str]
 
     def as_json(self) -> dict[str, Any]:
-        """All but the file."""
+        """All but the data."""
         return {
             "stopped_by": self.stopped_by, "missed": self.missed, "course": [asdict(stage) for stage in self.course],
         }  # fmt: skip
@@ -135,19 +135,19 @@ class PostHoc:
     """One compression.
 
     Attributes:
-        model: its rows change, and its number of Gaussians.
-        quantizer: the way to store it.
-        decode: from the quantizer's file to rows.
-        photos: the training views and how to render them.
-        schedule: how much is removed, and when what happens.
-        rates: Adam's.
-        report: is given every stage as soon as it is known.
-        quiet: show no progress.
+        model: is compressed in place.
+        quantizer: the profile of the file, with its settings.
+        decode: from the quantizer's file to arrays.
+        photos: the data of fine-tuning.
+        schedule: the share that is pruned in each round, and the phases of fine-tuning.
+        rates: Adam's learning rates.
+        report: is called with every stage.
+        quiet: show no progress bar.
     """
 
     model: GaussianModel
     quantizer: Quantizer
-    decode: Callable[[bytes], dict[str, np.ndarray]]
+    decode: Callable[[bytes], Arrays]
     photos: Photos
     schedule: PostHocSchedule = field(default_factory=PostHocSchedule)
     rates: FineTuneRates = field(default_factory=FineTuneRates)
@@ -155,11 +155,11 @@ class PostHoc:
     quiet: bool = False
 
     def run(self, goals: Goals | None, bytes_as_given: int) -> Result:
-        """Remove in rounds until a goal is reached, fine-tune, and store.
+        """Prune in rounds until a goal is reached, fine-tune, and store.
 
         Args:
-            goals: when to stop removing; None: remove nothing.
-            bytes_as_given: size of the file that the model came from.
+            goals: when to stop pruning; None: prune nothing.
+            bytes_as_given: size of the file that the model was read from.
         """
         course: list[Stage] = []
         self._note(course, self._measured("as given", self.model, bytes_as_given))
@@ -168,18 +168,18 @@ class PostHoc:
         stopped_by = None if goals is None else self._rounds(goals, course)
         data = self._finish("last steps", self.schedule.only if goals is None else self.schedule.last, course)
         while goals and goals.num_bytes is not None and len(data) > goals.num_bytes and self.model.num_gaussians > 1:
-            self._remove(goals.next_count(self.model.num_gaussians, len(data), self.schedule.removed_share))
+            self._prune(goals.next_count(self.model.num_gaussians, len(data), self.schedule.pruned_share))
             data = self._finish("trimmed", self.schedule.trim, course)
         return Result(data, course, stopped_by, [] if goals is None else goals.missed(course[-1]))
 
     def _rounds(self, goals: Goals, course: list[Stage]) -> str:
-        """Remove and fine-tune until a goal is reached, which is returned."""
+        """Prune and fine-tune until a goal is reached; returns the goal in words."""
         stage = course[-1]
         for number in itertools.count(1):
             if reached := goals.reached(stage, rounds=number - 1):
                 return reached
             before = None if goals.psnr_drop is None else copy.deepcopy(self.model.state_dict())
-            self._remove(goals.next_count(stage.gaussians, stage.bytes, self.schedule.removed_share))
+            self._prune(goals.next_count(stage.gaussians, stage.bytes, self.schedule.pruned_share))
             self._fine_tune(f"round {number}", self.schedule.round)
             stage = self._stored(f"round {number}")
             self._note(course, stage)
@@ -189,21 +189,19 @@ class PostHoc:
         raise AssertionError("unreachable")
 
     def _prepare(self) -> None:
-        """Bring the rows into the form that is stored, if there is one, and start Adam and quantizer."""
+        """Bring the parameters into the form that is stored, and start Adam and the quantizer."""
         if hasattr(self.quantizer, "prepared"):
             with torch.no_grad():
-                for name, row in self.quantizer.prepared(detached(self.model)).items():
-                    self.model.parameters[name].copy_(row)
+                for name, values in self.quantizer.prepared(detached(self.model)).items():
+                    self.model.parameters[name].copy_(values)
         self.model.start_training(self.rates.at(1.0, self.photos.scene.extent))
         self.quantizer.fit(detached(self.model))
 
-    def _remove(self, count: int) -> None:
-        """Leave the ``count`` Gaussians with the highest scores."""
+    def _prune(self, count: int) -> None:
+        """Keep the ``count`` Gaussians with the highest scores."""
         stored = as_stored(self.model, self.quantizer)
         photos = self.photos
-        scores = gradient_scores(
-            stored, photos.scene.train, photos.background, ssim_weight=photos.ssim_weight
-        )
+        scores = gradient_scores(stored, photos.scene.train, photos.background, ssim_weight=photos.ssim_weight)
         self.model.keep(scores.argsort(descending=True, stable=True)[:count].sort().values)
 
     def _fine_tune(self, name: str, phase: Phase) -> None:
@@ -212,7 +210,7 @@ class PostHoc:
         progress.close()
 
     def _finish(self, name: str, phase: Phase, course: list[Stage]) -> bytes:
-        """Fine-tune, store, and measure what decoding gives back."""
+        """Fine-tune, store, and measure the decoded model."""
         self._fine_tune(name, phase)
         data = self._encoded()
         decoded = GaussianModel.from_arrays(self.decode(data), self.model.device)
@@ -221,7 +219,7 @@ class PostHoc:
         return data
 
     def _encoded(self) -> bytes:
-        return self.quantizer.encode({name: row.cpu().numpy() for name, row in detached(self.model).items()})
+        return self.quantizer.encode({name: values.cpu().numpy() for name, values in detached(self.model).items()})
 
     def _stored(self, name: str) -> Stage:
         return self._measured(name, as_stored(self.model, self.quantizer), len(self._encoded()))
@@ -230,9 +228,7 @@ class PostHoc:
         background, test_views = self.photos.background, self.photos.scene.test
         train = evaluate(self.photos.scene.train, model, background)
         test = evaluate(test_views, model, background) if test_views else {"psnr": None, "ssim": None}
-        return Stage(
-            name, model.num_gaussians, num_bytes, train["psnr"], train["ssim"], test["psnr"], test["ssim"]
-        )  # fmt: skip
+        return Stage(name, model.num_gaussians, num_bytes, train["psnr"], train["ssim"], test["psnr"], test["ssim"])
 
     def _note(self, course: list[Stage], stage: Stage) -> None:
         course.append(stage)

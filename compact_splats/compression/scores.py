@@ -1,6 +1,6 @@
-"""Who can go: how much the photos pull at each Gaussian, over all training views [POSTHOC].
+"""Pruning scores: the gradient of the image loss at each Gaussian, over all training views [POSTHOC].
 
-Only scores: who is removed, and when, is decided in ``compression/posthoc.py``.
+``compression/posthoc.py`` decides what is pruned by them, and when.
 """
 
 from collections.abc import Sequence
@@ -16,18 +16,14 @@ from compact_splats.scene.gaussian_model import GaussianModel
 
 
 def gradient_scores(
-    model: GaussianModel,
-    cameras: Sequence[Camera],
-    background: Tensor,
-    *,
-    ssim_weight: float,
+    model: GaussianModel, cameras: Sequence[Camera], background: Tensor, *, ssim_weight: float
 ) -> Tensor:
-    """Sum over the parameter groups of the norm of the loss's gradient, which adds up over the views.
+    """Sum over the parameters of the norm of the loss's gradient, added up over the views.
 
-    One pass over the views, and memory for one gradient: opposite pulls of two views cancel, as they do in training.
+    One pass over the views and memory for one gradient. Opposite gradients of two views cancel, as in training.
 
     Args:
-        model: the Gaussians as they are rendered; gradients that wait in it are lost.
+        model: its gradients are cleared, before and after.
         cameras: the training views, with photos.
         background: (3,) RGB in [0, 1].
         ssim_weight: of the loss.
@@ -35,15 +31,15 @@ def gradient_scores(
     Returns:
         (N,) >= 0; 0 for Gaussians that no view sees.
     """
-    for row in model.parameters.values():
-        row.grad = None
+    for values in model.parameters.values():
+        values.grad = None
     for camera in cameras:
         photo, mask = ground_truth(camera, model.device)
         image = render(camera, model, background).image
         photometric_loss(image, photo, mask=mask, ssim_weight=ssim_weight).loss.backward()
     scores = torch.zeros(model.num_gaussians, device=model.device)
-    for row in model.parameters.values():
-        if row.grad is not None:  # SH of degree 0 have no rest
-            scores += row.grad.flatten(1).norm(dim=1)
-            row.grad = None
+    for values in model.parameters.values():
+        if values.grad is not None:  # sh_rest of degree 0 has none
+            scores += values.grad.flatten(1).norm(dim=1)
+            values.grad = None
     return scores

@@ -1,7 +1,7 @@
-"""Profile "seed" of .gsz, as published: spherical harmonics in 8 bits, all else in 16-bit floats, Morton order, LZMA.
+"""Profile "seed" of .gsz: spherical harmonics in 8 bits, all else in 16-bit floats, LZMA [GNS, arXiv:2511.16980].
 
-Bytes that are alike stand together: the high and the low bytes of floats apart, colours as differences to green, places
-as steps along the Morton curve. ``docs/gsz.md`` has the layout. [GNS, arXiv:2511.16980]
+To help LZMA, Gaussians are in Morton order and positions are steps along it, high and low bytes of floats are separate,
+and red and blue are differences to green. See ``docs/gsz.md`` for the layout.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from __future__ import annotations
 import math
 import os
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from compact_splats.compression.arrays import REST_COUNTS, SHAPES, Arrays, checked, refuse_not_finite
+from compact_splats.compression.arrays import REST_COUNTS, SHAPES, Arrays, Parameters, checked, refuse_not_finite
 from compact_splats.compression.container import (
     MAX_GAUSSIANS,
     PROFILE_KEY,
@@ -26,86 +26,83 @@ from compact_splats.compression.container import (
 )
 from compact_splats.compression.morton import morton_cells, morton_codes
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
 NAME = "seed"
-# Of SH degrees 1 to 3: the finest step between two levels. Trained coefficients mostly lie close to 0, so that a range
-# from the smallest to the largest gives steps finer than can be seen, and these cost a byte where half of it would do.
+# The least step between two levels of SH degrees 1 to 3. Most trained coefficients are close to 0: the range from the
+# smallest to the largest would give steps finer than visible, at twice the bits.
 SH_STEP = 0.02
-HALF_MAX = 65504.0  # largest finite 16-bit float; what is beyond is stored as this
+HALF_MAX = 65504.0  # largest finite 16-bit float; values beyond are clamped
 _HALVES = ("log_scales", "quats", "opacity_logits")
-_CHANNELS = ("g", "r", "b")  # in the order of the streams; red and blue as differences to green
+_CHANNELS = ("g", "r", "b")  # in the order of the streams
 _ZERO = 128  # a difference of 0
 _CODE_BYTES = 6  # of a place on the Morton curve: 16 bits an axis
 _PART = 1 << 13  # Gaussians whose colours are computed at a time: few enough for the cache
 
 
 class SeedQuantizer:
-    """The profile as a ``compression.quantizer.Quantizer``; its state are the ranges of the SH coefficients.
+    """The profile as a ``compression.quantizer.Quantizer``; its state is the ranges of the SH coefficients.
 
     Args:
-        sh_step: least step between two levels of the SH coefficients of degrees 1 to 3; 0: only the range counts.
+        sh_step: least step between two levels of SH degrees 1 to 3; 0: the range alone decides.
     """
 
     def __init__(self, sh_step: float = SH_STEP) -> None:
         self._sh_step = sh_step
         self._ranges: dict[str, np.ndarray] = {}  # "sh_dc", "sh_rest": (K,3,2) float32, lowest and highest level
 
-    def fit(self, rows: dict[str, Tensor] | Arrays) -> None:
+    def fit(self, model: Parameters | Arrays) -> None:
         """Choose the ranges by the extremes of the coefficients.
 
         Raises:
             FormatError: a coefficient is not finite.
         """
         for name in ("sh_dc", "sh_rest"):
-            row = rows[name]
-            low, high = (float(row.min()), float(row.max())) if math.prod(row.shape) else (0.0, 0.0)
+            values = model[name]
+            low, high = (float(values.min()), float(values.max())) if math.prod(values.shape) else (0.0, 0.0)
             if not math.isfinite(high - low):
-                refuse_not_finite(name, row if isinstance(row, np.ndarray) else row.detach().cpu().numpy())
+                refuse_not_finite(name, values if isinstance(values, np.ndarray) else values.detach().cpu().numpy())
             if name == "sh_rest":
                 low, high = _around_zero(low, high, self._sh_step)
-            self._ranges[name] = np.broadcast_to(np.float32([low, high]), (*row.shape[1:], 2))
+            self._ranges[name] = np.broadcast_to(np.float32([low, high]), (*values.shape[1:], 2))
 
-    def quantized(self, rows: dict[str, Tensor]) -> dict[str, Tensor]:
+    def quantized(self, parameters: Parameters) -> Parameters:
         """The values that decoding gives back, see ``compression.quantizer.Quantizer.quantized``.
 
         Raises:
             FormatError: a value is not finite.
         """
         stored = {}
-        for name, row in rows.items():
-            if not row.isfinite().all():
-                refuse_not_finite(name, row.detach().cpu().numpy())
+        for name, values in parameters.items():
+            if not values.isfinite().all():
+                refuse_not_finite(name, values.detach().cpu().numpy())
             if name not in self._ranges:
-                stored[name] = row.clip(-HALF_MAX, HALF_MAX).half().float()
+                stored[name] = values.clip(-HALF_MAX, HALF_MAX).half().float()
                 continue
-            low, high = (row.double().new_tensor(self._ranges[name][..., i]) for i in (0, 1))
-            stored[name] = _values(_levels(row, low, high), low, high).float()
+            low, high = (values.double().new_tensor(self._ranges[name][..., i]) for i in (0, 1))
+            stored[name] = _values(_levels(values, low, high), low, high).float()
         return stored
 
-    def encode(self, rows: Arrays) -> bytes:
+    def encode(self, arrays: Arrays) -> bytes:
         """The file. Its bytes do not depend on the order of the Gaussians.
 
         Raises:
-            FormatError: not the rows of a model, see ``compression.arrays.checked``, or too many Gaussians.
+            FormatError: not the arrays of a model, see ``compression.arrays.checked``, or too many Gaussians.
         """
-        return pack(*self.encode_parts(checked(rows)))
+        return pack(*self.encode_parts(checked(arrays)))
 
-    def encode_parts(self, rows: Arrays) -> tuple[dict[str, Any], dict[str, bytes]]:
-        """Header and streams of the rows of :func:`compression.arrays.checked`, stored as the last :meth:`fit` says.
+    def encode_parts(self, arrays: Arrays) -> tuple[dict[str, Any], dict[str, bytes]]:
+        """Header and streams of arrays of :func:`compression.arrays.checked`, stored as the last :meth:`fit` says.
 
         Raises:
             FormatError: too many Gaussians.
         """
-        num = len(rows["means"])
+        num = len(arrays["means"])
         if num > MAX_GAUSSIANS:
             raise FormatError(f"at most {MAX_GAUSSIANS:,} Gaussians", f"{num:,}")
-        bits = {name: _half_bits(rows[name]) for name in ("means", *_HALVES)}
+        bits = {name: _half_bits(arrays[name]) for name in ("means", *_HALVES)}
         colors = {}
         for name, ranges in self._ranges.items():
             low, high = np.moveaxis(ranges.astype(np.float64), -1, 0)
-            columns = [_levels(rows[name][:, k], low[k], high[k]).astype(np.uint8) for k in range(len(ranges))]
+            columns = [_levels(arrays[name][:, k], low[k], high[k]).astype(np.uint8) for k in range(len(ranges))]
             colors[name] = _from_green(np.stack(columns, 1) if columns else np.zeros((num, 0, 3), np.uint8))
 
         codes = morton_codes(_ordered(bits.pop("means")))
@@ -122,33 +119,32 @@ class SeedQuantizer:
         ranges = np.concatenate([self._ranges["sh_dc"], self._ranges["sh_rest"]])
         planes["sh_ranges"] = np.ascontiguousarray(ranges.transpose(2, 0, 1), "<f4")
         packed = on_all_cores(lzma_pack, {name: (plane.tobytes(),) for name, plane in planes.items()})
-        return {PROFILE_KEY: NAME, "gaussians": num, "sh_rest": rows["sh_rest"].shape[1]}, packed
+        return {PROFILE_KEY: NAME, "gaussians": num, "sh_rest": arrays["sh_rest"].shape[1]}, packed
 
 
-def encode_seed(rows: Arrays, sh_step: float = SH_STEP) -> tuple[dict[str, Any], dict[str, bytes]]:
+def encode_seed(arrays: Arrays, sh_step: float = SH_STEP) -> tuple[dict[str, Any], dict[str, bytes]]:
     """Header and streams of a model.
 
     Args:
-        rows: of :func:`compression.arrays.checked`.
+        arrays: of :func:`compression.arrays.checked`.
         sh_step: see :class:`SeedQuantizer`.
 
     Raises:
         FormatError: too many Gaussians.
     """
     quantizer = SeedQuantizer(sh_step)
-    quantizer.fit(rows)
-    return quantizer.encode_parts(rows)
+    quantizer.fit(arrays)
+    return quantizer.encode_parts(arrays)
 
 
 def decode_seed(header: dict[str, Any], streams: dict[str, bytes]) -> Arrays:
     """Undo :func:`encode_seed`.
 
     Returns:
-        Rows in Morton order.
+        Arrays in Morton order.
 
     Raises:
-        FormatError: a number is out of its range, a stream is missing, too much or of the wrong size, or a value is
-            not finite.
+        FormatError: a number out of range, a missing, unknown or wrong stream, or a value that is not finite.
     """
     num = header_integer(header, "gaussians", range(MAX_GAUSSIANS + 1))
     rest = header_integer(header, "sh_rest", REST_COUNTS)
@@ -156,19 +152,19 @@ def decode_seed(header: dict[str, Any], streams: dict[str, bytes]) -> Arrays:
     if set(streams) != set(sizes):
         raise FormatError(f"the streams {', '.join(sizes)}", ", ".join(streams) or "none")
     contents = on_all_cores(lzma_unpack, {name: (streams[name], size) for name, size in sizes.items()})
-    rows = {"means": _means(contents.pop("means"), num)}
+    arrays = {"means": _means(contents.pop("means"), num)}
     for name in _HALVES:
         columns = _plane(contents.pop(f"{name}.high"), SHAPES[name][0], num).astype(np.uint16) << 8
         columns |= _plane(contents.pop(f"{name}.low"), SHAPES[name][0], num)
-        rows[name] = _floats(name, columns.T.copy())
+        arrays[name] = _floats(name, columns.T.copy())
     ranges = np.frombuffer(contents["sh_ranges"], "<f4").reshape(2, 1 + rest, 3)
     if not np.isfinite(ranges).all():
         raise FormatError("finite ranges of SH coefficients", "others")
     low, high = ranges.astype(np.float64)
     for name, part in (("sh_dc", slice(0, 1)), ("sh_rest", slice(1, None))):
         levels = [_plane(contents.pop(f"{name}.{channel}"), num, len(low[part])) for channel in _CHANNELS]
-        rows[name] = _colors(levels, low[part], high[part])
-    return rows
+        arrays[name] = _colors(levels, low[part], high[part])
+    return arrays
 
 
 def _sizes(num: int, rest: int) -> dict[str, int]:
@@ -186,12 +182,12 @@ def _plane(content: bytes, num_rows: int, num_columns: int) -> np.ndarray:
 # ---- 16-bit floats and positions ----
 
 
-def _half_bits(row: np.ndarray) -> np.ndarray:
-    return row.clip(-HALF_MAX, HALF_MAX).astype(np.float16).view(np.uint16)
+def _half_bits(values: np.ndarray) -> np.ndarray:
+    return values.clip(-HALF_MAX, HALF_MAX).astype(np.float16).view(np.uint16)
 
 
 def _ordered(bits: np.ndarray) -> np.ndarray:
-    """Bits of 16-bit floats as integers in the floats' order, from 0; each has one of its own, -0 and +0 too."""
+    """Bits of 16-bit floats as integers from 0 in the order of the floats, -0 before +0."""
     return np.where(bits < 0x8000, bits | 0x8000, ~bits)
 
 
@@ -199,7 +195,7 @@ def _means(content: bytes, num: int) -> np.ndarray:
     steps = np.zeros((num, 8), np.uint8)
     steps[:, :_CODE_BYTES] = _plane(content, _CODE_BYTES, num).T
     codes = np.cumsum(steps.view("<u8").reshape(num), dtype=np.uint64)
-    if num and codes.max() >> np.uint64(8 * _CODE_BYTES):  # no step can pass over all of the codes that are too large
+    if num and codes.max() >> np.uint64(8 * _CODE_BYTES):  # no step is large enough to overflow past all of these
         raise FormatError("positions on the Morton curve", "one behind its end")
     ordered = morton_cells(codes).astype(np.uint16)
     bits = np.where(ordered >= 0x8000, ordered & 0x7FFF, ~ordered)
@@ -213,24 +209,24 @@ def _floats(name: str, bits: np.ndarray) -> np.ndarray:
 
 
 def _total_order(codes: np.ndarray, contents: list[np.ndarray]) -> np.ndarray:
-    """Morton order; where several Gaussians have one position, what else they store decides."""
+    """Morton order; Gaussians of equal position are sorted by their other stored values."""
     order = np.argsort(codes, kind="stable")
     same = codes[order][1:] == codes[order][:-1]
     tied = np.flatnonzero(np.append(same, False) | np.insert(same, 0, False))
     if len(tied):
-        rows = order[tied]
-        columns = [column for array in contents for column in array[rows].reshape(len(rows), -1).T]
-        order[tied] = rows[np.lexsort([*columns, codes[rows]])]  # lexsort's first key is the last
+        ties = order[tied]
+        columns = [column for array in contents for column in array[ties].reshape(len(ties), -1).T]
+        order[tied] = ties[np.lexsort([*columns, codes[ties]])]  # the last key of lexsort is the first to sort by
     return order
 
 
-# ---- spherical harmonics: the same lines serve numpy and torch, and give the same bits ----
+# ---- spherical harmonics: the same code runs on numpy and torch, with the same bits ----
 
 
 def _around_zero(low: float, high: float, least_step: float) -> tuple[float, float]:
-    """Levels -128 to 127 times a step; 0 is a level, so that bands which a model does not have stay 0.
+    """The lowest and the highest level: -128 and 127 times a step. 0 is a level, so that unused SH degrees stay 0.
 
-    The step is rounded up to 16 bits, which makes both ends and 0 exact.
+    The step is rounded up to 16 significant bits, which makes both ends and 0 exact.
     """
     step = max(least_step, -low / 128, high / 127)
     mantissa, exponent = math.frexp(step)
@@ -238,21 +234,21 @@ def _around_zero(low: float, high: float, least_step: float) -> tuple[float, flo
     return -128 * step, 127 * step
 
 
-def _levels(row: Any, low: Any, high: Any) -> Any:
+def _levels(values: Any, low: Any, high: Any) -> Any:
     """The nearest of 256 levels, 0 to 255.
 
     Args:
-        row: (..., 3) float32.
-        low: float64 like the last axes of ``row``; the lowest level.
-        high: likewise; the highest.
+        values: (..., 3) float32.
+        low: float64, the lowest level, in the shape of the last axes of ``values``.
+        high: the highest level, the same.
     """
     step = (high - low) / 255
-    step = step + (step == 0)  # one level only, and nothing to divide by
-    return ((row - low) / step).round().clip(0, 255)
+    step = step + (step == 0)  # a single level: avoid 0 / 0
+    return ((values - low) / step).round().clip(0, 255)
 
 
 def _values(levels: Any, low: Any, high: Any) -> Any:
-    """What levels stand for, in double precision; 0 is exactly ``low`` and 255 exactly ``high``."""
+    """The values of levels, double; 0 is exactly ``low`` and 255 exactly ``high``."""
     return (low * (255 - levels) + high * levels) / 255
 
 
@@ -266,7 +262,7 @@ def _colors(levels: list[np.ndarray], low: np.ndarray, high: np.ndarray) -> np.n
     """Undo :func:`_from_green` and :func:`_levels`: planes (N,K) of each stream to (N,K,3) float32."""
     colors = np.empty((*levels[0].shape, 3), np.float32)
     tables = _values(np.arange(256.0)[:, None, None], low, high).astype(np.float32)
-    tables = np.ascontiguousarray(tables.transpose(2, 1, 0)).reshape(3, -1)  # of each channel, the columns in a row
+    tables = np.ascontiguousarray(tables.transpose(2, 1, 0)).reshape(3, -1)  # (channel, column of the 256 levels)
     columns = 256 * np.arange(len(low))
 
     def fill(start: int) -> None:

@@ -1,1 +1,1 @@
-"""The scene that make demo trains on: ray-traced, exact, of any size."""
+"""The ray-traced scene of ``make demo``."""

@@ -1,7 +1,6 @@
-"""A small numpy ray tracer for the demo scene: quads, spheres, boxes and rods under one lamp, shadows and highlights.
+"""A small numpy ray tracer for the demo scene: quads, spheres, boxes and rods, one lamp, shadows and highlights.
 
-Only what that scene needs: no reflections, no refraction, no acceleration structure. Vectors are (3,N) float32 arrays,
-so that each component is contiguous.
+No reflections, refraction or acceleration structure. Vectors are (3,N) float32 arrays: each component is contiguous.
 """
 
 from collections.abc import Callable
@@ -12,14 +11,14 @@ import numpy as np
 Array = np.ndarray
 Texture = Callable[[Array, Array], Array]  # u, v (N,) in world units -> reflectance (3,N) in [0, 1]
 
-NEAR = np.float32(1e-3)  # world units; hits closer than this are the surface that the ray starts on
-BLOCK = 1 << 14  # rays traced together; their arrays stay in the cache
+NEAR = np.float32(1e-3)  # world units; closer hits are on the surface where the ray starts
+BLOCK = 1 << 14  # rays per block, whose arrays fit in the cache
 GAMMA = 2.2
 
 
 @dataclass(frozen=True)
 class Material:
-    """What a surface looks like: a texture, and the strength and exponent of its Blinn-Phong highlight."""
+    """A texture, and the strength and exponent of the Blinn-Phong highlight."""
 
     texture: Texture
     gloss: float = 0.0
@@ -36,7 +35,7 @@ class Quad:
     material: Material
 
     def hit(self, origin: Array, direction: Array) -> Array:
-        """Distance (N,) along each ray to the first hit; infinite where there is none."""
+        """Distance (N,) along each ray to the first hit; infinite without a hit."""
         normal = np.cross(self.edge_u, self.edge_v)
         t = dot(normal, self.corner[:, None] - origin) / dot(normal, direction)
         u, v = self.coordinates(origin + t * direction)
@@ -141,11 +140,11 @@ class Rod:
     def normal(self, point: Array) -> Array:
         """As in Quad."""
         axis = (self.end - self.start)[:, None]
-        share = dot(axis, point - self.start[:, None]) / dot(axis, axis)
-        return (point - self.start[:, None] - share * axis) / np.float32(self.radius)
+        fraction = dot(axis, point - self.start[:, None]) / dot(axis, axis)
+        return (point - self.start[:, None] - fraction * axis) / np.float32(self.radius)
 
     def coordinates(self, point: Array) -> tuple[Array, Array]:
-        """The way round (roughly) and the way along."""
+        """Coordinates (approximately) around and along the axis."""
         x, y, _ = self.normal(point)
         return self.radius * np.arctan2(y, x), dot(unit(self.end - self.start), point - self.start[:, None])
 
@@ -155,7 +154,7 @@ Shape = Quad | Sphere | Box | Rod
 
 @dataclass(frozen=True)
 class Lighting:
-    """One lamp at ``lamp`` (3,) with inverse-square fall-off, and light from everywhere, a little more from above."""
+    """One lamp at ``lamp`` (3,) with inverse-square fall-off, and ambient light, slightly more from above."""
 
     lamp: Array
     power: float
@@ -163,10 +162,10 @@ class Lighting:
 
 
 def trace(shapes: list[Shape], lighting: Lighting, origin: Array, direction: Array) -> tuple[Array, Array]:
-    """Colours and distances seen along rays from one point.
+    """Colours and distances along rays from one point.
 
     Args:
-        shapes: the scene; every ray must hit something.
+        shapes: the scene; every ray must hit a shape.
         lighting: the lamp.
         origin: (3,) world units.
         direction: (3,N) unit vectors.
@@ -175,7 +174,7 @@ def trace(shapes: list[Shape], lighting: Lighting, origin: Array, direction: Arr
         Colours (3,N) float32 in [0, 1], display-encoded, and the distances (N,) of the hits in world units.
     """
     blocks = [direction[:, i : i + BLOCK] for i in range(0, direction.shape[1], BLOCK)]
-    with np.errstate(divide="ignore", invalid="ignore"):  # rays parallel to a face, or past a ball
+    with np.errstate(divide="ignore", invalid="ignore"):  # rays parallel to a face, or that miss a sphere
         traced = [_trace_block(shapes, lighting, origin[:, None], block) for block in blocks]
     return np.concatenate([c for c, _ in traced], axis=1), np.concatenate([t for _, t in traced])
 
@@ -197,12 +196,12 @@ def _trace_block(shapes: list[Shape], lighting: Lighting, origin: Array, directi
 
 
 def _lit(shapes: list[Shape], lamp: Array, point: Array) -> Array:
-    """Whether the lamp sees each point (N,). The rays start at the lamp, where all of them miss the point itself."""
+    """Whether each point (N,) is lit. Shadow rays start at the lamp, so they can't hit the surface at their start."""
     offset = point - lamp
     reach = np.sqrt(dot(offset, offset))
     free = np.ones(point.shape[1], bool)
     for shape in shapes:
-        if not isinstance(shape, Quad):  # the room and what hangs on its walls shade nothing
+        if not isinstance(shape, Quad):  # walls and the poster cast no shadows
             free &= ~(shape.hit(lamp, offset / reach) < reach - np.float32(0.005))
     return free
 

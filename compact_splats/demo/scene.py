@@ -1,7 +1,7 @@
-"""Make the demo scene: a ray-traced room with textured objects, photographed from about 60 places, as COLMAP stores it.
+"""Make the demo scene: a ray-traced room with textured objects, seen by 60 cameras, in COLMAP's layout.
 
-``python -m compact_splats.demo.scene OUT`` needs a few seconds and gives the same files for the same seed. Thin rods,
-fine textures and highlights make it hard enough that more Gaussians help. The poses are exact; the points are noisy.
+``python -m compact_splats.demo.scene OUT`` takes a few seconds; the same seed gives the same files. Thin rods, fine
+textures and highlights make it hard enough that more Gaussians help. The poses are exact; the points are noisy.
 """
 
 import argparse
@@ -40,7 +40,7 @@ class Lens:
 
     @property
     def params(self) -> tuple[float, float, float, float]:
-        """fx, fy, cx, cy; not quite square and not quite centred, as real ones are."""
+        """fx, fy, cx, cy; slightly different focal lengths and off centre, as in real cameras."""
         return 0.84 * self.width, 0.846 * self.width, 0.512 * self.width, 0.49 * self.height
 
     def directions(self, x: Array, y: Array) -> Array:
@@ -61,21 +61,19 @@ def write_demo_scene(
     """Make the scene in a temporary folder beside ``out`` and move it into place.
 
     Args:
-        out: folder to make; it may exist if it is empty.
+        out: folder to create; it may exist if it is empty.
         width: of the photos, px.
         height: of the photos, px.
-        num_views: photos, on two turns around the objects.
+        num_views: number of photos, on two circles around the objects.
         num_points: size of the point cloud.
         seed: of the objects' details, the camera path and the noise of the points.
-        progress: show a bar.
+        progress: show a progress bar.
 
     Raises:
-        InputError: ``out`` has something in it, or cannot be written.
+        InputError: ``out`` is not empty or can't be written.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(
-            out, "a new or empty folder for the demo scene", "something in it", "remove it or name another"
-        )
+        raise InputError(f"{out} is not an empty folder; remove it or name another folder for the demo scene")
     rng = np.random.default_rng(seed)
     shapes, lens, poses = make_shapes(rng), Lens(width, height), make_poses(num_views, rng)
     temporary = out.with_name(f".{out.name}.{uuid.uuid4().hex[:12]}")
@@ -88,13 +86,13 @@ def write_demo_scene(
         _write_colmap(temporary / "sparse" / "0", lens, poses, names, xyz, rgb)
         os.replace(temporary, out)
     except OSError as error:
-        raise InputError(out, "a folder that can be written", f"'{error}'", "name another") from error
+        raise InputError(f"{out} can't be written: '{error}'; name another folder") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
 def make_shapes(rng: np.random.Generator) -> list[Shape]:
-    """The room and what stands in it."""
+    """The room and its objects."""
     seed = int(rng.integers(1 << 16))
     return _room(seed) + _objects(seed) + _rods(rng)
 
@@ -139,7 +137,7 @@ def _objects(seed: int) -> list[Shape]:
 
 
 def _rods(rng: np.random.Generator) -> list[Shape]:
-    """A bundle of thin canes that lean together, a few pixels wide each, and a striped pole."""
+    """A bundle of thin rods, a few pixels wide each, and a striped pole."""
     foot, top = np.array([-0.95, 0.75, 0.0]), np.array([-0.95, 0.75, 1.05])
     rods: list[Shape] = []
     for angle in np.linspace(0, 2 * np.pi, 9, endpoint=False) + rng.uniform(0, 0.2, 9):
@@ -153,11 +151,11 @@ def _rods(rng: np.random.Generator) -> list[Shape]:
 
 
 def make_poses(num_views: int, rng: np.random.Generator) -> Array:
-    """World-to-camera matrices (V,4,4) float64: two unsteady turns around the objects, one high, one low."""
+    """World-to-camera matrices (V,4,4) float64: two noisy circles around the objects, one high, one low."""
     poses = []
     for i in range(num_views):
-        share = i / num_views
-        angle, low = 4 * np.pi * share, share >= 0.5
+        fraction = i / num_views
+        angle, low = 4 * np.pi * fraction, fraction >= 0.5
         x, y = (1.75 if low else 1.95) * np.array([np.cos(angle), np.sin(angle)]) + rng.normal(0, 0.04, 2)
         z = (0.85 if low else 1.55) + 0.12 * np.sin(3 * angle) + rng.normal(0, 0.03)
         target = np.array([0.0, 0.0, 0.55]) + rng.normal(0, 0.06, 3)
@@ -187,14 +185,14 @@ def render_view(shapes: list[Shape], lens: Lens, pose: Array) -> Array:
 def sample_points(
     shapes: list[Shape], lens: Lens, poses: Array, num_points: int, rng: np.random.Generator
 ) -> tuple[Array, Array]:
-    """Points as structure from motion finds them: what random pixels of the photos see, with noise.
+    """Noisy points as from structure from motion: the surface points of random pixels.
 
     Returns:
         Positions (P,3) float64 in world units and colours (P,3) uint8.
     """
     xyz, rgb = [], []
-    for pose, share in zip(poses, np.array_split(np.arange(num_points), len(poses)), strict=True):
-        x, y = rng.uniform(0, lens.width, len(share)), rng.uniform(0, lens.height, len(share))
+    for pose, part in zip(poses, np.array_split(np.arange(num_points), len(poses)), strict=True):
+        x, y = rng.uniform(0, lens.width, len(part)), rng.uniform(0, lens.height, len(part))
         colours, points = _cast(shapes, lens, pose, x, y)
         xyz.append(points.T)
         rgb.append(colours.T)
@@ -203,7 +201,7 @@ def sample_points(
 
 
 def _cast(shapes: list[Shape], lens: Lens, pose: Array, x: Array, y: Array) -> tuple[Array, Array]:
-    """Colours (3,N) in [0, 1] and world points (3,N) that the pixel coordinates x, y (N,) see."""
+    """Colours (3,N) in [0, 1] and world points (3,N) of the surfaces at pixel coordinates x, y (N,)."""
     to_world = pose[:3, :3].T.astype(np.float32)
     eye = (-pose[:3, :3].T @ pose[:3, 3]).astype(np.float32)
     directions = to_world @ lens.directions(x, y)
@@ -241,18 +239,18 @@ def _write_colmap(folder: Path, lens: Lens, poses: Array, names: list[str], xyz:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Read the command line and make the scene."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("out", type=Path, help="folder to make")
+    parser.add_argument("out", type=Path, help="folder to create")
     parser.add_argument("--width", type=int, default=320, help="of the photos, px (default: 320)")
     parser.add_argument("--height", type=int, default=240, help="of the photos, px (default: 240)")
     parser.add_argument("--views", type=int, default=60, help="number of photos (default: 60)")
     parser.add_argument("--points", type=int, default=6000, help="size of the point cloud (default: 6000)")
-    parser.add_argument("--seed", type=int, default=0, help="of all random draws (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, help="random seed (default: 0)")
     args = parser.parse_args(argv)
     for name in ("width", "height", "views", "points"):
         if getattr(args, name) < 1:
-            raise InputError(f"--{name}", "a number above 0", str(getattr(args, name)), "give a larger one")
+            raise InputError(f"--{name} must be 1 or more, not {getattr(args, name)}")
     write_demo_scene(args.out, args.width, args.height, args.views, args.points, args.seed, progress=True)
     print(f"{args.out}: {args.views} photos of {args.width}x{args.height} pixels, {args.points} points")
 

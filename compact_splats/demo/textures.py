@@ -21,7 +21,7 @@ def lattice(i: Array, j: Array, seed: int) -> Array:
 
 
 def noise(u: Array, v: Array, seed: int, octaves: int = 4) -> Array:
-    """Smooth noise in [0, 1] with details from 1 down to 2^(1 - octaves) units."""
+    """Smooth noise in [0, 1] with details of 1 to 2^(1 - octaves) units."""
     total, weight = np.zeros_like(u), 0.0
     for octave in range(octaves):
         scale = np.float32(2**octave)
@@ -34,10 +34,10 @@ def noise(u: Array, v: Array, seed: int, octaves: int = 4) -> Array:
     return total / np.float32(weight)
 
 
-def mix(a: Rgb | Array, b: Rgb | Array, share: Array) -> Array:
-    """Colours (3,N): ``a`` where ``share`` (N,) is 0, ``b`` where it is 1."""
+def mix(a: Rgb | Array, b: Rgb | Array, weight: Array) -> Array:
+    """Linear interpolation (3,N) from ``a`` to ``b`` with ``weight`` (N,) in [0, 1]."""
     a, b = (np.asarray(c, np.float32).reshape(3, -1) for c in (a, b))
-    return a + (b - a) * share.astype(np.float32)
+    return a + (b - a) * weight.astype(np.float32)
 
 
 def plain(colour: Rgb) -> Texture:
@@ -79,7 +79,7 @@ def checks(size: float, a: Rgb, b: Rgb) -> Texture:
 
 
 def mosaic(seed: int, size: float, a: Rgb, b: Rgb) -> Texture:
-    """Squares of ``size`` units that are ``a`` or ``b`` at random, like a printed code."""
+    """Squares of ``size`` units in colour ``a`` or ``b`` at random."""
     return lambda u, v: mix(a, b, lattice(np.floor(u / size), np.floor(v / size), seed) > 0.5)
 
 
@@ -101,7 +101,7 @@ def wallpaper(a: Rgb, b: Rgb) -> Texture:
 
 
 def fractal(centre_u: float, centre_v: float, size: float) -> Texture:
-    """A Julia set, which has detail at every scale; ``size`` is how many units its plane's unit takes."""
+    """A Julia set, which has detail at every scale; ``size`` units are one unit of its plane."""
 
     def texture(u: Array, v: Array) -> Array:
         z = ((u - centre_u) / size + 1j * (v - centre_v) / size).astype(np.complex64)

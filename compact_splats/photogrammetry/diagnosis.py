@@ -1,4 +1,4 @@
-"""Why photos could not be put together, in words that say what to do about it."""
+"""The reason why structure from motion failed, and what the user can do."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,16 +8,16 @@ import pycolmap
 
 from compact_splats.utils.errors import InputError
 
-FEW_FEATURES = 100  # of a photo; sharp ones have thousands
+FEW_FEATURES = 100  # of a photo; a sharp one has thousands
 
 
 @dataclass(frozen=True)
 class Matches:
-    """What was seen in the photos before any camera was placed.
+    """Features and verified matches.
 
     Attributes:
-        features: number of features, by the photos' names as the user knows them.
-        inliers: number of matches that agree on how the camera moved, by pairs of names; only where there are enough.
+        features: number of features by photo, with the user's names.
+        inliers: number of matches that passed geometric verification, by pair of photos with enough of them.
     """
 
     features: dict[str, int]
@@ -28,8 +28,8 @@ class Matches:
         """Read COLMAP's database.
 
         Args:
-            path: of the file.
-            sources: the user's names of the photos, by those in the database.
+            path: the database.
+            sources: the user's names of the photos, by their names in the database.
         """
         database = pycolmap.Database.open(path)
         try:
@@ -40,12 +40,12 @@ class Matches:
             ids = {pycolmap.pair_id_to_image_pair(pair): count for pair, count in pairs if count >= enough}
         finally:
             database.close()
-        for name in set(sources.values()) - set(features):  # blank ones
+        for name in set(sources.values()) - set(features):  # blank photos
             features[name] = 0
         return cls(features, {(names[i], names[j]): count for (i, j), count in ids.items()})
 
     def connected(self) -> list[set[str]]:
-        """Photos that hang together by matches, largest group first; photos without any are left out."""
+        """Groups of photos connected by matches, the largest first, without unmatched photos."""
         groups: list[set[str]] = []
         for pair in self.inliers:
             touched = [group for group in groups if group & set(pair)]
@@ -53,22 +53,24 @@ class Matches:
         return sorted(groups, key=len, reverse=True)
 
 
-def why_not(source: Path, matches: Matches) -> InputError:
-    """The error that says why there is no reconstruction."""
+def failure(source: Path, matches: Matches) -> InputError:
+    """The error for photos without a reconstruction."""
     num_photos = len(matches.features)
     poor = [name for name, count in matches.features.items() if count < FEW_FEATURES]
     if len(poor) > num_photos - 2:
-        found = f"{len(poor)} of {num_photos} almost blank (median {median(matches.features.values()):.0f} features)"
-        fix = "take sharp, well lit photos of things with a pattern"
-        return InputError(source, "photos with detail to recognise", found, fix)
+        features = median(matches.features.values())
+        return InputError(
+            f"{source}: {len(poor)} of {num_photos} photos have almost no features (median {features:.0f}); take "
+            "sharp, well lit photos of textured objects"
+        )
     groups = matches.connected()
     if not groups:
-        found = f"no two of the {num_photos} photos that match"
-        fix = "take more photos, each showing most of what the one before shows"
-        return InputError(source, "photos that overlap", found, fix)
-    found = (
-        f"{sum(map(len, groups))} of {num_photos} photos that match another, at most {len(groups[0])} in one group, "
-        "and no two that show depth well enough to begin with"
+        return InputError(
+            f"{source}: no two of the {num_photos} photos match; take more photos that overlap, each showing most of "
+            "what the one before shows"
+        )
+    return InputError(
+        f"{source}: {sum(map(len, groups))} of {num_photos} photos match another one, at most {len(groups[0])} in one "
+        "group, but no two have enough parallax to start from; take more photos, and step to the side for each instead "
+        "of turning on the spot"
     )
-    fix = "take more photos, and take a step to the side for each instead of turning on the spot"
-    return InputError(source, "photos of one place from several sides", found, fix)

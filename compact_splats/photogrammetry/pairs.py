@@ -1,14 +1,14 @@
-"""Which photos are compared with which. All with all finds most; where that takes too long, their order helps."""
+"""The pairs of photos to match: all of them or, to save time, pairs by the order of the photos."""
 
 from itertools import combinations
 
 NUM_EXHAUSTIVE = 100  # photos: 4,950 pairs, each a fifth of a second of a core
 NEIGHBOURS = 10  # photos that follow in sequence
-NUM_ANCHORS = 40  # photos all over the sequence that are compared with each other, to notice a return
+NUM_ANCHORS = 40  # photos spread over the sequence, all matched with each other, for loop closure
 
 
 def is_sequential(matching: str, num_photos: int, is_video: bool) -> bool:
-    """Whether ``matching`` (auto, exhaustive or sequential) means only neighbours for these photos."""
+    """Whether ``matching`` (auto, exhaustive or sequential) is sequential for these photos."""
     return matching == "sequential" or matching == "auto" and (is_video or num_photos > NUM_EXHAUSTIVE)
 
 
@@ -16,8 +16,8 @@ def pairs_to_match(num_photos: int, sequential: bool) -> list[tuple[int, int]]:
     """Index pairs (i, j), i < j, in ascending order.
 
     Args:
-        num_photos: photos, in the order in which they were taken as far as that is known.
-        sequential: only neighbours, those at a distance of 16, 32, 64, ... photos, and anchors all over the sequence.
+        num_photos: number of photos, in the order of their names.
+        sequential: only neighbours, photos at a distance of 16, 32, 64, ..., and anchors; otherwise all pairs.
     """
     if not sequential:
         return list(combinations(range(num_photos), 2))

@@ -1,4 +1,4 @@
-"""What a conversion says when it is done: for people as lines, for programs as ``convert.json``."""
+"""The report of a conversion: ``convert.json``, and lines for the terminal."""
 
 import shlex
 from pathlib import Path
@@ -8,36 +8,36 @@ import pycolmap
 
 from compact_splats.arguments.convert import ConvertConfig
 from compact_splats.arguments.options import to_json
-from compact_splats.photogrammetry.photos import Ready
-from compact_splats.photogrammetry.reconstruction import Found
+from compact_splats.photogrammetry.photos import InputPhotos
+from compact_splats.photogrammetry.reconstruction import Result
 from compact_splats.utils.errors import one_line
 
-_FEW = 0.8  # share of the photos; with fewer registered, the user is told what to do
+_FEW = 0.8  # fraction of the photos; if fewer are registered, the report gives advice
 _NAMES_SHOWN = 20
 
 
-def summarize(config: ConvertConfig, ready: Ready, found: Found, seconds: dict[str, float]) -> dict[str, Any]:
+def summarize(config: ConvertConfig, inputs: InputPhotos, result: Result, seconds: dict[str, float]) -> dict[str, Any]:
     """The content of ``convert.json``."""
-    model = found.model
+    model = result.model
     registered = {image.name for image in model.images.values() if image.has_pose}
     return {
-        "photos": len(ready.photos) + len(ready.unreadable),
+        "photos": len(inputs.photos) + len(inputs.unreadable),
         "registered": len(registered),
-        "left_out": [photo.source for photo in ready.photos if photo.name not in registered],
-        "unreadable": ready.unreadable,
+        "left_out": [photo.source for photo in inputs.photos if photo.name not in registered],
+        "unreadable": inputs.unreadable,
         "renamed": {
             photo.source: photo.name
-            for photo in ready.photos
+            for photo in inputs.photos
             if photo.name in registered and photo.name != photo.source
         },
-        "other_parts": found.others,
+        "other_parts": result.other_parts,
         "cameras": [_camera(camera) for camera in _used_cameras(model)],
         "mean_reprojection_error_px": model.compute_mean_reprojection_error(),
         "points": model.num_points3D(),
         "observations": model.compute_num_observations(),
-        "matching": "sequential" if found.sequential else "exhaustive",
-        "matched_pairs": len(found.matches.inliers),
-        "features": sum(found.matches.features.values()),
+        "matching": "sequential" if result.sequential else "exhaustive",
+        "matched_pairs": len(result.matches.inliers),
+        "features": sum(result.matches.features.values()),
         "seconds": {label: round(value, 2) for label, value in seconds.items()},
         "pycolmap": pycolmap.__version__,
         "config": to_json(config),
@@ -45,7 +45,7 @@ def summarize(config: ConvertConfig, ready: Ready, found: Found, seconds: dict[s
 
 
 def describe(summary: dict[str, Any], scene: Path) -> str:
-    """The summary for a reader."""
+    """The lines for the terminal."""
     seconds = summary["seconds"]
     stages = ", ".join(f"{label} {_readable(value)}" for label, value in seconds.items())
     cameras = [f"{each['model']} {each['width']}x{each['height']}" for each in summary["cameras"]]
@@ -69,13 +69,13 @@ def describe(summary: dict[str, Any], scene: Path) -> str:
 def _left_out(summary: dict[str, Any]) -> list[tuple[str, str]]:
     lines = [("unreadable", one_line(message)) for message in summary["unreadable"].values()]
     if summary["left_out"]:
-        lines.append(("left out", f"{_names(summary['left_out'])}: they match too little of the others"))
+        lines.append(("left out", f"{_names(summary['left_out'])}: too few matches with the others"))
     if summary["other_parts"]:
         parts = " and ".join(map(str, summary["other_parts"]))
-        lines.append(("", f"other parts, of {parts} photos, could not be connected with this one; it is the largest"))
+        lines.append(("", f"other parts, of {parts} photos, are not connected with this one, the largest"))
     if summary["registered"] < _FEW * summary["photos"]:
         more = ", or try --matching exhaustive" if summary["matching"] == "sequential" else ""
-        lines.append(("", f"to have more of them: take photos in between{more}"))
+        lines.append(("", f"to register more photos: take photos in between{more}"))
     return lines
 
 

@@ -1,4 +1,4 @@
-"""The long steps of a conversion: each shows a bar, is timed, and ends early when the user asks for it."""
+"""The stages of a conversion: each shows a progress bar, is timed, and stops on Ctrl-C."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -12,18 +12,18 @@ from tqdm import tqdm
 from compact_splats.utils.signals import StopRequest
 
 T = TypeVar("T")
-LOOK_EVERY = 0.1  # seconds between two looks at what COLMAP has done
+POLL_SECONDS = 0.1
 
 
 class Stages:
-    """Runs the stages one after another.
+    """Runs stages one after another.
 
     Args:
-        stop: whether the user wants to stop.
+        stop: the user's request to stop.
         quiet: show no bars.
 
     Attributes:
-        seconds: time that each stage has taken, by label.
+        seconds: time of each stage, by label.
     """
 
     def __init__(self, stop: StopRequest, quiet: bool) -> None:
@@ -38,17 +38,17 @@ class Stages:
         unit: str = "photo",
         size: Callable[[T], int] = lambda item: 1,
     ) -> Iterator[T]:
-        """Pass items on, one after another, with a bar.
+        """Yield the items with a progress bar.
 
         Args:
             label: of the bar.
-            items: what is passed on.
+            items: to yield.
             total: number of steps of the bar, if known.
-            unit: what a step is.
-            size: how many steps an item is.
+            unit: of a step.
+            size: number of steps of an item.
 
         Raises:
-            Stopped: the user has asked for it.
+            Stopped: the user stopped it.
         """
         with self._bar(label, total, unit) as bar:
             for item in items:
@@ -59,16 +59,16 @@ class Stages:
     def run(
         self, label: str, total: int, work: Callable[[pycolmap.CancellationToken], T], done: Callable[[], int]
     ) -> T:
-        """Let COLMAP work in another thread, with a bar that is moved by what there is to see of it.
+        """Call COLMAP in a thread, with a progress bar.
 
         Args:
             label: of the bar.
             total: number of steps.
-            work: what to do; it ends soon after its token is cancelled.
-            done: how many steps are done by now; asked several times a second.
+            work: the call; returns soon after its token is cancelled.
+            done: returns the number of steps done; polled.
 
         Raises:
-            Stopped: the user has asked for it.
+            Stopped: the user stopped it.
         """
         token = pycolmap.CancellationToken()
         with self._bar(label, total, "photo") as bar:
@@ -79,9 +79,9 @@ class Stages:
                         self._check()
                         bar.update(min(done(), total) - bar.n)
                         with _no_timeout():
-                            future.result(LOOK_EVERY)
+                            future.result(POLL_SECONDS)
                 finally:
-                    token.cancel()  # or the thread would be waited for to its end
+                    token.cancel()  # the executor waits for the thread
                 result = future.result()
             bar.update(total - bar.n)
         return result

@@ -1,4 +1,4 @@
-"""What was found, as a scene for pinhole cameras: photos and masks undistorted, the model upright, smaller copies."""
+"""Writes the scene: undistorted photos and masks, the upright model, smaller copies."""
 
 import shutil
 from concurrent.futures import ThreadPoolExecutor
@@ -9,7 +9,7 @@ import numpy as np
 import pycolmap
 from PIL import Image
 
-from compact_splats.photogrammetry.photos import Ready
+from compact_splats.photogrammetry.photos import InputPhotos
 from compact_splats.photogrammetry.stages import Stages
 
 JPEG_QUALITY = 95  # of the scene's photos
@@ -17,13 +17,13 @@ DIVISORS = (2, 4, 8)
 
 
 def turn_upright(model: pycolmap.Reconstruction) -> None:
-    """Turn a model, in place, so that y points down as the photos show it on average: COLMAP's axes are any.
+    """Rotate a model, in place, so that y is the mean down direction of the photos, as viewers assume.
 
-    Viewers orbit about that axis. Scale and centre are COLMAP's: the middle of the cameras is the origin.
+    Scale and origin are COLMAP's.
     """
     poses = [model.image(number).cam_from_world().rotation.matrix() for number in model.reg_image_ids()]
     down = np.mean([pose[1] for pose in poses], axis=0)
-    if np.linalg.norm(down) < 1e-3:  # cameras in all positions: no side is up
+    if np.linalg.norm(down) < 1e-3:  # no common down direction
         return
     down = down / np.linalg.norm(down)
     forward = np.eye(3)[np.argmin(np.abs(down))]
@@ -34,27 +34,27 @@ def turn_upright(model: pycolmap.Reconstruction) -> None:
 
 
 def write_scene(
-    model: pycolmap.Reconstruction, ready: Ready, work: Path, scene: Path, stages: Stages, threads: int
+    model: pycolmap.Reconstruction, inputs: InputPhotos, work: Path, scene: Path, stages: Stages, threads: int
 ) -> None:
-    """Write ``images``, ``sparse/0`` and, where there are any, ``masks``.
+    """Write ``images``, ``sparse/0`` and, if there are masks, ``masks``.
 
     Args:
         model: with distortion.
-        ready: the photos that it was made of.
-        work: folder for what is needed on the way; the model is left in ``sparse/0`` there.
-        scene: folder that they are written to.
-        stages: that shows the progress.
-        threads: that undistort.
+        inputs: its photos.
+        work: folder for intermediate files; the distorted model stays in its ``sparse/0``.
+        scene: the folder to write to.
+        stages: shows the progress.
+        threads: number of CPU threads.
     """
     distorted, out = work / "sparse" / "0", work / "undistorted"
     distorted.mkdir(parents=True)
     for camera in model.cameras.values():
-        _name_both_focal_lengths(camera)
+        _make_pinhole(camera)
     model.write(distorted)
 
     def work_on(token: pycolmap.CancellationToken) -> None:
         pycolmap.undistort_images(
-            out, distorted, ready.folder, jpeg_quality=JPEG_QUALITY, num_threads=threads, cancellation_token=token
+            out, distorted, inputs.folder, jpeg_quality=JPEG_QUALITY, num_threads=threads, cancellation_token=token
         )
 
     def num_written() -> int:
@@ -67,14 +67,14 @@ def write_scene(
     shutil.move(out / "images", scene / "images")
     (scene / "sparse").mkdir()
     shutil.move(out / "sparse", scene / "sparse" / "0")
-    masked = {photo.name for photo in ready.photos if photo.has_mask}
+    masked = {photo.name for photo in inputs.photos if photo.has_mask}
     images = [image for image in model.images.values() if image.has_pose and image.name in masked]
     for image in stages.each("masks", images) if images else ():
-        _undistort_mask(ready.masks / f"{image.name}.png", image.camera, scene / "masks" / f"{image.name}.png")
+        _undistort_mask(inputs.masks / f"{image.name}.png", image.camera, scene / "masks" / f"{image.name}.png")
 
 
-def _name_both_focal_lengths(camera: pycolmap.Camera) -> None:
-    """Make a SIMPLE_PINHOLE, which would stay as it is, the PINHOLE that it is."""
+def _make_pinhole(camera: pycolmap.Camera) -> None:
+    """Turn a SIMPLE_PINHOLE, which COLMAP's undistortion keeps, into a PINHOLE."""
     if camera.model_name == "SIMPLE_PINHOLE":
         focal, *centre = camera.params
         camera.model, camera.params = pycolmap.CameraModelId.PINHOLE, [focal, focal, *centre]
@@ -90,7 +90,7 @@ def _undistort_mask(source: Path, camera: pycolmap.Camera, target: Path) -> None
 
 
 def write_smaller(scene: Path, stages: Stages, threads: int) -> None:
-    """Write ``images_2``, ``images_4`` and ``images_8``: the scene's photos at a half, a quarter and an eighth."""
+    """Write ``images_2``, ``images_4`` and ``images_8``: the photos at 1/2, 1/4 and 1/8 of their size."""
     photos = sorted(path for path in (scene / "images").rglob("*") if path.is_file())
 
     def shrink(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The table of scenes, budget.txt: read and checked. Knows nothing of folders and runs."""
+"""The table of scenes, budget.txt: read and checked. Knows no folders and no runs."""
 
 import math
 import re
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from compact_splats.utils.errors import InputError
+from compact_splats.utils.errors import InputError, brief
 
 COLUMNS = ("scene", "dataset", "images", "budget", "small", "fast", "fast_sh_rate")
 NONE = "-"
@@ -19,12 +19,12 @@ class SceneBudget:
 
     Attributes:
         scene: name of its folder.
-        dataset: what it is averaged with.
-        images: folder of the photos in the canonical protocol.
+        dataset: data set in whose mean the scene counts.
+        images: subfolder of the photos in the canonical protocol.
         budget: Gaussians with the full schedule.
         small: the same for ``--small``, or None.
         fast: Gaussians with the fast schedule, or None.
-        fast_sh_rate: ``--sh-rest-lr`` of the fast schedule, or None for train.py's default.
+        fast_sh_rate: ``--sh-rest-lr`` of the fast schedule, or None for the default of train.py.
     """
 
     scene: str
@@ -40,62 +40,50 @@ def read_budgets(path: Path) -> dict[str, SceneBudget]:
     """The lines of a table by scene, in their order.
 
     Raises:
-        InputError: the file can't be read, its header has not the columns that are known, or a line is wrong.
+        InputError: the file can't be read, or its header or a line is wrong.
     """
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(path, "a table of scenes and budgets", f"'{error}'", "see --budget-file") from error
+        raise InputError(f"the table {path} can't be read: {error} (see --budget-file)") from error
     stripped = ((number, line.split("#")[0].split()) for number, line in enumerate(text.splitlines(), 1))
     lines = [(f"{path}, line {number}", cells) for number, cells in stripped if cells]
     if len(lines) < 2:
-        found = "only the header" if lines else "nothing"
-        raise InputError(path, "a header and a line for each scene", found, "add the scenes")
+        raise InputError(f"the table {path} holds no scenes: it needs a header and a line for each scene")
     (where, header), *rows = lines
-    _check_header(where, header)
+    if sorted(header) != sorted(COLUMNS):
+        raise InputError(where, f"a header with the columns {' '.join(COLUMNS)}", " ".join(header), "correct it")
     table: dict[str, SceneBudget] = {}
     for where, cells in rows:
         budget = _read_line(where, header, cells)
         if budget.scene in table:
-            raise InputError(where, "each scene once", f"{budget.scene} again", "remove one of the two")
+            raise InputError(f"{where}: {budget.scene} has a line already: remove one of the two")
         table[budget.scene] = budget
     return table
 
 
-def _check_header(where: str, header: list[str]) -> None:
-    expected = f"a header of the columns {' '.join(COLUMNS)}"
-    for column in header:
-        if column not in COLUMNS:
-            raise InputError(where, expected, f"'{column}'", "remove it or correct its name")
-        if header.count(column) > 1:
-            raise InputError(where, expected, f"'{column}' twice", "remove one of the two")
-    if missing := [column for column in COLUMNS if column not in header]:
-        raise InputError(where, expected, f"no column '{missing[0]}'", "add it; '-' in a line stands for none")
-
-
 def _read_line(where: str, header: list[str], cells: list[str]) -> SceneBudget:
     if len(cells) != len(header):
-        raise InputError(where, f"{len(header)} entries", str(len(cells)), "write '-' for none")
+        raise InputError(f"{where} has {len(cells)} entries, the header {len(header)}: write '-' for none")
     values: dict[str, Any] = {}
     for column, cell in zip(header, cells, strict=True):
-        read = _READERS[column]
-        values[column] = None if cell == NONE else read(f"{where}, {column}", cell)
+        values[column] = None if cell == NONE else _READERS[column](f"{where}, {column}", cell)
     for column in ("scene", "budget"):
         if values[column] is None:
-            raise InputError(f"{where}, {column}", "a value", "none", "give it")
+            raise InputError(f"{where}: {column} is missing")
     defaults = {"dataset": "other", "images": "images"}
     return SceneBudget(**{**values, **{name: values[name] or default for name, default in defaults.items()}})
 
 
 def _name(where: str, cell: str) -> str:
     if not _NAME.fullmatch(cell):
-        raise InputError(where, "a name of letters, digits and . _ + -", f"'{cell}'", "give another")
+        raise InputError(f"{where}: {brief(cell)} is not a name of letters, digits and . _ + -")
     return cell
 
 
 def _count(where: str, cell: str) -> int:
     if not (cell.isascii() and cell.isdecimal() and len(cell) < 19 and int(cell) > 0):
-        raise InputError(where, "a whole number of Gaussians, 1 or more", f"'{cell}'", "correct it")
+        raise InputError(f"{where}: {brief(cell)} is not a number of Gaussians, 1 or more")
     return int(cell)
 
 
@@ -105,7 +93,7 @@ def _rate(where: str, cell: str) -> float:
     except ValueError:
         rate = math.nan
     if not 0 <= rate < math.inf:
-        raise InputError(where, "a learning rate, 0 or more", f"'{cell}'", "correct it")
+        raise InputError(f"{where}: {brief(cell)} is not a learning rate, 0 or more")
     return rate
 
 

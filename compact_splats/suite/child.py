@@ -1,6 +1,6 @@
-"""Become another program that ends when the process that started it ends, however that happens (on Linux).
+"""Starts a program that the kernel kills when the parent process ends (on Linux).
 
-Run by its path, so that nothing else has to be loaded: ``python child.py PARENT PROGRAM WORD ...``.
+Run by its path, so that it imports nothing else: ``python child.py PARENT PROGRAM WORD ...``.
 """
 
 import ctypes
@@ -12,11 +12,11 @@ _PR_SET_PDEATHSIG = 1
 
 
 def main() -> None:
-    """Ask the kernel for a signal at the parent's end, and become the program."""
+    """Request SIGKILL at the end of the parent, and replace this process by the program."""
     parent, *words = sys.argv[1:]
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != int(parent):  # it has ended before the kernel knew
+        if os.getppid() != int(parent):  # it ended before the request
             sys.exit("the suite has ended")
     os.execv(words[0], words)
 

@@ -1,4 +1,4 @@
-"""Jobs on a Ray cluster, a task each. Of a job it knows only where its files are; Ray itself is an optional package."""
+"""Jobs on a Ray cluster, one task for each. Knows of a job only its folders. Ray is an optional package."""
 
 import logging
 import os
@@ -19,10 +19,10 @@ from compact_splats.utils.errors import InputError
 Job = TypeVar("Job")
 
 LOCAL = "local"  # as an address: start a cluster here
-PATIENCE = 30  # seconds until a cluster that does not answer is taken for unreachable
-CHECK_EVERY = 30  # seconds without a result until it is looked up whether there still are nodes for the jobs
+PATIENCE = 30  # seconds that a cluster has to answer
+CHECK_EVERY = 30  # seconds without a result until the nodes are checked again
 GRACE = 10  # seconds for cancelled tasks to end
-OBJECT_STORE = 100_000_000  # bytes; only the results of the jobs go there
+OBJECT_STORE = 100_000_000  # bytes; it holds only the results of the jobs
 
 _JOIN = """
 import sys, ray
@@ -43,29 +43,29 @@ def run_on_ray(
     *,
     gpus_if_any: bool = False,
 ) -> Iterator[tuple[Job, Any]]:
-    """Do jobs on a cluster and give each with its result as soon as it is there.
+    """Run jobs on a cluster, and yield each with its result as soon as it ends.
 
-    A job whose worker process or node is lost is begun again, on another node if need be, and has to find by itself
-    what is done already. Closing the iterator, or an exception such as Ctrl-C, cancels what is running.
+    If a worker process or a node is lost, its job starts again, on another node if necessary; the function must skip
+    what is finished. Closing the iterator, or an exception such as Ctrl-C, cancels the running tasks.
 
     Args:
-        function: what to do with a job. The programs that it starts must end with its process.
-        jobs: objects that can be pickled, with the folders ``source`` (read) and ``folder`` (written), absolute paths.
-            All nodes must have them, and the project, in the same place.
-        address: ``local`` to start a cluster on this machine; ``auto`` for the one that the environment variable
-            RAY_ADDRESS names, or else runs on this machine; or ``HOST:PORT`` of one that this machine is a node of.
-        cpus: share of each job.
-        gpus: share of each job; can be a fraction.
-        retries: how often a job is begun again when its worker or node is lost.
-        gpus_if_any: use no GPU where the cluster has none.
+        function: runs a job. The programs that it starts must end with its process.
+        jobs: can be pickled; their folders ``source`` (read) and ``folder`` (written) are absolute paths. All nodes
+            must have these folders and the project under the same paths.
+        address: ``local`` starts a cluster on this machine; ``auto`` is that of the environment variable RAY_ADDRESS,
+            or else the one that runs on this machine; ``HOST:PORT`` is one that has this machine as a node.
+        cpus: CPUs of each job.
+        gpus: GPUs of each job; may be a fraction.
+        retries: how often a job starts again when its worker or node is lost.
+        gpus_if_any: use no GPU if the cluster has none.
 
     Yields:
-        A job, and what the function returned, or the exception that it raised; an ``InputError`` if it was lost more
-        than ``retries`` times.
+        A job, and the result of the function, or the exception that it raised; an ``InputError`` if the job was lost
+        more than ``retries`` times.
 
     Raises:
-        InputError: Ray is not installed, the cluster can't be reached, none of its nodes has as much as a job needs,
-            or one of them lacks what must be shared.
+        InputError: Ray is not installed, the cluster can't be reached, no node is large enough for a job, or a node
+            lacks a shared folder.
     """
     ray = _import_ray()
     with _joined(ray, address), _marked(jobs) as marker:
@@ -90,23 +90,22 @@ def _import_ray() -> ModuleType:
     try:
         import ray
     except ImportError as error:
-        fix = "install it by pip install -r requirements-ray.txt, or run without --ray"
-        raise InputError("--ray", "the package ray", f"'{error}'", fix) from error
+        raise InputError(f"--ray needs the package ray ({error}): pip install -r requirements-ray.txt") from error
     return ray
 
 
 @contextmanager
 def _joined(ray: ModuleType, address: str) -> Iterator[None]:
-    """Be connected to a cluster; one that was started for it ends with the block."""
+    """Connect to a cluster; a local one ends with the block."""
     options: dict[str, Any] = {}
     if address == LOCAL:
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # else Ray tells its makers
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # else Ray sends usage statistics
         options = {"include_dashboard": False, "object_store_memory": OBJECT_STORE}
     else:
         _check_address(address)
     handler = signal.getsignal(signal.SIGTERM)
     ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **options)
-    signal.signal(signal.SIGTERM, handler)  # which Ray has replaced
+    signal.signal(signal.SIGTERM, handler)  # ray.init replaces it
     try:
         yield
     finally:
@@ -114,25 +113,25 @@ def _joined(ray: ModuleType, address: str) -> Iterator[None]:
 
 
 def _check_address(address: str) -> None:
-    """Try to join, in another process: where there is no cluster, Ray goes on trying for minutes, and can't be told."""
-    fix = f"start one by 'ray start --head', or run on this machine alone with --ray {LOCAL}"
+    """Join in another process first: without a cluster Ray tries for minutes, and has no option for a shorter time."""
+    fix = f"start one with 'ray start --head', or use --ray {LOCAL}"
     try:
         done = subprocess.run([sys.executable, "-c", _JOIN, address], capture_output=True, text=True, timeout=PATIENCE)
     except subprocess.TimeoutExpired:
-        found = f"no answer within {PATIENCE} s"
+        reason = f"no answer within {PATIENCE} s"
     else:
         if done.returncode == 0:
             return
-        found = f"'{(done.stderr.splitlines() or ['nothing'])[-1]}'"
+        reason = (done.stderr.splitlines() or ["no reason given"])[-1]
         if "InvalidAuthToken" in done.stderr:
-            found = "one that wants a token"
-            fix = "set the environment variable RAY_AUTH_MODE=token, and have its ~/.ray/auth_token on this machine"
-    raise InputError(f"--ray {address}", "a Ray cluster that can be joined", found, fix)
+            reason = "it requires a token"
+            fix = "set the environment variable RAY_AUTH_MODE=token, and copy its ~/.ray/auth_token to this machine"
+    raise InputError(f"the Ray cluster --ray {address} can't be joined ({reason}): {fix}")
 
 
 @contextmanager
 def _marked(jobs: Sequence[Any]) -> Iterator[Path]:
-    """A folder among those of the jobs that only a node that shares them can see."""
+    """A temporary folder beside those of the jobs: a node that does not see it has another file system."""
     common = Path(os.path.commonpath([job.folder.parent for job in jobs]))
     common.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".ray-", dir=common, ignore_cleanup_errors=True) as marker:
@@ -140,23 +139,23 @@ def _marked(jobs: Sequence[Any]) -> Iterator[Path]:
 
 
 def _task(ray: ModuleType, function: Callable, job: Any, lock: Path) -> tuple[bytes, str, dict[str, str], str]:
-    """The arguments of :func:`suite.on_node.run_task`."""
+    """The arguments of :func:`on_node.run_task`."""
     shared = {str(ROOT): "this project", str(job.source): "the scene", str(lock.parent): "the output folder"}
     return ray.cloudpickle.dumps((function, job)), str(ROOT), shared, str(lock)
 
 
 def _nodes(ray: ModuleType) -> list[dict[str, float]]:
-    """What each node has."""
+    """CPUs, GPUs and other resources of each node."""
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
 def _check_room(ray: ModuleType, address: str, cpus: float, gpus: float) -> None:
-    """Look for a node that can take a job; Ray would wait for one."""
+    """Refuse jobs that are too large for every node; Ray would wait for a larger one."""
     nodes = [(node.get("CPU", 0), node.get("GPU", 0)) for node in _nodes(ray)]
     if not any(has_cpus >= cpus and has_gpus >= gpus for has_cpus, has_gpus in nodes):
         found = ", ".join(f"{has_cpus:g} and {has_gpus:g}" for has_cpus, has_gpus in sorted(set(nodes))) or "no nodes"
-        fix = "ask for fewer by --threads or --device cpu, or add such a node"
-        raise InputError(f"--ray {address}", f"a node with {cpus:g} CPUs and {gpus:g} GPUs for a run", found, fix)
+        need = f"--ray {address}: a run needs {cpus:g} CPUs and {gpus:g} GPUs, the nodes have {found}"
+        raise InputError(f"{need}: use --threads or --device cpu, or add a larger node")
 
 
 def _result(ray: ModuleType, task: Any, retries: int) -> Any:
@@ -165,15 +164,15 @@ def _result(ray: ModuleType, task: Any, retries: int) -> Any:
     except ray.exceptions.RayTaskError as error:
         return error.cause
     except ray.exceptions.RayError as error:
-        found = f"{retries + 1} lost ones, the last by '{str(error).strip().splitlines()[0]}'"
-        return InputError("--ray", "a worker that lives until the run has ended", found, "see Ray's logs on the nodes")
+        reason = str(error).strip().splitlines()[0]
+        return InputError(f"its worker was lost {retries + 1} times, the last time: {reason} (see Ray's logs)")
     if problem:
-        raise InputError(*problem)
+        raise InputError(problem)
     return result
 
 
 def _cancel(ray: ModuleType, tasks: list) -> None:
-    """End the processes of tasks: an interrupt would wait until the programs that they run have ended."""
+    """Kill the processes of tasks: an interrupt would wait for the programs that they run."""
     for task in tasks:
         ray.cancel(task, force=True)
     if tasks:

@@ -28,30 +28,30 @@ def run_suite(argv: Sequence[str], schedule: str) -> int:
         schedule: "full" or "fast".
 
     Returns:
-        The exit code: 0 if all is done; 1 if a run failed, or a scene that ``--scenes`` names is missing; 130 if the
-        user stopped it.
+        The exit code: 0 if all runs are done; 1 if a run failed, or a scene of ``--scenes`` is missing; 130 if the
+        user stopped the sweep.
 
     Raises:
-        InputError: the command line or the table is wrong, none of the scenes is there, or another sweep is at work.
+        InputError: the command line or the table is wrong, no scene is found, or another sweep uses the output folder.
     """
     config = SuiteConfig.from_command_line(argv, f"Train and measure the scenes of a table, schedule {schedule}.")
     plan = make_plan(config, schedule)
     for scene in plan.missing:
-        _say(config, f"{scene.scene} is not there; {scene.dataset} can be had from {scene.where}")
+        _say(config, f"scene {scene.scene} of {scene.dataset} is not in {config.data}; get it from {scene.where}")
     if not plan.jobs:
         names = ", ".join(scene.scene for scene in plan.missing)
-        raise InputError(config.data, "a scene of the table", f"none of {names}", "get one of the data sets")
+        raise InputError(f"{config.data} has none of the scenes {names} (see --data)")
     if config.dry_run:
         print(describe(plan))
         code = ALL_DONE
     else:
-        with FolderLock(plan.output), _ended_by_signals():
+        with FolderLock(plan.output), _interrupted_by_sigterm():
             code = _run(config, schedule, plan, shlex.join(["python", SCRIPTS[schedule], *argv]))
     return SOMETHING_FAILED if code == ALL_DONE and config.scenes and plan.missing else code
 
 
 def describe(plan: Plan) -> str:
-    """The runs of a plan, and the commands of what is not finished yet."""
+    """The runs of a plan, and the commands of their unfinished stages."""
     lines = []
     for job in plan.jobs:
         unfinished = unfinished_stages(job)
@@ -79,21 +79,19 @@ def _run(config: SuiteConfig, schedule: str, plan: Plan, command: str) -> int:
                 file.note(entry)
                 if entry["state"] == "failed":
                     code = SOMETHING_FAILED
-                _tell(config, entry, f"{len(plan.jobs) - number} to go")
+                _print_run(config, entry, f"{len(plan.jobs) - number} to go")
     except KeyboardInterrupt:
-        print("stopped; the same command goes on from here", file=sys.stderr)
+        print("stopped; the same command continues from here", file=sys.stderr)
         return INTERRUPTED
-    from compact_splats.suite.report import (
-        write_report,  # plots take a while to load, and a run that stops early needs none
-    )
+    from compact_splats.suite.report import write_report  # not above: matplotlib takes a while to load
 
     table = write_report(plan.output)
     _say(config, f"\n{table}")
     return code
 
 
-def _tell(config: SuiteConfig, entry: dict[str, Any], rest: str) -> None:
-    """A line for a run that has ended; for one that failed also where nothing else is printed."""
+def _print_run(config: SuiteConfig, entry: dict[str, Any], rest: str) -> None:
+    """Print a line for a run that has ended; with ``--quiet`` only if it failed."""
     if entry["state"] == "failed":
         print(f"error: {entry['folder']}: {entry['error']} ({rest})", file=sys.stderr, flush=True)
         return
@@ -109,8 +107,8 @@ def _say(config: SuiteConfig, text: str) -> None:
 
 
 @contextmanager
-def _ended_by_signals() -> Iterator[None]:
-    """Within the block, a request to end (SIGTERM) is the same as Ctrl-C."""
+def _interrupted_by_sigterm() -> Iterator[None]:
+    """Within the block, SIGTERM raises KeyboardInterrupt, as Ctrl-C does."""
 
     def interrupt(number: int, frame: Any) -> None:
         raise KeyboardInterrupt

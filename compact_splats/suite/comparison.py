@@ -1,4 +1,4 @@
-"""How good a model is, in one picture: photo, render and error side by side for its worst, median and best view.
+"""One picture of the quality of a model: photo, image and error of its worst, median and best test view.
 
 ``python -m compact_splats.suite.comparison -m MODEL --out PICTURE.png`` reads the PNG pairs of the model's last
 ``test/ours_N``.
@@ -17,13 +17,13 @@ from compact_splats.utils.files import atomic_write
 from compact_splats.utils.losses import psnr
 
 ERROR_SHOWN = 0.25  # mean absolute difference of the channels that gets the brightest colour
-PANEL_WIDTHS = 320, 640  # px: narrower views are enlarged and wider ones shrunk, so that captions fit and can be read
+PANEL_WIDTHS = 320, 640  # px, least and most: views are scaled so that captions fit and are legible
 GAP = 6  # px
 PAPER, INK = 255, (40, 40, 40)
 
 
 def comparison(pairs: list[Pair]) -> np.ndarray:
-    """The picture (H,W,3) uint8 BGR: a caption and a row of three for each chosen view."""
+    """The picture (H,W,3) uint8 BGR: a row of three panels with captions for each chosen view."""
     measured = [(psnr(*pair.read()).item(), pair) for pair in pairs]
     chosen = _worst_median_best(sorted(measured, key=lambda entry: entry[0]))
     rows = [_row(f"{label} {pair.name}: PSNR {value:.2f} dB", pair) for label, value, pair in chosen]
@@ -32,9 +32,9 @@ def comparison(pairs: list[Pair]) -> np.ndarray:
 
 
 def _worst_median_best(measured: list[tuple[float, Pair]]) -> list[tuple[str, float, Pair]]:
-    """Up to three of the views, which come in ascending order of quality."""
+    """Up to three of the views, which are sorted by ascending PSNR."""
     last = len(measured) - 1
-    places = {last: "best", last // 2: "median", 0: "worst"}  # of few views, a place may carry the later label
+    places = {last: "best", last // 2: "median", 0: "worst"}  # with fewer than three views the later label counts
     return [(places[i], *measured[i]) for i in sorted(places)]
 
 
@@ -42,7 +42,7 @@ def _row(label: str, pair: Pair) -> np.ndarray:
     image, photo = pair.read()
     share = ((image - photo).abs().mean(0) / ERROR_SHOWN).clamp(0, 1)
     error = cv2.applyColorMap((255 * share).byte().numpy(), cv2.COLORMAP_INFERNO)
-    captions = (f"photo, {label}", "render", f"error (bright: {ERROR_SHOWN:g} and more)")
+    captions = (f"photo, {label}", "image", f"error (bright: {ERROR_SHOWN:g} and more)")
     panels = [_captioned(p, c) for p, c in zip((_bgr(photo), _bgr(image), error), captions, strict=True)]
     return np.hstack(panels)
 
@@ -83,7 +83,7 @@ def main() -> None:
     encoded = cv2.imencode(".png", picture)[1]
     with atomic_write(args.out) as temporary:
         temporary.write_bytes(encoded.tobytes())
-    print(f"{args.out}: photo, render and error")
+    print(f"{args.out}: photo, image and error")
 
 
 if __name__ == "__main__":

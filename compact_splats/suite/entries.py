@@ -1,4 +1,4 @@
-"""The entry of a run in suite.json, from the files that its stages left."""
+"""The entry of a run in suite.json, from the files of its stages."""
 
 import json
 import shlex
@@ -8,19 +8,20 @@ from typing import Any
 
 from compact_splats.suite.plan import Job
 from compact_splats.suite.process import ROOT
+from compact_splats.utils.errors import one_line
 from compact_splats.utils.usage import MB
 
 COMPRESSED = "compact"  # the profile of compress.py, and the name of its renders
 SHEET = "views.png"
-CURVES = ("loss", "psnr", "gaussians", "goal", "pressure", "marginal")
+CURVES = ("loss", "psnr", "gaussians", "goal", "regularisation_weight", "budget_opacity")
 
 
 def done_entry(job: Job, made_by: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """The entry of a run whose stages are all finished.
+    """The entry of a finished run.
 
     Args:
         job: the run.
-        made_by: for each stage the command and :func:`utils.machine.machine_info`.
+        made_by: for each stage its command and :func:`utils.machine.machine_info`.
     """
     summary, timing = (_read(job.folder / name) for name in ("summary.json", "timing.json"))
     results = _read(job.folder / "results.json")
@@ -48,12 +49,12 @@ def done_entry(job: Job, made_by: Mapping[str, Mapping[str, Any]]) -> dict[str, 
 
 
 def failed_entry(job: Job, error: str) -> dict[str, Any]:
-    """The entry of a run that could not be finished, and why, in one line."""
-    return {**_heading(job), "state": "failed", "error": error}
+    """The entry of a run that failed; the error becomes one line."""
+    return {**_heading(job), "state": "failed", "error": one_line(error)}
 
 
 def machine_of(info: Mapping[str, Any]) -> dict[str, Any]:
-    """What a report says of a machine."""
+    """The machine as reports show it."""
     return {
         "cpu": info["processor"],
         "cores": info["cores"],
@@ -63,7 +64,7 @@ def machine_of(info: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def shown(words: Sequence[str]) -> str:
-    """A command as a person would type it in the project's folder."""
+    """A command as text, with scripts relative to the project."""
     prefix = f"{ROOT}/"
     return "python " + shlex.join(word.removeprefix(prefix) for word in words)
 

@@ -16,17 +16,17 @@ Entry = dict[str, Any]
 
 
 def execute(jobs: Sequence[Job], config: SuiteConfig) -> Iterator[Entry]:
-    """Run the jobs and give their entries as they end. Closing the iterator ends what is still running.
+    """Run the jobs and yield their entries as they end. Closing the iterator ends the running programs.
 
     Raises:
-        InputError: a cluster is asked for and can't be had.
+        InputError: the cluster of ``--ray`` can't be used.
     """
     return _on_cluster(jobs, config) if config.ray is not None else _here(jobs, config)
 
 
 def _here(jobs: Sequence[Job], config: SuiteConfig) -> Iterator[Entry]:
     gpus = visible_gpus() if config.device != "cpu" else []
-    free: SimpleQueue[str | None] = SimpleQueue()  # a place for each of the runs at the same time
+    free: SimpleQueue[str | None] = SimpleQueue()  # the GPU of each run at the same time
     for place in range(config.jobs):
         free.put(gpus[place % len(gpus)] if len(gpus) > 1 else None)
 
@@ -39,11 +39,12 @@ def _here(jobs: Sequence[Job], config: SuiteConfig) -> Iterator[Entry]:
 
     pool = ThreadPoolExecutor(config.jobs, thread_name_prefix="job")
     try:
-        running = {pool.submit(run, job) for job in jobs}
+        running = [pool.submit(run, job) for job in jobs]
         while running:
-            # Not for ever: a signal that comes just before the wait, or to another thread, is heard only after it.
-            done, running = wait(running, timeout=1, return_when=FIRST_COMPLETED)
-            yield from [future.result() for future in done]
+            # With a timeout: a signal just before the wait, or to another thread, is handled only after it.
+            done, _ = wait(running, timeout=1, return_when=FIRST_COMPLETED)
+            running, ended = [each for each in running if each not in done], [each for each in running if each in done]
+            yield from [future.result() for future in ended]
     finally:
         stop_all()
         pool.shutdown(cancel_futures=True)
@@ -51,10 +52,10 @@ def _here(jobs: Sequence[Job], config: SuiteConfig) -> Iterator[Entry]:
 
 
 def _on_cluster(jobs: Sequence[Job], config: SuiteConfig) -> Iterator[Entry]:
-    from compact_splats.suite.cluster import run_on_ray  # wants the package ray
+    from compact_splats.suite.cluster import run_on_ray  # needs the package ray
 
     cpus = config.threads or max(1, num_cores() // config.jobs)
     gpus = 0 if config.device == "cpu" else 1 / config.jobs
     is_auto = config.device == "auto"
     for job, result in run_on_ray(run_job, jobs, config.ray, cpus, gpus, config.retries, gpus_if_any=is_auto):
-        yield failed_entry(job, " ".join(str(result).split())) if isinstance(result, Exception) else result
+        yield failed_entry(job, str(result)) if isinstance(result, Exception) else result

@@ -1,4 +1,4 @@
-"""The PNG pairs of a model folder, ``test/METHOD/{renders,gt}``: found, checked and read. Knows no metric."""
+"""The PNG pairs of a model folder, ``test/METHOD/{renders,gt}``: found, checked and read. Computes no metrics."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,28 +33,29 @@ class Pair:
         image, photo = _read_rgb(self.image), _read_rgb(self.photo)
         if image.shape != photo.shape:
             (_, height, width), (_, photo_height, photo_width) = image.shape, photo.shape
-            expected = f"{photo_width}x{photo_height} pixels as its photo has"
-            raise InputError(self.image, expected, f"{width}x{height}", "run render.py again")
+            raise InputError(
+                f"{self.image} is {width}x{height} px, its photo {photo_width}x{photo_height} px: run render.py again"
+            )
         return image, photo
 
 
 def find_methods(model: Path) -> list[Path]:
-    """Folders of rendered test views of a model: ``test/ours_N`` in the order of N, then those named after files.
+    """Folders of rendered test views of a model: ``test/ours_N`` in the order of N, then those of model files.
 
     Raises:
         InputError: the model folder does not exist or has no rendered test views.
     """
     if not model.is_dir():
-        raise InputError(model, "a model folder that train.py wrote", "no such folder", "check -m")
+        raise InputError(f"model folder {model} does not exist (see -m)")
     folders = (path for path in (model / "test").glob("*") if path.is_dir())
     methods = [path for path in folders if is_trained(path) or (path / "renders").is_dir()]
     if not methods:
-        raise InputError(model / "test", "rendered views in ours_N", "none", f"run render.py -m {model}")
+        raise InputError(f"{model} has no rendered test views: run render.py -m {model}")
     return sorted(methods, key=lambda path: (not is_trained(path), is_trained(path) * len(path.name), path.name))
 
 
 def is_trained(method: Path) -> bool:
-    """Whether a folder is that of a model as training saved it, ``ours_N``, and not named after a file."""
+    """Whether a folder holds views of the model that training saved, ``ours_N``, and not of another file."""
     return method.name.startswith("ours_")
 
 
@@ -66,17 +67,17 @@ def find_pairs(method: Path) -> list[Pair]:
     """
     images, photos = ({path.name for path in (method / kind).glob("*.png")} for kind in ("renders", "gt"))
     if not images | photos:
-        raise InputError(method, "PNG files in renders and gt", "none", "run render.py again")
+        raise InputError(f"{method} has no PNG files in renders and gt: run render.py again")
     if single := sorted(images ^ photos):
         kind = "gt" if single[0] in images else "renders"
-        raise InputError(method / kind / single[0], "a file for each view", "none", "run render.py again")
+        raise InputError(f"{method / kind / single[0]} is missing: run render.py again")
     return [Pair(method / "renders" / name, method / "gt" / name) for name in sorted(images)]
 
 
 def _read_rgb(path: Path) -> Tensor:
-    expected, fix = "a PNG image", "run render.py again"
-    picture_size(path, expected, fix)  # before room is made for the pixels
+    fix = "run render.py again"
+    picture_size(path, fix)  # before memory for the pixels is allocated
     pixels = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
     if pixels is None:
-        raise InputError(path, expected, "something else", fix)
+        raise InputError(f"{path} is not a PNG image: {fix}")
     return torch.from_numpy(pixels[:, :, ::-1].transpose(2, 0, 1).copy()).float() / 255

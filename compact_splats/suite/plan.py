@@ -1,4 +1,4 @@
-"""From a config to the runs of a sweep: which scenes are there, and what is to be trained of each. Runs nothing."""
+"""The runs of a sweep: which scenes are there, and with which budgets and seeds they are trained. Runs nothing."""
 
 import difflib
 from dataclasses import dataclass
@@ -8,15 +8,11 @@ from compact_splats.arguments.config import SCHEDULES
 from compact_splats.arguments.suite import SuiteConfig
 from compact_splats.suite.budgets import SceneBudget, read_budgets
 from compact_splats.suite.process import ROOT
-from compact_splats.utils.errors import InputError
+from compact_splats.utils.errors import InputError, brief
 from compact_splats.utils.machine import num_cores
 
-_PLACES = (
-    "{}",
-    "*/{}",
-    "*/*/{}",
-)  # of a scene in the folder of --data, such as 360_v2/bicycle and tandt_db/db/playroom
-_MARKS = ("sparse", "transforms.json", "transforms_train.json", "images*")  # one of them, and it is a scene
+_PLACES = ("{}", "*/{}", "*/*/{}")  # of a scene in --data, such as 360_v2/bicycle and tandt_db/db/playroom
+_MARKS = ("sparse", "transforms.json", "transforms_train.json", "images*")  # a folder with one of them is a scene
 _BUNDLE = "https://repo-sam.inria.fr/fungraph/3d-gaussian-splatting/ (Tanks & Temples and Deep Blending)"
 SOURCES = {
     "mip-nerf-360": "https://jonbarron.info/mipnerf360/",
@@ -27,18 +23,18 @@ SOURCES = {
 
 @dataclass(frozen=True)
 class Job:
-    """One run: a scene, a budget and a seed, and how it is to be made. Can be pickled; paths are absolute.
+    """One run: a scene, a budget and a seed, and how to train it. Can be pickled; paths are absolute.
 
     Attributes:
         source: folder of the scene.
         images: folder of the photos in it.
         resolution: ``--resolution`` of train.py.
         schedule: "full" or "fast".
-        budget_name: "normal", "small", "fast", or "x0.4" for that share of the budget.
+        budget_name: "normal", "small", "fast", or for a share of the budget "x0.4".
         budget: Gaussians at the end.
-        sh_rest_lr: of train.py, or None for its default.
+        sh_rest_lr: of train.py, or None for the default.
         folder: of the run, ``OUTPUT/SCENE/SCHEDULE-BUDGET-seedK``.
-        compress: whether compress.py comes after.
+        compress: whether compress.py runs after training.
         iterations: ``--iterations`` of train.py, or None.
         threads: of each stage; 0: all cores.
     """
@@ -72,7 +68,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Missing:
-    """A scene of the table that is not in the data folder, and where to get it."""
+    """A scene of the table that is not in the data folder, and where it can be downloaded."""
 
     scene: str
     dataset: str
@@ -81,7 +77,7 @@ class Missing:
 
 @dataclass(frozen=True)
 class Plan:
-    """A sweep. One round of all scenes comes after the other, so that tables are whole as early as possible."""
+    """A sweep. Every scene comes once before any scene comes again, so that tables are complete early."""
 
     output: Path
     jobs: tuple[Job, ...]
@@ -89,15 +85,15 @@ class Plan:
 
 
 def make_plan(config: SuiteConfig, schedule: str) -> Plan:
-    """Look for the scenes, and list the runs.
+    """Find the scenes, and list the runs.
 
     Raises:
-        InputError: the table is wrong, a scene is not in it or is found twice, or a scene has no such budget.
+        InputError: the table is wrong, a scene is not in it or is found twice, or a scene lacks the budget.
     """
     path = config.budget_file or ROOT / "budget.txt"
     lines = _chosen(config, read_budgets(path), path)
     if not config.data.is_dir():
-        raise InputError(config.data, "a folder with scenes", "no such folder", "see --data")
+        raise InputError(f"data folder {config.data} does not exist (see --data)")
     output = (config.output or Path("output") / f"suite-{schedule}").absolute()
     found = {line.scene: find_scene(config.data.absolute(), line.scene) for line in lines}
     jobs = (
@@ -119,7 +115,7 @@ def find_scene(data: Path, scene: str) -> Path | None:
     """The folder of a scene in the data folder or up to two folders down, or None.
 
     Raises:
-        InputError: there are two.
+        InputError: it is found twice.
     """
     candidates = {
         folder.resolve(): folder
@@ -129,7 +125,7 @@ def find_scene(data: Path, scene: str) -> Path | None:
     }
     if len(candidates) > 1:
         found = " and ".join(str(folder) for folder in list(candidates.values())[:2])
-        raise InputError("--data", f"one scene {scene}", found, "move one of them away, or name a folder that has one")
+        raise InputError(f"scene {scene} is there twice: {found}: move one of them away (see --data)")
     return next(iter(candidates.values()), None)
 
 
@@ -138,7 +134,7 @@ def _chosen(config: SuiteConfig, table: dict[str, SceneBudget], path: Path) -> l
         if scene not in table:
             close = difflib.get_close_matches(scene, table, 1)
             hint = f"did you mean {close[0]}?" if close else "add it there"
-            raise InputError("--scenes", f"scenes of {path}", f"'{scene}'", hint)
+            raise InputError(f"scene {brief(scene)} is not in {path}: {hint} (see --scenes)")
     return [line for line in table.values() if not config.scenes or line.scene in config.scenes]
 
 
@@ -149,7 +145,7 @@ def _job(
     column = "small" if config.small else "fast" if is_fast else "budget"
     budget = getattr(line, column)
     if budget is None:
-        raise InputError(f"scene {line.scene}", f"a value in column '{column}' of the table", "none", "add it there")
+        raise InputError(f"scene {line.scene} has no value in column '{column}' of the table: add it there")
     name = f"x{share:g}" if share != 1 else "normal" if column == "budget" else column
     is_resized = config.protocol == "resized"
     return Job(
@@ -157,7 +153,7 @@ def _job(
         dataset=line.dataset,
         source=source,
         images="images" if is_resized else line.images,
-        resolution=-1,  # at most 1,600 px wide, which the canonical folders are by themselves
+        resolution=-1,  # at most 1600 px wide, as the photos of the canonical folders are
         schedule=schedule,
         budget_name=name,
         budget=max(1, round(share * budget)),
@@ -172,6 +168,6 @@ def _job(
 
 
 def _threads(config: SuiteConfig) -> int:
-    """Threads of a run; 0, all cores, only where it has a machine to itself."""
+    """Threads of a run; 0, which means all cores, if it is the only run on its machine."""
     shares_machine = config.jobs > 1 or config.ray is not None
     return config.threads or (max(1, num_cores() // config.jobs) if shares_machine else 0)

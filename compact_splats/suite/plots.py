@@ -1,12 +1,11 @@
-"""The plots of a suite's report: quality against budget and size, and the course of each training. Needs matplotlib.
+"""The plots of a suite's report: quality against budget and size, and training curves. Needs matplotlib.
 
-Draws figures without pyplot, so nothing global changes and no screen is needed.
+Figures are drawn without pyplot: nothing global changes, and no display is needed.
 """
 
 import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from urllib.parse import quote
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -28,21 +27,21 @@ CURVES = (
     ("loss", "training loss", True),
     ("psnr", "training PSNR, dB", False),
     ("gaussians", "Gaussians", True),
-    ("marginal", "opacity in selection", False),
-    ("pressure", "selection pressure λ", True),
+    ("budget_opacity", "budget-th opacity", False),
+    ("regularisation_weight", "regularisation weight λ", True),
 )
 
 
 def write_plots(results: SuiteResults, rows: Sequence[Row], folder: Path) -> list[tuple[str, str]]:
-    """Draw everything there are figures for.
+    """Draw all plots that have figures.
 
     Args:
-        results: the suite, whose finished runs give the curves.
-        rows: of the tables, for quality against budget and size.
-        folder: where the PNG files go.
+        results: their finished runs have the training curves.
+        rows: the quality against budget and size.
+        folder: of the PNG files.
 
     Returns:
-        For each plot what it shows, and the name of its file.
+        For each plot its label and the name of its file.
 
     Raises:
         InputError: a file can't be written.
@@ -56,20 +55,19 @@ def write_plots(results: SuiteResults, rows: Sequence[Row], folder: Path) -> lis
 
     for (dataset, schedule), group in _grouped(rows, lambda row: (row.dataset, row.schedule)):
         label = f"{title(dataset)}, protocol {results.protocol}, schedule {schedule}"
-        name = quote(f"{dataset or 'other'}-{schedule}", safe="")
+        name = f"{dataset or 'other'}-{schedule}"
         add(f"{label}: quality against budget", f"budget-{name}", quality_against_budget(group, label))
         add(f"{label}: quality against size", f"size-{name}", quality_against_size(group, label))
     for (dataset, scene), group in _grouped(results.done(), lambda run: (run.dataset, run.scene)):
         label = f"{scene} ({title(dataset)}, protocol {results.protocol})"
-        name = quote(f"{dataset or 'other'}-{scene}", safe="")
-        add(f"{label}: training", f"curves-{name}", training_curves(group, label))
+        add(f"{label}: training", f"curves-{dataset or 'other'}-{scene}", training_curves(group, label))
     return plots
 
 
 def quality_against_budget(rows: Sequence[Row], label: str) -> Figure | None:
-    """A line for each scene and, if no scene is missing, their mean; bars are standard deviations over repeats.
+    """A line for each scene and, if no scene is missing, for their mean; bars are standard deviations over repeats.
 
-    None where no scene has several budgets.
+    None if there is only one budget.
     """
     if len({row.budget_name for row in rows}) < 2:
         return None
@@ -114,7 +112,7 @@ def _quality(
     draw: Callable[[Axes, str, dict, list[Row]], list[float]],
     kinds: list[Line2D],
 ) -> Figure | None:
-    """PSNR and SSIM side by side with one legend; None where there is nothing to show."""
+    """PSNR and SSIM side by side with one legend; None without figures."""
     rows = [row for row in rows if row.scene or row.is_complete]
     figure = Figure(figsize=(11, 4.3), layout="constrained")
     lines: dict[str, Line2D] = {}
@@ -138,49 +136,46 @@ def _quality(
 
 
 def training_curves(runs: Sequence[RunResult], label: str) -> Figure | None:
-    """Loss, PSNR, Gaussians and what selection did over the steps: a colour a budget, a line a run."""
-    runs = sorted((run for run in runs if run.steps), key=lambda run: (run.schedule, -run.budget, run.seed))
+    """Loss, PSNR, Gaussians and natural selection over the steps: a colour for each budget, a line for each run."""
+    runs = sorted((run for run in runs if run.curves.get("iteration")), key=lambda run: (-run.budget, run.seed))
     if not runs:
         return None
-    settings = list(dict.fromkeys((run.schedule, run.budget_name, run.budget) for run in runs))
-    colours = {setting: COLOURS[i % len(COLOURS)] for i, setting in enumerate(settings)}
-    several = len({schedule for schedule, *_ in settings}) > 1
-    shown = [curve for curve in CURVES if any(_known(run.curves[curve[0]]) for run in runs)]
+    budgets = list(dict.fromkeys((run.budget_name, run.budget) for run in runs))
+    colours = {budget: COLOURS[i % len(COLOURS)] for i, budget in enumerate(budgets)}
+    shown = [curve for curve in CURVES if any(_known(run, curve[0]) for run in runs)]
     figure = Figure(figsize=(12, 6.2 if len(shown) > 3 else 3.4), layout="constrained")
     panels = figure.subplots(2 if len(shown) > 3 else 1, 3, squeeze=False).flatten()
     for axes, (name, y_label, can_be_log) in zip(panels, shown, strict=False):
         values = []
         for run in runs:
-            look = {"color": colours[run.schedule, run.budget_name, run.budget], "linewidth": 1.2, "alpha": 0.85}
+            look = {"color": colours[run.budget_name, run.budget], "linewidth": 1.2, "alpha": 0.85}
             _line(axes, run, name, look)
-            values += _known(run.curves[name])
-            if name == "marginal":
+            values += _known(run, name)
+            if name == "budget_opacity":
                 _line(axes, run, "goal", {**look, **GOAL})
         _style(axes, "step", y_label)
         axes.xaxis.set_major_formatter(FuncFormatter(_short))
         _scale(axes, values if can_be_log else [], "y")
     for axes in panels[len(shown) :]:
         axes.set_axis_off()
-    handles = [
-        Line2D([], [], color=colour, label=f"{schedule + ', ' if several else ''}{budget_label(name, budget)}")
-        for (schedule, name, budget), colour in colours.items()
-    ]
-    if any(name == "marginal" for name, *_ in shown):
-        handles.append(Line2D([], [], color=INK, label="q, the budget-th largest opacity"))
-        handles.append(Line2D([], [], color=INK, label="its goal", **GOAL))
+    handles = [Line2D([], [], color=colour, label=budget_label(*budget)) for budget, colour in colours.items()]
+    if any(name == "budget_opacity" for name, *_ in shown):
+        handles.append(Line2D([], [], color=INK, label="budget-th largest opacity"))
+        handles.append(Line2D([], [], color=INK, label="goal", **GOAL))
     figure.suptitle(label, color=INK, fontsize=11)
     figure.legend(handles=handles, loc="outside lower center", ncols=5, frameon=False, fontsize=9)
     return figure
 
 
 def _line(axes: Axes, run: RunResult, name: str, look: dict) -> None:
-    values = [math.nan if value is None else value for value in run.curves[name]]  # a gap in the line
-    marker = "." if len(_known(values)) < 12 else None
-    axes.plot(run.curves["iteration"], values, marker=marker, **look)
+    known = _known(run, name)
+    if known:
+        values = [math.nan if value is None else value for value in run.curves[name]]  # a gap in the line
+        axes.plot(run.curves["iteration"], values, marker="." if len(known) < 12 else None, **look)
 
 
-def _known(values: Iterable[float | None]) -> list[float]:
-    return [value for value in values if value is not None and value == value]
+def _known(run: RunResult, name: str) -> list[float]:
+    return [value for value in run.curves.get(name, ()) if value is not None]
 
 
 def _style(axes: Axes, x_label: str, y_label: str) -> None:
@@ -194,7 +189,7 @@ def _style(axes: Axes, x_label: str, y_label: str) -> None:
 
 
 def _scale(axes: Axes, values: Sequence[float], which: str) -> None:
-    """A logarithmic axis with few ticks where the values span much, else a linear one; labels as 20k, 1.5M."""
+    """A logarithmic axis with few ticks where the values span a wide range, else a linear one; labels as 20k, 1.5M."""
     axis = getattr(axes, f"{which}axis")
     if values and min(values) > 0 and max(values) >= LOG_FROM * min(values):
         getattr(axes, f"set_{which}scale")("log")
@@ -214,7 +209,7 @@ def _short(value: float, _: int = 0) -> str:
 
 
 def _grouped(items: Iterable, key: Callable) -> list[tuple]:
-    """Items by key, in the order in which the keys first come."""
+    """Items by key, in the order of the first items."""
     groups: dict = {}
     for item in items:
         groups.setdefault(key(item), []).append(item)

@@ -1,4 +1,4 @@
-"""Programs run to their end, with their output in a log. None of them outlives this process. Knows no stages."""
+"""Runs programs, with their output in a log. They end when this process ends. Knows no stages."""
 
 import os
 import re
@@ -12,9 +12,9 @@ from pathlib import Path
 
 from compact_splats import commands
 
-ROOT = Path(commands.__path__[0])  # the folder of the scripts, where they run
+ROOT = Path(commands.__path__[0])  # folder of the scripts; a checkout or, in a wheel, compact_splats/commands
 GRACE = 10  # seconds from the request to end until the kill
-_TAIL = 65_536  # bytes of the log in which the last line of a program is looked for
+_TAIL = 65_536  # bytes at the end of the log that are searched for an error
 
 _children: set[subprocess.Popen] = set()
 _guard = threading.Lock()
@@ -22,19 +22,19 @@ _stopping = threading.Event()
 
 
 class Stopped(Exception):
-    """The sweep has been told to end, and with it the program."""
+    """The sweep was stopped, and with it the program."""
 
 
 def run_python(words: Sequence[str], log: Path, environment: Mapping[str, str] | None = None) -> str | None:
     """Run a Python program of this project.
 
     Args:
-        words: what follows ``python``: a script, or ``-m`` and a module, and its arguments; paths are absolute.
-        log: what it prints is added to this file.
-        environment: variables that it gets beside those of this process.
+        words: the words after ``python``: a script, or ``-m`` and a module, and arguments; paths are absolute.
+        log: the output is appended to this file.
+        environment: variables to add to those of this process.
 
     Returns:
-        None if it ended well; otherwise what went wrong, in one line.
+        None after exit code 0; else the error in one line.
 
     Raises:
         Stopped: :func:`stop_all` was called.
@@ -57,7 +57,7 @@ def run_python(words: Sequence[str], log: Path, environment: Mapping[str, str] |
 
 
 def stop_all() -> None:
-    """End the programs that are running, and let no further one start until :func:`allow_all`."""
+    """End the running programs, and start no other until :func:`allow_all`."""
     with _guard:
         _stopping.set()
         running = list(_children)
@@ -71,12 +71,12 @@ def stop_all() -> None:
 
 
 def allow_all() -> None:
-    """Let programs start again."""
+    """Allow programs to start again."""
     _stopping.clear()
 
 
 def _start(words: list[str], output: int, variables: Mapping[str, str]) -> subprocess.Popen:
-    # A group of its own: Ctrl-C in a terminal reaches the sweep alone, which then ends its programs one by one.
+    # In a new session: Ctrl-C in a terminal reaches only the sweep, which then ends its programs.
     keeper = [sys.executable, "-I", "-S", str(Path(__file__).with_name("child.py")), str(os.getpid())]
     environment = {**os.environ, "TQDM_MININTERVAL": "30", "PYTHONUNBUFFERED": "1", **variables}
     with _guard:
@@ -96,7 +96,7 @@ def _signal(child: subprocess.Popen, number: signal.Signals) -> None:
 
 
 def _reason(code: int, log: Path, start: int) -> str:
-    """The last error that a program printed, or its last line, or how it ended."""
+    """The last error in the output of a program, or its last line, or its exit code or signal."""
     if code < 0:
         hint = "; the machine may have run out of memory" if -code == signal.SIGKILL else ""
         return f"ended by signal {-code} ({signal.strsignal(-code)}){hint}"

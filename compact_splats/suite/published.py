@@ -9,8 +9,8 @@ class DataSet:
 
     Attributes:
         title: its name in tables.
-        scenes: all of them; a mean over fewer is not the data set's.
-        protocol: of the published figures, where the data set has more than one; None where there is no choice.
+        scenes: all of them; published means are over all.
+        protocol: of the published figures; None if both protocols use the same photos.
     """
 
     title: str
@@ -24,9 +24,9 @@ class PublishedRow:
 
     Attributes:
         method: its name in the paper.
-        source: where it is published.
-        minutes: of training, on the paper's machine; None where none are given.
-        mb: size of the files in MB; None where none is given.
+        source: the publication.
+        minutes: of training, on the paper's machine; None if not published.
+        mb: size of the files in MB; None if not published.
     """
 
     method: str
@@ -79,5 +79,5 @@ COMPRESSED = {
 
 
 def title(dataset: str) -> str:
-    """The name of a data set in tables; that of one without published figures is the name itself."""
+    """The name of a data set in tables."""
     return DATA_SETS[dataset].title if dataset in DATA_SETS else dataset or "Other scenes"

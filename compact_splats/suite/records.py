@@ -1,6 +1,6 @@
-"""What a run folder has finished: for each stage its command, what it was made from, and the files it left.
+"""The finished stages of a run: for each its command, digests of its inputs, and the files that it wrote.
 
-A stage counts as finished if all of that is as it was noted: not because a file is there, but because it is the one.
+A stage counts as finished if its record would be the same now: the same command, the same inputs, the same files.
 """
 
 import hashlib
@@ -13,13 +13,12 @@ from compact_splats.utils.files import write_json
 
 FILE = "stages.json"
 FORMAT = 1
-MADE_BY = {"command", "commit", "processor", "cores", "accelerator", "torch"}  # what reports say of how it was made
 
 Record = dict[str, Any]
 
 
 def read_records(folder: Path) -> dict[str, Record]:
-    """The records of a run folder by stage; none where there is no file, or one that can't be used."""
+    """The records of a run by stage; none if the file is missing or can't be read."""
     try:
         content = json.loads((folder / FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -29,7 +28,7 @@ def read_records(folder: Path) -> dict[str, Record]:
 
 
 def write_records(folder: Path, records: dict[str, Record]) -> None:
-    """Note what is finished.
+    """Write the records of a run.
 
     Raises:
         InputError: the file can't be written.
@@ -38,13 +37,13 @@ def write_records(folder: Path, records: dict[str, Record]) -> None:
 
 
 def make_record(folder: Path, words: Sequence[str], basis: Sequence[str], outputs: Sequence[str]) -> Record:
-    """The record of a stage as its files are now.
+    """The record of a stage with its files as they are now.
 
     Args:
         folder: of the run.
-        words: the command, without what has no influence on its result.
+        words: the command, without words that do not change its result.
         basis: digests of what the stage reads.
-        outputs: the files it leaves, relative to the folder; a folder stands for all files in it.
+        outputs: the files that it writes, relative to the folder; a folder counts with all files in it.
     """
     paths = [path for name in outputs for path in _files(folder / name)]
     found = {path.relative_to(folder).as_posix(): _describe(path) for path in paths}
@@ -52,29 +51,27 @@ def make_record(folder: Path, words: Sequence[str], basis: Sequence[str], output
 
 
 def is_same(record: Any, expected: Record) -> bool:
-    """Whether a record from a file says the same as one of now; how it was made, under ``made_by``, can differ."""
-    return (
-        isinstance(record, dict)
-        and _what(record) == _what(expected)
-        and isinstance(record.get("made_by"), dict)
-        and MADE_BY <= record["made_by"].keys()
-    )
+    """Whether a record from a file is of a finished stage, and equals one of now.
+
+    ``made_by``, the command and the machine, may differ; a stage that has only begun has none.
+    """
+    return isinstance(record, dict) and "made_by" in record and _result(record) == _result(expected)
 
 
 def digest(record: Record) -> str:
-    """A name for a record; the same for the same files from the same command, whoever made them."""
-    return _hash(_what(record))
+    """A digest of a record without ``made_by``."""
+    return _hash(_result(record))
 
 
 def scene_digest(source: Path, images: str) -> str:
-    """A name for a scene's photos and poses, by the names and sizes of the files: another copy has the same."""
+    """A digest of a scene's photos and poses, from the names and sizes of the files: copies have the same."""
     parts = [source / name for name in (images, "masks", "sparse")]
     files = [path for part in parts for path in _files(part)]
     files += [path for path in source.glob("*") if path.is_file()] if source.is_dir() else []
     return _hash(sorted((path.relative_to(source).as_posix(), path.stat().st_size) for path in files))
 
 
-def _what(record: Record) -> Record:
+def _result(record: Record) -> Record:
     return {name: value for name, value in record.items() if name != "made_by"}
 
 

@@ -1,6 +1,6 @@
-"""The report of a suite, from its ``suite.json`` alone: tables as Markdown, CSV and JSON, and plots.
+"""The report of a suite, from its ``suite.json``: tables as Markdown and CSV, and plots.
 
-``python -m compact_splats.suite.report OUTPUT`` makes it anew in ``OUTPUT/report``. It trains and measures nothing.
+``python -m compact_splats.suite.report OUTPUT`` writes it again into ``OUTPUT/report``, without training or measuring.
 """
 
 import argparse
@@ -13,24 +13,26 @@ from pathlib import Path
 
 from compact_splats.suite.markdown import Pictures, cells, report_text
 from compact_splats.suite.published import title
-from compact_splats.suite.results import FILE, FORMAT, RunResult, SuiteResults, read_results
+from compact_splats.suite.results import RunResult, SuiteResults, read_results
+from compact_splats.suite.suite_file import FILE
 from compact_splats.suite.tables import RECORD, Row, make_rows
 from compact_splats.utils.errors import run_script
-from compact_splats.utils.files import atomic_write, write_json
+from compact_splats.utils.files import atomic_write
+from compact_splats.utils.table import text_table
 
 
 def write_report(output: Path, *, plots: bool = True) -> str:
-    """Write ``report.md``, ``report.csv``, ``report.json`` and plots into ``output/report``.
+    """Write ``report.md``, ``report.csv`` and plots into ``output/report``.
 
     Args:
         output: folder of a suite.
-        plots: draw plots, too; where matplotlib is missing, they are left out and the report says so.
+        plots: also draw plots. Without matplotlib they are left out, and the report says so.
 
     Returns:
-        The tables for a terminal, and where the report is.
+        The tables for a terminal, and the path of the report.
 
     Raises:
-        InputError: ``suite.json`` can't be used, or the report can't be written.
+        InputError: ``suite.json`` can't be read, or the report can't be written.
     """
     source, folder = output / FILE, output / "report"
     results = read_results(source)
@@ -40,30 +42,16 @@ def write_report(output: Path, *, plots: bool = True) -> str:
     pictures = Pictures(drawn, _sheets(results.done(), output), remark)
     _write_text(folder / "report.md", report_text(results, rows, f"{date:%Y-%m-%d %H:%M} UTC", pictures))
     _write_text(folder / "report.csv", _csv(rows))
-    write_json(folder / "report.json", _as_json(results, rows))
+    tables = [
+        f"{title(dataset)}, protocol {results.protocol}\n{text_table(cells(list(group)), left=2)}"
+        for dataset, group in groupby(rows, lambda row: row.dataset)
+    ]
     written = " ".join(filter(None, [f"{folder / 'report.md'}: {len(rows)} rows, {len(drawn)} plots.", remark]))
-    return "\n\n".join([*_for_terminal(results, rows), written])
-
-
-def _for_terminal(results: SuiteResults, rows: Sequence[Row]) -> list[str]:
-    """The tables with columns of even width, one for each data set under its name."""
-    texts = []
-    for dataset, group in groupby(rows, lambda row: row.dataset):
-        lines = cells(list(group))
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        padded = (
-            "  ".join(
-                f"{cell:{'<' if i < 2 else '>'}{width}}"
-                for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-            )
-            for line in lines
-        )
-        texts.append("\n".join([f"{title(dataset)}, protocol {results.protocol}", *(line.rstrip() for line in padded)]))
-    return texts
+    return "\n\n".join([*tables, written])
 
 
 def _draw(results: SuiteResults, rows: Sequence[Row], folder: Path) -> tuple[list[tuple[str, str]], str]:
-    """What each plot shows and its file's name; and a remark where there can be none."""
+    """Label and file name of each plot; and why there are none, or ""."""
     try:
         from compact_splats.suite.plots import write_plots
     except ImportError as error:
@@ -72,7 +60,7 @@ def _draw(results: SuiteResults, rows: Sequence[Row], folder: Path) -> tuple[lis
 
 
 def _sheets(runs: Sequence[RunResult], output: Path) -> list[tuple[str, str | None]]:
-    """For each scene the picture of its test views: at the largest budget, and of the lowest seed that has one."""
+    """For each scene the picture of its test views: of the largest budget, and of the lowest seed that has one."""
     chosen: dict[tuple[str, str], RunResult] = {}
     for run in sorted(runs, key=lambda run: (run.dataset, run.scene, -run.budget, run.schedule, run.seed)):
         if run.sheet:
@@ -92,24 +80,6 @@ def _csv(rows: Sequence[Row]) -> str:
     writer.writeheader()
     writer.writerows(row.record() for row in rows)
     return text.getvalue()
-
-
-def _as_json(results: SuiteResults, rows: Sequence[Row]) -> dict:
-    failed = [
-        {
-            name: getattr(run, name)
-            for name in ("dataset", "scene", "schedule", "budget_name", "budget", "seed", "error")
-        }
-        for run in results.failed()
-    ]
-    head = {name: getattr(results, name) for name in ("command", "protocol", "schedule", "commit", "machines")}
-    return {
-        "format": FORMAT,
-        **head,
-        "rows": [row.record() for row in rows],
-        "failed": failed,
-        "missing": results.missing,
-    }
 
 
 def _write_text(path: Path, text: str) -> None:

@@ -1,4 +1,4 @@
-"""The stages of one run, each a script of this project: which there are, which are finished, and running the rest."""
+"""The stages of a run, each a script of this project: their commands, which are finished, and running the others."""
 
 import importlib.util
 import shutil
@@ -22,14 +22,14 @@ LOG = "suite.log"
 
 @dataclass(frozen=True)
 class Stage:
-    """A script with its arguments, and the files that it leaves.
+    """A script with its arguments, and the files that it writes.
 
     Attributes:
         words: the command without "python"; paths are absolute.
-        outputs: files and folders relative to the run's; folders are emptied first, so that all in them is new.
+        outputs: files and folders in the folder of the run; folders are removed before the stage.
         needs: names of the stages whose files it reads.
-        given: names for all else that its result depends on.
-        machine: further words of the command that change how fast it runs and what it prints, and not its result.
+        given: digests of everything else that its result depends on.
+        machine: words of the command that change its speed and what it prints, but not its result.
     """
 
     name: str
@@ -86,29 +86,29 @@ def stages_of(job: Job) -> tuple[Stage, ...]:
 
 
 def run_job(job: Job, gpu: str | None = None) -> dict[str, Any]:
-    """Run what is not finished yet of a run, up to the first stage that fails.
+    """Run the unfinished stages of a run, up to the first that fails.
 
     Args:
         job: the run.
-        gpu: the one of several GPUs that it may use, as CUDA_VISIBLE_DEVICES names it; None: whatever is there.
+        gpu: value of CUDA_VISIBLE_DEVICES; None: leave it as it is.
 
     Returns:
         The run's entry in suite.json.
 
     Raises:
-        Stopped: the sweep has been told to end.
+        Stopped: the sweep was stopped.
     """
     try:
         failure = _run_stages(job, gpu)
         if failure:
             return failed_entry(job, failure)
         return done_entry(job, _made_by(job))
-    except (InputError, OSError) as error:  # the folder vanished, the disk is full, ...
-        return failed_entry(job, " ".join(str(error).split()))
+    except (InputError, OSError) as error:  # the folder was removed, the disk is full, ...
+        return failed_entry(job, str(error))
 
 
 def unfinished_stages(job: Job) -> list[Stage]:
-    """The stages that :func:`run_job` would run; writes nothing."""
+    """The stages that :func:`run_job` would run."""
     records, stages = read_records(job.folder), stages_of(job)
     unfinished: list[Stage] = []
     for stage in stages:
@@ -129,7 +129,7 @@ def _run_stages(job: Job, gpu: str | None) -> str | None:
         if failure := run_python(command, job.folder / LOG, environment):
             return f"{stage.name}: {failure}"
         if missing := [name for name in stage.outputs if not (job.folder / name).exists()]:
-            return f"{stage.name}: ended well, but left no {missing[0]}"
+            return f"{stage.name}: exit code 0, but {missing[0]} is missing"
         made_by = {**machine_info(), "command": shown(stage.command)}
         records[stage.name] = {**_record(job, stage, records), "made_by": made_by}
         write_records(job.folder, records)
@@ -137,15 +137,19 @@ def _run_stages(job: Job, gpu: str | None) -> str | None:
 
 
 def _continued(job: Job, stage: Stage, records: dict[str, Record]) -> tuple[str, ...]:
-    """The command of a stage; a training that was begun in the same way goes on where its checkpoints end.
+    """The command of a stage; a training that was interrupted continues from its newest checkpoint.
 
-    That it has been begun, is noted: a record without files, which is not that of a finished stage.
+    A training that has begun has a record without files. What another run has left in the folder is removed first,
+    as far as ``--resume`` would continue from it.
     """
     if stage.name != "train":
         return stage.command
     begun, noted = _record(job, replace(stage, outputs=()), records), records.get(stage.name)
     if isinstance(noted, dict) and digest(noted) == digest(begun):
-        return (*stage.command, "--resume", "--resume-config", "anew")
+        return (*stage.command, "--resume")
+    if (job.folder / "checkpoints").exists():
+        shutil.rmtree(job.folder / "checkpoints")
+    (job.folder / "log.jsonl").unlink(missing_ok=True)  # says that the run has ended
     records[stage.name] = begun
     write_records(job.folder, records)
     return stage.command
@@ -156,7 +160,7 @@ def _is_finished(job: Job, stage: Stage, records: dict[str, Record]) -> bool:
 
 
 def _record(job: Job, stage: Stage, records: dict[str, Record]) -> Record:
-    """The record of a stage as it would be if it had just ended. The stages before it are finished."""
+    """The record of a stage with its files as they are now. The stages before it must be finished."""
     places = {str(job.folder): "RUN", str(job.source): "SCENE", str(ROOT): "PROJECT"}
     words = [_relative(word, places) for word in stage.words]
     return make_record(
@@ -165,13 +169,13 @@ def _record(job: Job, stage: Stage, records: dict[str, Record]) -> Record:
 
 
 def _made_by(job: Job) -> dict[str, dict[str, Any]]:
-    """For each stage of a finished run the command that made its files, and on what machine."""
+    """For each stage of a finished run its command and machine."""
     records = read_records(job.folder)
     return {stage.name: records[stage.name]["made_by"] for stage in stages_of(job)}
 
 
 def _relative(word: str, places: dict[str, str]) -> str:
-    """A word without the places of the folders, which may be moved."""
+    """A word of a command with names for folders, which may be moved."""
     for place, name in places.items():
         if word == place or word.startswith(place + "/"):
             return name + word[len(place) :]
@@ -193,6 +197,6 @@ def _given(flag: str, value: float | None) -> tuple[str, ...]:
 
 
 def _has_lpips() -> bool:
-    """Whether metrics.py will find what LPIPS needs."""
+    """Whether the weights of LPIPS are installed."""
     checkpoint = Path(torch.hub.get_dir()) / "checkpoints" / VGG_CHECKPOINT
     return checkpoint.is_file() and importlib.util.find_spec("lpips") is not None

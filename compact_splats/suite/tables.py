@@ -1,7 +1,6 @@
-"""A suite's runs as rows of a table: repeats summed up per scene, scenes per data set. Pure figures, no layout.
+"""A suite's runs as rows of a table: means over the repeats of a scene and over the scenes of a data set. No layout.
 
-What a mean stands for is said in :class:`Row`. Nothing is averaged over what happens to be there: where one of the
-values behind a mean was not measured, the mean is not either.
+If one value of a mean was not measured, there is no mean.
 """
 
 import math
@@ -19,11 +18,8 @@ FIGURES = (
     "compressed_mb",
     *(f"compressed_{name.lower()}" for name in QUALITY),
 )
-RECORD = (
-    *("row", "dataset", "scene", "schedule", "budget_name", "budget", "runs", "scenes", "of_scenes"),
-    *FIGURES,
-    *(f"{name}_std" for name in FIGURES),
-)
+_ROW = ("dataset", "scene", "schedule", "budget_name", "budget", "runs", "scenes", "of_scenes")
+RECORD = ("row", *_ROW, *FIGURES, *(f"{name}_std" for name in FIGURES))  # columns of report.csv
 
 
 @dataclass(frozen=True)
@@ -33,16 +29,15 @@ class Row:
     Attributes:
         dataset: "" for scenes that belong to none.
         scene: None in the row of a data set.
-        budget: number of Gaussians; in the row of a data set its mean over the scenes.
-        runs: how many runs are behind the row; all repeats of all its scenes.
-        scenes: how many scenes are behind the row.
-        of_scenes: how many scenes the data set has.
-        mean: of a scene, over its repeats; of a data set, over the scenes' means, so that a scene that was repeated
-            more often weighs no more than another.
+        budget: number of Gaussians; of a data set, the mean over the scenes.
+        runs: number of runs of the row: all repeats of all its scenes.
+        scenes: number of scenes of the row.
+        of_scenes: number of scenes of the data set.
+        mean: of a scene, over its repeats; of a data set, over the means of its scenes, whatever their repeats.
         std: of a scene, the sample standard deviation over its repeats (divisor n - 1). Of a data set, that of the mean
             of one run of each scene: the root of the sum of the scenes' variances, divided by the number of scenes,
-            because runs of different scenes are independent. So it is defined for scenes with different numbers of
-            repeats; it says nothing about a choice of other scenes. None where a scene has no two repeats.
+            because runs of different scenes are independent. Scenes may have different numbers of repeats. It does not
+            measure the choice of scenes. None if a scene has only one run.
     """
 
     dataset: str
@@ -62,17 +57,16 @@ class Row:
         return self.scenes == self.of_scenes
 
     def record(self) -> dict[str, str | float | None]:
-        """The row as flat values, by the names of the columns."""
-        names = [getattr(self, name) for name in RECORD[1 : -2 * len(FIGURES)]]
-        figures = [*(self.mean[name] for name in FIGURES), *(self.std[name] for name in FIGURES)]
-        return dict(zip(RECORD, ["scene" if self.scene else "mean", *names, *figures], strict=True))
+        """The row as values by the names of ``RECORD``."""
+        head = {"row": "scene" if self.scene else "mean", **{name: getattr(self, name) for name in _ROW}}
+        return head | self.mean | {f"{name}_std": self.std[name] for name in FIGURES}
 
 
 def make_rows(results: SuiteResults) -> list[Row]:
-    """All rows, in an order that does not depend on which run was ready first.
+    """All rows, in an order that does not depend on that of the runs.
 
-    Data set by data set, published ones first; within one, budget by budget from the largest; within one, the scenes
-    and then their mean, unless there is but one scene or the scenes belong to no data set.
+    By data set, published ones first; then by budget, the largest first; then the scenes and their mean. There is no
+    mean of a single scene, or of scenes without a data set.
     """
     of_scenes = scenes_of(results)
     scenes = [_scene_row(runs, len(of_scenes[runs[0].dataset])) for runs in _repeats(results.done())]
@@ -84,7 +78,7 @@ def make_rows(results: SuiteResults) -> list[Row]:
 
 
 def scenes_of(results: SuiteResults) -> dict[str, set[str]]:
-    """All scenes of each data set: those that papers know, and those that the suite names."""
+    """All scenes of each data set: those of the published tables and those of the suite."""
     named = [(run.dataset, run.scene) for run in results.runs]
     named += [(entry["dataset"], entry["scene"]) for entry in results.missing]
     known = {name: set(DATA_SETS[name].scenes) if name in DATA_SETS else set() for name, _ in named}
@@ -94,13 +88,13 @@ def scenes_of(results: SuiteResults) -> dict[str, set[str]]:
 
 
 def is_published_set(row: Row) -> bool:
-    """Whether a row is the mean over exactly the scenes that the published figures of its data set are of."""
+    """Whether a row is the mean over exactly the scenes of the published figures of its data set."""
     published = DATA_SETS.get(row.dataset)
     return published is not None and row.scene is None and row.is_complete and row.scenes == len(published.scenes)
 
 
 def budget_label(name: str, budget: float) -> str:
-    """Name and number of a budget, or the number alone where that is its name."""
+    """Name and number of a budget, or the number alone if that is its name."""
     number = f"{budget:,.0f}"
     return number if name == number.replace(",", "") else f"{name} ({number})"
 
@@ -133,7 +127,7 @@ def _scene_row(repeats: list[RunResult], of_scenes: int) -> Row:
 
 
 def _data_set_rows(rows: list[Row]) -> list[Row]:
-    """The mean of a data set at one budget, if there is something to average and each scene has one such budget."""
+    """The mean of a data set at one budget, if it has several scenes, each with one number of Gaussians."""
     first = rows[0]
     if len(rows) < 2 or not first.dataset or len({row.scene for row in rows}) < len(rows):
         return []

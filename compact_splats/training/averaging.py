@@ -19,7 +19,7 @@ class MeanOfLastSteps(Strategy):
     """
 
     def __init__(self, first: int) -> None:
-        self.first = first
+        self.first = max(1, first)
         self._mean: dict[str, Tensor] = {}
 
     @torch.no_grad()

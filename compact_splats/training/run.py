@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -21,6 +21,7 @@ from compact_splats.gaussian_renderer import DEVICES
 from compact_splats.gaussian_renderer.evaluation import Scores
 from compact_splats.scene import Scene
 from compact_splats.scene.gaussian_model import GaussianModel
+from compact_splats.scene.saved_cameras import camera_entries
 from compact_splats.training.checkpoint import Checkpoints
 from compact_splats.training.digest import digest
 from compact_splats.training.faults import SkippedViews
@@ -29,24 +30,27 @@ from compact_splats.training.memory import check_memory, no_room_to_grow
 from compact_splats.training.processes import SINGLE_PROCESS, SingleProcess
 from compact_splats.training.progress import Progress
 from compact_splats.training.resume import check_same_poses, decide_start
-from compact_splats.training.run_context import RunContext
+from compact_splats.training.run_context import OpenViewer, RunContext, no_viewer
 from compact_splats.training.run_folder import Run, free_folder
 from compact_splats.training.strategies import standard_strategies
 from compact_splats.training.summary import describe
 from compact_splats.training.training import Training, photometric_loss
-from compact_splats.training.viewer_files import camera_entries, cfg_args, write_points
+from compact_splats.training.viewer_files import cfg_args, write_points
+from compact_splats.utils.errors import InputError
 from compact_splats.utils.lock import FolderLock
 from compact_splats.utils.signals import StopRequest
 from compact_splats.utils.usage import MB, MemoryMeter, Stopwatch
-from compact_splats.viewer.training import check_viewer, training_viewer
 
 
-def train(config: TrainConfig, processes: SingleProcess = SINGLE_PROCESS) -> dict[str, Any]:
+def train(
+    config: TrainConfig, processes: SingleProcess = SINGLE_PROCESS, open_viewer: OpenViewer = no_viewer
+) -> dict[str, Any]:
     """Train on a scene and leave the result in a run folder.
 
     Args:
         config: without a ``model_path`` a new folder below ``output`` is made.
         processes: those that train together. Only the first writes.
+        open_viewer: of ``viewer.training.viewer_of``, for a ``config`` with a viewer.
 
     Returns:
         The content of ``summary.json``: quality, size, time, memory, and the path of the PLY. Empty in processes other
@@ -56,7 +60,7 @@ def train(config: TrainConfig, processes: SingleProcess = SINGLE_PROCESS) -> dic
         InputError: the scene or the folder is unusable; nothing has been written then.
     """
     device = processes.own_device(pick_device(config.device, DEVICES))
-    check_viewer(config, processes)
+    assert config.viewer is None or open_viewer is not no_viewer, "a config with a viewer needs open_viewer"
     use_threads(config.threads or processes.threads)
     use_deterministic_algorithms(config.deterministic)
     name = f"{config.source_path.absolute().name}-{config.schedule}-{config.final_budget}"
@@ -65,14 +69,14 @@ def train(config: TrainConfig, processes: SingleProcess = SINGLE_PROCESS) -> dic
         run = Run(folder, tensorboard=config.tensorboard, quiet=config.quiet, writes=processes.is_first, lock=lock)
         checkpoints = Checkpoints(folder, Interval.parse(config.checkpoint_every), processes)
         start = decide_start(config, run, checkpoints, processes)
-        summary = start.summary or _train(config, run, checkpoints, start.about, device, processes)
+        summary = start.summary or _train(config, run, checkpoints, start.about, device, processes, open_viewer)
         checkpoints.clear()
         return summary
 
 
 def _train(
     config: TrainConfig, run: Run, checkpoints: Checkpoints, about: dict[str, Any] | None, device: torch.device,
-    processes: SingleProcess,
+    processes: SingleProcess, open_viewer: OpenViewer,
 ) -> dict[str, Any]:  # fmt: skip
     """Train in a folder that no other process writes to; ``about`` is that of the checkpoint to continue from."""
     schedule = shared(config.make_schedule(), processes.count)
@@ -95,7 +99,8 @@ def _train(
             run.log("start", 0, counts)
         run.write_inputs()
     training = make_training(config, schedule, scene, model, processes)
-    with surroundings(config, training, run, checkpoints, memory, processes) as context:
+    no_memory = partial(no_room_to_grow, config, schedule, processes, model)
+    with surroundings(config, training, run, checkpoints, memory, processes, open_viewer, no_memory) as context:
         scores = fit(training, context)
         num_skipped = context.skipped.total()
         if not processes.is_first:
@@ -126,7 +131,7 @@ def make_training(
 @contextmanager
 def surroundings(
     config: TrainConfig, training: Training, run: Run, checkpoints: Checkpoints, memory: MemoryMeter,
-    processes: SingleProcess,
+    processes: SingleProcess, open_viewer: OpenViewer, memory_error: Callable[[int], InputError | None],
 ) -> Iterator[RunContext]:  # fmt: skip
     """What runs beside a training: clock, signals, bar and viewer."""
     schedule, device = training.schedule, training.model.device
@@ -135,10 +140,9 @@ def surroundings(
         StopRequest() as stop,
         closing(Progress(schedule.iterations, config.quiet)) as progress,
         checkpoints.pointed_to(),
-        training_viewer(config, run.folder, training.scene, stop, clock) as viewer,
+        open_viewer(run.folder, training.scene, stop, clock) as viewer,
     ):
         skipped = SkippedViews(schedule.iterations, device, processes)
-        memory_error = partial(no_room_to_grow, config, schedule, processes, training.model)
         yield RunContext(
             config, training, run, checkpoints, clock, memory, progress, skipped, stop, viewer, processes, memory_error
         )

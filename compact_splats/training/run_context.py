@@ -6,15 +6,17 @@ It gets the record of each step and never reaches into one.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import torch
 
 from compact_splats.arguments import TrainConfig
 from compact_splats.gaussian_renderer.evaluation import Scores, measure
+from compact_splats.scene.dataset import Scene
+from compact_splats.scene.gaussian_model import GaussianModel
 from compact_splats.training.checkpoint import Checkpoints, Stateful
 from compact_splats.training.faults import SkippedViews
 from compact_splats.training.processes import SingleProcess
@@ -26,10 +28,24 @@ from compact_splats.utils.files import flush_to_disk
 from compact_splats.utils.signals import StopRequest
 from compact_splats.utils.usage import MemoryMeter, Stopwatch
 
-if TYPE_CHECKING:
-    from compact_splats.viewer.training import NullViewer
-
 LOG_EVERY = 100  # steps
+
+
+class NullViewer:
+    """Shows nothing."""
+
+    def step(self, model: GaussianModel, step: int) -> None:
+        """Do nothing."""
+
+
+# Opens the viewer of a training for a block: of the run folder, the scene, the request to stop, and the clock.
+OpenViewer = Callable[[Path, Scene, StopRequest, Stopwatch], AbstractContextManager[NullViewer]]
+
+
+@contextmanager
+def no_viewer(folder: Path, scene: Scene, stop: StopRequest, clock: Stopwatch) -> Iterator[NullViewer]:
+    """The viewer of a training that is not shown."""
+    yield NullViewer()
 
 
 @dataclass

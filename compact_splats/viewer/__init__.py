@@ -1,4 +1,4 @@
-"""Models in the browser: a live page on viser, and pages that are one file each."""
+"""Viewers in the browser: a live page (viser), and single-file HTML pages."""
 
 from __future__ import annotations
 
@@ -9,23 +9,22 @@ from compact_splats.utils.errors import InputError
 
 if TYPE_CHECKING:
     from compact_splats.viewer.live import LivePage
-    from compact_splats.viewer.surroundings import Surroundings
+    from compact_splats.viewer.views import Views
 
 
 def check_installed() -> None:
-    """Make sure that viser is there, which nothing else needs.
+    """Check that viser is installed.
 
     Raises:
         InputError: it is not.
     """
     if importlib.util.find_spec("viser") is None:
-        fix = "pip install viser==1.1.1, or write a page by view.py --html"
-        raise InputError("the live page", "the package viser", "none", fix)
+        raise InputError("the live page needs the package viser: pip install viser==1.1.1, or use view.py --html")
 
 
 def open_page(
     title: str,
-    around: Surroundings,
+    views: Views,
     max_degree: int,
     *,
     white_background: bool,
@@ -34,24 +33,24 @@ def open_page(
     host: str,
     port: int,
 ) -> LivePage:
-    """Start to serve a live page; viser is not loaded before.
+    """Start serving a live page. Imports viser.
 
     Args:
         title: of the page.
-        around: the cameras to look from.
+        views: the cameras to choose from.
         max_degree: of the model's spherical harmonics.
-        white_background: instead of black, at first.
-        max_gaussians: that a browser is sent.
-        is_training: the model changes, and the user can pause that.
+        white_background: initially white instead of black.
+        max_gaussians: maximum number sent to a browser.
+        is_training: the model is being trained, and the page has a pause button.
         host: address to listen on.
         port: to listen on; 0: any free one.
 
     Raises:
-        InputError: viser is not installed, or the port can't be had.
+        InputError: viser is not installed, or the port can't be used.
     """
     check_installed()
     from compact_splats.viewer.live import LivePage
-    from compact_splats.viewer.session import Look
+    from compact_splats.viewer.session import PageConfig
 
     background = (255 * int(white_background),) * 3
-    return LivePage(title, Look(around, background, max_gaussians, is_training), max_degree, host, port)
+    return LivePage(title, PageConfig(views, background, max_gaussians, is_training), max_degree, host, port)

@@ -1,6 +1,6 @@
-"""Pages that are one file: model, viewer and cameras in an HTML file that opens without a server or a network.
+"""Single-file HTML pages: model, viewer and cameras in one file that opens without a server and offline.
 
-What draws is ``web/bundle.js.gz``, built from ``web/src`` by ``make viewer-bundle``; the model is in it as an .spz.
+The renderer is ``web/bundle.js.gz``, built from ``web/src`` by ``make viewer-bundle``. The model is stored as .spz.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from compact_splats.scene.gaussian_model import GaussianModel
 from compact_splats.utils.files import atomic_write
 from compact_splats.utils.usage import MB
 from compact_splats.viewer.ranking import most_important
-from compact_splats.viewer.surroundings import Surroundings
+from compact_splats.viewer.views import Views
 
 WEB = Path(__file__).parent / "web"
-MAX_CAMERAS = 500  # in a page; of more, so many are taken at even distances
-_TO_OPENGL = np.diag([1.0, -1.0, -1.0, 1.0])  # axes right, up, back, as browsers have them
+MAX_CAMERAS = 500  # in a page; of more, an evenly spaced selection
+_TO_OPENGL = np.diag([1.0, -1.0, -1.0, 1.0])  # camera axes right, up, back
 
 
 def write_page(
     path: Path,
     name: str,
     model: GaussianModel,
-    around: Surroundings,
+    views: Views,
     *,
     background: str,
     max_gaussians: int,
@@ -41,31 +41,30 @@ def write_page(
     """Write a page that shows a model.
 
     Args:
-        path: the HTML file; replaced in one move.
-        name: what the page calls the model.
+        path: the HTML file, written atomically.
+        name: title of the page.
         model: at least one Gaussian.
-        around: cameras; the page starts at the first.
+        views: cameras; the page starts at the first.
         background: a colour as ``#rrggbb``.
-        max_gaussians: the most important so many are in the page.
+        max_gaussians: maximum in the page; see :func:`most_important`.
 
     Returns:
-        How many Gaussians are in the page.
+        The number of Gaussians in the page.
 
     Raises:
-        InputError: the file can't be written, or .spz can't hold the model.
+        InputError: the file can't be written, or .spz can't represent the model.
     """
     chosen = most_important(model, max_gaussians)
-    rows = {key: row.detach()[chosen].cpu().numpy() for key, row in model.parameters.items()}
-    packed = _spz(rows)
+    packed = _spz({key: values.detach()[chosen].cpu().numpy() for key, values in model.parameters.items()})
     about = {
         "background": background,
         "antialiased": model.antialiased,
         "blur": LIMITS["blur"],
         "near": LIMITS["near"],
-        "up": around.up.tolist(),
-        "centre": around.centre.tolist(),
-        "extent": around.extent,
-        "cameras": [_entry(*each) for each in _evenly(list(zip(around.labels, around.cameras, strict=True)))],
+        "up": views.up.tolist(),
+        "centre": views.centre.tolist(),
+        "extent": views.extent,
+        "cameras": [_entry(*each) for each in _evenly(list(zip(views.labels, views.cameras, strict=True)))],
     }
     count = f"{len(chosen):,} Gaussians"
     if len(chosen) < model.num_gaussians:
@@ -86,15 +85,15 @@ def write_page(
     return len(chosen)
 
 
-def _spz(rows: dict[str, np.ndarray]) -> bytes:
+def _spz(arrays: dict[str, np.ndarray]) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.spz"
-        spz.write(path, rows)
+        spz.write(path, arrays)
         return path.read_bytes()
 
 
 def _entry(label: str, camera: Camera) -> dict[str, Any]:
-    """A camera for the page: the lens in px, and camera-to-world by rows in OpenGL's axes."""
+    """A camera for the page: intrinsics in px, and camera-to-world by rows with OpenGL axes."""
     pose = np.linalg.inv(camera.world_to_camera.numpy().astype(np.float64)) @ _TO_OPENGL
     lens = {key: getattr(camera, key) for key in ("width", "height", "fx", "fy", "cx", "cy")}
     return {"name": label, **lens, "pose": np.round(pose, 7).flatten().tolist()}
@@ -107,7 +106,7 @@ def _evenly(items: list) -> list:
 
 
 def _json_in_html(content: Any) -> str:
-    """JSON that no browser takes for the end of a script, whatever photos are called."""
+    """JSON that can't end the script element, whatever the photos are called."""
     return json.dumps(content).replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
 
 

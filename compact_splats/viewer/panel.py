@@ -1,4 +1,4 @@
-"""The controls beside a live page. Knows viser's widgets, and nothing of models."""
+"""The control panel of a live page, in viser's widgets."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import cv2
 import numpy as np
 from viser import ClientHandle
 
-PHOTO_WIDTH = 480  # px of photo and render in the panel
+PHOTO_WIDTH = 480  # px, of photo and render in the panel
 
 
 @dataclass(frozen=True)
-class Facts:
-    """What the controls are made for.
+class PanelConfig:
+    """The options of a panel.
 
     Attributes:
-        cameras: what each is called.
+        cameras: labels.
         max_degree: of the model's spherical harmonics.
-        background: RGB, 0 to 255, at first.
-        has_photos: whether there is a photo for a camera.
-        has_pause: whether there is a training to pause.
+        background: initial RGB, 0 to 255.
+        has_photos: whether any camera has a photo.
+        has_pause: show a pause button.
     """
 
     cameras: tuple[str, ...]
@@ -32,48 +32,47 @@ class Facts:
 
 
 class Panel:
-    """The controls of one browser.
+    """The panel of one browser.
 
     Args:
-        client: viser's handle of it.
-        facts: see there.
+        client: viser's handle of the browser.
+        config: the options.
         on_change: called when a control has a new value.
-        on_jump: called with the number of the camera to go to.
-        on_cameras: called when cameras shall be drawn, or no longer.
-        on_pause: called when the button to pause and go on is pressed.
+        on_jump: called with the index of the camera to go to.
+        on_cameras: called when the drawing of cameras is switched on or off.
+        on_pause: called when the pause button is pressed.
     """
 
     def __init__(
         self,
         client: ClientHandle,
-        facts: Facts,
+        config: PanelConfig,
         on_change: Callable[[], None],
         on_jump: Callable[[int], None],
         on_cameras: Callable[[bool], None],
         on_pause: Callable[[], None],
     ) -> None:
-        gui, self._cameras = client.gui, facts.cameras
+        gui, self._cameras = client.gui, config.cameras
         self._status = gui.add_markdown("")
-        self._pause = gui.add_button("Pause", visible=facts.has_pause)
+        self._pause = gui.add_button("Pause", visible=config.has_pause)
         with gui.add_folder("Camera"):
-            self._camera = gui.add_dropdown("go to", facts.cameras)
+            self._camera = gui.add_dropdown("go to", config.cameras)
             steps = gui.add_button_group("step", ("previous", "again", "next"))
             cameras = gui.add_checkbox("show cameras", False, hint="click one to go there")
             self._is_exact = gui.add_checkbox(
-                "exact at rest", True, hint="while the camera rests, show a picture by the trainer's own renderer"
+                "exact at rest", True, hint="while the camera rests, show an image of the renderer used in training"
             )
         with gui.add_folder("Gaussians"):
-            degrees = max(1, facts.max_degree)
-            self._degree = gui.add_slider("SH degree", 0, degrees, 1, facts.max_degree, disabled=not facts.max_degree)
+            top = max(1, config.max_degree)
+            self._degree = gui.add_slider("SH degree", 0, top, 1, config.max_degree, disabled=not config.max_degree)
             self._opacity = gui.add_slider("opacity from", 0.0, 1.0, 0.01, 0.0)
             self._sizes = gui.add_multi_slider(
                 "sizes", 0, 100, 1, (0, 100), hint="percentiles: 0 to 90 hides the largest tenth"
             )
-            self._background = gui.add_rgb("background", facts.background)
-        with gui.add_folder("Photo and render" if facts.has_photos else "Render"):
-            self._wipe = gui.add_slider(
-                "photo, %", 0, 100, 1, 0, visible=facts.has_photos, hint="lay the photo over the view, from the left"
-            )
+            self._background = gui.add_rgb("background", config.background)
+        with gui.add_folder("Photo and render" if config.has_photos else "Render"):
+            hint = "show the photo on the left part of the view"
+            self._wipe = gui.add_slider("photo, %", 0, 100, 1, 0, visible=config.has_photos, hint=hint)
             self._quality = gui.add_markdown("")
             blank = np.zeros((1, 1, 3), np.uint8)
             self._photo = gui.add_image(blank, label="photo", visible=False)
@@ -90,7 +89,7 @@ class Panel:
 
     @property
     def camera(self) -> int:
-        """The camera that was chosen last."""
+        """Index of the selected camera."""
         return self._cameras.index(self._camera.value)
 
     @camera.setter
@@ -100,17 +99,17 @@ class Panel:
 
     @property
     def degree(self) -> int:
-        """Of the spherical harmonics."""
+        """Degree of the spherical harmonics."""
         return int(self._degree.value)
 
     @property
     def min_opacity(self) -> float:
-        """Below which Gaussians are hidden."""
+        """Gaussians of lower opacity are hidden."""
         return float(self._opacity.value)
 
     @property
     def size_range(self) -> tuple[float, float]:
-        """Percentiles between which Gaussians are shown."""
+        """Percentiles of the sizes between which Gaussians are shown."""
         low, high = self._sizes.value
         return float(low), float(high)
 
@@ -121,7 +120,7 @@ class Panel:
 
     @property
     def is_exact(self) -> bool:
-        """Whether a picture of ours is shown at rest."""
+        """Whether an image of the project's renderer is shown at rest."""
         return bool(self._is_exact.value)
 
     @is_exact.setter
@@ -129,27 +128,25 @@ class Panel:
         self._is_exact.value = value
 
     @property
-    def photo_share(self) -> float:
-        """Of the view's width that shows the photo, 0 to 1."""
+    def photo_fraction(self) -> float:
+        """Fraction of the width that shows the photo, 0 to 1."""
         return self._wipe.value / 100
 
     def say(self, text: str, is_paused: bool) -> None:
-        """Show a line above the controls, and what the button would do."""
-        for handle, name, value in ((self._status, "content", text), (self._pause, "label", _LABELS[is_paused])):
-            if getattr(handle, name) != value:
+        """Set the status line and the label of the pause button."""
+        label = "Resume" if is_paused else "Pause"
+        for handle, name, value in ((self._status, "content", text), (self._pause, "label", label)):
+            if getattr(handle, name) != value:  # assignments are sent to the browser
                 setattr(handle, name, value)
 
     def show_pair(self, text: str, render: np.ndarray | None, photo: np.ndarray | None) -> None:
-        """Show a render and, below each other, its photo; (H,W,3) uint8, None for none."""
+        """Show a render above its photo, each (H,W,3) uint8 or None."""
         self._quality.content = text
         for handle, pixels in ((self._render, render), (self._photo, photo)):
             if pixels is not None:
                 handle.image = _fitted(pixels)
             if handle.visible != (pixels is not None):
                 handle.visible = pixels is not None
-
-
-_LABELS = {False: "Pause", True: "Go on"}
 
 
 def _fitted(pixels: np.ndarray) -> np.ndarray:

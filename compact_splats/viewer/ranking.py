@@ -1,4 +1,4 @@
-"""Which Gaussians matter most to the eye, for browsers that can't draw all of them."""
+"""The Gaussians to send to browsers that can't draw all of them."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from compact_splats.scene.gaussian_model import GaussianModel
 
 @torch.no_grad()
 def sizes(model: GaussianModel) -> Tensor:
-    """(N,) world units: the geometric mean of the two longest axes, the radius of what is seen of a Gaussian."""
+    """(N,) world units: the geometric mean of the two longest axes."""
     longest = model.parameters["log_scales"].topk(2, dim=1).values
     return longest.mean(dim=1).exp()
 
 
 @torch.no_grad()
 def most_important(model: GaussianModel, most: int, among: Tensor | None = None) -> Tensor:
-    """The Gaussians of largest opacity times size.
+    """Indices of the Gaussians with the largest opacity times size.
 
     Args:
         model: the Gaussians.
-        most: how many to choose at most.
-        among: (N,) bool, those to choose from; None: all.
+        most: maximum number.
+        among: (N,) bool, the Gaussians to choose from; None: all.
 
     Returns:
         (M,) int64, ascending.
     """
-    rows = torch.arange(model.num_gaussians, device=model.device) if among is None else among.nonzero().squeeze(1)
-    if len(rows) <= most:
-        return rows
-    importance = (model.opacities.squeeze(1) * sizes(model))[rows]
-    return rows[importance.topk(most).indices].sort().values
+    indices = torch.arange(model.num_gaussians, device=model.device) if among is None else among.nonzero().squeeze(1)
+    if len(indices) <= most:
+        return indices
+    importance = (model.opacities.squeeze(1) * sizes(model))[indices]
+    return indices[importance.topk(most).indices].sort().values

@@ -1,6 +1,6 @@
-"""Gaussians as viser's page wants them: centres, covariances, and one colour each, as seen from one place.
+"""Gaussians in viser's format: centres, covariances, and one colour each.
 
-The page draws no spherical harmonics, so they are evaluated here for the place where the camera is.
+Viser draws no spherical harmonics, so they are evaluated here for the position of the camera.
 """
 
 from __future__ import annotations
@@ -11,28 +11,28 @@ from torch import Tensor
 
 from compact_splats.scene.gaussian_model import GaussianModel
 from compact_splats.scene.spherical_harmonics import sh_basis
-from compact_splats.training.densification import rotation_matrices
+from compact_splats.utils.geometry import rotation_matrices
 
-BYTES_EACH = 32  # what a Gaussian takes on its way to the page
+BYTES_EACH = 32  # of a Gaussian sent to the browser
 
 
 @torch.no_grad()
-def arrays(model: GaussianModel, rows: Tensor, eye: Tensor, degree: int) -> dict[str, np.ndarray]:
-    """What ``add_gaussian_splats`` takes.
+def arrays(model: GaussianModel, indices: Tensor, eye: Tensor, degree: int) -> dict[str, np.ndarray]:
+    """The arguments of viser's ``add_gaussian_splats``.
 
     Args:
         model: the Gaussians.
-        rows: (M,) int64, those to show.
-        eye: (3,) world units, where they are seen from.
+        indices: (M,) int64, the Gaussians to show.
+        eye: (3,) camera centre, world units.
         degree: of the spherical harmonics, at most that of the model.
     """
-    means = model.means[rows]
-    colors = _colors(means - eye.to(means), model.sh_dc[rows], model.sh_rest[rows], degree)
+    means = model.means[indices]
+    colors = _colors(means - eye.to(means), model.sh_dc[indices], model.sh_rest[indices], degree)
     return {
         "centers": means.cpu().numpy(),
-        "covariances": _covariances(model.quats[rows], model.scales[rows]).cpu().numpy(),
+        "covariances": _covariances(model.quats[indices], model.scales[indices]).cpu().numpy(),
         "rgbs": colors.clamp(0, 1).cpu().numpy(),
-        "opacities": model.opacities[rows].cpu().numpy(),
+        "opacities": model.opacities[indices].cpu().numpy(),
     }
 
 

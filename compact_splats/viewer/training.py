@@ -1,10 +1,11 @@
-"""A page that shows a training while it runs."""
+"""The live page of a running training."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,35 +13,29 @@ from compact_splats.arguments import TrainConfig
 from compact_splats.scene.dataset import Scene
 from compact_splats.scene.gaussian_model import GaussianModel
 from compact_splats.training.processes import SingleProcess
+from compact_splats.training.run_context import NullViewer, OpenViewer, no_viewer
 from compact_splats.utils.errors import InputError
 from compact_splats.utils.signals import StopRequest
 from compact_splats.utils.usage import Stopwatch
 from compact_splats.viewer import check_installed, open_page
-from compact_splats.viewer.ports import check_port, where_to_look
+from compact_splats.viewer.ports import check_port, how_to_open
 
 if TYPE_CHECKING:
     from compact_splats.viewer.live import LivePage
 
 HOST = "127.0.0.1"
-MAX_GAUSSIANS = 500_000  # that a browser is sent
-SHARE = 0.2  # of the time that looking may take from a training
-PAUSED_EVERY = 0.02  # seconds between two looks for something to do while the training waits
-
-
-class NullViewer:
-    """Shows nothing."""
-
-    def step(self, model: GaussianModel, step: int) -> None:
-        """Do nothing."""
+MAX_GAUSSIANS = 500_000  # sent to a browser
+MAX_TIME_FRACTION = 0.2  # of the time of a training, for serving the page
+POLL_SECONDS = 0.02  # while paused
 
 
 class TrainingViewer(NullViewer):
-    """Shows the model on a page between two steps.
+    """Shows the model on a live page between steps.
 
     Args:
-        page: that shows the model.
-        stop: a request to end the training, which ends a pause, too.
-        clock: of the training; it is paused while the page is served.
+        page: the page.
+        stop: the user's request to stop the training, which also ends a pause.
+        clock: of the training; paused while the page is served.
     """
 
     def __init__(self, page: LivePage, stop: StopRequest, clock: Stopwatch) -> None:
@@ -48,10 +43,10 @@ class TrainingViewer(NullViewer):
         self._next = 0.0
 
     def step(self, model: GaussianModel, step: int) -> None:
-        """Update the page, and wait while the user has paused the training.
+        """Update the page, and wait while the training is paused.
 
         Args:
-            model: the Gaussians, between two steps.
+            model: the Gaussians.
             step: number of steps done.
         """
         page = self._page
@@ -62,55 +57,39 @@ class TrainingViewer(NullViewer):
             page.serve(model, step, f"step {step:,}: ")
             spent = time.monotonic() - start
             while page.is_paused and not self._stop:
-                time.sleep(PAUSED_EVERY)
+                time.sleep(POLL_SECONDS)
                 page.serve(model, step, f"paused after step {step:,}: ")
-        self._next = time.monotonic() + spent * (1 / SHARE - 1)
+        self._next = time.monotonic() + spent * (1 / MAX_TIME_FRACTION - 1)
 
 
-def check_viewer(config: TrainConfig, processes: SingleProcess) -> None:
-    """Make sure that the page can be served, before anything is read or written.
+def viewer_of(config: TrainConfig, processes: SingleProcess) -> OpenViewer:
+    """The viewer that ``config`` asks for; checks that its page can be served, before anything is read or written.
 
     Raises:
-        InputError: the port is taken, viser is not installed, or several processes train.
+        InputError: the port is in use, viser is not installed, or there are several processes.
     """
     if config.viewer is None:
-        return
+        return no_viewer
     if processes.count > 1:
-        raise InputError("--viewer", "a training by one process", f"one by {processes.count}", "leave it out")
+        raise InputError(f"--viewer works with one process, not with {processes.count}; leave it out")
     check_installed()
     check_port(HOST, config.viewer)
+    return partial(_live_page, config, config.viewer)
 
 
 @contextmanager
-def training_viewer(
-    config: TrainConfig, folder: Path, scene: Scene, stop: StopRequest, clock: Stopwatch
-) -> Iterator[NullViewer]:
-    """The page of a training, for as long as the block runs.
+def _live_page(
+    config: TrainConfig, port: int, folder: Path, scene: Scene, stop: StopRequest, clock: Stopwatch
+) -> Iterator[TrainingViewer]:
+    from compact_splats.viewer.views import find_views  # imports scipy
 
-    Args:
-        config: without ``viewer`` there is no page.
-        folder: of the run.
-        scene: its cameras are those to look from.
-        stop: see :class:`TrainingViewer`.
-        clock: likewise.
-
-    Raises:
-        InputError: viser is not installed, or the port can't be had.
-    """
-    if config.viewer is None:
-        yield NullViewer()
-        return
-    from compact_splats.viewer.surroundings import (
-        surroundings,  # loads much that a training without a page does not need
-    )
-
-    around = surroundings({"train": scene.train, "test": scene.test}, scene.points.xyz.numpy())
+    views = find_views({"train": scene.train, "test": scene.test}, scene.points.xyz.numpy())
     page = open_page(
-        folder.name, around, config.sh_degree, white_background=config.white_background,
-        max_gaussians=MAX_GAUSSIANS, is_training=True, host=HOST, port=config.viewer,
+        folder.name, views, config.sh_degree, white_background=config.white_background,
+        max_gaussians=MAX_GAUSSIANS, is_training=True, host=HOST, port=port,
     )  # fmt: skip
     if not config.quiet:
-        print(where_to_look(HOST, page.port).replace("Ctrl-C ends", "the training goes on meanwhile"), flush=True)
+        print(how_to_open(HOST, page.port).replace("Ctrl-C ends", "the training continues meanwhile"), flush=True)
     try:
         yield TrainingViewer(page, stop, clock)
     finally:

@@ -54,16 +54,5 @@ def _change(container: dict | list, key: Any, values: list, rng: random.Random) 
 _KEYS = (
     *("w", "h", "fl_x", "fl_y", "cx", "cy", "k1", "k2", "k3", "k4", "p1", "p2", "camera_angle_x", "camera_angle_y"),
     *("camera_model", "is_fisheye", "file_path", "mask_path", "transform_matrix", "ply_file_path", "frames"),
-    *(
-        "iterations",
-        "seed",
-        "final_budget",
-        "test_iterations",
-        "runs",
-        "missing",
-        "quality",
-        "curves",
-        "state",
-        "format",
-    ),
+    *("iterations", "seed", "final_budget", "test_iterations"),
 )

@@ -19,7 +19,7 @@ from unittest import mock
 
 import numpy as np
 from format_cases import FORMATS, random_rows
-from gsz_cases import PRELUDE, model_rows, viewpoints_around, with_right_checksum
+from gsz_cases import PRELUDE, basis_of_views, model_rows, with_right_checksum
 from PIL import Image
 from scene_writers import write_colmap, write_photo, write_transforms
 
@@ -34,7 +34,6 @@ from compact_splats.scene.colmap import read_colmap
 from compact_splats.scene.photos import _read_mask, _read_photo
 from compact_splats.scene.points import Points, read_points_ply
 from compact_splats.suite.budgets import read_budgets
-from compact_splats.suite.results import read_results
 from compact_splats.utils import pictures
 
 ROOT = Path(__file__).parent.parent.parent
@@ -197,7 +196,7 @@ def right_checksums(data: bytes) -> bytes:
 def gsz_seeds(folder: Path) -> list[bytes]:
     """Every profile, small."""
     models = [model_rows(num, num_rest) for num, num_rest in ((3, 0), (20, 3))]
-    seen = [b"\1" + encode(models[1], viewpoints=viewpoints_around(2))]
+    seen = [b"\1" + encode(models[1], color_basis=basis_of_views(2))]
     return [b"\1" + encode(rows, profile) for profile in sorted(PROFILES) for rows in models] + seen
 
 
@@ -267,7 +266,7 @@ def read_photo_file(data: bytes, folder: Path) -> None:
     """
     path = folder / "a.png"
     path.write_bytes(data[1:] if not data or not data[0] % 2 else right_png(data[1:]))
-    with mock.patch.object(pictures, "_FEW_PIXELS", 1 << 20):
+    with mock.patch.object(pictures, "_SMALL_PIXELS", 1 << 20):
         width, height = pictures.picture_size(path)
         rgb, alpha = _read_photo(path)
         assert rgb.dtype == np.uint8 and rgb.shape == (height, width, 3)
@@ -337,19 +336,6 @@ def config_seeds(folder: Path) -> list[bytes]:
     return [json.dumps(values).encode(), json.dumps(values, indent=1).encode("utf-16")]
 
 
-def read_results_file(data: bytes, folder: Path) -> None:
-    """suite.json, which reports are made from."""
-    (folder / "suite.json").write_bytes(data)
-    read_results(folder / "suite.json")
-
-
-def results_seeds(folder: Path) -> list[bytes]:
-    """A run that has ended well, and one that has failed."""
-    from test_report import failed, make_run, suite
-
-    return [json.dumps(suite(make_run("a"), failed("b", "no photos"))).encode()]
-
-
 TARGETS = {
     "colmap": Target(read_colmap_file, colmap_seeds),
     "transforms": Target(read_transforms_file, transforms_seeds, is_json=True),
@@ -360,5 +346,4 @@ TARGETS = {
     "sog": Target(read_sog_file, sog_seeds),
     "budget": Target(read_budget_file, budget_seeds),
     "config": Target(read_config_file, config_seeds, is_json=True),
-    "results": Target(read_results_file, results_seeds, is_json=True),
 }

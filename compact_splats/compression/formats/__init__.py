@@ -1,31 +1,31 @@
-"""The files of other tools, one module for each: ``write(path, rows)`` and ``read(path)``.
+"""File formats of other tools, a module each: ``write(path, arrays)`` and ``read(path)``.
 
-``docs/formats.md`` has what each of them loses, how large it is, and who reads it.
+``docs/formats.md`` says how large each of them is, what it loses, and which tools read it.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
+from compact_splats.compression.arrays import Arrays
 
-# Modules by the endings of their files; .ply alone is the lossless one of scene.ply.
+# By the suffix of the file. A plain .ply is read and written by scene.ply.
 MODULES = {".compressed.ply": "compressed_ply", ".splat": "splat", ".sog": "sog", ".spz": "spz"}
-START = 4096  # bytes that tell a format
+START = 4096  # bytes that identify a format
 _MAGICS = ((b"PK\x03\x04", "sog"), (b"\x1f\x8b", "spz"), (b"NGSP", "spz"))
 
 
-def reader_for(path: str | Path, start: bytes) -> Callable[[str | Path], dict[str, np.ndarray]] | None:
-    """The reader that a file wants, by its first bytes, or else by its name.
+def reader_for(path: str | Path, start: bytes) -> Callable[[str | Path], Arrays] | None:
+    """The reader of a file, by its first bytes, or else by its name.
 
     Args:
         path: the file.
         start: its first ``START`` bytes, or all of them.
 
     Returns:
-        ``read`` of a module of this package; None: no format of this package.
+        ``read`` of the format's module; None: no format of this package.
     """
     if start.startswith(b"ply"):
         packed = b"packed_position" in start
@@ -35,11 +35,11 @@ def reader_for(path: str | Path, start: bytes) -> Callable[[str | Path], dict[st
     return _module(names[0]).read if names else None
 
 
-def writer_for(name: str) -> Callable[[str | Path, Mapping[str, np.ndarray]], None]:
+def writer_for(name: str) -> Callable[[str | Path, Arrays], None]:
     """The writer of a format.
 
     Args:
-        name: its ending without the first dot, "compressed.ply" for example.
+        name: its suffix without the first dot, for example "compressed.ply".
     """
     return _module(MODULES[f".{name}"]).write
 

@@ -1,88 +1,85 @@
-"""What the formats share: files in and out, 8-bit opacities and colours, quaternions by their three smallest parts."""
+"""Shared by the formats: files, order, 8-bit opacities and colours, quaternions as their three smallest parts."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from scipy.special import expit, logit
 
 from compact_splats.compression.arrays import Arrays, checked
-from compact_splats.compression.container import FormatError
+from compact_splats.compression.container import FormatError, input_errors
 from compact_splats.compression.morton import MAX_BITS, morton_order
 from compact_splats.scene.gaussian_model import SH_C0
-from compact_splats.utils.errors import InputError
 from compact_splats.utils.files import atomic_write, open_file
 
-MAX_PART = 0.5**0.5  # no part of a unit quaternion but the largest can be larger
+MAX_PART = 0.5**0.5  # of the three smallest parts of a unit quaternion
+WRITE_FIX = "repair the model or train it again"
+READ_FIX = "save or download the model again, or convert it"
 
 
 # ---- files ----
 
 
-def write_file(path: str | Path, rows: Mapping[str, np.ndarray], pack: Callable[[Arrays], bytes]) -> None:
-    """Pack a model and put it into place in one move.
+def write_file(path: str | Path, arrays: Arrays, pack: Callable[[Arrays], bytes]) -> None:
+    """Pack a model and write the file.
 
     Args:
-        path: the file.
-        rows: arrays in the shapes of ``GaussianModel.parameters``.
-        pack: makes the bytes; raises FormatError where the format cannot hold the model.
+        path: the file; replaced in one move.
+        arrays: of the model, by name and in the shapes of ``GaussianModel.parameters``.
+        pack: from checked arrays to bytes; raises FormatError where the format cannot hold the model.
 
     Raises:
-        InputError: no Gaussians, values that are not finite or beyond the format, or a file that cannot be written.
+        InputError: no Gaussians, values that are not finite or out of range, or a file that cannot be written.
     """
-    try:
-        rows = checked(rows)
-        if not len(rows["means"]):
-            raise FormatError("at least one Gaussian to write", "none")
-        data = pack(rows)
-    except FormatError as error:
-        raise InputError(path, error.expected, error.found, "repair the model or train it again") from error
+    with input_errors(path, WRITE_FIX):
+        data = pack(checked_to_write(arrays))
     with atomic_write(path) as temporary:
         temporary.write_bytes(data)
 
 
+def checked_to_write(arrays: Arrays) -> Arrays:
+    """The arrays of a model with at least one Gaussian, see :func:`compression.arrays.checked`.
+
+    Raises:
+        FormatError: no Gaussian, or not the arrays of a model.
+    """
+    arrays = checked(arrays)
+    if not len(arrays["means"]):
+        raise FormatError("at least one Gaussian to write", "none")
+    return arrays
+
+
 def read_file(path: str | Path, unpack: Callable[[bytes], Arrays]) -> Arrays:
-    """Read a file as a model.
+    """Read a model.
 
     Args:
         path: the file.
-        unpack: makes rows of its bytes; raises FormatError where they are not what they have to be.
+        unpack: from bytes to arrays; raises FormatError where the bytes break the format.
 
     Returns:
-        Finite float32 arrays in the shapes of ``GaussianModel.parameters``.
+        Finite float32 arrays, by name and in the shapes of ``GaussianModel.parameters``.
 
     Raises:
         InputError: no such file, or not one of this format.
     """
     with open_file(path, "a file that can be read", "check the path") as file:
         data = file.read()
-    try:
+    with input_errors(path, READ_FIX):
         return checked(unpack(data))
-    except FormatError as error:
-        fix = "save or download the model again, or convert it"
-        raise InputError(path, _shown(error.expected), _shown(error.found), fix) from error
-
-
-def _shown(text: str) -> str:
-    """What of a file's own words goes to a terminal: no control characters, and not all of a large file."""
-    text = "".join(letter if letter.isprintable() else "?" for letter in text[:1000])
-    return text if len(text) <= 120 else f"{text[:80]} ... {text[-30:]}"
 
 
 # ---- order ----
 
 
-def spatial_order(means: np.ndarray) -> np.ndarray:
-    """The permutation (N,) that puts Gaussians along a Morton curve.
-
-    Args:
-        means: (N,3).
-    """
+def in_spatial_order(arrays: Arrays) -> Arrays:
+    """The model with its Gaussians in Morton order."""
+    means = arrays["means"]
     low = means.min(axis=0).astype(np.float64)
     extent = np.maximum(means.max(axis=0) - low, np.finfo(np.float64).tiny)
-    return morton_order(((means - low) / extent * (2**MAX_BITS - 1)).astype(np.int64))
+    order = morton_order(((means - low) / extent * (2**MAX_BITS - 1)).astype(np.int64))
+    return {name: array[order] for name, array in arrays.items()}
 
 
 # ---- opacities and colours ----
@@ -94,12 +91,12 @@ def opacity_to_byte(logits: np.ndarray) -> np.ndarray:
 
 
 def opacity_from_byte(stored: np.ndarray) -> np.ndarray:
-    """Undo :func:`opacity_to_byte`; 0 and 255, which have no logit, become the middles of what is rounded to them."""
+    """Undo :func:`opacity_to_byte`. 0 and 255 have no logit: the middles of their ranges are taken."""
     return logit(np.clip(stored.astype(np.float64), 0.25, 254.75) / 255).astype(np.float32)
 
 
 def dc_to_color(sh_dc: np.ndarray) -> np.ndarray:
-    """Colours of degree 0, in [0, 1] where they can be shown, as float64."""
+    """float64 colours of degree 0; displays show 0 to 1."""
     return 0.5 + SH_C0 * sh_dc.astype(np.float64)
 
 
@@ -124,14 +121,14 @@ def unit(quats: np.ndarray) -> np.ndarray:
 
 
 def smallest_three(quats: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Leave out the part of a quaternion that the other three tell.
+    """Leave out the largest part of each quaternion, which follows from the other three.
 
     Args:
         quats: (N,4), any length, real part at any place.
 
     Returns:
-        Index (N,) of the largest part, and the other three (N,3) in their order, within +-``MAX_PART``, of that one of
-        the two unit quaternions of the rotation whose largest part is positive.
+        Index (N,) of the largest part, and the other three (N,3) in their order, within +-``MAX_PART``. Of the two unit
+        quaternions of a rotation, the one whose largest part is positive.
     """
     quats = unit(quats)
     largest = np.abs(quats).argmax(axis=1)
@@ -141,7 +138,7 @@ def smallest_three(quats: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def from_smallest_three(largest: np.ndarray, parts: np.ndarray) -> np.ndarray:
-    """Undo :func:`smallest_three`, up to length: (N,4) float32 unit quaternions.
+    """Undo :func:`smallest_three`: (N,4) float32 unit quaternions.
 
     Args:
         largest: (N,) in 0 to 3.

@@ -1,8 +1,8 @@
-"""PlayCanvas's .sog, version 2: a ZIP of meta.json and lossless WebP images, a pixel for each Gaussian.
+"""PlayCanvas's .sog, version 2: a ZIP of meta.json and lossless WebP images, a pixel per Gaussian.
 
 Positions are 16 bits an axis on a logarithmic scale; scales and colours are indices of codebooks of 256; quaternions
-are three parts of 8 bits; the higher SH degrees are an entry of a palette, whose coefficients are indices, too. Folders
-of unzipped files and version 1, which has no codebooks, are left out.
+are three parts of 8 bits; the higher SH degrees are an entry of a palette, whose coefficients are indices, too. Not
+read: folders of unzipped files, and version 1.
 
 [https://developer.playcanvas.com/user-manual/gaussian-splatting/formats/sog]
 """
@@ -15,7 +15,6 @@ import math
 import struct
 import zipfile
 import zlib
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +27,11 @@ from compact_splats.compression.container import FormatError
 from compact_splats.compression.formats.common import (
     MAX_PART,
     from_smallest_three,
+    in_spatial_order,
     opacity_from_byte,
     opacity_to_byte,
     read_file,
     smallest_three,
-    spatial_order,
     to_byte,
     write_file,
 )
@@ -46,26 +45,26 @@ _FIRST_MODE = 252  # of alpha in quats.webp: + index of the part that is left ou
 _MAX_META = 1 << 20  # bytes
 _MAX_LOG_AREA = 300.0  # exp() of it and its square stay finite
 _MAX_SIDE = 16383  # pixels, of WebP
-# A .sog that is true to real Gaussians takes 10 bytes each or more. A file that claims many more Gaussians is a bomb: a
-# few bytes of WebP can be an image of one colour that fills the memory. Small files may claim this many in any case.
+# Real models take 10 bytes per Gaussian or more. A file that claims many more Gaussians is a bomb: a few bytes of WebP
+# can be an image of one colour that fills the memory. Small files may claim `_FEW_GAUSSIANS`.
 _MAX_GAUSSIANS_PER_BYTE, _FEW_GAUSSIANS = 4, 1 << 16
-# RuntimeError: encrypted, or by its subclass NotImplementedError of a newer version of ZIP.
+# RuntimeError: an encrypted file; its subclass NotImplementedError: a newer version of ZIP.
 _ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, struct.error, OSError, EOFError, RuntimeError, ValueError)
 
 
-def write(path: str | Path, rows: Mapping[str, np.ndarray], *, palette: int | None = None) -> None:
+def write(path: str | Path, arrays: Arrays, *, palette: int | None = None) -> None:
     """Write a model, in Morton order.
 
     Args:
         path: the file; replaced in one move.
-        rows: arrays in the shapes of ``GaussianModel.parameters``, at least one Gaussian.
-        palette: entries for the higher SH degrees, 1 to 65,536; None: one for every 4 Gaussians.
+        arrays: by name and in the shapes of ``GaussianModel.parameters``, at least one Gaussian.
+        palette: number of entries for the higher SH degrees, 1 to 65,536; None: a quarter of the Gaussians.
 
     Raises:
-        InputError: rows that are not those of a model, or a file that cannot be written.
+        InputError: not the arrays of a model, or a file that cannot be written.
     """
     assert palette is None or 1 <= palette <= _MAX_PALETTE, palette
-    write_file(path, rows, lambda rows: _pack(rows, palette))
+    write_file(path, arrays, lambda arrays: _pack(arrays, palette))
 
 
 def read(path: str | Path) -> Arrays:
@@ -80,19 +79,19 @@ def read(path: str | Path) -> Arrays:
 # ---- writing ----
 
 
-def _pack(rows: Arrays, palette: int | None) -> bytes:
-    rows = {name: row[order] for order in [spatial_order(rows["means"])] for name, row in rows.items()}
-    num = len(rows["means"])
-    means, low, high = _pack_means(rows["means"])
-    weights = _weights(rows)
-    scale_book, scales = _indexed(rows["log_scales"], weights)
-    color_book, colors = _indexed(rows["sh_dc"][:, 0], weights)
+def _pack(arrays: Arrays, palette: int | None) -> bytes:
+    arrays = in_spatial_order(arrays)
+    num = len(arrays["means"])
+    means, low, high = _pack_means(arrays["means"])
+    weights = _weights(arrays)
+    scale_book, scales = _indexed(arrays["log_scales"], weights)
+    color_book, colors = _indexed(arrays["sh_dc"][:, 0], weights)
     images = {
         "means_l": _image(means & 255),
         "means_u": _image(means >> 8),
         "scales": _image(scales),
-        "quats": _image(_pack_rotations(rows["quats"])),
-        "sh0": _image(np.concatenate([colors, opacity_to_byte(rows["opacity_logits"])], axis=1)),
+        "quats": _image(_pack_rotations(arrays["quats"])),
+        "sh0": _image(np.concatenate([colors, opacity_to_byte(arrays["opacity_logits"])], axis=1)),
     }
     meta: dict[str, Any] = {
         "version": VERSION,
@@ -102,9 +101,9 @@ def _pack(rows: Arrays, palette: int | None) -> bytes:
         "quats": {"files": ["quats.webp"]},
         "sh0": {"codebook": color_book, "files": ["sh0.webp"]},
     }
-    if rows["sh_rest"].shape[1]:
+    if arrays["sh_rest"].shape[1]:
         size = min(_MAX_PALETTE, max(1, num // 4)) if palette is None else palette
-        meta["shN"], more = _pack_rest(rows["sh_rest"], weights, size)
+        meta["shN"], more = _pack_rest(arrays["sh_rest"], weights, size)
         images |= more
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED) as archive:
@@ -123,7 +122,7 @@ def _pack_means(means: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _indexed(values: np.ndarray, weights: np.ndarray) -> tuple[list[float], np.ndarray]:
-    """A codebook of 256 numbers as it is written, and the uint8 index of each of the values (N,D), weighted by (N,)."""
+    """A codebook of 256 numbers as it is written, and the uint8 index (N,D) of each value, with weights (N,)."""
     numbers = codebook_of_numbers(values.ravel(), np.repeat(weights, values.shape[1]), _CODEBOOK)
     codebook = [float(f"{number:.6g}") for number in numbers]
     return codebook, nearest_number(np.array(codebook), values).astype(np.uint8)
@@ -140,30 +139,30 @@ def _pack_rest(sh_rest: np.ndarray, weights: np.ndarray, size: int) -> tuple[dic
     num, num_rest = sh_rest.shape[:2]
     palette, labels = codebook_of_vectors(sh_rest.reshape(num, -1), weights, size)
     codebook, indices = _indexed(palette, np.bincount(labels, weights))
-    rows = math.ceil(len(palette) / _PALETTE_COLUMNS)
-    pixels = np.zeros((rows * _PALETTE_COLUMNS, num_rest, 3), np.uint8)
+    height = math.ceil(len(palette) / _PALETTE_COLUMNS)
+    pixels = np.zeros((height * _PALETTE_COLUMNS, num_rest, 3), np.uint8)
     pixels[: len(palette)] = indices.reshape(-1, num_rest, 3)
     labels_rgb = np.stack([labels & 255, labels >> 8, np.zeros_like(labels)], axis=1)
     files = ["shN_centroids.webp", "shN_labels.webp"]
     meta = {"count": len(palette), "bands": REST_COUNTS.index(num_rest), "codebook": codebook, "files": files}
-    centroids = _webp(pixels.reshape(rows, _PALETTE_COLUMNS * num_rest, 3))
+    centroids = _webp(pixels.reshape(height, _PALETTE_COLUMNS * num_rest, 3))
     return meta, {"shN_centroids": centroids, "shN_labels": _image(labels_rgb)}
 
 
-def _weights(rows: Arrays) -> np.ndarray:
-    """(N,) float32: how much a Gaussian is seen, as far as it tells without cameras.
+def _weights(arrays: Arrays) -> np.ndarray:
+    """(N,) float32 weights of the Gaussians in an image, estimated without cameras: the root of opacity times area.
 
-    The root of opacity times area. On a trained scene of 20,000 Gaussians with a palette of 5,000, this power gave
+    On a trained scene of 20,000 Gaussians with a palette of 5,000, this power gave
     31.69 dB; the power 0, that is no weights, 30.81, 1/4 31.57, and 1 31.58.
     """
-    scales = np.sort(rows["log_scales"].astype(np.float64), axis=1)
+    scales = np.sort(arrays["log_scales"].astype(np.float64), axis=1)
     log_area = np.clip(scales[:, 1] + scales[:, 2], -_MAX_LOG_AREA, _MAX_LOG_AREA)
-    weights = np.sqrt(expit(rows["opacity_logits"][:, 0].astype(np.float64)) * np.exp(log_area))
+    weights = np.sqrt(expit(arrays["opacity_logits"][:, 0].astype(np.float64)) * np.exp(log_area))
     return (weights / weights.max() + 1e-6).astype(np.float32)
 
 
 def _image(columns: np.ndarray) -> bytes:
-    """A pixel for each row of (N,3) or (N,4), in a nearly square image."""
+    """A nearly square image with a pixel per row of (N,3) or (N,4)."""
     width = 4 * math.ceil(math.sqrt(len(columns)) / 4)
     height = math.ceil(len(columns) / width)
     if width > _MAX_SIDE:
@@ -175,7 +174,7 @@ def _image(columns: np.ndarray) -> bytes:
 
 def _webp(pixels: np.ndarray) -> bytes:
     content = io.BytesIO()
-    # exact: colours count where alpha is 0, too. quality: the effort, as it is lossless.
+    # exact: keeps colours where alpha is 0. quality: the effort of the lossless encoder.
     Image.fromarray(pixels).save(content, "WEBP", lossless=True, quality=100, method=4, exact=True)
     return content.getvalue()
 
@@ -188,11 +187,11 @@ def _unpack(data: bytes) -> Arrays:
         archive = zipfile.ZipFile(io.BytesIO(data))
     except _ZIP_ERRORS as error:
         raise FormatError("a .sog file, a ZIP archive", f"'{error}'") from error
-    return _Bundle(archive, len(data)).parameters()
+    return _Bundle(archive, len(data)).arrays()
 
 
 class _Bundle:
-    """An archive, of whose claims none is believed before it is checked."""
+    """An archive; everything in it is untrusted."""
 
     def __init__(self, archive: zipfile.ZipFile, num_bytes: int) -> None:
         self.archive, self.num_bytes = archive, num_bytes
@@ -205,7 +204,7 @@ class _Bundle:
             raise FormatError(f".sog of version {VERSION}", f"version {version!r}")
         self.num = self.whole_number(max(_FEW_GAUSSIANS, _MAX_GAUSSIANS_PER_BYTE * num_bytes), "count")
 
-    def rows(self) -> Arrays:
+    def arrays(self) -> Arrays:
         lower, upper = self.image("means", 0)[:, :3], self.image("means", 1)[:, :3]
         low, high = self.numbers(3, "means", "mins"), self.numbers(3, "means", "maxs")
         logs = low + (high - low) * ((upper.astype(np.float64) * 256 + lower) / 65535)
@@ -213,7 +212,7 @@ class _Bundle:
         if not (quats[:, 3] >= _FIRST_MODE).all():
             raise FormatError("alpha of 252 to 255 in quats", f"{quats[:, 3].min()}")
         colors = self.image("sh0", 0, channels=4)
-        with np.errstate(over="ignore"):  # becomes infinite, and is refused as that
+        with np.errstate(over="ignore"):  # becomes infinite: `checked` refuses it
             return {
                 "means": np.copysign(np.expm1(np.abs(logs)), logs).astype(np.float32),
                 "log_scales": self.numbers(_CODEBOOK, "scales", "codebook")[self.image("scales", 0)[:, :3]],
@@ -238,7 +237,7 @@ class _Bundle:
         return palette[labels]
 
     def entry(self, kind: type | tuple[type, ...], *keys: str, name: str = "") -> Any:
-        """A value of meta.json, of a type that it has to have."""
+        """A value of meta.json, of the type ``kind``."""
         value = self.meta
         for key in keys:
             value = value.get(key) if isinstance(value, dict) else None
@@ -254,14 +253,14 @@ class _Bundle:
         return value
 
     def numbers(self, count: int, *keys: str) -> np.ndarray:
-        """(count,) float32, or float64 for what a position is made of."""
+        """(count,) float32 of a codebook, float64 of the bounds of positions."""
         values = self.entry(list, *keys)
         if len(values) != count or not all(type(value) in (int, float) and abs(value) < 1e30 for value in values):
             raise FormatError(f"{count} finite numbers as {'.'.join(keys)}", f"{values!r:.50}")
         return np.array(values, np.float32 if count == _CODEBOOK else np.float64)
 
     def content(self, name: str, limit: int) -> bytes:
-        """A file of the archive, never more than ``limit`` bytes of it."""
+        """A file of the archive, at most ``limit`` bytes."""
         try:
             info = self.archive.getinfo(name)
             if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) or info.file_size > limit:
@@ -284,8 +283,8 @@ class _Bundle:
         Args:
             key: its entry in meta.json.
             place: its place in the list of files there.
-            channels: C at least.
-            sides: width and height that it must have; None: any that hold a pixel for each Gaussian, and few more.
+            channels: least C.
+            sides: required width and height; None: any with a pixel per Gaussian, and few more.
         """
         files = self.entry(list, key, "files")
         if len(files) <= place or not isinstance(files[place], str):
@@ -311,7 +310,7 @@ class _Bundle:
 
 
 def _webp_sides(name: str, content: bytes) -> tuple[int, int]:
-    """Width and height by the header alone, as the decoder makes room for the image when it is opened.
+    """Width and height from the header: the decoder allocates the whole image when it opens it.
 
     Raises:
         FormatError: not a single lossless image. [RFC 9649, sections 2.5 and 2.7]

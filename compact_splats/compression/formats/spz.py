@@ -1,7 +1,7 @@
-"""Niantic's .spz, versions 2 and 3: a gzip stream of 16 bytes of header and six arrays, SH degrees 0 to 3.
+"""Niantic's .spz, versions 2 and 3: a gzip stream of a 16-byte header and six arrays, SH degrees 0 to 3.
 
-Positions are 24-bit fixed point, everything else is 8 bits a value but for the rotations of version 3, which take 32
-bits for their three smallest parts. Version 4, which is no gzip stream, is left out.
+Positions are 24-bit fixed point, everything else is 8 bits a value, except for the rotations of version 3: 32 bits for
+their three smallest parts. Version 4, which is no gzip stream, is not read.
 
 [https://github.com/nianticlabs/spz, README "File Format"; https://deepwiki.com/Jackneill/spz/2.2-data-arrays-and-encoding]
 """
@@ -11,7 +11,6 @@ from __future__ import annotations
 import gzip
 import struct
 import zlib
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -21,17 +20,17 @@ from compact_splats.compression.container import FormatError
 from compact_splats.compression.formats.common import (
     MAX_PART,
     from_smallest_three,
+    in_spatial_order,
     opacity_from_byte,
     opacity_to_byte,
     read_file,
     smallest_three,
-    spatial_order,
     to_byte,
     unit,
     write_file,
 )
 
-AXES = ("RDF", "RUB")  # where x, y and z of the file point: right, down, front, as models are; right, up, back
+AXES = ("RDF", "RUB")  # of the file: right, down, front, as in models; right, up, back
 _HEADER = struct.Struct("<IIIBBBB")  # magic, version, number of Gaussians, SH degree, fractional bits, flags, reserved
 _MAGIC = 0x5053474E
 _ROTATION_BYTES = {2: 3, 3: 4}  # by version
@@ -40,13 +39,13 @@ _MAX_FRACTIONAL_BITS = 23
 _COLOR_SCALE = 0.15 * 255  # bytes for 1 of a coefficient of degree 0
 _FLIP = np.array([1, -1, -1])  # half a turn about x takes RDF to RUB and back
 _SH_VALUES = (np.arange(256, dtype=np.float32) - 128) / 128
-# Which SH functions of degrees 1 to 3 change sign under that turn: those that are odd in y and z together.
+# Signs of the SH functions of degrees 1 to 3 under that turn: -1 for those of odd degree in y and z together.
 _SH_FLIP = np.array([-1, -1, 1, -1, 1, 1, -1, 1, -1, 1, -1, -1, 1, -1, 1])
 
 
 def write(
     path: str | Path,
-    rows: Mapping[str, np.ndarray],
+    arrays: Arrays,
     *,
     sh_bits: tuple[int, int] = (8, 8),
     fractional_bits: int | None = None,
@@ -56,19 +55,22 @@ def write(
 
     Args:
         path: the file; replaced in one move.
-        rows: arrays in the shapes of ``GaussianModel.parameters``, at least one Gaussian.
-        sh_bits: 1 to 8 bits of the SH coefficients of degree 1 and of those above; Niantic's default is (5, 4).
-        fractional_bits: of positions, 2^-bits world units apart; None: 12 as in Niantic's files, more for a model of
-            Gaussians so small that it shows, fewer where the farthest leaves no room.
-        axes: "RDF": the numbers of the model as they are, which is what splat-transform and gsply write and take.
-            "RUB": what the documentation says that files hold, half a turn about x. See docs/formats.md.
+        arrays: by name and in the shapes of ``GaussianModel.parameters``, at least one Gaussian.
+        sh_bits: 1 to 8 bits for SH degree 1 and for the higher degrees; Niantic's default is (5, 4).
+        fractional_bits: of positions, in steps of 2^-bits world units; None: 12 as in Niantic's files, more for very
+            small Gaussians, fewer if the farthest position needs the bits.
+        axes: "RDF": the model's numbers as they are, as splat-transform and gsply do. "RUB": as Niantic documents
+            files, half a turn about x. See docs/formats.md.
 
     Raises:
-        InputError: rows that are not those of a model, positions that 24 bits do not reach, or a file that cannot be
-            written.
+        InputError: not the arrays of a model, positions beyond 24 bits, or a file that cannot be written.
     """
     assert axes in AXES, axes
-    write_file(path, rows, lambda rows: _pack(rows if axes == "RDF" else _turned(rows), sh_bits, fractional_bits))
+
+    def pack(arrays: Arrays) -> bytes:
+        return _pack(arrays if axes == "RDF" else _turned(arrays), sh_bits, fractional_bits)
+
+    write_file(path, arrays, pack)
 
 
 def read(path: str | Path, *, axes: str = "RDF") -> Arrays:
@@ -76,43 +78,43 @@ def read(path: str | Path, *, axes: str = "RDF") -> Arrays:
 
     Args:
         path: the file.
-        axes: those of the file, which does not say; see :func:`write`.
+        axes: of the file, which does not tell them; see :func:`write`.
 
     Raises:
         InputError: no such file, another version, or a file that is damaged.
     """
     assert axes in AXES, axes
-    rows = read_file(path, _unpack)
-    return rows if axes == "RDF" else _turned(rows)
+    arrays = read_file(path, _unpack)
+    return arrays if axes == "RDF" else _turned(arrays)
 
 
 # ---- writing ----
 
 
-def _pack(rows: Arrays, sh_bits: tuple[int, int], fractional_bits: int | None) -> bytes:
-    rows = {name: row[order] for order in [spatial_order(rows["means"])] for name, row in rows.items()}
-    num, num_rest = rows["sh_rest"].shape[:2]
-    bits = _fractional_bits(rows) if fractional_bits is None else fractional_bits
-    fixed = np.rint(rows["means"].astype(np.float64) * 2**bits)
+def _pack(arrays: Arrays, sh_bits: tuple[int, int], fractional_bits: int | None) -> bytes:
+    arrays = in_spatial_order(arrays)
+    num, num_rest = arrays["sh_rest"].shape[:2]
+    bits = _fractional_bits(arrays) if fractional_bits is None else fractional_bits
+    fixed = np.rint(arrays["means"].astype(np.float64) * 2**bits)
     if np.abs(fixed).max() > _MAX_POSITION:
         reach = _MAX_POSITION / 2**bits
-        raise FormatError(f"positions within {reach:.7g}, what .spz can hold", f"{np.abs(rows['means']).max():.7g}")
+        raise FormatError(f"positions within {reach:.7g}, what .spz can hold", f"{np.abs(arrays['means']).max():.7g}")
     header = _HEADER.pack(_MAGIC, 3, num, REST_COUNTS.index(num_rest), bits, 0, 0)
-    arrays = [
+    parts = [
         fixed.astype("<i4").view(np.uint8).reshape(num, 3, 4)[:, :, :3],
-        opacity_to_byte(rows["opacity_logits"]),
-        to_byte(127.5 + _COLOR_SCALE * rows["sh_dc"].astype(np.float64)),
-        to_byte(16 * (rows["log_scales"].astype(np.float64) + 10)),
-        _pack_rotations(rows["quats"]),
-        _pack_rest(rows["sh_rest"], sh_bits),
+        opacity_to_byte(arrays["opacity_logits"]),
+        to_byte(127.5 + _COLOR_SCALE * arrays["sh_dc"].astype(np.float64)),
+        to_byte(16 * (arrays["log_scales"].astype(np.float64) + 10)),
+        _pack_rotations(arrays["quats"]),
+        _pack_rest(arrays["sh_rest"], sh_bits),
     ]
-    return gzip.compress(header + b"".join(array.tobytes() for array in arrays), 9, mtime=0)
+    return gzip.compress(header + b"".join(part.tobytes() for part in parts), 9, mtime=0)
 
 
-def _fractional_bits(rows: Arrays) -> int:
-    """Steps of at most 1/16 of the usual Gaussian's longest axis; 12 bits in any case but where they find no room."""
-    longest = float(np.median(rows["log_scales"].max(axis=1))) / np.log(2)
-    room = np.log2(_MAX_POSITION / max(float(np.abs(rows["means"]).max()), 2.0**-30))
+def _fractional_bits(arrays: Arrays) -> int:
+    """At least 12 bits, and steps of at most 1/16 of the median longest axis, if the farthest position has the room."""
+    longest = float(np.median(arrays["log_scales"].max(axis=1))) / np.log(2)
+    room = np.log2(_MAX_POSITION / max(float(np.abs(arrays["means"]).max()), 2.0**-30))
     return int(np.clip(min(max(12, np.ceil(4 - longest)), np.floor(room)), 0, _MAX_FRACTIONAL_BITS))
 
 
@@ -159,7 +161,7 @@ def _unpack(data: bytes) -> Arrays:
     if not num:
         raise FormatError("at least one Gaussian", "none")
     sizes = [9, 1, 3, 3, _ROTATION_BYTES[version], 3 * REST_COUNTS[degree]]
-    if num * sum(sizes) > 1032 * len(data):  # the most that deflate can do
+    if num * sum(sizes) > 1032 * len(data):  # the largest ratio of deflate
         raise FormatError(f"{num} Gaussians, as the header says", f"{len(data)} bytes, too few for them")
     body = _inflate(stream, stream.unconsumed_tail, num * sum(sizes))
     _refuse_damage_after(stream)
@@ -177,7 +179,7 @@ def _unpack(data: bytes) -> Arrays:
 
 
 def _inflate(stream: zlib._Decompress, data: bytes, size: int) -> bytes:
-    """Exactly ``size`` bytes, and never more in memory."""
+    """Exactly ``size`` bytes; no more are held in memory."""
     try:
         content = stream.decompress(data, size)
     except zlib.error as error:
@@ -188,7 +190,7 @@ def _inflate(stream: zlib._Decompress, data: bytes, size: int) -> bytes:
 
 
 def _refuse_damage_after(stream: zlib._Decompress) -> None:
-    """Go to the end of the stream, where its checksum is; what lies between, such as extensions, is passed over."""
+    """Check the checksum at the end of the stream; what is before it, such as extensions, is ignored."""
     try:
         while not stream.eof:
             if not stream.decompress(stream.unconsumed_tail, 1 << 16) and not stream.eof:
@@ -198,7 +200,7 @@ def _refuse_damage_after(stream: zlib._Decompress) -> None:
 
 
 def _positions(stored: np.ndarray, bits: int) -> np.ndarray:
-    """24-bit integers with a sign as float32."""
+    """float32 of signed 24-bit integers."""
     wide = np.zeros((len(stored), 3, 4), np.uint8)
     wide[:, :, 1:] = stored.reshape(-1, 3, 3)
     return ((wide.view("<i4")[:, :, 0] >> 8) / 2.0**bits).astype(np.float32)
@@ -217,13 +219,13 @@ def _rotations(stored: np.ndarray) -> np.ndarray:
     return np.roll(quats, 1, axis=1)
 
 
-def _turned(rows: Mapping[str, np.ndarray]) -> Arrays:
-    """Half a turn of the whole model about x; done twice it changes nothing."""
-    rest = rows["sh_rest"]
+def _turned(arrays: Arrays) -> Arrays:
+    """The model after half a turn about x; its own inverse."""
+    rest = arrays["sh_rest"]
     return {
-        **rows,
-        "means": rows["means"] * _FLIP.astype(np.float32),
-        # The turned rotation, after half a turn about the Gaussian's own x axis, which changes nothing that is seen.
-        "quats": rows["quats"] * np.array([1, 1, -1, -1], np.float32),
+        **arrays,
+        "means": arrays["means"] * _FLIP.astype(np.float32),
+        # The turned rotation times half a turn about the Gaussian's own x axis, which leaves the Gaussian as it is.
+        "quats": arrays["quats"] * np.array([1, 1, -1, -1], np.float32),
         "sh_rest": rest * _SH_FLIP[: rest.shape[1], None].astype(np.float32),
     }

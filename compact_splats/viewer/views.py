@@ -1,4 +1,4 @@
-"""The cameras that a model is looked at from, which way is up, and where the middle is. Knows no browser."""
+"""The cameras that a viewer offers, with the up direction, centre and extent of the scene."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from compact_splats.scene.cameras import Camera
 from compact_splats.scene.paths import look_at_point
 from compact_splats.utils.errors import InputError
 
-DEFAULT_SIZE = 1280, 720  # px of the camera that is made up where there is none
-DEFAULT_FOV = math.radians(60)  # across its width
+DEFAULT_SIZE = 1280, 720  # px, of the default camera
+DEFAULT_FOV = math.radians(60)  # horizontal
 
 
 @dataclass(frozen=True)
-class Surroundings:
-    """Where to look at a model from.
+class Views:
+    """The cameras that a viewer offers.
 
     Attributes:
         cameras: at least one, training views first.
-        labels: what each is called, all different: its photo's name, with its split where that is known.
-        up: (3,) float64 of length 1, against the y axes of the cameras.
-        centre: (3,) float64, what the cameras look at, world units.
-        extent: typical distance of a camera from there, world units.
+        labels: unique: the name of the photo, with its split if known.
+        up: (3,) float64 of length 1, the mean up direction of the cameras.
+        centre: (3,) float64, the point that the cameras look at, world units.
+        extent: median distance of the cameras from ``centre``, world units.
     """
 
     cameras: tuple[Camera, ...]
@@ -36,11 +36,11 @@ class Surroundings:
     extent: float
 
 
-def surroundings(splits: Mapping[str, tuple[Camera, ...]], means: np.ndarray) -> Surroundings:
-    """Find up, middle and extent; where there is no camera, one is made up that sees the model.
+def find_views(splits: Mapping[str, tuple[Camera, ...]], means: np.ndarray) -> Views:
+    """Label the cameras and find up, centre and extent; without cameras, a default camera sees the model.
 
     Args:
-        splits: the cameras by what is said of them: test, train, or nothing.
+        splits: the cameras by split: "test", "train", or "" if unknown.
         means: (N,3) of the model, N > 0.
     """
     middle = np.median(means, axis=0).astype(np.float64)
@@ -51,7 +51,7 @@ def surroundings(splits: Mapping[str, tuple[Camera, ...]], means: np.ndarray) ->
     ]
     if not named:
         radius = float(np.quantile(np.linalg.norm(means - middle, axis=1), 0.9)) or 1.0
-        named = [("default view", _made_up(middle, radius))]
+        named = [("default view", _default_camera(middle, radius))]
     labels, cameras = zip(*named, strict=True)
     if len(set(labels)) < len(labels):
         labels = tuple(f"{number}: {label}" for number, label in enumerate(labels, 1))
@@ -59,10 +59,10 @@ def surroundings(splits: Mapping[str, tuple[Camera, ...]], means: np.ndarray) ->
     centres = np.stack([camera.centre.numpy() for camera in cameras]).astype(np.float64)
     centre = _looked_at(cameras, middle)
     extent = float(np.median(np.linalg.norm(centres - centre, axis=1)))
-    return Surroundings(cameras, labels, _up(poses[:, 1, :3]), centre, extent or 1.0)
+    return Views(cameras, labels, _up(poses[:, 1, :3]), centre, extent or 1.0)
 
 
-def _made_up(middle: np.ndarray, radius: float) -> Camera:
+def _default_camera(middle: np.ndarray, radius: float) -> Camera:
     width, height = DEFAULT_SIZE
     focal = width / 2 / math.tan(DEFAULT_FOV / 2)
     pose = torch.eye(4)
@@ -71,14 +71,14 @@ def _made_up(middle: np.ndarray, radius: float) -> Camera:
 
 
 def _up(down: np.ndarray) -> np.ndarray:
-    """Mean of the cameras' own up; that of the first where they cancel out."""
+    """Mean up direction of the cameras; that of the first if the mean is near zero."""
     mean = -down.mean(axis=0)
     length = np.linalg.norm(mean)
     return mean / length if length > 0.1 else -down[0]
 
 
 def _looked_at(cameras: Sequence[Camera], middle: np.ndarray) -> np.ndarray:
-    """The point nearest to all lines of sight, or the middle of the model where there is no such point."""
+    """The point nearest to all optical axes; the middle of the model if there is none."""
     try:
         return look_at_point(cameras)
     except InputError:
