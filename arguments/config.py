@@ -58,8 +58,9 @@ class TrainConfig(MachineConfig, SceneConfig):
     )
     final_budget: int = option(type=int, saves_memory=True, help="number of Gaussians at the end (required)")
     schedule: str = option(
-        "full", choices=tuple(SCHEDULES), help="full: best quality; fast: half the steps, many of them cheaper"
-    )
+        "full", choices=tuple(SCHEDULES), help="full: best quality; fast: half the steps, many of them cheaper; quick: "
+        "a tenth of the steps, for a CPU"
+    )  # fmt: skip
     iterations: int | None = option(
         None, type=int, help="scale the schedule to this number of steps; with K processes (torchrun) each takes 1/K "
         "of them"

@@ -190,6 +190,7 @@ class OptimizerPhase:
     Attributes:
         batch: how many times the views of the published schedule an update takes: not 1 where processes share a run.
         sh_rest_batch: the same for the SH rest.
+        scales: in a schedule of more or fewer steps, the number of steps between updates changes with it.
     """
 
     until: int
@@ -197,6 +198,7 @@ class OptimizerPhase:
     sh_rest_every: int
     batch: float = 1.0
     sh_rest_batch: float = 1.0
+    scales: bool = True
 
 
 @dataclass(frozen=True)
@@ -297,6 +299,8 @@ class Schedule:
             selection_rounds=tuple(scaled_selection(selection, at) for selection in self.selection_rounds),
             optimizer_phases=tuple(
                 OptimizerPhase(at(phase.until), at(phase.every), at(phase.sh_rest_every))
+                if phase.scales
+                else replace(phase, until=at(phase.until))
                 for phase in self.optimizer_phases
             ),
             learning_rates=self.learning_rates.scaled(factor, at),
@@ -458,7 +462,7 @@ QUICK = Schedule(
             lr_reset_after=90,
         ),
     ),
-    optimizer_phases=(OptimizerPhase(until=3_000, every=1, sh_rest_every=1),),
+    optimizer_phases=(OptimizerPhase(until=3_000, every=1, sh_rest_every=1, scales=False),),
     learning_rates=LearningRates(
         horizon=3_000, factor=2.15, means_factor=8.0, sh_rest_factor=2.5, exponent=1 / 3, fall_from=1_800, fall_to=0.3
     ),

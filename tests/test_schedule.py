@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from compact_splats.arguments.schedule import FAST, FULL, Schedule
+from compact_splats.arguments.schedule import FAST, FULL, QUICK, Schedule
 
 ROWS = ("means", "log_scales", "quats", "opacity_logits", "sh_dc", "sh_rest")
 
@@ -194,3 +194,35 @@ def test_the_other_rates():
     )
     assert FAST.with_sh_rest_lr(0.02).learning_rates_at(17, 3.0)["sh_rest"] == pytest.approx(1e-3)
     assert FAST.learning_rates_at(17, 3.0)["sh_rest"] == pytest.approx(2.5e-4)  # and the schedule itself is unchanged
+
+
+# ---- quick ----
+
+
+def test_quick_rates_follow_the_third_root_of_the_steps():
+    """Half the steps, 2^(1/3) times the learning rates; the other schedules keep theirs."""
+    whole, half = QUICK.learning_rates_at(20, 2.0), QUICK.scaled(0.5).learning_rates_at(10, 2.0)
+    for name in ROWS:
+        assert half[name] == pytest.approx(whole[name] * 2 ** (1 / 3), rel=1e-9)
+    assert QUICK.scaled(0.5).scaled(2).learning_rates_at(20, 2.0) == pytest.approx(whole)
+    assert FULL.scaled(0.5).learning_rates_at(10, 2.0) == pytest.approx(FULL.learning_rates_at(20, 2.0))
+
+
+def test_quick_rates_fall_at_the_end_but_for_the_means():
+    early, late = (QUICK.learning_rates_at(step, 1.0) for step in (1_800, 3_000))
+    for name in set(ROWS) - {"means"}:
+        assert late[name] == pytest.approx(0.3 * early[name])
+    assert QUICK.learning_rates_at(2_400, 1.0)["quats"] == pytest.approx(0.3**0.5 * early["quats"])
+
+
+@pytest.mark.parametrize("iterations", [30, 300, 1000, 3000, 10_000])
+def test_quick_keeps_its_order_at_any_length(iterations):
+    """Photos reach their size before selection ends, every view updates, and the set is final before the mean."""
+    schedule = QUICK.scaled(iterations / QUICK.iterations)
+    (densification,), (selection,) = schedule.densification_rounds, schedule.selection_rounds
+    divisors = [schedule.photo_divisor(step) for step in range(1, iterations + 1)]
+    assert divisors == sorted(divisors, reverse=True) and set(divisors) == {4, 2, 1}
+    assert divisors.index(1) <= selection.window.start
+    assert densification.window.end <= selection.window.start < selection.window.end < schedule.mean_from <= iterations
+    assert all(schedule.updated_parameters(step) == tuple(ROWS) for step in range(1, iterations + 1))
+    assert densification.window.every >= min(10, max(1, (densification.window.end - densification.window.start) // 5))
