@@ -133,12 +133,11 @@ def fine_tune(
         return as_stored(model, quantizer)
 
     mean = MeanOfLastSteps(phase)
-    penalties = [QuantizationPenalty(quantizer)] if hasattr(quantizer, "penalty") else []
     training = Training(
         photos.scene,
         model,
         FineTuneSchedule(phase, rates),
-        [*penalties, mean],
+        [QuantizationPenalty(quantizer), mean],
         loss=partial(squares_loss, ssim_weight=photos.ssim_weight),
         background=photos.background,
         views=photos.views,
