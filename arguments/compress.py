@@ -187,9 +187,11 @@ class CompressConfig(MachineConfig, SceneConfig):
         )  # fmt: skip
         _refuse_no_model(flags.get("model_path"), flags.get("ply"))
         path = flags["model_path"] / "config.json" if "model_path" in flags else None
-        values = read_json(path) if path and path.exists() else {}
-        trained = from_json(SceneConfig, values, path)
-        return build(cls, {**trained, **_loss_of(values, path), **flags})
+        trained = {}
+        if path and path.exists():
+            values = read_json(path)
+            trained = {**from_json(SceneConfig, values, path), **_loss_of(values, path)}
+        return build(cls, {**trained, **flags})
 
 
 def _refuse_no_model(model_path: Path | None, ply: Path | None) -> None:

@@ -86,12 +86,17 @@ class ConvertConfig:
     @property
     def input(self) -> Path:
         """The folder of the photos, or the video."""
-        return self.photos if self.source_path is None else self.source_path / "input"
+        if self.source_path is not None:
+            return self.source_path / "input"
+        assert self.photos is not None  # see _check_paths
+        return self.photos
 
     @property
     def scene(self) -> Path:
         """The folder of the scene."""
-        return self.output if self.source_path is None else self.source_path
+        path = self.output if self.source_path is None else self.source_path
+        assert path is not None  # see _check_paths
+        return path
 
     @classmethod
     def from_command_line(cls, argv: Sequence[str]) -> "ConvertConfig":

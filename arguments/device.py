@@ -50,7 +50,8 @@ def use_deterministic_algorithms(wanted: bool) -> None:
     import torch
 
     torch.use_deterministic_algorithms(wanted, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # the code reads none, and filling takes time
+    # The code reads no uninitialized memory, and filling it takes time.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # torch adds it later
 
 
 def _no_engine() -> InputError:

@@ -5,12 +5,15 @@ import dataclasses
 import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from compact_splats.utils import files
 from compact_splats.utils.errors import InputError, brief
 
-Config = TypeVar("Config")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Config = TypeVar("Config", bound="DataclassInstance")
 
 
 def option(
@@ -177,7 +180,7 @@ def _add_flag(parser: Parser, field: dataclasses.Field) -> None:
     if meta["type"] is bool:
         parser.add_argument(*names, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=help)
         return
-    form = {} if meta["choices"] else {"metavar": _metavar(field)}
+    form: dict[str, Any] = {} if meta["choices"] else {"metavar": _metavar(field)}
     if meta["many"]:
         form |= {"nargs": "*", "action": _Tuple}
     if meta["alone"] is not None:

@@ -33,7 +33,7 @@ class RenderConfig(MachineConfig, SceneConfig):
         InputError: a value has the wrong type or is out of range, or two flags exclude each other.
     """
 
-    source_path: Path | None = option(
+    source_path: Path | None = option(  # type: ignore[assignment]  # optional here: nothing takes a SceneConfig
         None, type=Path, short="-s", help="folder of the scene (default: that of the run)"
     )
     model_path: Path = option(type=Path, short="-m", help="folder that train.py wrote; renders go there (required)")
@@ -59,7 +59,7 @@ class RenderConfig(MachineConfig, SceneConfig):
     seconds: float | None = option(
         None, type=float, help="length of the video in seconds (default: 8; GIF: 3; --path cameras: 0.5 per camera)"
     )
-    size: tuple[int, ...] | None = option(
+    size: tuple[int, int] | None = option(
         None, type=int, many=True, help="width and height of the video in px (default: those of the first camera; "
         "GIF: at most 320 px wide)"
     )  # fmt: skip
@@ -95,18 +95,18 @@ class RenderConfig(MachineConfig, SceneConfig):
         if self.seconds is not None:
             in_range(0, MAX_FRAMES, "--seconds", self.seconds)
         if self.size is not None:
-            self._check_size()
+            self._check_size(self.size)
 
-    def _check_size(self) -> None:
+    def _check_size(self, size: tuple[int, ...]) -> None:
         """H.264 halves the resolution of the colours, so sizes of an MP4 are even."""
         step = 1 if self._is_gif else 2
-        if len(self.size) != 2 or any(side % step or not 2 <= side <= _MAX_SIDE for side in self.size):
+        if len(size) != 2 or any(side % step or not 2 <= side <= _MAX_SIDE for side in size):
             kind = "two numbers" if self._is_gif else "two even numbers"
-            raise InputError("--size", f"{kind} from 2 to {_MAX_SIDE}", str(list(self.size)), "give width and height")
+            raise InputError("--size", f"{kind} from 2 to {_MAX_SIDE}", str(list(size)), "give width and height")
 
     @property
     def _is_gif(self) -> bool:
-        return self.video.suffix.lower() == ".gif"
+        return self.video is not None and self.video.suffix.lower() == ".gif"
 
     def frame_rate(self) -> int:
         """Frames per second of the video."""
@@ -126,7 +126,8 @@ class RenderConfig(MachineConfig, SceneConfig):
             gif_width = min(width, _GIF_WIDTH)
             return max(2, gif_width), max(2, round(height * gif_width / width))
         shrink = min(1.0, _MAX_SIDE / max(width, height))
-        return tuple(max(2, int(side * shrink) // 2 * 2) for side in (width, height))
+        width, height = (max(2, int(side * shrink) // 2 * 2) for side in (width, height))
+        return width, height
 
     @classmethod
     def from_command_line(cls, argv: Sequence[str]) -> RenderConfig:

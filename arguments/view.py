@@ -26,7 +26,7 @@ class ViewConfig(MachineConfig, SceneConfig):
     """
 
     model: Path = option(type=Path, short="-m", help="folder that train.py wrote, or a model of any format (required)")
-    source_path: Path | None = option(
+    source_path: Path | None = option(  # type: ignore[assignment]  # optional here: nothing takes a SceneConfig
         None, type=Path, short="-s", help="folder of the scene, for cameras and photos (default: that of the run)"
     )
     iteration: int = option(-1, type=int, help="saved step to show; -1: the last")

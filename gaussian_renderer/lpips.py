@@ -66,7 +66,8 @@ class Lpips:
         if pool:
             x = F.max_pool2d(x, 2)
         for index in block:
-            x = F.relu_(F.conv2d(x, *self.convs[index], padding=1))
+            weight, bias = self.convs[index]
+            x = F.relu_(F.conv2d(x, weight, bias, padding=1))
         return x
 
 

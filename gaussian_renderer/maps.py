@@ -23,6 +23,7 @@ def depth_map(camera: Camera, model: GaussianModel) -> Tensor:
         the accumulated opacity is at most 0.5.
     """
     output = render(camera, model, inverse_depth=True)
+    assert output.inverse_depth is not None
     opacity = 1 - output.transmittance
     return torch.where(opacity > _MIN_OPACITY, opacity / output.inverse_depth, 0)
 

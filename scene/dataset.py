@@ -51,7 +51,7 @@ class Scene:
 
         for camera in self.train:
             try:
-                executor.submit(camera.photo.pixels).add_done_callback(stop_at_failure)
+                executor.submit(camera.required_photo.pixels).add_done_callback(stop_at_failure)
             except RuntimeError:  # shut down, as a photo failed
                 return
         executor.shutdown(wait=False)
@@ -88,18 +88,18 @@ def load_scene(
         raise InputError(f"--resolution must be 1, 2, 4, 8, a width in px, or -1, not {resolution}")
     data = _read(source, images)
     missing = tuple(photo.name for photo in (*data.photos, *data.test) if not isfile(photo.path))
-    train, test = _split(data, eval)
-    if not train:
+    train_photos, test_photos = _split(data, eval)
+    if not train_photos:
         raise InputError(
-            f"{source} has no photo to train on: {len(test)} are test views, {len(missing)} registered but not on "
-            "disk; add photos, or train without --eval"
+            f"{source} has no photo to train on: {len(test_photos)} are test views, {len(missing)} registered but not "
+            "on disk; add photos, or train without --eval"
         )
     background = (255 if white_background else 0) if data.is_blender else None
     train, test = (
         tuple(_camera(photo, _mask_path(source, photo), resolution, background) for photo in photos)
-        for photos in (train, test)
+        for photos in (train_photos, test_photos)
     )
-    _report(missing, resized=resolution == -1 and any(c.photo.lens.width > _MAX_WIDTH for c in train + test))
+    _report(missing, resized=resolution == -1 and any(c.required_photo.lens.width > _MAX_WIDTH for c in train + test))
     points = _points(data, train, torch.Generator().manual_seed(seed))
     return Scene(train, test, points, _extent(train), missing)
 
@@ -122,15 +122,15 @@ def _read(source: Path, images: str) -> _DataSet:
             photos, points = read_colmap(model, folder)
             return _DataSet(photos, [], points)
     if (source / "transforms_train.json").is_file():
-        photos, points = read_transforms(source / "transforms_train.json", images)
+        photos, points_path = read_transforms(source / "transforms_train.json", images)
         test_file = source / "transforms_test.json"
         test = read_transforms(test_file, images)[0] if test_file.is_file() else []
-        return _DataSet(photos, test, _points_file(source, points), is_blender=True)
+        return _DataSet(photos, test, _points_file(source, points_path), is_blender=True)
     if (source / "transforms.json").is_file():
         if images != "images":
             _require_images(source, images)
-        photos, points = read_transforms(source / "transforms.json", images)
-        return _DataSet(photos, [], _points_file(source, points))
+        photos, points_path = read_transforms(source / "transforms.json", images)
+        return _DataSet(photos, [], _points_file(source, points_path))
     raise InputError(
         f"{source} is not a scene: it contains no sparse/0/cameras.bin (COLMAP), transforms_train.json (Blender) or "
         "transforms.json (nerfstudio); see -s, or make a scene from photos with convert.py"

@@ -71,7 +71,8 @@ class Photo:
         Raises:
             InputError: as for ``pixels``.
         """
-        pinned = tuple(None if part is None else part.pin_memory() for part in self._get())
+        rgb, mask = self._get()
+        pinned = rgb.pin_memory(), None if mask is None else mask.pin_memory()
         with self._lock:
             self._decoded[0] = pinned
 

@@ -49,7 +49,7 @@ class _Element:
 
     def dtype(self, order: str) -> np.dtype:
         """Of a row without lists."""
-        return np.dtype([(name, order + kind) for name, kind in self.kinds.items()])
+        return np.dtype([(name, f"{order}{kind}") for name, kind in self.kinds.items()])
 
 
 # ---- writing ----
@@ -76,7 +76,7 @@ def _parts(elements: Mapping[str, np.ndarray]) -> Iterator[bytes | memoryview]:
     lines = ["ply", "format binary_little_endian 1.0"]
     for name, table in elements.items():
         lines.append(f"element {name} {len(table)}")
-        lines += [f"property {_NAMES[kind.lstrip('<|')]} {column}" for column, kind in table.dtype.descr]
+        lines += [f"property {_NAMES[kind.lstrip('<|')]} {column}" for column, kind, *_ in table.dtype.descr]
     yield "\n".join([*lines, "end_header", ""]).encode("ascii")
     for table in elements.values():
         yield np.ascontiguousarray(table).view(np.uint8).data
@@ -103,7 +103,8 @@ def read_elements(path: str | Path, names: Sequence[str], fix: str) -> dict[str,
         try:
             return _read(file, os.path.getsize(path), names)
         except _Broken as error:
-            raise InputError(path, *error.args, fix) from error
+            expected, found = error.args
+            raise InputError(path, expected, found, fix) from error
 
 
 def read_element(path: str | Path, name: str, fix: str) -> Columns:
@@ -173,6 +174,7 @@ def _count(word: str) -> int:
 
 
 def _add_property(element: _Element, words: list[str]) -> None:
+    kind: str | tuple[str, str]
     match words:
         case ["list", length, item, name] if length in _KINDS and item in _KINDS:
             kind = (_KINDS[length], _KINDS[item])

@@ -97,7 +97,7 @@ def read_points_ply(path: Path) -> Points:
     if missing:
         raise InputError(path, "vertices with x, y and z", f"no {', '.join(missing)}", fix)
     xyz = np.stack([vertices[name] for name in "xyz"], axis=1)
-    colours = [vertices.get(name) for name in ("red", "green", "blue")]
-    if any(colour is None for colour in colours):
+    colours = [vertices[name] for name in ("red", "green", "blue") if name in vertices]
+    if len(colours) < 3:
         colours = [np.full(len(xyz), 128)] * 3
     return checked_points(path, xyz, np.stack(colours, axis=1))

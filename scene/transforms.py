@@ -8,7 +8,7 @@ from collections import ChainMap
 from collections.abc import Mapping
 from os.path import isfile  # not Path.is_file, which raises where a name is too long
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -23,6 +23,7 @@ _FLIP_YZ = np.diag([1.0, -1.0, -1.0])
 _PINHOLES = ("PINHOLE", "SIMPLE_PINHOLE")
 _BROWN = ("OPENCV", "FULL_OPENCV", "SIMPLE_RADIAL", "RADIAL")
 _FIX = "correct the file or export it again"
+_Default = TypeVar("_Default")
 
 
 def read_transforms(path: Path, images: str) -> tuple[list[PosedPhoto], Path | None]:
@@ -102,7 +103,7 @@ def _lens(path: Path, entry: Mapping[str, Any], original: Path, photo: Path) -> 
     Without w and h, its size is that of the ``original`` photo named in the file, not of the reduced ``photo``.
     """
 
-    def number(key: str, default: float | None = None) -> float | None:
+    def number(key: str, default: _Default) -> float | _Default:
         value = entry.get(key)
         if value is None:  # missing or null
             return default
@@ -111,17 +112,18 @@ def _lens(path: Path, entry: Mapping[str, Any], original: Path, photo: Path) -> 
             raise InputError(path, f"a number for '{key}'", brief(value), _FIX)
         return float(value)
 
-    width, height = number("w"), number("h")
+    width, height = number("w", None), number("h", None)
     if width is None or height is None:
         if isfile(photo) and not isfile(original):
             raise InputError(f"{path} contains no w and h, and {original} does not exist; add w and h in px")
         # A missing photo is left out later: its lens does not matter.
         width, height = picture_size(original) if isfile(original) else (1, 1)
-    fx = number("fl_x", _focal_length(number("camera_angle_x"), width))
-    fy = number("fl_y", _focal_length(number("camera_angle_y"), height))
-    if fx is None and fy is None:
+    fx = number("fl_x", _focal_length(number("camera_angle_x", None), width))
+    fy = number("fl_y", _focal_length(number("camera_angle_y", None), height))
+    fx = fy if fx is None else fx
+    if fx is None:
         raise InputError(f"{path} contains neither fl_x nor camera_angle_x; add the focal length in px as fl_x")
-    fx, fy = (fy if fx is None else fx), (fx if fy is None else fy)
+    fy = fx if fy is None else fy
     fisheye, distortion = _distortion(path, entry, number)
     centre = number("cx", width / 2), number("cy", height / 2)
     return checked_lens(path, Lens(int(width), int(height), fx, fy, *centre, fisheye, distortion))

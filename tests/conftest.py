@@ -1,6 +1,7 @@
 """Fixtures that several test files share. Fixtures of one file stay in that file."""
 
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -103,3 +104,42 @@ def tiny_scene_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("demo") / "scene"
     write_demo_scene(out, width=96, height=64, num_views=12, num_points=1500)
     return out
+
+
+@pytest.fixture(scope="session")
+def short_scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The scene of tests/kill_runs.py: 14 views of 48x32 pixels. Read only."""
+    from kill_runs import SCENE
+
+    from compact_splats.demo.scene import write_demo_scene
+
+    out = tmp_path_factory.mktemp("short") / "scene"
+    write_demo_scene(out, **SCENE)
+    return out
+
+
+@pytest.fixture(scope="module")
+def short_schedules_in_use() -> Iterator[None]:
+    """For the tests of a module the schedules have 60 steps, and gradients wait as in the whole ones."""
+    from kill_runs import short_schedules
+
+    from compact_splats.arguments.config import SCHEDULES
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, schedule in short_schedules().items():
+            patch.setitem(SCHEDULES, name, schedule)
+        yield
+
+
+@pytest.fixture(scope="session")
+def suite_scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder with two of the three scenes of the tests' table, at different depths. Read only."""
+    from suite_cases import write_scenes
+
+    return write_scenes(tmp_path_factory.mktemp("suite") / "data")
+
+
+@pytest.fixture
+def data_dir(suite_scenes: Path, tmp_path: Path) -> Path:
+    """A copy of that folder."""
+    return shutil.copytree(suite_scenes, tmp_path / "data")

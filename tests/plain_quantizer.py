@@ -6,8 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from compact_splats.compression.quantizer import Quantizer
 
-class PlainQuantizer:
+
+class PlainQuantizer(Quantizer):
     """Stores every row in steps of 1 / ``levels`` of its range, as integers in an npz archive.
 
     Attributes:

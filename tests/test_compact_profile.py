@@ -14,7 +14,7 @@ from gsz_cases import basis_of_views
 from compact_splats.compression import ColorBasis, compact_streams, decode, encode
 from compact_splats.compression.axes import close_to_identity
 from compact_splats.compression.compact import CompactQuantizer, CompactSettings
-from compact_splats.compression.compact_code import BENDS, MAX_CODE, THINNEST, weight_of
+from compact_splats.compression.compact_code import BENDS, MAX_CODE, THINNEST, Codes, weight_of
 from compact_splats.compression.compact_streams import places_on_curve
 from compact_splats.compression.container import FormatError, lzma_pack, pack, unpack
 from compact_splats.compression.entropy import MAX_TABLES, Contexts, SymbolReader, SymbolWriter, pack_bits, unpack_bits
@@ -179,7 +179,7 @@ def test_what_the_largest_codes_and_steps_stand_for_is_finite(sign):
     largest_codes |= {"depths": torch.full((3000,), 7), "rest": torch.full((3000, 45), sign * 32767)}
     largest_codes |= {name: torch.full((3000, 3), sign * 32767) for name in ("quats", "dc")}
     largest_codes |= {name: torch.full((3000, 1), sign * 32767) for name in ("opacity", "size")}
-    codes, bases = replace(codes, **largest_codes), code.cell_bases()
+    codes, bases = Codes(**vars(codes) | largest_codes), code.cell_bases()
     codes.basis_index = code.basis_index(codes, bases)
     values = code.values(codes, bases)
     assert all(row.isfinite().all() for row in values.values())

@@ -16,11 +16,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from kill_runs import BUDGET, SCENE, STEPS, result_of, short_schedules
+from kill_runs import BUDGET, SCENE, STEPS, result_of
 
 from compact_splats.arguments import TrainConfig
-from compact_splats.arguments.config import SCHEDULES
-from compact_splats.demo.scene import write_demo_scene
 from compact_splats.gaussian_renderer import render
 from compact_splats.gaussian_renderer.gradient_stats import GradientStats
 from compact_splats.scene.gaussian_model import GaussianModel
@@ -40,21 +38,7 @@ from compact_splats.utils.memory import free_memory
 
 CPU = torch.device("cpu")
 
-
-@pytest.fixture(scope="module", autouse=True)
-def schedules_that_wait():
-    with pytest.MonkeyPatch.context() as patch:
-        for name, schedule in short_schedules().items():
-            patch.setitem(SCHEDULES, name, schedule)
-        yield
-
-
-@pytest.fixture(scope="module")
-def scene_dir(tmp_path_factory) -> Path:
-    """The scene that tests of killed runs train on. Read only."""
-    out = tmp_path_factory.mktemp("faults") / "scene"
-    write_demo_scene(out, **SCENE)
-    return out
+pytestmark = pytest.mark.usefixtures("short_schedules_in_use")
 
 
 def make_config(scene: Path, out: Path, **changes) -> TrainConfig:
@@ -70,9 +54,9 @@ def shapes(num_rest: int) -> dict[str, tuple[int, ...]]:
 
 
 @pytest.fixture(scope="module")
-def whole(scene_dir, tmp_path_factory) -> dict:
+def whole(short_scene, tmp_path_factory) -> dict:
     """What a run leaves that nothing happened to: both PLYs, and the log without times."""
-    config = make_config(scene_dir, tmp_path_factory.mktemp("whole") / "model")
+    config = make_config(short_scene, tmp_path_factory.mktemp("whole") / "model")
     train(config)
     return result_of(config.model_path)
 
@@ -95,9 +79,9 @@ def at_step(monkeypatch) -> Callable[[dict[int, Callable[[], None]]], None]:
 # ---- two runs ----
 
 
-def test_a_second_run_into_a_folder_is_refused_and_changes_nothing(scene_dir, tmp_path, at_step):
+def test_a_second_run_into_a_folder_is_refused_and_changes_nothing(short_scene, tmp_path, at_step):
     """While the first is at it; that one goes on, and nothing is left of the lock."""
-    config = make_config(scene_dir, tmp_path / "out")
+    config = make_config(short_scene, tmp_path / "out")
     refused = []
 
     def begin_another() -> None:
@@ -205,9 +189,9 @@ def test_where_nothing_may_be_waited_for_a_view_that_is_not_finite_adds_zeros(mo
     assert model.parameters["means"].grad.eq(1 + expected).all() and model.parameters["quats"].grad.eq(expected).all()
 
 
-def test_the_rest_of_the_sh_has_gradients_only_where_sh_dc_has_and_no_larger_ones(scene_dir, tmp_path):
+def test_the_rest_of_the_sh_has_gradients_only_where_sh_dc_has_and_no_larger_ones(short_scene, tmp_path):
     """Which is why it need not be looked at. Worst measured: 2.6 times as large; 10 is claimed."""
-    config = make_config(scene_dir, tmp_path / "out")
+    config = make_config(short_scene, tmp_path / "out")
     scene = load(config, lambda text: None, CPU)
     model = GaussianModel.from_points(scene.points, 3, CPU)
     model.sh_degree = 3
@@ -236,11 +220,11 @@ def test_gradients_add_up_with_the_bits_of_backward(name):
     assert torch.equal(one.parameters[name].grad, two.parameters[name].grad)
 
 
-def test_skipped_views_are_counted_and_the_run_ends_as_it_should(scene_dir, tmp_path, monkeypatch):
+def test_skipped_views_are_counted_and_the_run_ends_as_it_should(short_scene, tmp_path, monkeypatch):
     """In growth, with gradients waiting, in selection; stopped and continued in between, with the same bits."""
     plys, bad = [], [3, 12, 13, 22, 30, 38, 51]
     for name, steps in (("one", ()), ("two", (13, 39))):
-        config = make_config(scene_dir, tmp_path / name, checkpoint_every="13")
+        config = make_config(short_scene, tmp_path / name, checkpoint_every="13")
         for until in (*steps, STEPS):
             with monkeypatch.context() as patch:
                 poison = Poison(patch, float("nan"), bad)
@@ -274,9 +258,9 @@ def stop_after(patch: pytest.MonkeyPatch, step: int) -> None:
 
 
 def test_too_many_in_a_row_end_the_run_with_a_checkpoint_of_the_last_good_state(
-    scene_dir, tmp_path, monkeypatch, whole
+    short_scene, tmp_path, monkeypatch, whole
 ):
-    config = make_config(scene_dir, tmp_path / "out", checkpoint_every="0")
+    config = make_config(short_scene, tmp_path / "out", checkpoint_every="0")
     with monkeypatch.context() as patch:
         Poison(patch, float("inf"), range(12, 1000), of_loss=True)
         with pytest.raises(
@@ -402,9 +386,9 @@ def small_disk(request, tmp_path, monkeypatch) -> MountedDisk | FakedDisk:
     return MountedDisk(request.getfixturevalue("disk")(4000))
 
 
-def test_checkpoints_that_do_not_fit_are_told_once_and_the_run_ends_with_the_same_bits(scene_dir, disk, whole, capsys):
+def test_checkpoints_that_do_not_fit_warn_once_and_the_run_ends_with_the_same_bits(short_scene, disk, whole, capsys):
     out = disk(400) / "out"
-    train(make_config(scene_dir, out))
+    train(make_config(short_scene, out))
     assert result_of(out) == whole
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and "warning: a checkpoint can't be written: " in said
@@ -413,11 +397,11 @@ def test_checkpoints_that_do_not_fit_are_told_once_and_the_run_ends_with_the_sam
 
 
 def test_a_full_disk_at_the_end_is_one_line_and_the_run_is_finished_once_there_is_room(
-    scene_dir, small_disk, whole, at_step, capsys
+    short_scene, small_disk, whole, at_step, capsys
 ):
     """Full from step 26 on: the log, the model of step 30, checkpoints and the last model can't be written."""
     out = small_disk.path / "out"
-    config = make_config(scene_dir, out)
+    config = make_config(short_scene, out)
     at_step({26: small_disk.fill})
     with pytest.raises(InputError) as error:
         train(config)
@@ -433,10 +417,10 @@ def test_a_full_disk_at_the_end_is_one_line_and_the_run_is_finished_once_there_i
     assert result_of(out) == whole
 
 
-def test_what_could_not_be_written_for_a_while_is_made_up_for(scene_dir, small_disk, whole, at_step, capsys):
+def test_what_could_not_be_written_for_a_while_is_made_up_for(short_scene, small_disk, whole, at_step, capsys):
     out = small_disk.path / "out"
     at_step({8: small_disk.fill, 45: small_disk.free})
-    train(make_config(scene_dir, out))
+    train(make_config(short_scene, out))
     assert result_of(out) == {name: content for name, content in whole.items() if name != "iteration_30"}
     said = capsys.readouterr().err
     assert "the model of step 30 can't be written" in said
@@ -466,17 +450,17 @@ def test_tensorboard_on_a_full_disk_is_given_up_with_a_line(disk, monkeypatch, c
 # ---- folders that vanish ----
 
 
-def test_a_folder_that_is_removed_is_made_again(scene_dir, tmp_path, whole, at_step, capsys):
+def test_a_folder_that_is_removed_is_made_again(short_scene, tmp_path, whole, at_step, capsys):
     out = tmp_path / "out"
     at_step({20: lambda: shutil.rmtree(out)})
-    train(make_config(scene_dir, out))
+    train(make_config(short_scene, out))
     assert result_of(out) == whole
     assert {"config.json", "cfg_args", "cameras.json", "input.ply", "summary.json"} <= set(os.listdir(out))
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and f"{out} was removed; it is made again" in said
 
 
-def test_a_folder_that_is_emptied_but_for_hidden_files_is_filled_again(scene_dir, tmp_path, whole, at_step):
+def test_a_folder_that_is_emptied_but_for_hidden_files_is_filled_again(short_scene, tmp_path, whole, at_step):
     out = tmp_path / "out"
 
     def empty() -> None:
@@ -485,16 +469,16 @@ def test_a_folder_that_is_emptied_but_for_hidden_files_is_filled_again(scene_dir
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     at_step({35: empty})
-    train(make_config(scene_dir, out))
+    train(make_config(short_scene, out))
     assert result_of(out) == {name: content for name, content in whole.items() if name != "iteration_30"}
     assert (out / "config.json").exists()
 
 
-def test_a_disk_that_vanishes_is_one_line_and_nothing_is_written_in_its_place(scene_dir, disk, at_step, capsys):
+def test_a_disk_that_vanishes_is_one_line_and_nothing_is_written_in_its_place(short_scene, disk, at_step, capsys):
     out = disk(4000) / "out"
     at_step({20: lambda: subprocess.run(["umount", "-l", out.parent], check=True)})
     with pytest.raises(InputError, match="its disk is not mounted any more; mount it again"):
-        train(make_config(scene_dir, out))
+        train(make_config(short_scene, out))
     assert not list(out.parent.iterdir())
     assert all(line.startswith("warning: ") for line in capsys.readouterr().err.splitlines())
 
@@ -502,17 +486,17 @@ def test_a_disk_that_vanishes_is_one_line_and_nothing_is_written_in_its_place(sc
 # ---- photos ----
 
 
-def test_photos_are_not_read_again_once_the_run_has_begun(scene_dir, tmp_path, whole, at_step):
+def test_photos_are_not_read_again_once_the_run_has_begun(short_scene, tmp_path, whole, at_step):
     """All gone and one of them cut off: the run does not notice. It does when continued, and loses nothing."""
-    scene, out = shutil.copytree(scene_dir, tmp_path / "scene"), tmp_path / "out"
+    scene, out = shutil.copytree(short_scene, tmp_path / "scene"), tmp_path / "out"
     at_step({1: lambda: (scene / "images").rename(tmp_path / "images")})
     train(make_config(scene, out))
     assert result_of(out) == whole
 
 
 @pytest.mark.parametrize("damage", ["cut off", "gone"])
-def test_a_photo_that_is_lost_before_a_run_is_continued_is_one_line(scene_dir, tmp_path, monkeypatch, whole, damage):
-    scene = shutil.copytree(scene_dir, tmp_path / "scene")
+def test_a_photo_that_is_lost_before_a_run_is_continued_is_one_line(short_scene, tmp_path, monkeypatch, whole, damage):
+    scene = shutil.copytree(short_scene, tmp_path / "scene")
     config = make_config(scene, tmp_path / "out")
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         stop_after(patch, 28)
@@ -549,11 +533,11 @@ needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="the limit is s
 
 
 @needs_linux
-def test_a_training_that_does_not_fit_is_refused_before_it_begins(scene_dir, tmp_path, limit_memory):
+def test_a_training_that_does_not_fit_is_refused_before_it_begins(short_scene, tmp_path, limit_memory):
     """A million Gaussians, of which the set would have three at its largest."""
     limit_memory(2 << 30)
     with pytest.raises(InputError) as error:
-        train(make_config(scene_dir, tmp_path / "out", final_budget=1_000_000))
+        train(make_config(short_scene, tmp_path / "out", final_budget=1_000_000))
     said = str(error.value)
     assert re.match(r"memory: expected 3\.76 GiB at least, found (1\.[89]\d|2\.00) GiB free; ", said), said
     assert said.endswith("ask for less by -r/--resolution, --final-budget or --sh-degree")
@@ -562,10 +546,10 @@ def test_a_training_that_does_not_fit_is_refused_before_it_begins(scene_dir, tmp
 
 @needs_linux
 def test_growth_for_which_there_is_no_memory_ends_the_run_with_a_checkpoint(
-    scene_dir, tmp_path, monkeypatch, limit_memory, whole
+    short_scene, tmp_path, monkeypatch, limit_memory, whole
 ):
     """The limit comes at the check itself, as other parts of the process would run into it too."""
-    config = make_config(scene_dir, tmp_path / "out", checkpoint_every="0")
+    config = make_config(short_scene, tmp_path / "out", checkpoint_every="0")
     with monkeypatch.context() as patch:
         calls = []
 
@@ -587,8 +571,8 @@ def test_growth_for_which_there_is_no_memory_ends_the_run_with_a_checkpoint(
     assert result_of(config.model_path) == whole
 
 
-def test_nothing_is_asked_of_memory_but_before_growth(scene_dir, tmp_path):
-    config = make_config(scene_dir, tmp_path / "out")
+def test_nothing_is_asked_of_memory_but_before_growth(short_scene, tmp_path):
+    config = make_config(short_scene, tmp_path / "out")
     schedule = config.make_schedule()
     scene = load(config, lambda text: None, CPU)
     model = GaussianModel.from_points(scene.points, 3, CPU)

@@ -11,10 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from kill_runs import BUDGET, SCENE, STEPS, short_schedules
+from kill_runs import BUDGET, SCENE, STEPS
 
 from compact_splats.arguments import TrainConfig
-from compact_splats.arguments.config import SCHEDULES
 from compact_splats.demo.scene import write_demo_scene
 from compact_splats.scene.gaussian_model import GaussianModel
 from compact_splats.training.checkpoint import Checkpoints
@@ -25,25 +24,11 @@ from compact_splats.utils.signals import StopRequest
 
 ROOT = Path(__file__).parent.parent
 
+pytestmark = pytest.mark.usefixtures("short_schedules_in_use")
+
 
 class Killed(BaseException):
     """What stands for the death of the process: nothing in the project catches it."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def schedules_that_wait():
-    with pytest.MonkeyPatch.context() as patch:
-        for name, schedule in short_schedules().items():
-            patch.setitem(SCHEDULES, name, schedule)
-        yield
-
-
-@pytest.fixture(scope="module")
-def scene_dir(tmp_path_factory) -> Path:
-    """A scene even smaller than the one that other tests share. Read only."""
-    out = tmp_path_factory.mktemp("resume") / "scene"
-    write_demo_scene(out, **SCENE)
-    return out
 
 
 def make_config(scene: Path, out: Path, **changes) -> TrainConfig:
@@ -81,10 +66,10 @@ def files_of(folder: Path) -> dict[Path, bytes]:
 
 
 @pytest.fixture(scope="module")
-def whole(scene_dir, tmp_path_factory) -> tuple[TrainConfig, dict]:
+def whole(short_scene, tmp_path_factory) -> tuple[TrainConfig, dict]:
     """A run that nothing happened to. Read only."""
     out = tmp_path_factory.mktemp("whole") / "model"
-    config = make_config(scene_dir, out, test_iterations=(10,), save_iterations=(30,), checkpoint_every="7")
+    config = make_config(short_scene, out, test_iterations=(10,), save_iterations=(30,), checkpoint_every="7")
     return config, train(config)
 
 
@@ -109,9 +94,9 @@ def test_a_run_killed_again_and_again_ends_with_the_same_bits(whole, tmp_path, m
     assert summary["training_minutes"] > 0 and summary["steps_per_second"] > 0
 
 
-def test_the_fast_schedule_continues_with_the_same_bits_too(scene_dir, tmp_path, monkeypatch):
+def test_the_fast_schedule_continues_with_the_same_bits_too(short_scene, tmp_path, monkeypatch):
     changes = {"schedule": "fast", "random_background": True, "antialiasing": True, "checkpoint_every": "1"}
-    one, other = (make_config(scene_dir, tmp_path / name, **changes) for name in ("one", "other"))
+    one, other = (make_config(short_scene, tmp_path / name, **changes) for name in ("one", "other"))
     train(one)
     for step in (9, 18, 41):
         other = run_until(other, step, monkeypatch)
@@ -130,10 +115,10 @@ def test_runs_killed_by_the_system_end_with_the_same_bits(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def left_at(scene_dir, tmp_path_factory) -> dict[int, TrainConfig]:
+def left_at(short_scene, tmp_path_factory) -> dict[int, TrainConfig]:
     """Configs that continue a run after step 18, in densification, and 37, in selection; the last has ended."""
     folder = tmp_path_factory.mktemp("left")
-    config = make_config(scene_dir, folder / "model", random_background=True, checkpoint_every="1")
+    config = make_config(short_scene, folder / "model", random_background=True, checkpoint_every="1")
     configs = {STEPS: config}
     for step in (18, 37):
         with pytest.MonkeyPatch.context() as patch:
@@ -274,7 +259,7 @@ def test_a_stopped_script_says_how_to_go_on(capsys):
 # ---- nothing to continue, or nothing left to do ----
 
 
-def test_with_nothing_to_continue_the_run_begins_and_says_so(scene_dir, tmp_path, capsys, whole):
+def test_with_nothing_to_continue_the_run_begins_and_says_so(short_scene, tmp_path, capsys, whole):
     """A script may always pass --resume."""
     config = dataclasses.replace(whole[0], model_path=tmp_path / "model", resume=True, quiet=False)
     train(config)
@@ -324,10 +309,10 @@ def test_other_flags_are_named_and_refused(stopped):
     assert files_of(stopped.model_path) == before
 
 
-def test_flags_that_make_no_difference_may_differ(whole, stopped, scene_dir, tmp_path):
+def test_flags_that_make_no_difference_may_differ(whole, stopped, short_scene, tmp_path):
     """The scene and the run may have moved, too."""
     scene, out = tmp_path / "moved", tmp_path / "renamed"
-    shutil.copytree(scene_dir, scene)
+    shutil.copytree(short_scene, scene)
     stopped.model_path.rename(out)
     other = dataclasses.replace(
         stopped, source_path=scene, model_path=out, threads=2, checkpoint_every="1m", save_iterations=(50,)
@@ -373,7 +358,7 @@ def test_every_flag_says_whether_it_may_change():
 
 
 @pytest.mark.parametrize("degree", [0, 2, 3])
-def test_training_starts_from_a_model(whole, scene_dir, tmp_path, degree):
+def test_training_starts_from_a_model(whole, short_scene, tmp_path, degree):
     """Of SH degree 3 here; what is given up or added leaves the rest as it is."""
     path = whole[0].model_path / "point_cloud" / f"iteration_{STEPS}" / "point_cloud.ply"
     full, cut = GaussianModel.load_ply(path, "cpu"), GaussianModel.load_ply(path, "cpu", degree)
@@ -382,7 +367,7 @@ def test_training_starts_from_a_model(whole, scene_dir, tmp_path, degree):
     assert cut.sh_rest.equal(full.sh_rest[:, : cut.sh_rest.shape[1]])
 
     changes = {"init_ply": path, "sh_degree": degree, "final_budget": 250, "test_iterations": (1,)}
-    config = make_config(scene_dir, tmp_path / "out", **changes)
+    config = make_config(short_scene, tmp_path / "out", **changes)
     assert train(config)["num_gaussians"] == 250
     first = next(line for line in log_of(config) if line["event"] == "train")
     assert first["psnr"] == pytest.approx(whole[1]["train"]["psnr"], abs=1)  # one step after where the model was
@@ -396,11 +381,11 @@ def test_a_model_of_lower_degree_gets_room(whole, tmp_path):
     assert model.sh_rest[:, :3].any() and not model.sh_rest[:, 3:].any()
 
 
-def test_a_run_from_a_model_continues_without_it(whole, scene_dir, tmp_path, monkeypatch):
+def test_a_run_from_a_model_continues_without_it(whole, short_scene, tmp_path, monkeypatch):
     first = tmp_path / "first.ply"
     path = whole[0].model_path / "point_cloud" / f"iteration_{STEPS}" / "point_cloud.ply"
     shutil.copy(path, first)
-    one, other = (make_config(scene_dir, tmp_path / name, init_ply=first) for name in ("one", "other"))
+    one, other = (make_config(short_scene, tmp_path / name, init_ply=first) for name in ("one", "other"))
     train(one)
     other = run_until(dataclasses.replace(other, checkpoint_every="11"), 22, monkeypatch)
     first.unlink()
@@ -409,12 +394,12 @@ def test_a_run_from_a_model_continues_without_it(whole, scene_dir, tmp_path, mon
 
 
 @pytest.mark.parametrize("content", [None, b"", b"ply\nformat ascii 1.0\nelement vertex 0\nend_header\n"])
-def test_a_model_that_cannot_be_used_is_one_line_and_writes_nothing(scene_dir, tmp_path, content):
+def test_a_model_that_cannot_be_used_is_one_line_and_writes_nothing(short_scene, tmp_path, content):
     path = tmp_path / "model.ply"
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(InputError) as error:
-        train(make_config(scene_dir, tmp_path / "out", init_ply=path))
+        train(make_config(short_scene, tmp_path / "out", init_ply=path))
     assert "model.ply" in str(error.value) and not (tmp_path / "out").exists()
 
 

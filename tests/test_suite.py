@@ -28,7 +28,6 @@ from suite_cases import (
     is_alive,
     quality_of,
     wait_for,
-    write_scenes,
     write_table,
 )  # fmt: skip
 
@@ -54,23 +53,12 @@ def programs(monkeypatch) -> InProcess:
     return in_process
 
 
-@pytest.fixture(scope="module")
-def scenes(tmp_path_factory) -> Path:
-    """A data folder with two of the table's three scenes, at different depths. Read only."""
-    return write_scenes(tmp_path_factory.mktemp("suite") / "data")
-
-
 @pytest.fixture
-def data(scenes, tmp_path) -> Path:
-    """A copy of the data folder."""
-    return shutil.copytree(scenes, tmp_path / "data")
-
-
-@pytest.fixture
-def words(data, tmp_path) -> list[str]:
+def words(data_dir, tmp_path) -> list[str]:
     """The command line of the sweeps below."""
     table, out = str(write_table(tmp_path)), str(tmp_path / "out")
-    return ["--data", str(data), "--output", out, "--budget-file", table, "--iterations", str(STEPS), "--threads", "1"]
+    flags = ["--iterations", str(STEPS), "--threads", "1"]
+    return ["--data", str(data_dir), "--output", out, "--budget-file", table, *flags]
 
 
 @pytest.fixture
@@ -203,8 +191,8 @@ def test_what_is_finished_is_not_done_again(sweep, programs, swept):
     }
 
 
-def test_threads_jobs_and_places_of_folders_do_not_make_work_unfinished(words, sweep, programs, swept, data, tmp_path):
-    shutil.move(data, tmp_path / "data elsewhere")
+def test_threads_jobs_and_places_do_not_make_work_unfinished(words, sweep, programs, swept, data_dir, tmp_path):
+    shutil.move(data_dir, tmp_path / "data elsewhere")
     shutil.move(swept, tmp_path / "out elsewhere")
     shutil.copytree(ROOT / "tests" / "cuda_emulation", swept)  # something else stands there now
     moved = ["--data", str(tmp_path / "data elsewhere"), "--output", str(tmp_path / "out elsewhere")]
@@ -264,9 +252,9 @@ def test_another_budget_in_the_table_trains_again_and_only_that_scene(sweep, pro
     assert programs.taken().count("train") == 1 and entries(swept)["bicycle/full-normal-seed0"]["gaussians"] == 210
 
 
-def test_photos_that_come_later_train_again(sweep, programs, data, tmp_path):
+def test_photos_that_come_later_train_again(sweep, programs, data_dir, tmp_path):
     """The digest of a scene changes with its files."""
-    photos = data / "360_v2" / "bicycle" / "images_4"
+    photos = data_dir / "360_v2" / "bicycle" / "images_4"
     late = sorted(photos.iterdir())[-1]
     late.rename(tmp_path / late.name)
     sweep("--scenes", "bicycle")
@@ -276,9 +264,9 @@ def test_photos_that_come_later_train_again(sweep, programs, data, tmp_path):
     assert programs.taken()[0] == "train"
 
 
-def test_a_training_does_not_continue_from_another_run_in_its_folder(sweep, programs, swept, data, tmp_path):
+def test_a_training_does_not_continue_from_another_run_in_its_folder(sweep, programs, swept, data_dir, tmp_path):
     """It is interrupted before its first step. The finished run in its folder had the same flags and other photos."""
-    photos = sorted((data / "360_v2" / "bicycle" / "images_4").iterdir())
+    photos = sorted((data_dir / "360_v2" / "bicycle" / "images_4").iterdir())
     shutil.copy(photos[1], photos[2])
     checkpoint = swept / "bicycle" / "full-normal-seed0" / "checkpoints" / "of-another-run"
     checkpoint.parent.mkdir()
@@ -388,8 +376,8 @@ def child_of(pid: int) -> int | None:
 
 
 @pytest.mark.parametrize("part", ["images_4", "sparse/0/cameras.bin", "sparse/0/images.bin"])
-def test_a_scene_that_fails_is_told_in_one_line_and_the_others_go_on(sweep, programs, data, tmp_path, capfd, part):
-    whole = data / "360_v2" / "bicycle" / part
+def test_a_scene_that_fails_is_told_in_one_line_and_the_others_go_on(sweep, programs, data_dir, tmp_path, capfd, part):
+    whole = data_dir / "360_v2" / "bicycle" / part
     whole.rename(tmp_path / "late")
     capfd.readouterr()
     assert sweep() == 1
@@ -397,7 +385,7 @@ def test_a_scene_that_fails_is_told_in_one_line_and_the_others_go_on(sweep, prog
     (error,) = re.findall(r"error: [^\r\n]*?\(\d+ to go\)", capfd.readouterr().err)
     assert error.startswith("error: bicycle/full-normal-seed0: train: ") and error.endswith("(1 to go)")
     failed, done = entries(tmp_path / "out").values()
-    assert (failed["state"], done["state"]) == ("failed", "done") and str(data) in failed["error"]
+    assert (failed["state"], done["state"]) == ("failed", "done") and str(data_dir) in failed["error"]
     assert "bicycle" in (tmp_path / "out" / "report" / "report.md").read_text()
     programs.taken()
     (tmp_path / "late").rename(whole)
@@ -431,13 +419,13 @@ def test_a_folder_that_cannot_be_written_fails_its_run_alone(sweep, tmp_path):
     assert (tmp_path / "out" / "bicycle").read_text() == "mine"
 
 
-def test_missing_scenes_are_an_error_only_where_they_are_named_or_all(sweep, programs, data):
+def test_missing_scenes_are_an_error_only_where_they_are_named_or_all(sweep, programs, data_dir):
     assert sweep() == 0
     assert sweep("--scenes", "train", "playroom") == 1
     with pytest.raises(InputError, match="none of the scenes playroom"):
         sweep("--scenes", "playroom")
-    shutil.rmtree(data / "360_v2")
-    shutil.rmtree(data / "tandt_db")
+    shutil.rmtree(data_dir / "360_v2")
+    shutil.rmtree(data_dir / "tandt_db")
     with pytest.raises(InputError, match="none of the scenes bicycle, train, playroom"):
         sweep()
 

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from suite_cases import write_scenes, write_table
+from suite_cases import write_table
 
 from compact_splats.arguments.suite import SuiteConfig
 from compact_splats.suite.command import run_suite
@@ -33,23 +33,11 @@ FLAGS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def scenes(tmp_path_factory) -> Path:
-    """A data folder. Read only."""
-    return write_scenes(tmp_path_factory.mktemp("suite") / "data")
-
-
 @pytest.fixture
-def data(scenes, tmp_path) -> Path:
-    """A copy of the data folder."""
-    return shutil.copytree(scenes, tmp_path / "data")
-
-
-@pytest.fixture
-def words(data, tmp_path) -> list[str]:
+def words(data_dir, tmp_path) -> list[str]:
     """The command line of the plans below."""
     table, out = str(write_table(tmp_path)), str(tmp_path / "out")
-    return ["--data", str(data), "--output", out, "--budget-file", table]
+    return ["--data", str(data_dir), "--output", out, "--budget-file", table]
 
 
 @pytest.mark.parametrize(("flags", "field", "value"), FLAGS)
@@ -83,23 +71,23 @@ def plan_of(words: list[str], *flags: str, schedule: str = "full"):
     return make_plan(SuiteConfig.from_command_line([*words, *flags], ""), schedule)
 
 
-def test_scenes_are_found_up_to_two_folders_down_and_others_are_said_to_be_missing(words, data):
+def test_scenes_are_found_up_to_two_folders_down_and_others_are_said_to_be_missing(words, data_dir):
     plan = plan_of(words)
-    assert [job.source for job in plan.jobs] == [data / "360_v2/bicycle", data / "tandt_db/tandt/train"]
+    assert [job.source for job in plan.jobs] == [data_dir / "360_v2/bicycle", data_dir / "tandt_db/tandt/train"]
     (missing,) = plan.missing
     assert missing.scene == "playroom" and "https://" in missing.where
 
 
-def test_a_folder_of_a_scenes_name_that_holds_no_scene_is_none(words, data):
+def test_a_folder_of_a_scenes_name_that_holds_no_scene_is_none(words, data_dir):
     """Other data sets have folders of training photos that are called train."""
-    shutil.copytree(data / "360_v2" / "bicycle" / "images_4", data / "nerf" / "lego" / "train")
+    shutil.copytree(data_dir / "360_v2" / "bicycle" / "images_4", data_dir / "nerf" / "lego" / "train")
     assert [job.scene for job in plan_of(words).jobs] == ["bicycle", "train"]
 
 
-def test_a_scene_that_is_there_twice_is_refused_and_a_link_to_it_is_not(words, data):
-    (data / "bicycle").symlink_to(data / "360_v2" / "bicycle")
+def test_a_scene_that_is_there_twice_is_refused_and_a_link_to_it_is_not(words, data_dir):
+    (data_dir / "bicycle").symlink_to(data_dir / "360_v2" / "bicycle")
     assert len(plan_of(words).jobs) == 2
-    shutil.copytree(data / "tandt_db" / "tandt" / "train", data / "train")
+    shutil.copytree(data_dir / "tandt_db" / "tandt" / "train", data_dir / "train")
     with pytest.raises(InputError, match="scene train is there twice"):
         plan_of(words)
 

@@ -117,10 +117,11 @@ _FREE = re.compile(r"of which ([\d.]+ \w+) is free|([\d.]+ \w+) free|Free \(acco
 
 def _out_of_memory(text: str, on_gpu: bool, flags: str) -> str:
     needed, free = _NEEDED.search(text), _FREE.search(text)
-    free_bytes = None if on_gpu else free_memory()
     facts = [f"{_size(needed[1])} more needed"] if needed else []
-    if free or free_bytes is not None:
-        facts.append(f"{free[free.lastindex] if free else readable(free_bytes)} free")
+    if free:
+        facts.append(f"{free[free.lastindex or 0]} free")
+    elif not on_gpu and (free_bytes := free_memory()) is not None:
+        facts.append(f"{readable(free_bytes)} free")
     what = "out of GPU memory" if on_gpu else "out of memory"
     hint = f"to use less, see {flags}" if flags else "close other programs or use a machine with more memory"
     return f"{what}{': ' if facts else ''}{', '.join(facts)}; {hint}"

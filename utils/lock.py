@@ -12,8 +12,9 @@ from compact_splats.utils.errors import InputError
 try:
     import fcntl
 except ImportError:  # Windows
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]  # mypy knows no optional modules
 
+_CLOSED = -1  # instead of a file descriptor
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)  # as some network file systems say
 
 
@@ -34,7 +35,7 @@ class FolderLock:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._path = folder / ".lock"
-        self._file: int | None = None
+        self._file = _CLOSED
         self._made: list[Path] = []
         self._device = 0
 
@@ -75,7 +76,7 @@ class FolderLock:
     def _is_mine(self) -> bool:
         """Whether the file at the path is the one that this process holds, not a new one or none."""
         try:
-            return self._file is not None and os.path.samestat(os.fstat(self._file), os.stat(self._path))
+            return self._file != _CLOSED and os.path.samestat(os.fstat(self._file), os.stat(self._path))
         except OSError:
             return False
 
@@ -111,6 +112,6 @@ class FolderLock:
                 raise
 
     def _close(self) -> None:
-        if self._file is not None:
+        if self._file != _CLOSED:
             os.close(self._file)  # this releases the lock
-            self._file = None
+            self._file = _CLOSED

@@ -97,7 +97,7 @@ def _opened(path: Path, more_formats: tuple[str, ...] = (), fix: str = _FIX) -> 
         raise InputError(f"picture {path} {'is not a file' if os.path.exists(path) else 'does not exist'}; {fix}")
     try:
         with Image.open(path, formats=(*_formats(), *more_formats)) as picture:
-            _check_size(path, *picture.size, fix)
+            _check_size(path, picture.width, picture.height, fix)
             yield picture
     except (InputError, MemoryError):
         raise

@@ -3,6 +3,7 @@
 import signal
 import threading
 from types import FrameType, TracebackType
+from typing import Any
 
 from compact_splats.utils.errors import Stopped
 
@@ -14,11 +15,11 @@ class StopRequest:
     """
 
     def __init__(self) -> None:
-        self._number: int | None = None
-        self._before: dict[int, object] = {}
+        self._number = 0  # of the signal; 0: no signal yet
+        self._before: dict[int, Any] = {}  # handlers
 
     def __bool__(self) -> bool:
-        return self._number is not None
+        return self._number > 0
 
     def stopped(self, said: str) -> Stopped:
         """The exception to raise once the work is saved; ``said`` is the line for the user."""

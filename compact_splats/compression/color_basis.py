@@ -73,7 +73,8 @@ class ColorBasis:
         records = np.frombuffer(data, _RECORD)
         if not (np.abs(records["position"]) <= 1e30).all():
             raise FormatError("viewpoints within 1e30", "one outside")
-        return cls(*(torch.from_numpy(records[name].astype(np.float64)) for name in _RECORD.names), cosine)
+        positions, directions = (records[name].astype(np.float64) for name in ("position", "direction"))
+        return cls(torch.from_numpy(positions), torch.from_numpy(directions), cosine)
 
     def to_bytes(self) -> bytes:
         """15 bytes for each viewpoint."""

@@ -9,6 +9,7 @@ bases.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -31,6 +32,7 @@ from compact_splats.compression.compact_code import (
     weight_of,
 )
 from compact_splats.compression.container import pack
+from compact_splats.compression.quantizer import Quantizer
 
 NAME = compact_streams.NAME
 MAX_LOGIT = 25.0  # beyond, opacities are 0 or 1 in single precision
@@ -63,21 +65,25 @@ class CompactSettings:
     rate: float = 4.8e-4
 
 
-class CompactQuantizer:
+class CompactQuantizer(Quantizer):
     """The profile as a ``compression.quantizer.Quantizer``.
 
     Args:
         settings: trade size for quality.
         color_basis: that of the training cameras; None: the spherical harmonics.
+
+    Attributes:
+        code: of the last fit; not set before.
     """
+
+    code: CompactCode
+    _inverse: Tensor
+    _bases: CellBases
+    _last_codes: Codes  # of the last fit or quantization
 
     def __init__(self, settings: CompactSettings | None = None, color_basis: ColorBasis | None = None) -> None:
         self.settings = settings or CompactSettings()
         self.color_basis = color_basis or ColorBasis.of_all_directions()
-        self.code: CompactCode | None = None  # as of the last fit
-        self._inverse = torch.zeros(0, 0)
-        self._bases: CellBases | None = None
-        self._last_codes: Codes | None = None  # of the last fit or quantization
 
     def prepared(self, parameters: Parameters) -> Parameters:
         """The same Gaussians with axes in the order that makes rotations small, see ``compression.axes``."""
@@ -106,7 +112,7 @@ class CompactQuantizer:
         self._last_codes = self._codes(parameters)
         return self.code.values(self._last_codes, self._bases)
 
-    def penalty(self, parameters: Parameters) -> Tensor:
+    def penalty(self, parameters: Mapping[str, Tensor]) -> Tensor:
         """``rate`` times an estimate of the bits per Gaussian of the higher SH degrees."""
         weights = weight_of(self._last_codes.weights).float()
         sh = {"sh_dc": parameters["sh_dc"].detach(), "sh_rest": parameters["sh_rest"]}

@@ -33,9 +33,8 @@ _DC_STEPS = (1.0, 1.5, 1.5)  # of luma and colour differences, relative to luma
 _BASIS_SCALE = 127
 
 
-@dataclass(eq=False)
 class Codes:
-    """The codes of N Gaussians: integer tensors. Those that are None are not known yet.
+    """The codes of N Gaussians: integer tensors. Those that are not known yet are not set.
 
     Attributes:
         cells: (N,3) of the position.
@@ -60,23 +59,26 @@ class Codes:
     order: Tensor
     size: Tensor
     ratios: Tensor
-    weights: Tensor | None = None
-    quat_weights: Tensor | None = None
-    depths: Tensor | None = None
-    places: Tensor | None = None
-    basis_index: Tensor | None = None
-    quats: Tensor | None = None
-    dc: Tensor | None = None
-    rest: Tensor | None = None
-    ends: Tensor | None = None
-    sorted_rest: Tensor | None = None
+    weights: Tensor
+    quat_weights: Tensor
+    depths: Tensor
+    places: Tensor
+    basis_index: Tensor
+    quats: Tensor
+    dc: Tensor
+    rest: Tensor
+    ends: Tensor
+    sorted_rest: Tensor
+
+    def __init__(self, **codes: Tensor) -> None:
+        vars(self).update(codes)
 
     def __len__(self) -> int:
         return len(self.cells)
 
     def __getitem__(self, some: slice | Tensor) -> Codes:
         """The codes of some Gaussians."""
-        return Codes(**{name: codes[some] for name, codes in vars(self).items() if codes is not None})
+        return Codes(**{name: codes[some] for name, codes in vars(self).items()})
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +87,7 @@ class CompactCode:
 
     Attributes:
         position_bits: of a cell on each axis.
-        centre: world units; the middle of the grid.
+        centre: x, y and z of the middle of the grid, world units.
         spread: world units; within this of the centre lies half of the grid on each axis.
         scale_step: natural log; of ratios, for axes of about one length.
         opacity_step: of the logit.
@@ -105,7 +107,7 @@ class CompactCode:
     """
 
     position_bits: int
-    centre: tuple[float, float, float]
+    centre: tuple[float, ...]
     spread: float
     scale_step: float
     opacity_step: float

@@ -136,7 +136,8 @@ def _read_block(code: CompactCode, streams: dict[str, bytes], parameters: Parame
     codes.basis_index = code.basis_index(codes, bases)
     rank = torch.empty(num, dtype=torch.int64)
     rank[_longest_first(codes.ends)] = torch.arange(num)
-    components, codes.sorted_rest = codes.sorted_rest.T, None
+    components = codes.sorted_rest.T
+    del codes.sorted_rest  # it has an order of its own
     for start in range(0, num, _PART):
         some = slice(start, start + _PART)
         part = codes[some]
@@ -301,7 +302,7 @@ def _weight(value: object, key: str) -> int:
     return value
 
 
-def _number(value: object, key: str, low: float, high: float = 1e30) -> float:
+def _number(value: Any, key: str, low: float, high: float = 1e30) -> float:
     if type(value) not in (int, float) or not low <= value <= high:
         raise FormatError(f"{key} in the header from {low:g} to {high:g}", repr(value)[:99])
     return float(value)

@@ -8,6 +8,7 @@ constriction's.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import constriction
 import numpy as np
@@ -51,7 +52,7 @@ class SymbolWriter:
 
     def __init__(self) -> None:
         self._tables = [np.zeros(0, np.uint8)]
-        self._pieces: list[tuple[np.ndarray, Categorical]] = []
+        self._pieces: list[tuple[np.ndarray, Any]] = []  # symbols and their ``Categorical``
 
     def write(self, symbols: np.ndarray, contexts: Contexts | None = None) -> None:
         """Append a field.

@@ -112,12 +112,11 @@ def fine_tune(
         return as_stored(model, quantizer)
 
     mean = [] if phase.mean_from is None else [MeanOfLastSteps(phase.mean_from)]
-    penalties = [QuantizationPenalty(quantizer)] if hasattr(quantizer, "penalty") else []
     training = Training(
         photos.scene,
         model,
         FineTuneSchedule(phase, rates),
-        [*penalties, *mean],
+        [QuantizationPenalty(quantizer), *mean],
         loss=partial(squares_loss, ssim_weight=photos.ssim_weight),
         background=photos.background,
         views=photos.views,

@@ -71,7 +71,7 @@ class Goals:
         """The goal that ``stage`` reaches after ``rounds`` rounds, in words; None: continue."""
         if self.num_gaussians is not None and stage.gaussians <= self.num_gaussians:
             return f"{self.num_gaussians:,} Gaussians"
-        if self.num_bytes is not None and stage.bytes <= self._target_bytes:
+        if self.num_bytes is not None and stage.bytes <= self.num_bytes * (1 - SIZE_MARGIN):
             return f"{self.num_bytes / 1e6:g} MB"
         if self.rounds is not None and rounds >= self.rounds:
             return f"{self.rounds} round{'s' * (self.rounds != 1)}"
@@ -98,12 +98,8 @@ class Goals:
         if self.num_gaussians is not None:
             count = max(count, self.num_gaussians)
         if self.num_bytes is not None:
-            count = max(count, math.floor(gaussians * self._target_bytes / num_bytes))
+            count = max(count, math.floor(gaussians * (self.num_bytes * (1 - SIZE_MARGIN)) / num_bytes))
         return min(count, gaussians - 1)
-
-    @property
-    def _target_bytes(self) -> float:
-        return self.num_bytes * (1 - SIZE_MARGIN)
 
 
 @dataclass(frozen=True)
@@ -174,26 +170,25 @@ class PostHoc:
 
     def _rounds(self, goals: Goals, course: list[Stage]) -> str:
         """Prune and fine-tune until a goal is reached; returns the goal in words."""
-        stage = course[-1]
+        stage, drop = course[-1], goals.psnr_drop
         for number in itertools.count(1):
             if reached := goals.reached(stage, rounds=number - 1):
                 return reached
-            before = None if goals.psnr_drop is None else copy.deepcopy(self.model.state_dict())
+            before = None if drop is None else copy.deepcopy(self.model.state_dict())
             self._prune(goals.next_count(stage.gaussians, stage.bytes, self.schedule.pruned_share))
             self._fine_tune(f"round {number}", self.schedule.round)
             stage = self._stored(f"round {number}")
             self._note(course, stage)
-            if before is not None and course[0].train_psnr - stage.train_psnr > goals.psnr_drop:
+            if before and drop is not None and course[0].train_psnr - stage.train_psnr > drop:
                 self.model.load_state_dict(before)
-                return f"{goals.psnr_drop:g} dB: round {number} lost more and is undone"
+                return f"{drop:g} dB: round {number} lost more and is undone"
         raise AssertionError("unreachable")
 
     def _prepare(self) -> None:
         """Bring the parameters into the form that is stored, and start Adam and the quantizer."""
-        if hasattr(self.quantizer, "prepared"):
-            with torch.no_grad():
-                for name, values in self.quantizer.prepared(detached(self.model)).items():
-                    self.model.parameters[name].copy_(values)
+        with torch.no_grad():
+            for name, values in self.quantizer.prepared(detached(self.model)).items():
+                self.model.parameters[name].copy_(values)
         self.model.start_training(self.rates.at(1.0, self.photos.scene.extent))
         self.quantizer.fit(detached(self.model))
 

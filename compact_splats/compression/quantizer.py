@@ -1,18 +1,30 @@
 """The interface of a profile of .gsz to fine-tuning: the values that are stored, and the file that holds them."""
 
+from collections.abc import Mapping
 from typing import Protocol
+
+from torch import Tensor
 
 from compact_splats.compression.arrays import Arrays, Parameters
 
 
 class Quantizer(Protocol):
-    """A profile of .gsz with its settings, and the ranges, steps and bases of one model.
+    """A profile of .gsz with its settings, and the ranges, steps and bases of one model. Quantizers inherit from it."""
 
-    Two methods are optional. ``prepared(parameters) -> Parameters``: the same Gaussians in the form that is stored
-    (sign of a quaternion, order of axes), called once before fine-tuning, so that stored values are close to them.
-    ``penalty(parameters) -> Tensor``: (), a term of the loss of every step that makes the file smaller, differentiable
-    with respect to the parameters. They are those of the last call of :meth:`fit` or :meth:`quantized`.
-    """
+    def prepared(self, parameters: Parameters) -> Parameters:
+        """The same Gaussians in the form that is stored (sign of a quaternion, order of axes).
+
+        Called once before fine-tuning, so that stored values are close to the parameters.
+        """
+        return parameters
+
+    def penalty(self, parameters: Mapping[str, Tensor]) -> Tensor | float:
+        """(), a term of the loss of every step that makes the file smaller, differentiable.
+
+        Args:
+            parameters: those of the last call of :meth:`fit` or :meth:`quantized`.
+        """
+        return 0.0
 
     def fit(self, parameters: Parameters) -> None:
         """Choose ranges and the like for these parameters; they stay until the next call.

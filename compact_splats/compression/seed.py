@@ -25,6 +25,7 @@ from compact_splats.compression.container import (
     pack,
 )
 from compact_splats.compression.morton import morton_cells, morton_codes
+from compact_splats.compression.quantizer import Quantizer
 
 NAME = "seed"
 # The least step between two levels of SH degrees 1 to 3. Most trained coefficients are close to 0: the range from the
@@ -38,7 +39,7 @@ _CODE_BYTES = 6  # of a place on the Morton curve: 16 bits an axis
 _PART = 1 << 13  # Gaussians whose colours are computed at a time: few enough for the cache
 
 
-class SeedQuantizer:
+class SeedQuantizer(Quantizer):
     """The profile as a ``compression.quantizer.Quantizer``; its state is the ranges of the SH coefficients.
 
     Args:
@@ -62,7 +63,7 @@ class SeedQuantizer:
                 refuse_not_finite(name, values if isinstance(values, np.ndarray) else values.detach().cpu().numpy())
             if name == "sh_rest":
                 low, high = _around_zero(low, high, self._sh_step)
-            self._ranges[name] = np.broadcast_to(np.float32([low, high]), (*values.shape[1:], 2))
+            self._ranges[name] = np.broadcast_to(np.array([low, high], np.float32), (*values.shape[1:], 2))
 
     def quantized(self, parameters: Parameters) -> Parameters:
         """The values that decoding gives back, see ``compression.quantizer.Quantizer.quantized``.
@@ -110,9 +111,9 @@ class SeedQuantizer:
         steps = np.diff(codes[order], prepend=np.uint64(0)).astype("<u8")
         planes = {"means": np.ascontiguousarray(steps.view(np.uint8).reshape(num, 8)[:, :_CODE_BYTES].T)}
         for name in _HALVES:
-            columns = np.ascontiguousarray(bits[name][order].T)
-            planes[f"{name}.high"] = (columns >> 8).astype(np.uint8)
-            planes[f"{name}.low"] = columns.astype(np.uint8)
+            halves = np.ascontiguousarray(bits[name][order].T)
+            planes[f"{name}.high"] = (halves >> 8).astype(np.uint8)
+            planes[f"{name}.low"] = halves.astype(np.uint8)
         for name, color in colors.items():
             for i, channel in enumerate(_CHANNELS):
                 planes[f"{name}.{channel}"] = color[order, :, i]

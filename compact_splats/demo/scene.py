@@ -142,12 +142,12 @@ def _rods(rng: np.random.Generator) -> list[Shape]:
     rods: list[Shape] = []
     for angle in np.linspace(0, 2 * np.pi, 9, endpoint=False) + rng.uniform(0, 0.2, 9):
         spoke = np.array([np.cos(angle), np.sin(angle), 0])
-        ends = (end.astype(np.float32) for end in (foot + 0.3 * spoke, top - 0.14 * spoke))
+        start, end = (each.astype(np.float32) for each in (foot + 0.3 * spoke, top - 0.14 * spoke))
         colour = tuple(0.15 + 0.75 * rng.random(3))
-        rods.append(Rod(*ends, 0.014, Material(plain(colour), gloss=0.3)))
+        rods.append(Rod(start, end, 0.014, Material(plain(colour), gloss=0.3)))
     pole = Material(checks(0.1, (0.9, 0.9, 0.9), (0.75, 0.1, 0.1)), gloss=0.4)
-    ends = (np.array(end, np.float32) for end in ([0.42, 0.32, 0.5], [0.34, 0.3, 1.3]))
-    return [*rods, Rod(*ends, 0.022, pole)]
+    start, end = (np.array(each, np.float32) for each in ([0.42, 0.32, 0.5], [0.34, 0.3, 1.3]))
+    return [*rods, Rod(start, end, 0.022, pole)]
 
 
 def make_poses(num_views: int, rng: np.random.Generator) -> Array:

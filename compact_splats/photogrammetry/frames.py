@@ -108,7 +108,8 @@ def _movement(before: np.ndarray, after: np.ndarray) -> float:
     corners = cv2.goodFeaturesToTrack(before, _NUM_CORNERS, 0.01, 8)
     if corners is None or len(corners) < _MIN_CORNERS:
         return 0.0  # blank: more frames would not help
-    moved, is_found, _ = cv2.calcOpticalFlowPyrLK(before, after, corners, None)
+    flow = cv2.calcOpticalFlowPyrLK(before, after, corners, None)  # type: ignore[call-overload]  # OpenCV allows None
+    moved, is_found, _ = flow
     is_found = is_found[:, 0] == 1
     if is_found.sum() < _MIN_CORNERS:
         return STEP  # a cut or a fast movement

@@ -213,7 +213,7 @@ def write_jpeg(path: Path, rgb: np.ndarray, exif: bytes | None = None) -> None:
         rgb: (H,W,3) uint8.
         exif: tags, from which COLMAP takes the focal length.
     """
-    Image.fromarray(rgb).save(path, quality=JPEG_QUALITY, subsampling=0, **({"exif": exif} if exif else {}))
+    Image.fromarray(rgb).save(path, quality=JPEG_QUALITY, subsampling=0, exif=exif or b"")
 
 
 def _lens(picture: Image.Image) -> Hashable:

@@ -1,6 +1,6 @@
 """The runs of a sweep: one after the other, several at once, or on a cluster."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from queue import SimpleQueue
 from typing import Any
@@ -15,16 +15,16 @@ from compact_splats.utils.machine import num_cores, visible_gpus
 Entry = dict[str, Any]
 
 
-def execute(jobs: Sequence[Job], config: SuiteConfig) -> Iterator[Entry]:
+def execute(jobs: Sequence[Job], config: SuiteConfig) -> Generator[Entry, None, None]:
     """Run the jobs and yield their entries as they end. Closing the iterator ends the running programs.
 
     Raises:
         InputError: the cluster of ``--ray`` can't be used.
     """
-    return _on_cluster(jobs, config) if config.ray is not None else _here(jobs, config)
+    return _on_cluster(jobs, config, config.ray) if config.ray is not None else _here(jobs, config)
 
 
-def _here(jobs: Sequence[Job], config: SuiteConfig) -> Iterator[Entry]:
+def _here(jobs: Sequence[Job], config: SuiteConfig) -> Generator[Entry, None, None]:
     gpus = visible_gpus() if config.device != "cpu" else []
     free: SimpleQueue[str | None] = SimpleQueue()  # the GPU of each run at the same time
     for place in range(config.jobs):
@@ -51,11 +51,11 @@ def _here(jobs: Sequence[Job], config: SuiteConfig) -> Iterator[Entry]:
         allow_all()
 
 
-def _on_cluster(jobs: Sequence[Job], config: SuiteConfig) -> Iterator[Entry]:
+def _on_cluster(jobs: Sequence[Job], config: SuiteConfig, address: str) -> Generator[Entry, None, None]:
     from compact_splats.suite.cluster import run_on_ray  # needs the package ray
 
     cpus = config.threads or max(1, num_cores() // config.jobs)
     gpus = 0 if config.device == "cpu" else 1 / config.jobs
     is_auto = config.device == "auto"
-    for job, result in run_on_ray(run_job, jobs, config.ray, cpus, gpus, config.retries, gpus_if_any=is_auto):
+    for job, result in run_on_ray(run_job, jobs, address, cpus, gpus, config.retries, gpus_if_any=is_auto):
         yield failed_entry(job, str(result)) if isinstance(result, Exception) else result

@@ -200,7 +200,7 @@ def _left_out(results: SuiteResults) -> str:
     failed = sorted(results.failed(), key=lambda run: (run.dataset, run.scene, run.budget_name, run.seed))
     lines = [
         f"- {run.scene} ({title(run.dataset)}), budget {run.budget_name}, seed {run.seed}: "
-        f"failed: {_escaped(run.error)}"
+        f"failed: {_escaped(run.error or '')}"
         for run in failed
     ]
     lines += [

@@ -95,18 +95,19 @@ def make_plan(config: SuiteConfig, schedule: str) -> Plan:
     if not config.data.is_dir():
         raise InputError(f"data folder {config.data} does not exist (see --data)")
     output = (config.output or Path("output") / f"suite-{schedule}").absolute()
-    found = {line.scene: find_scene(config.data.absolute(), line.scene) for line in lines}
+    data = config.data.absolute()
+    found = {line.scene: folder for line in lines if (folder := find_scene(data, line.scene))}
     jobs = (
         _job(config, schedule, line, found[line.scene], output, share, seed)
         for seed in range(config.repeats)
         for share in config.shares
         for line in lines
-        if found[line.scene]
+        if line.scene in found
     )
     missing = (
         Missing(line.scene, line.dataset, SOURCES.get(line.dataset, f"your own data: {config.data / line.scene}"))
         for line in lines
-        if not found[line.scene]
+        if line.scene not in found
     )
     return Plan(output, tuple(jobs), tuple(missing))
 

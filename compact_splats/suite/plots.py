@@ -6,6 +6,7 @@ Figures are drawn without pyplot: nothing global changes, and no display is need
 import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -20,7 +21,7 @@ from compact_splats.utils.files import atomic_write
 DPI = 130
 COLOURS = ("#4269d0", "#e0831a", "#3a9a4b", "#c8385a", "#6d4fb8", "#8a6a3b", "#1f9fb0", "#d46ac0", "#7a8291", "#a3a81e")
 INK, GRID = "#30343b", "#dfe2e6"
-GOAL = {"linestyle": (0, (4, 2)), "zorder": 3}
+GOAL: dict[str, Any] = {"linestyle": (0, (4, 2)), "zorder": 3}
 LOG_FROM = 4.0  # ratio of largest to smallest from which an axis is logarithmic
 QUALITY = (("psnr", "PSNR, dB"), ("ssim", "SSIM"))
 CURVES = (
@@ -89,14 +90,14 @@ def quality_against_size(rows: Sequence[Row], label: str) -> Figure | None:
         sizes = []
         hollow = {"linestyle": "--", "marker": "s", "markerfacecolor": "white"}
         for prefix, style in (("", {"marker": "o"}), ("compressed_", hollow)):
-            pairs = [(row.mean[f"{prefix}mb"], row.mean[f"{prefix}{name}"]) for row in of]
-            points = sorted(pair for pair in pairs if None not in pair)
+            pairs = ((row.mean[f"{prefix}mb"], row.mean[f"{prefix}{name}"]) for row in of)
+            points = sorted((mb, value) for mb, value in pairs if mb is not None and value is not None)
             if points:
                 axes.plot(*zip(*points, strict=True), **{**look, **style})
             sizes += [size for size, _ in points]
         return sizes
 
-    thin = {"color": INK, "linewidth": 1, "markersize": 4.5}
+    thin: dict[str, Any] = {"color": INK, "linewidth": 1, "markersize": 4.5}
     kinds = [
         Line2D([], [], marker="o", label="PLY", **thin),
         Line2D([], [], marker="s", markerfacecolor="white", linestyle="--", label="compressed", **thin),
@@ -120,7 +121,7 @@ def _quality(
     for axes, (name, y_label) in zip(figure.subplots(1, 2), QUALITY, strict=True):
         places = []
         for i, (scene, of) in enumerate(_grouped(rows, lambda row: row.scene)):
-            look = {"color": COLOURS[i % len(COLOURS)], "linewidth": 1.4, "markersize": 4.5}
+            look: dict[str, Any] = {"color": COLOURS[i % len(COLOURS)], "linewidth": 1.4, "markersize": 4.5}
             if scene is None:
                 look = {"color": INK, "linewidth": 2.6, "markersize": 6.5, "zorder": 5}
             lines[scene or "mean"] = Line2D([], [], marker="o", label=scene or "mean of all scenes", **look)
@@ -170,8 +171,9 @@ def training_curves(runs: Sequence[RunResult], label: str) -> Figure | None:
 def _line(axes: Axes, run: RunResult, name: str, look: dict) -> None:
     known = _known(run, name)
     if known:
-        values = [math.nan if value is None else value for value in run.curves[name]]  # a gap in the line
-        axes.plot(run.curves["iteration"], values, marker="." if len(known) < 12 else None, **look)
+        curves = (run.curves["iteration"], run.curves[name])
+        steps, values = ([math.nan if value is None else value for value in curve] for curve in curves)  # nan: a gap
+        axes.plot(steps, values, marker="." if len(known) < 12 else None, **look)
 
 
 def _known(run: RunResult, name: str) -> list[float]:

@@ -68,7 +68,7 @@ def _sheets(runs: Sequence[RunResult], output: Path) -> list[tuple[str, str | No
     return [
         (
             f"{run.scene} ({title(run.dataset)}), budget {run.budget_name}, seed {run.seed}",
-            f"../{run.sheet}" if (output / run.sheet).is_file() else None,
+            f"../{run.sheet}" if run.sheet and (output / run.sheet).is_file() else None,
         )
         for run in chosen.values()
     ]

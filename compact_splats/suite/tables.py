@@ -8,6 +8,7 @@ import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import groupby
+from typing import TypeGuard
 
 from compact_splats.suite.published import DATA_SETS
 from compact_splats.suite.results import QUALITY, SIZES, Figures, RunResult, SuiteResults
@@ -146,16 +147,20 @@ def _data_set_rows(rows: list[Row]) -> list[Row]:
     return [mean]
 
 
+def _all_known(values: list[float | None]) -> TypeGuard[list[float]]:
+    return None not in values
+
+
 def _mean(values: list[float | None]) -> float | None:
-    return None if None in values else statistics.fmean(values)
+    return statistics.fmean(values) if _all_known(values) else None
 
 
 def _std(values: list[float | None]) -> float | None:
-    return None if None in values or len(values) < 2 else statistics.stdev(values)
+    return statistics.stdev(values) if _all_known(values) and len(values) > 1 else None
 
 
 def _std_of_mean(stds: list[float | None]) -> float | None:
-    return None if None in stds else math.hypot(*stds) / len(stds)
+    return math.hypot(*stds) / len(stds) if _all_known(stds) else None
 
 
 def _mean_budget(rows: list[Row]) -> float:

@@ -95,7 +95,7 @@ class Panel:
     @camera.setter
     def camera(self, index: int) -> None:
         if self.camera != index:
-            self._camera.value = self._cameras[index]
+            self._camera.value = self._cameras[index]  # type: ignore[misc]  # mypy misses the setter in viser
 
     @property
     def degree(self) -> int:
@@ -116,7 +116,8 @@ class Panel:
     @property
     def background(self) -> tuple[int, int, int]:
         """RGB, 0 to 255."""
-        return tuple(self._background.value)
+        red, green, blue = self._background.value
+        return red, green, blue
 
     @property
     def is_exact(self) -> bool:
@@ -125,7 +126,7 @@ class Panel:
 
     @is_exact.setter
     def is_exact(self, value: bool) -> None:
-        self._is_exact.value = value
+        self._is_exact.value = value  # type: ignore[misc]  # as above
 
     @property
     def photo_fraction(self) -> float:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from viser import ClientHandle
+from viser import ClientHandle, GaussianSplatHandle
 from viser.transforms import SO3
 
 from compact_splats.gaussian_renderer.evaluation import view_pair
@@ -70,7 +70,7 @@ class Session:
         self._jumps = 0
         self._pose: tuple | None = None
         self._done: tuple[int, int] | None = None  # version and step that the page shows
-        self._splats = None
+        self._splats: GaussianSplatHandle | None = None  # None before the first refresh
         self._splats_done: tuple | None = None
         self._splats_step, self._splats_time = -1, -math.inf
         self._is_image_shown = False
@@ -121,20 +121,22 @@ class Session:
 
     def _draw_cameras(self, are_shown: bool) -> None:
         """Draw clickable camera frustums, or remove them."""
-        scene, extent = self._client.scene, self._views.extent
         if not are_shown:
-            scene.remove_by_name("/cameras")
+            self._client.scene.remove_by_name("/cameras")
             return
         chosen = np.linspace(0, len(self._views.cameras) - 1, MAX_FRUSTUMS).astype(int)
         for index in sorted(set(chosen.tolist())):
-            camera = self._views.cameras[index]
-            to_world = _to_world(camera)
-            frustum = scene.add_camera_frustum(
-                f"/cameras/{index}", 2 * math.atan(camera.height / 2 / camera.fy), camera.width / camera.height,
-                scale=0.06 * extent, thickness=0.0015 * extent, color=(255, 170, 40),
-                wxyz=SO3.from_matrix(to_world[:3, :3]).wxyz, position=to_world[:3, 3],
-            )  # fmt: skip
-            frustum.on_click(lambda _, index=index: self.jump(index))
+            self._draw_camera(index)
+
+    def _draw_camera(self, index: int) -> None:
+        camera, extent = self._views.cameras[index], self._views.extent
+        to_world = _to_world(camera)
+        frustum = self._client.scene.add_camera_frustum(
+            f"/cameras/{index}", 2 * math.atan(camera.height / 2 / camera.fy), camera.width / camera.height,
+            scale=0.06 * extent, thickness=0.0015 * extent, color=(255, 170, 40),
+            wxyz=SO3.from_matrix(to_world[:3, :3]).wxyz, position=to_world[:3, 3],
+        )  # fmt: skip
+        frustum.on_click(lambda _: self.jump(index))
 
     # ---- updates, in the thread that owns the model ----
 
@@ -210,16 +212,19 @@ class Session:
         return overlay_photo(image, window, camera, photo, self.panel.photo_fraction)
 
     def _show_image(self, image: np.ndarray) -> None:
-        file_format = "jpeg" if self._config.is_training else "png"
-        self._client.scene.set_background_image(image, file_format, jpeg_quality=90)
-        self._splats.visible = False
-        self._is_image_shown = True
+        scene = self._client.scene
+        scene.set_background_image(image, "jpeg" if self._config.is_training else "png", jpeg_quality=90)
+        self._set_image_shown(True)
 
     def _show_splats(self) -> None:
         color = np.array(self.panel.background, np.uint8).reshape(1, 1, 3)
         self._client.scene.set_background_image(color, "png")
-        self._splats.visible = True
-        self._is_image_shown = False
+        self._set_image_shown(False)
+
+    def _set_image_shown(self, is_shown: bool) -> None:
+        assert self._splats is not None  # a refresh sends splats before an image
+        self._splats.visible = not is_shown
+        self._is_image_shown = is_shown
 
 
 def _to_world(camera: Camera) -> np.ndarray:

@@ -5,7 +5,8 @@ Viser draws no spherical harmonics, so they are evaluated here for the position 
 
 from __future__ import annotations
 
-import numpy as np
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -17,7 +18,7 @@ BYTES_EACH = 32  # of a Gaussian sent to the browser
 
 
 @torch.no_grad()
-def arrays(model: GaussianModel, indices: Tensor, eye: Tensor, degree: int) -> dict[str, np.ndarray]:
+def arrays(model: GaussianModel, indices: Tensor, eye: Tensor, degree: int) -> dict[str, Any]:
     """The arguments of viser's ``add_gaussian_splats``.
 
     Args:
