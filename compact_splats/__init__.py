@@ -28,6 +28,7 @@ _HOMES = {
     "Schedule": "arguments.schedule",
     "FULL": "arguments.schedule",
     "FAST": "arguments.schedule",
+    "QUICK": "arguments.schedule",
     "Training": "training.training",
     "photometric_loss": "training.training",
     "Strategy": "training.strategy",

@@ -30,7 +30,7 @@ import torch
 
 from compact_splats.arguments import TrainConfig
 from compact_splats.arguments.config import SCHEDULES
-from compact_splats.arguments.schedule import FAST, FULL, OptimizerPhase, Schedule
+from compact_splats.arguments.schedule import FAST, FULL, QUICK, OptimizerPhase, Schedule
 from compact_splats.demo.scene import write_demo_scene
 from compact_splats.scene import ply_file
 from compact_splats.training import state_file
@@ -48,9 +48,13 @@ PATIENCE = 300  # seconds
 
 
 def short_schedules() -> dict[str, Schedule]:
-    """Both schedules in ``STEPS`` steps, by name."""
-    scaled = {name: each.scaled(STEPS / each.iterations) for name, each in (("full", FULL), ("fast", FAST))}
-    return {name: replace(each, optimizer_phases=WAITING) for name, each in scaled.items()}
+    """All schedules in ``STEPS`` steps, by name."""
+    full, fast, quick = (each.scaled(STEPS / each.iterations) for each in (FULL, FAST, QUICK))
+    return {
+        "full": replace(full, optimizer_phases=WAITING),
+        "fast": replace(fast, optimizer_phases=WAITING),
+        "quick": quick,
+    }
 
 
 def make_config(scene: Path, out: Path, schedule: str) -> TrainConfig:
@@ -292,7 +296,7 @@ def all_outcomes(args: argparse.Namespace, folder: Path) -> list[Outcome]:
     def work(worker: int, num_kills: int) -> None:
         rng, outcomes = random.Random(f"{args.seed} {worker}"), []
         while (missing := num_kills - sum(len(each.kills) for each in outcomes)) > 0:
-            schedule = ("full", "fast")[len(outcomes) % 2]
+            schedule = ("full", "fast", "quick")[len(outcomes) % 3]
             config = make_config(folder / "scene", folder / f"run{worker}", schedule)
             kills = min(missing, rng.randint(1, 4))
             outcomes.append(run_and_kill(config, kills, 1.5 * seconds[schedule], references[schedule], rng))

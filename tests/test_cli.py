@@ -11,7 +11,7 @@ import pytest
 from compact_splats.arguments import TrainConfig, pick_device
 from compact_splats.arguments.options import from_json, to_json
 from compact_splats.arguments.render import RenderConfig
-from compact_splats.arguments.schedule import FAST, FULL
+from compact_splats.arguments.schedule import FAST, FULL, QUICK
 from compact_splats.utils.errors import InputError
 
 ROOT = Path(__file__).parent.parent
@@ -209,6 +209,7 @@ def test_the_schedule_follows_the_flags():
     plain = TrainConfig.from_command_line(NEEDED)
     assert plain.make_schedule() == FULL
     assert dataclasses.replace(plain, schedule="fast").make_schedule() == FAST
+    assert dataclasses.replace(plain, schedule="quick").make_schedule() == QUICK
     changed = dataclasses.replace(plain, iterations=600, sh_rest_lr=0.02, densify_grad_threshold=6e-4).make_schedule()
     assert changed.iterations == 600
     assert changed.learning_rates.sh_rest == 0.02 / 20

@@ -78,7 +78,7 @@ def test_training_gains_quality_on_a_real_capture(test_data, tmp_path):
     assert summary["num_gaussians"] == 4000
 
 
-@pytest.mark.parametrize("schedule", ["full", "fast"])
+@pytest.mark.parametrize("schedule", ["full", "fast", "quick"])
 @pytest.mark.parametrize("budget", [250, 1000])
 def test_the_budget_is_met_exactly(tiny_scene_dir, tmp_path, schedule, budget):
     config = make_config(tiny_scene_dir, tmp_path / "out", schedule=schedule, final_budget=budget, iterations=150)
@@ -107,6 +107,7 @@ def test_another_seed_gives_another_model(short):
         {"lambda_dssim": 0.9},
         {"eval": False},
         {"schedule": "fast"},
+        {"schedule": "quick"},
     ],
     ids=lambda change: next(iter(change)),
 )
