@@ -57,5 +57,5 @@ class Camera:
         width, height = (max(1, round(length / divisor)) for length in (self.width, self.height))
         x, y = width / self.width, height / self.height
         photo = self.required_photo.smaller(width, height)
-        lens = {"fx": self.fx * x, "fy": self.fy * y, "cx": self.cx * x, "cy": self.cy * y}
-        return replace(self, width=width, height=height, **lens, photo=photo)
+        fx, fy, cx, cy = self.fx * x, self.fy * y, self.cx * x, self.cy * y
+        return replace(self, width=width, height=height, fx=fx, fy=fy, cx=cx, cy=cy, photo=photo)
