@@ -55,9 +55,7 @@ template <class T> struct Batch {
     Batch() = default;
     Batch(Lanes l) : lanes(l) {}
     template <class S, class = std::enable_if_t<std::is_arithmetic_v<S>>>
-    Batch(S s) {  // broadcast
-        for (int i = 0; i < size; ++i) lanes[i] = static_cast<T>(s);
-    }
+    Batch(S s) : lanes(static_cast<T>(s) - Lanes{}) {}  // broadcast; GCC turns a loop over lanes into inserts
 
     static Batch load(const T* p) {
         Batch b;
