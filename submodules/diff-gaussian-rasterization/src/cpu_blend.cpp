@@ -1,6 +1,8 @@
 // Blending on the CPU: forward, backward and importance. One work item per tile, one lane per pixel. All three visit
 // the pairs of splat and pixel in walk_tile.
 #include <algorithm>
+#include <array>
+#include <bit>
 
 #include "cpu_tiles.h"
 #include "simd.h"
@@ -181,15 +183,16 @@ template <class T> struct PixelGradients {
 
 /// The sum over lanes.
 template <class T> SplatGradient<T> sum(const SplatGradient<Batch<T>>& v) {
-    return {{sum(v.mean.x), sum(v.mean.y)},
-            {sum(v.abs_mean.x), sum(v.abs_mean.y)},
-            {sum(v.conic.xx), sum(v.conic.xy), sum(v.conic.yy)},
-            sum(v.u),
-            {sum(v.color.x), sum(v.color.y), sum(v.color.z)},
-            sum(v.inverse_depth)};
+    constexpr int kFields = sizeof(SplatGradient<T>) / sizeof(T);
+    struct Fields { Batch<T> at[kFields]; };
+    const auto fields = std::bit_cast<Fields>(v);
+    std::array<T, kFields> sums;
+    sums_of_lanes<kFields>(fields.at, sums.data());
+    return std::bit_cast<SplatGradient<T>>(sums);
 }
 
-template <class T, bool kDepth>
+/// Writes the slots; their conic is still the sum of u d d^T.
+template <class T, bool kDepth, bool kAbsolute>
 void blend_tile_backward(const Frame<T>& frame, int64_t tile_index, const Images<const T>& images,
                          const Images<const T>& v_images, Buffer<SplatGradient<T>>& slots) {
     using B = Batch<T>;
@@ -204,12 +207,11 @@ void blend_tile_backward(const Frame<T>& frame, int64_t tile_index, const Images
             for_each_group([&](int at, Vec2<B> d, B alpha, B transmittance,
                                Mask<T> contributes) __attribute__((always_inline)) {
                 B remainder = B::load(v.remainder + at);
-                blend_vjp<kDepth>(conic, channels, d, alpha, transmittance, contributes, v.load(at), remainder, sums);
+                blend_vjp<kDepth, kAbsolute>(conic, channels, d, alpha, transmittance, contributes, v.load(at),
+                                             remainder, sums);
                 remainder.store(v.remainder + at);
             });
-            SplatGradient<T>& slot = slots[frame.slot_of(instance)];
-            slot = sum(sums);
-            slot.conic = conic_gradient(slot.conic);
+            slots[frame.slot_of(instance)] = sum(sums);
         },
         [&](const Instance& instance) { slots[frame.slot_of(instance)] = SplatGradient<T>{}; });
 }
@@ -233,7 +235,10 @@ void importance_tile(const Frame<T>& frame, int64_t tile_index, const T* pixel_w
                 num_pixels += count(contributes);
                 (B::load(taken + at) + select(contributes, B(1), B(0))).store(taken + at);
             });
-            slots[frame.slot_of(instance)] = {sum(weighted), sum(total), num_pixels};
+            const B both[2] = {weighted, total};
+            T sums[2];
+            sums_of_lanes<2>(both, sums);
+            slots[frame.slot_of(instance)] = {sums[0], sums[1], num_pixels};
         },
         [&](const Instance& instance) { slots[frame.slot_of(instance)] = {}; });
     tile.for_each_pixel(frame.view, [&](int i, int64_t pixel) { num_gaussians[pixel] = int32_t(taken[i]); });
@@ -255,7 +260,10 @@ void backward(const Frame<T>& frame, const Gaussians<T>& gaussians, const Images
               const Images<const T>& v_images, const Gradients<T>& out) {
     Team team(frame.options.num_threads);
     Buffer<SplatGradient<T>> slots(frame.instances.size());
-    const auto blend = v_images.inverse_depth ? blend_tile_backward<T, true> : blend_tile_backward<T, false>;
+    const bool has_absolute = out.screen_means || out.abs_grad_sum;
+    const auto blend = v_images.inverse_depth
+                           ? (has_absolute ? blend_tile_backward<T, true, true> : blend_tile_backward<T, true, false>)
+                           : (has_absolute ? blend_tile_backward<T, false, true> : blend_tile_backward<T, false, false>);
     team.for_each(frame.view.num_tiles(), [&](int64_t tile) { blend(frame, tile, images, v_images, slots); });
     project_backward(team, frame, gaussians, slots, out);
 }

@@ -193,7 +193,8 @@ template <class T>
 void project_backward_batch(const Frame<T>& frame, const Gaussians<T>& g, const Pinhole<Batch<T>>& camera,
                             const Buffer<SplatGradient<T>>& slots, const BatchRows<T>& rows, const Gradients<T>& out) {
     using B = Batch<T>;
-    const SplatGradient<B> v = sum_slots(frame, slots, rows);
+    SplatGradient<B> v = sum_slots(frame, slots, rows);
+    v.conic = conic_gradient(v.conic);
     write_screen_gradients(frame.view, v, rows, out);
     const Projection<B> p = project_batch(g, camera, frame.options, rows);
     const Vec3<B> v_toward = color_backward(frame, g, p.world - camera.centre, v.color, rows, out);

@@ -280,7 +280,7 @@ template <bool kDepth> struct GradientPass {
     }
     __device__ void visit(const Splat<float>& s, Vec2<float> d, float alpha, const Fixed& v, Flow& flow) {
         const Channels<float> channels{s.color, s.inverse_depth};
-        blend_vjp<kDepth>(s.conic, channels, d, alpha, flow.transmittance, true, v, flow.remainder, sum);
+        blend_vjp<kDepth, true>(s.conic, channels, d, alpha, flow.transmittance, true, v, flow.remainder, sum);
         flow.transmittance = transmittance_after(flow.transmittance, alpha);
     }
     __device__ void store(const Params& p, int64_t instance, uint32_t gaussian) {

@@ -332,7 +332,7 @@ DGR_FN T whole_remainder(const Channels<T>& pixel, T transmittance, const Channe
 }
 /// VJP of log2_alpha, blend_weight and transmittance_after, for one splat in one pixel. Splats are visited front to
 /// back.  [eq. 14]
-/// kDepth: the inverse depth has a gradient, too.
+/// kDepth: the inverse depth has a gradient, too. kAbsolute: abs_mean is computed.
 /// q, channels     of the splat
 /// alpha           before the cap, where the gradient of alpha becomes zero
 /// transmittance   before the splat
@@ -340,7 +340,7 @@ DGR_FN T whole_remainder(const Channels<T>& pixel, T transmittance, const Channe
 /// v               dL/d of the pixel
 /// remainder       v . (the pixel's value minus that of all splats visited so far); updated
 /// sum             added to
-template <bool kDepth, class T>
+template <bool kDepth, bool kAbsolute, class T>
 DGR_FN void blend_vjp(const Sym2<T>& q, const Channels<T>& channels, Vec2<T> d, T alpha, T transmittance,
                       MaskOf<T> contributes, const Channels<T>& v, T& remainder, SplatGradient<T>& sum) {
     const T capped = min(alpha, T(Limits::alpha_max));
@@ -365,8 +365,10 @@ DGR_FN void blend_vjp(const Sym2<T>& q, const Channels<T>& channels, Vec2<T> d, 
     sum.conic.yy += u_y * d.y;
     sum.mean.x += v_x;
     sum.mean.y += v_y;
-    sum.abs_mean.x += abs(v_x);
-    sum.abs_mean.y += abs(v_y);
+    if constexpr (kAbsolute) {
+        sum.abs_mean.x += abs(v_x);
+        sum.abs_mean.y += abs(v_y);
+    }
 }
 /// dL/dconic from the sum of u d d^T.
 template <class T> DGR_FN Sym2<T> conic_gradient(Sym2<T> sum) { return {T(-0.5) * sum.xx, -sum.xy, T(-0.5) * sum.yy}; }
