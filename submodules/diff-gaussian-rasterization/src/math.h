@@ -390,25 +390,25 @@ template <class T> inline WindowWeights<T> window_weights() {
     return weights;
 }
 
-/// Window means of x, y, x^2, y^2, xy.
-template <class T> struct WindowMeans { T x, y, xx, yy, xy; };
+/// Window means of x, y, x^2 + y^2, xy.
+template <class T> struct WindowMeans { T x, y, squares, xy; };
 /// The factors of SSIM = a1 a2 / (b1 b2).  [eq. 15]
 template <class T> struct SsimFactors { T a1, a2, b1, b2; };
 template <class T> DGR_FN SsimFactors<T> ssim_factors(const WindowMeans<T>& m) {
     const T c1(Ssim::c1), c2(Ssim::c2);
     return {T(2) * m.x * m.y + c1, T(2) * (m.xy - m.x * m.y) + c2, m.x * m.x + m.y * m.y + c1,
-            m.xx - m.x * m.x + m.yy - m.y * m.y + c2};
+            m.squares - (m.x * m.x + m.y * m.y) + c2};
 }
 template <class T> DGR_FN T ssim(const WindowMeans<T>& m) {
     const SsimFactors<T> f = ssim_factors(m);
-    return f.a1 * f.a2 / (f.b1 * f.b2);
+    return f.a1 * f.a2 * (T(1) / (f.b1 * f.b2));
 }
 /// dL/d of the window means of x, x^2 and xy. The photo y has no gradient.
 template <class T> struct WindowGradient { T x, xx, xy; };
 template <class T> DGR_FN WindowGradient<T> ssim_vjp(const WindowMeans<T>& m, T v) {
     const SsimFactors<T> f = ssim_factors(m);
-    const T inv = v / (f.b1 * f.b2), s = f.a1 * f.a2 * inv;  // s = v * ssim
-    const T v_a1 = f.a2 * inv, v_a2 = f.a1 * inv, v_b1 = -s / f.b1, v_b2 = -s / f.b2;
+    const T inv = T(1) / (f.b1 * f.b2), s = v * (f.a1 * f.a2 * inv);  // one division, shared with ssim
+    const T v_a1 = v * f.a2 * inv, v_a2 = v * f.a1 * inv, v_b1 = -s * (f.b2 * inv), v_b2 = -s * (f.b1 * inv);
     return {T(2) * (m.y * (v_a1 - v_a2) + m.x * (v_b1 - v_b2)), v_b2, T(2) * v_a2};
 }
 

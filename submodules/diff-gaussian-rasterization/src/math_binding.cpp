@@ -153,7 +153,7 @@ void bind_math(nb::module_& m) {
     });
     // Inputs: window means of x, x^2, xy; constants: those of y, y^2.
     const auto means_of = [](const Numbers& x, double y, double yy) {
-        return WindowMeans<double>{x[0], y, x[1], yy, x[2]};
+        return WindowMeans<double>{x[0], y, x[1] + yy, x[2]};
     };
     m.def("ssim", [=](const Numbers& x, double y, double yy) {
         as<V3>(x);
