@@ -168,6 +168,19 @@ template <class Lanes, size_t... lanes> inline Lanes shuffle(Lanes a, Lanes b, s
 #endif
 }
 
+/// v[i] becomes the vector of lane i of all; v has kLanes<T> elements.
+template <class T, int half = kLanes<T> / 2> inline void transpose(Batch<T>* v) {
+    const auto exchange = []<size_t... lanes>(Batch<T>& a, Batch<T>& b, std::index_sequence<lanes...>) {
+        constexpr size_t n = kLanes<T>, h = half;
+        const auto low = shuffle(a.lanes, b.lanes, std::index_sequence<(lanes & h ? n + lanes - h : lanes)...>{});
+        b = shuffle(a.lanes, b.lanes, std::index_sequence<(lanes & h ? n + lanes : lanes + h)...>{});
+        a = low;
+    };
+    for (int i = 0; i < kLanes<T>; ++i)
+        if (!(i & half)) exchange(v[i], v[i + half], std::make_index_sequence<kLanes<T>>{});
+    if constexpr (half > 1) transpose<T, half / 2>(v);
+}
+
 /// The lanes of two vectors whose blocks of 2 * half lanes each are one sum: the first or second half of each block.
 template <int half, bool second, class Lanes, size_t... lanes>
 inline Lanes halves(Lanes a, Lanes b, std::index_sequence<lanes...>) {
