@@ -59,7 +59,7 @@ template <class T> struct Chords {
     int row_begin, row_end;
     T left[kTile + kLanes<T>], right[kTile + kLanes<T>];  // written in batches, from row_begin on
 
-    Chords(const Splat<T>& s, const TilePixels<T>& tile, Batch<T> lane) {
+    void compute(const Splat<T>& s, const TilePixels<T>& tile, Batch<T> lane) {
         using B = Batch<T>;
         const T mean_x = s.mean.x - T(tile.x), mean_y = s.mean.y - T(tile.y);
         row_begin = first_pixel(mean_y - s.half_extent.y);
@@ -85,18 +85,23 @@ void walk_tile(const Frame<T>& frame, int64_t tile_index, TilePixels<T>& tile, c
     using B = Batch<T>;
     B lane;
     for (int i = 0; i < kLanes<T>; ++i) lane.set(i, T(i));
-    const int64_t end = frame.tile_begin[tile_index + 1];
-    int64_t k = frame.tile_begin[tile_index];
+    const int64_t begin = frame.tile_begin[tile_index], end = frame.tile_begin[tile_index + 1];
+    const auto splat_at = [&](int64_t k) -> const Splat<T>& { return frame.splats[frame.instances[k].gaussian]; };
+    // The chords of the next splat are computed before this one is visited: the branches on them need not wait.
+    Chords<T> chords_of[2];
+    if (begin < end) chords_of[begin % 2].compute(splat_at(begin), tile, lane);
+    int64_t k = begin;
     for (; k < end; ++k) {
-        if ((k - frame.tile_begin[tile_index]) % kCheckLive == kCheckLive - 1 && !tile.update_live()) break;
-        if (k + kPrefetch < end) __builtin_prefetch(&frame.splats[frame.instances[k + kPrefetch].gaussian]);
-        const Splat<T> s = frame.splats[frame.instances[k].gaussian];
+        if ((k - begin) % kCheckLive == kCheckLive - 1 && !tile.update_live()) break;
+        if (k + kPrefetch < end) __builtin_prefetch(&splat_at(k + kPrefetch));
+        if (k + 1 < end) chords_of[(k + 1) % 2].compute(splat_at(k + 1), tile, lane);
+        const Chords<T>& chords = chords_of[k % 2];
+        const Splat<T> s = splat_at(k);
         const Sym2<B> conic{B(s.conic.xx), B(s.conic.xy), B(s.conic.yy)};
         const B log2_opacity(s.log2_opacity);
         B d_x[kTile / kLanes<T>];
         for (int i = 0; i < kTile / kLanes<T>; ++i) d_x[i] = lane + B(T(tile.x + i * kLanes<T>) - s.mean.x);
         const auto for_each_group = [&](const auto& visit) __attribute__((always_inline)) {
-            const Chords<T> chords(s, tile, lane);
             for (int row = chords.row_begin; row < chords.row_end; ++row) {
                 const B d_y(T(tile.y + row) - s.mean.y);
                 for (int column = 0; column < kTile; column += kLanes<T>) {
@@ -181,8 +186,8 @@ template <class T> struct PixelGradients {
     }
 };
 
-/// The sum over lanes.
-template <class T> SplatGradient<T> sum(const SplatGradient<Batch<T>>& v) {
+/// The sum over lanes. Inlined, because a reference that leaves the function would keep the caller's sums in memory.
+template <class T> DGR_FN SplatGradient<T> sum(const SplatGradient<Batch<T>>& v) {
     constexpr int kFields = sizeof(SplatGradient<T>) / sizeof(T);
     struct Fields { Batch<T> at[kFields]; };
     const auto fields = std::bit_cast<Fields>(v);
