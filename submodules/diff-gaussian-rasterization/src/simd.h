@@ -38,6 +38,7 @@ template <class T> struct Mask {
     bool operator[](int lane) const { return bits[lane] != 0; }
 };
 
+#if defined(__SSE2__)
 /// Bit i is lane i.
 template <class T> inline uint32_t lane_bits(Mask<T> mask) {
 #if defined(__AVX512F__)
@@ -47,25 +48,25 @@ template <class T> inline uint32_t lane_bits(Mask<T> mask) {
 #elif defined(__AVX__)
     if constexpr (sizeof(T) == 4) return _mm256_movemask_ps(std::bit_cast<__m256>(mask.bits));
     else return _mm256_movemask_pd(std::bit_cast<__m256d>(mask.bits));
-#elif defined(__SSE2__)
+#else
     if constexpr (sizeof(T) == 4) return _mm_movemask_ps(std::bit_cast<__m128>(mask.bits));
     else return _mm_movemask_pd(std::bit_cast<__m128d>(mask.bits));
-#else
-    uint32_t result = 0;
-    for (int i = 0; i < kLanes<T>; ++i) result |= uint32_t(mask.bits[i] & 1) << i;
-    return result;
 #endif
 }
-template <class T> inline bool any(Mask<T> mask) {
-#if defined(__SSE2__)
-    return lane_bits(mask) != 0;
+template <class T> inline bool any(Mask<T> mask) { return lane_bits(mask) != 0; }
+template <class T> inline int count(Mask<T> mask) { return std::popcount(lane_bits(mask)); }
 #else
+template <class T> inline bool any(Mask<T> mask) {
     typedef int64_t Words __attribute__((vector_size(16)));
     const Words words = std::bit_cast<Words>(mask.bits);
     return (words[0] | words[1]) != 0;
-#endif
 }
-template <class T> inline int count(Mask<T> mask) { return std::popcount(lane_bits(mask)); }
+template <class T> inline int count(Mask<T> mask) {
+    int sum = 0;
+    for (int i = 0; i < kLanes<T>; ++i) sum += mask[i];
+    return sum;
+}
+#endif
 
 template <class T> struct Batch {
     typedef T Lanes __attribute__((vector_size(kVectorBytes)));
@@ -123,8 +124,8 @@ template <class T> inline Batch<T> abs(Batch<T> a) {
 template <class T> inline Batch<T> sqrt(Batch<T> a) {
     Batch<T> r;
 #if defined(__AVX512F__)  // GCC prefers two vectors of 32 bytes, joined through memory
-    if constexpr (sizeof(T) == 4) r.lanes = _mm512_sqrt_ps(a.lanes);
-    else r.lanes = _mm512_sqrt_pd(a.lanes);
+    if constexpr (sizeof(T) == 4) r.lanes = _mm512_maskz_sqrt_ps(0xffff, a.lanes);
+    else r.lanes = _mm512_maskz_sqrt_pd(0xff, a.lanes);
     return r;
 #endif
     for (int i = 0; i < kLanes<T>; ++i) r.lanes[i] = std::sqrt(a.lanes[i]);
