@@ -147,7 +147,9 @@ def report(counts: dict[str, int], milliseconds: dict[str, float], per: dict[str
             count = counts[part] - sum(counts[p] for p in contained)
             each = count / per[unit]
             good = good and each <= limit
-            line += f"{count / 1e6:>10.2f}{each:>10.1f} {unit:<8}{limit:>8}{'' if each <= limit else '  ABOVE THE LIMIT'}"
+            line += (
+                f"{count / 1e6:>10.2f}{each:>10.1f} {unit:<8}{limit:>8}{'' if each <= limit else '  ABOVE THE LIMIT'}"
+            )
         print(line)
     return good
 

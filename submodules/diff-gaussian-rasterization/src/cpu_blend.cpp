@@ -54,23 +54,34 @@ template <class T> struct TilePixels {
     }
 };
 
-/// The ends of the ellipse's chord in each row of pixels of the tile, in px from the tile's corner.
+/// The rows of a tile in which the ellipse's chord touches the tile, and the ends of the chords in px from the tile's
+/// corner.
 template <class T> struct Chords {
-    int row_begin, row_end;
-    T left[kTile + kLanes<T>], right[kTile + kLanes<T>];  // written in batches, from row_begin on
+    uint32_t rows;  // bit i: row i
+    T left[kTile + kLanes<T>], right[kTile + kLanes<T>];  // written in batches; unused if a batch is a whole row
 
     void compute(const Splat<T>& s, const TilePixels<T>& tile, Batch<T> lane) {
         using B = Batch<T>;
         const T mean_x = s.mean.x - T(tile.x), mean_y = s.mean.y - T(tile.y);
-        row_begin = first_pixel(mean_y - s.half_extent.y);
-        row_end = last_pixel(mean_y + s.half_extent.y, tile.height) + 1;
+        const int begin = first_pixel(mean_y - s.half_extent.y);
+        const int end = last_pixel(mean_y + s.half_extent.y, tile.height) + 1;
         const B inv_extent(T(1) / s.half_extent.y);
-        for (int row = row_begin; row < row_end; row += kLanes<T>) {
+        rows = 0;
+        for (int row = begin; row < end; row += kLanes<T>) {
             const Chord<B> chord = chord_at(B(s.slope), B(s.half_chord), inv_extent, lane + B(T(row) - mean_y));
             const B middle = B(mean_x) + chord.middle;
-            (middle - chord.half).store(left + row);
-            (middle + chord.half).store(right + row);
+            const B first = middle - chord.half, last = middle + chord.half;
+            const uint32_t touching = lane_bits(~(first > B(kTile - 1)) & ~(last < B(0)));
+            rows |= (touching & ((2u << (end - 1 - row)) - 1)) << row;
+            if constexpr (kLanes<T> < kTile) {
+                first.store(left + row);
+                last.store(right + row);
+            }
         }
+    }
+    /// Whether the chord of one of `rows` touches the batch at a column.
+    bool touches(int row, int column) const {
+        return kLanes<T> == kTile || !(left[row] > T(column + kLanes<T> - 1) || right[row] < T(column));
     }
 };
 
@@ -87,7 +98,7 @@ void walk_tile(const Frame<T>& frame, int64_t tile_index, TilePixels<T>& tile, c
     for (int i = 0; i < kLanes<T>; ++i) lane.set(i, T(i));
     const int64_t begin = frame.tile_begin[tile_index], end = frame.tile_begin[tile_index + 1];
     const auto splat_at = [&](int64_t k) -> const Splat<T>& { return frame.splats[frame.instances[k].gaussian]; };
-    // The chords of the next splat are computed before this one is visited: the branches on them need not wait.
+    // The chords of the next splat are computed before this one is visited, so that the branches on them need not wait.
     Chords<T> chords_of[2];
     if (begin < end) chords_of[begin % 2].compute(splat_at(begin), tile, lane);
     int64_t k = begin;
@@ -102,10 +113,11 @@ void walk_tile(const Frame<T>& frame, int64_t tile_index, TilePixels<T>& tile, c
         B d_x[kTile / kLanes<T>];
         for (int i = 0; i < kTile / kLanes<T>; ++i) d_x[i] = lane + B(T(tile.x + i * kLanes<T>) - s.mean.x);
         const auto for_each_group = [&](const auto& visit) __attribute__((always_inline)) {
-            for (int row = chords.row_begin; row < chords.row_end; ++row) {
+            for (uint32_t rows = chords.rows; rows != 0; rows &= rows - 1) {
+                const int row = std::countr_zero(rows);
                 const B d_y(T(tile.y + row) - s.mean.y);
                 for (int column = 0; column < kTile; column += kLanes<T>) {
-                    if (chords.left[row] > T(column + kLanes<T> - 1) || chords.right[row] < T(column)) continue;
+                    if (!chords.touches(row, column)) continue;
                     const int at = row * kTile + column;
                     const Vec2<B> d{d_x[column / kLanes<T>], d_y};
                     // Far from the mean of a thin splat, rounding errors can make this any number. The cap at

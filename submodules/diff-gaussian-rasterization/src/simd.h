@@ -38,7 +38,6 @@ template <class T> struct Mask {
     bool operator[](int lane) const { return bits[lane] != 0; }
 };
 
-#if defined(__SSE2__)
 /// Bit i is lane i.
 template <class T> inline uint32_t lane_bits(Mask<T> mask) {
 #if defined(__AVX512F__)
@@ -48,25 +47,25 @@ template <class T> inline uint32_t lane_bits(Mask<T> mask) {
 #elif defined(__AVX__)
     if constexpr (sizeof(T) == 4) return _mm256_movemask_ps(std::bit_cast<__m256>(mask.bits));
     else return _mm256_movemask_pd(std::bit_cast<__m256d>(mask.bits));
-#else
+#elif defined(__SSE2__)
     if constexpr (sizeof(T) == 4) return _mm_movemask_ps(std::bit_cast<__m128>(mask.bits));
     else return _mm_movemask_pd(std::bit_cast<__m128d>(mask.bits));
+#else
+    uint32_t bits = 0;
+    for (int i = 0; i < kLanes<T>; ++i) bits |= static_cast<uint32_t>(mask.bits[i] & (1 << i));
+    return bits;
 #endif
 }
-template <class T> inline bool any(Mask<T> mask) { return lane_bits(mask) != 0; }
-template <class T> inline int count(Mask<T> mask) { return std::popcount(lane_bits(mask)); }
-#else
 template <class T> inline bool any(Mask<T> mask) {
+#if defined(__SSE2__)
+    return lane_bits(mask) != 0;
+#else
     typedef int64_t Words __attribute__((vector_size(16)));
     const Words words = std::bit_cast<Words>(mask.bits);
     return (words[0] | words[1]) != 0;
-}
-template <class T> inline int count(Mask<T> mask) {
-    int sum = 0;
-    for (int i = 0; i < kLanes<T>; ++i) sum += mask[i];
-    return sum;
-}
 #endif
+}
+template <class T> inline int count(Mask<T> mask) { return std::popcount(lane_bits(mask)); }
 
 template <class T> struct Batch {
     typedef T Lanes __attribute__((vector_size(kVectorBytes)));
