@@ -392,10 +392,10 @@ class Splats:
 
     def set(self, **tensors: Tensor) -> None:
         rates = {"xyz": 2e-3, "features": 1e-2, "opacities": 5e-2, "log_scales": 1e-2, "rotations": 5e-3}
-        self.rows = {name: nn.Parameter(tensor) for name, tensor in tensors.items()}
-        groups = [{"params": [row], "lr": rates[name], "name": name} for name, row in self.rows.items()]
+        self.parameters = {name: nn.Parameter(tensor) for name, tensor in tensors.items()}
+        groups = [{"params": [row], "lr": rates[name], "name": name} for name, row in self.parameters.items()]
         self.optimizer = torch.optim.Adam(groups, eps=1e-15)
-        self.gradient_sum = torch.zeros(len(self.rows["xyz"]), 1, device=tensors["xyz"].device)
+        self.gradient_sum = torch.zeros(len(self.parameters["xyz"]), 1, device=tensors["xyz"].device)
         self.denominator = torch.zeros_like(self.gradient_sum)
 
 

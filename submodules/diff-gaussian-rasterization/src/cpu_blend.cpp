@@ -85,8 +85,8 @@ template <class T> struct Chords {
     }
 };
 
-/// Visits the splats of a tile front to back. For each it calls on_splat(instance, splat, for_each_group), which has to
-/// call for_each_group(visit) once. That calls visit(at, d, alpha, transmittance, contributes) for groups of pixels,
+/// Visits the splats of a tile front to back. For each it calls on_splat(instance, splat, d_x, for_each_group), which has
+/// to call for_each_group(visit) once; d_x: d.x of each group of columns. for_each_group calls visit(at, d, alpha, transmittance, contributes) for groups of pixels,
 /// one per lane: index of the first pixel in the tile, d = pixel - mean in px, alpha before the cap, transmittance
 /// before the splat, whether the splat contributes. Where it does not, alpha may be NaN. When all pixels are closed,
 /// the remaining instances go to on_rest(instance).
@@ -116,6 +116,7 @@ void walk_tile(const Frame<T>& frame, int64_t tile_index, TilePixels<T>& tile, c
             for (uint32_t rows = chords.rows; rows != 0; rows &= rows - 1) {
                 const int row = std::countr_zero(rows);
                 const B d_y(T(tile.y + row) - s.mean.y);
+#pragma GCC unroll 4
                 for (int column = 0; column < kTile; column += kLanes<T>) {
                     if (!chords.touches(row, column)) continue;
                     const int at = row * kTile + column;
@@ -136,7 +137,7 @@ void walk_tile(const Frame<T>& frame, int64_t tile_index, TilePixels<T>& tile, c
                 }
             }
         };
-        on_splat(frame.instances[k], s, for_each_group);
+        on_splat(frame.instances[k], s, d_x, for_each_group);
     }
     for (; k < end; ++k) on_rest(frame.instances[k]);
 }
@@ -148,7 +149,7 @@ template <class T, bool kDepth> void blend_tile(const Frame<T>& frame, int64_t t
     alignas(kVectorBytes) T sums[kSums][kTilePixels] = {};
     walk_tile(
         frame, tile_index, tile,
-        [&](const Instance&, const Splat<T>& s, const auto& for_each_group) {
+        [&](const Instance&, const Splat<T>& s, const B*, const auto& for_each_group) {
             const B values[4] = {B(s.color.x), B(s.color.y), B(s.color.z), B(s.inverse_depth)};
             for_each_group(
                 [&](int at, Vec2<B>, B alpha, B transmittance, Mask<T> contributes) __attribute__((always_inline)) {
@@ -208,7 +209,7 @@ template <class T> DGR_FN SplatGradient<T> sum(const SplatGradient<Batch<T>>& v)
     return std::bit_cast<SplatGradient<T>>(sums);
 }
 
-/// Writes the slots; their conic is still the sum of u d d^T.
+/// Writes the sums of each instance to its slot.
 template <class T, bool kDepth, bool kAbsolute>
 void blend_tile_backward(const Frame<T>& frame, int64_t tile_index, const Images<const T>& images,
                          const Images<const T>& v_images, Buffer<SplatGradient<T>>& slots) {
@@ -217,17 +218,21 @@ void blend_tile_backward(const Frame<T>& frame, int64_t tile_index, const Images
     PixelGradients<T> v(frame.view, tile, images, v_images);
     walk_tile(
         frame, tile_index, tile,
-        [&](const Instance& instance, const Splat<T>& s, const auto& for_each_group) {
+        [&](const Instance& instance, const Splat<T>& s, const B* d_x, const auto& for_each_group) {
             const Sym2<B> conic{B(s.conic.xx), B(s.conic.xy), B(s.conic.yy)};
             const Channels<B> channels{{B(s.color.x), B(s.color.y), B(s.color.z)}, B(s.inverse_depth)};
             SplatGradient<B> sums = {};
+            ColumnSums<B> columns[kTile / kLanes<T>] = {};
             for_each_group([&](int at, Vec2<B> d, B alpha, B transmittance,
                                Mask<T> contributes) __attribute__((always_inline)) {
                 B remainder = B::load(v.remainder + at);
-                blend_vjp<kDepth, kAbsolute>(conic, channels, d, alpha, transmittance, contributes, v.load(at),
-                                             remainder, sums);
+                const B u =
+                    blend_vjp<kDepth>(channels, alpha, transmittance, contributes, v.load(at), remainder, sums);
                 remainder.store(v.remainder + at);
+                add_row(d.y, u, columns[at % kTile / kLanes<T>]);
+                if constexpr (kAbsolute) add_absolute(conic, d, u, sums.abs_mean);
             });
+            for (int i = 0; i < kTile / kLanes<T>; ++i) add_column(d_x[i], columns[i], sums);
             slots[frame.slot_of(instance)] = sum(sums);
         },
         [&](const Instance& instance) { slots[frame.slot_of(instance)] = SplatGradient<T>{}; });
@@ -242,7 +247,7 @@ void importance_tile(const Frame<T>& frame, int64_t tile_index, const T* pixel_w
     tile.for_each_pixel(frame.view, [&](int i, int64_t pixel) { pixel_weight[i] = pixel_weights[pixel]; });
     walk_tile(
         frame, tile_index, tile,
-        [&](const Instance& instance, const Splat<T>&, const auto& for_each_group) {
+        [&](const Instance& instance, const Splat<T>&, const B*, const auto& for_each_group) {
             B weighted(0), total(0);
             int num_pixels = 0;
             for_each_group([&](int at, Vec2<B>, B alpha, B transmittance, Mask<T> contributes) {

@@ -168,7 +168,7 @@ void project_color(const Gaussians<T>& g, const Pinhole<Batch<T>>& camera, const
     }
 }
 
-/// The gradients of a batch of Gaussians, summed over the slots of each in order.
+/// The slots of each Gaussian of a batch, summed in order.
 template <class T>
 SplatGradient<Batch<T>> sum_slots(const Frame<T>& frame, const Buffer<SplatGradient<T>>& slots,
                                   const BatchRows<T>& rows) {
@@ -230,10 +230,9 @@ template <class T>
 void project_backward_batch(const Frame<T>& frame, const Gaussians<T>& g, const Pinhole<Batch<T>>& camera,
                             const Buffer<SplatGradient<T>>& slots, const BatchRows<T>& rows, const Gradients<T>& out) {
     using B = Batch<T>;
-    SplatGradient<B> v = sum_slots(frame, slots, rows);
-    v.conic = conic_gradient(v.conic);
-    write_screen_gradients(frame.view, v, rows, out);
     const Projection<B> p = project_batch(g, camera, frame.options, rows);
+    const SplatGradient<B> v = gradient_from_sums(p.conic, sum_slots(frame, slots, rows));
+    write_screen_gradients(frame.view, v, rows, out);
     const Vec3<B> v_toward = color_backward(frame, g, p.world - camera.centre, v.color, rows, out);
     const GaussianGradient<B> to = project_gaussian_vjp(camera, frame.options.antialiased, p, v, v_toward);
     if (out.opacities) scatter(out.opacities, 1, rows, 1, &to.opacity);

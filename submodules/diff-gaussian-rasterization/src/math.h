@@ -311,11 +311,12 @@ template <class T> DGR_FN T transmittance_after(T transmittance, T alpha) {
     return transmittance - transmittance * min(alpha, T(Limits::alpha_max));
 }
 
-/// dL/d of a splat: sums over pixels. d = pixel - mean.
+/// dL/d of a splat. While it is summed over pixels, with u = dL/d ln(alpha) and d = pixel - mean, mean is the sum of u d
+/// and conic that of u d d^T; gradient_from_sums converts them.
 template <class T> struct SplatGradient {
     Vec2<T> mean, abs_mean;  // px^-1; abs_mean: sum of the absolute values over pixels
-    Sym2<T> conic;           // px^2; blend_vjp adds u d d^T instead, which conic_gradient converts
-    T u;                     // dL/d ln(alpha)
+    Sym2<T> conic;           // px^2
+    T u;
     Vec3<T> color;
     T inverse_depth;
 };
@@ -330,19 +331,19 @@ DGR_FN T whole_remainder(const Channels<T>& pixel, T transmittance, const Channe
     sum += pixel.inverse_depth * v.inverse_depth;
     return sum;
 }
-/// VJP of log2_alpha, blend_weight and transmittance_after, for one splat in one pixel. Splats are visited front to
-/// back.  [eq. 14]
-/// kDepth: the inverse depth has a gradient, too. kAbsolute: abs_mean is computed.
-/// q, channels     of the splat
+/// VJP of blend_weight and transmittance_after, for one splat in one pixel. Splats are visited front to back. Returns u.
+/// [eq. 14]
+/// kDepth: the inverse depth has a gradient, too.
+/// channels        of the splat
 /// alpha           before the cap, where the gradient of alpha becomes zero
 /// transmittance   before the splat
 /// contributes     if false, only the remainder is read and alpha may be NaN
 /// v               dL/d of the pixel
 /// remainder       v . (the pixel's value minus that of all splats visited so far); updated
-/// sum             added to
-template <bool kDepth, bool kAbsolute, class T>
-DGR_FN void blend_vjp(const Sym2<T>& q, const Channels<T>& channels, Vec2<T> d, T alpha, T transmittance,
-                      MaskOf<T> contributes, const Channels<T>& v, T& remainder, SplatGradient<T>& sum) {
+/// sum             color and inverse_depth are added to
+template <bool kDepth, class T>
+DGR_FN T blend_vjp(const Channels<T>& channels, T alpha, T transmittance, MaskOf<T> contributes, const Channels<T>& v,
+                   T& remainder, SplatGradient<T>& sum) {
     const T capped = min(alpha, T(Limits::alpha_max));
     const T weight = select(contributes, blend_weight(transmittance, alpha), T(0));
     T value = channels.color.x * v.color.x + channels.color.y * v.color.y + channels.color.z * v.color.z;
@@ -355,23 +356,39 @@ DGR_FN void blend_vjp(const Sym2<T>& q, const Channels<T>& channels, Vec2<T> d, 
     sum.color.x += weight * v.color.x;
     sum.color.y += weight * v.color.y;
     sum.color.z += weight * v.color.z;
-    const T u = select(contributes & (alpha < T(Limits::alpha_max)),
-                       contribution - remainder * (capped / (T(1) - capped)), T(0));
-    const T u_x = u * d.x, u_y = u * d.y;
-    const T v_x = q.xx * u_x + q.xy * u_y, v_y = q.xy * u_x + q.yy * u_y;
-    sum.u += u;
-    sum.conic.xx += u_x * d.x;
-    sum.conic.xy += u_x * d.y;
-    sum.conic.yy += u_y * d.y;
-    sum.mean.x += v_x;
-    sum.mean.y += v_y;
-    if constexpr (kAbsolute) {
-        sum.abs_mean.x += abs(v_x);
-        sum.abs_mean.y += abs(v_y);
-    }
+    return select(contributes & (alpha < T(Limits::alpha_max)),
+                  contribution - remainder * (capped / (T(1) - capped)), T(0));
 }
-/// dL/dconic from the sum of u d d^T.
-template <class T> DGR_FN Sym2<T> conic_gradient(Sym2<T> sum) { return {T(-0.5) * sum.xx, -sum.xy, T(-0.5) * sum.yy}; }
+
+/// The sums over the rows of one column of u, u d.y and u d.y^2: d.x is the same in all rows.
+template <class T> struct ColumnSums { T u, y, yy; };
+template <class T> DGR_FN void add_row(T d_y, T u, ColumnSums<T>& sums) {
+    const T u_y = u * d_y;
+    sums.u += u;
+    sums.y += u_y;
+    sums.yy += u_y * d_y;
+}
+/// VJP of log2_alpha: adds a column, or one pixel.
+template <class T> DGR_FN void add_column(T d_x, const ColumnSums<T>& column, SplatGradient<T>& sum) {
+    const T u_x = column.u * d_x;
+    sum.u += column.u;
+    sum.mean.x += u_x;
+    sum.mean.y += column.y;
+    sum.conic.xx += u_x * d_x;
+    sum.conic.xy += column.y * d_x;
+    sum.conic.yy += column.yy;
+}
+/// Adds one pixel to abs_mean. q: the conic.
+template <class T> DGR_FN void add_absolute(const Sym2<T>& q, Vec2<T> d, T u, Vec2<T>& abs_mean) {
+    abs_mean.x += abs(u * (q.xx * d.x + q.xy * d.y));
+    abs_mean.y += abs(u * (q.xy * d.x + q.yy * d.y));
+}
+/// dL/dmean = Q (sum of u d) and dL/dconic from the sum of u d d^T.
+template <class T> DGR_FN SplatGradient<T> gradient_from_sums(const Sym2<T>& q, SplatGradient<T> sum) {
+    sum.mean = {q.xx * sum.mean.x + q.xy * sum.mean.y, q.xy * sum.mean.x + q.yy * sum.mean.y};
+    sum.conic = {T(-0.5) * sum.conic.xx, -sum.conic.xy, T(-0.5) * sum.conic.yy};
+    return sum;
+}
 
 // ---- Loss ----
 
