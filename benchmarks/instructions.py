@@ -39,10 +39,10 @@ ENGINE = HERE.parent / "submodules" / "diff-gaussian-rasterization"
 PARTS = {
     "project": ("Gaussian", [], 450),
     "plan": ("Gaussian", ["project"], 610),
-    "forward": ("pair", ["plan"], 5.2),
-    "backward": ("pair", ["project_backward"], 9.4),
+    "forward": ("pair", ["plan"], 5.4),
+    "backward": ("pair", ["project_backward"], 8.8),
     "backward_with_stats": ("pair", ["project_backward"], 9.8),
-    "importance": ("pair", ["plan"], 5.3),
+    "importance": ("pair", ["plan"], 5.4),
     "project_backward": ("Gaussian", [], 900),
     "loss": ("pixel", [], 220),
     "adam": ("Gaussian", [], 160),
