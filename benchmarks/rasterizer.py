@@ -82,7 +82,7 @@ def trainable_model(points: Points, device: torch.device) -> GaussianModel:
 
 def ready_to_train(model: GaussianModel) -> GaussianModel:
     """The model, as :func:`trainable_model` says."""
-    model.start_training(dict.fromkeys(FULL.learning_rates(0, 1.0), 0.0))
+    model.start_training(dict.fromkeys(FULL.learning_rates_at(0, 1.0), 0.0))
     while model.sh_degree < model.max_sh_degree:
         model.raise_sh_degree()
     return model
