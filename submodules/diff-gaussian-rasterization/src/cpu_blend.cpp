@@ -1,6 +1,8 @@
 // Blending on the CPU: forward, backward and importance. One work item per tile, one lane per pixel. All three visit
 // the pairs of splat and pixel in walk_tile.
 #include <algorithm>
+#include <array>
+#include <bit>
 
 #include "cpu_tiles.h"
 #include "simd.h"
@@ -52,28 +54,39 @@ template <class T> struct TilePixels {
     }
 };
 
-/// The ends of the ellipse's chord in each row of pixels of the tile, in px from the tile's corner.
+/// The rows of a tile in which the ellipse's chord touches the tile, and the ends of the chords in px from the tile's
+/// corner.
 template <class T> struct Chords {
-    int row_begin, row_end;
-    T left[kTile + kLanes<T>], right[kTile + kLanes<T>];  // written in batches, from row_begin on
+    uint32_t rows;  // bit i: row i
+    T left[kTile + kLanes<T>], right[kTile + kLanes<T>];  // written in batches; unused if a batch is a whole row
 
-    Chords(const Splat<T>& s, const TilePixels<T>& tile, Batch<T> lane) {
+    void compute(const Splat<T>& s, const TilePixels<T>& tile, Batch<T> lane) {
         using B = Batch<T>;
         const T mean_x = s.mean.x - T(tile.x), mean_y = s.mean.y - T(tile.y);
-        row_begin = first_pixel(mean_y - s.half_extent.y);
-        row_end = last_pixel(mean_y + s.half_extent.y, tile.height) + 1;
+        const int begin = first_pixel(mean_y - s.half_extent.y);
+        const int end = last_pixel(mean_y + s.half_extent.y, tile.height) + 1;
         const B inv_extent(T(1) / s.half_extent.y);
-        for (int row = row_begin; row < row_end; row += kLanes<T>) {
+        rows = 0;
+        for (int row = begin; row < end; row += kLanes<T>) {
             const Chord<B> chord = chord_at(B(s.slope), B(s.half_chord), inv_extent, lane + B(T(row) - mean_y));
             const B middle = B(mean_x) + chord.middle;
-            (middle - chord.half).store(left + row);
-            (middle + chord.half).store(right + row);
+            const B first = middle - chord.half, last = middle + chord.half;
+            const uint32_t touching = lane_bits(~(first > B(kTile - 1)) & ~(last < B(0)));
+            rows |= (touching & ((2u << (end - 1 - row)) - 1)) << row;
+            if constexpr (kLanes<T> < kTile) {
+                first.store(left + row);
+                last.store(right + row);
+            }
         }
+    }
+    /// Whether the chord of one of `rows` touches the batch at a column.
+    bool touches(int row, int column) const {
+        return kLanes<T> == kTile || !(left[row] > T(column + kLanes<T> - 1) || right[row] < T(column));
     }
 };
 
-/// Visits the splats of a tile front to back. For each it calls on_splat(instance, splat, for_each_group), which has to
-/// call for_each_group(visit) once. That calls visit(at, d, alpha, transmittance, contributes) for groups of pixels,
+/// Visits the splats of a tile front to back. For each it calls on_splat(instance, splat, d_x, for_each_group), which has
+/// to call for_each_group(visit) once; d_x: d.x of each group of columns. for_each_group calls visit(at, d, alpha, transmittance, contributes) for groups of pixels,
 /// one per lane: index of the first pixel in the tile, d = pixel - mean in px, alpha before the cap, transmittance
 /// before the splat, whether the splat contributes. Where it does not, alpha may be NaN. When all pixels are closed,
 /// the remaining instances go to on_rest(instance).
@@ -83,22 +96,29 @@ void walk_tile(const Frame<T>& frame, int64_t tile_index, TilePixels<T>& tile, c
     using B = Batch<T>;
     B lane;
     for (int i = 0; i < kLanes<T>; ++i) lane.set(i, T(i));
-    const int64_t end = frame.tile_begin[tile_index + 1];
-    int64_t k = frame.tile_begin[tile_index];
+    const int64_t begin = frame.tile_begin[tile_index], end = frame.tile_begin[tile_index + 1];
+    const auto splat_at = [&](int64_t k) -> const Splat<T>& { return frame.splats[frame.instances[k].gaussian]; };
+    // The chords of the next splat are computed before this one is visited, so that the branches on them need not wait.
+    Chords<T> chords_of[2];
+    if (begin < end) chords_of[begin % 2].compute(splat_at(begin), tile, lane);
+    int64_t k = begin;
     for (; k < end; ++k) {
-        if ((k - frame.tile_begin[tile_index]) % kCheckLive == kCheckLive - 1 && !tile.update_live()) break;
-        if (k + kPrefetch < end) __builtin_prefetch(&frame.splats[frame.instances[k + kPrefetch].gaussian]);
-        const Splat<T> s = frame.splats[frame.instances[k].gaussian];
+        if ((k - begin) % kCheckLive == kCheckLive - 1 && !tile.update_live()) break;
+        if (k + kPrefetch < end) __builtin_prefetch(&splat_at(k + kPrefetch));
+        if (k + 1 < end) chords_of[(k + 1) % 2].compute(splat_at(k + 1), tile, lane);
+        const Chords<T>& chords = chords_of[k % 2];
+        const Splat<T> s = splat_at(k);
         const Sym2<B> conic{B(s.conic.xx), B(s.conic.xy), B(s.conic.yy)};
         const B log2_opacity(s.log2_opacity);
         B d_x[kTile / kLanes<T>];
         for (int i = 0; i < kTile / kLanes<T>; ++i) d_x[i] = lane + B(T(tile.x + i * kLanes<T>) - s.mean.x);
         const auto for_each_group = [&](const auto& visit) __attribute__((always_inline)) {
-            const Chords<T> chords(s, tile, lane);
-            for (int row = chords.row_begin; row < chords.row_end; ++row) {
+            for (uint32_t rows = chords.rows; rows != 0; rows &= rows - 1) {
+                const int row = std::countr_zero(rows);
                 const B d_y(T(tile.y + row) - s.mean.y);
+#pragma GCC unroll 4
                 for (int column = 0; column < kTile; column += kLanes<T>) {
-                    if (chords.left[row] > T(column + kLanes<T> - 1) || chords.right[row] < T(column)) continue;
+                    if (!chords.touches(row, column)) continue;
                     const int at = row * kTile + column;
                     const Vec2<B> d{d_x[column / kLanes<T>], d_y};
                     // Far from the mean of a thin splat, rounding errors can make this any number. The cap at
@@ -117,7 +137,7 @@ void walk_tile(const Frame<T>& frame, int64_t tile_index, TilePixels<T>& tile, c
                 }
             }
         };
-        on_splat(frame.instances[k], s, for_each_group);
+        on_splat(frame.instances[k], s, d_x, for_each_group);
     }
     for (; k < end; ++k) on_rest(frame.instances[k]);
 }
@@ -129,7 +149,7 @@ template <class T, bool kDepth> void blend_tile(const Frame<T>& frame, int64_t t
     alignas(kVectorBytes) T sums[kSums][kTilePixels] = {};
     walk_tile(
         frame, tile_index, tile,
-        [&](const Instance&, const Splat<T>& s, const auto& for_each_group) {
+        [&](const Instance&, const Splat<T>& s, const B*, const auto& for_each_group) {
             const B values[4] = {B(s.color.x), B(s.color.y), B(s.color.z), B(s.inverse_depth)};
             for_each_group(
                 [&](int at, Vec2<B>, B alpha, B transmittance, Mask<T> contributes) __attribute__((always_inline)) {
@@ -179,17 +199,18 @@ template <class T> struct PixelGradients {
     }
 };
 
-/// The sum over lanes.
-template <class T> SplatGradient<T> sum(const SplatGradient<Batch<T>>& v) {
-    return {{sum(v.mean.x), sum(v.mean.y)},
-            {sum(v.abs_mean.x), sum(v.abs_mean.y)},
-            {sum(v.conic.xx), sum(v.conic.xy), sum(v.conic.yy)},
-            sum(v.u),
-            {sum(v.color.x), sum(v.color.y), sum(v.color.z)},
-            sum(v.inverse_depth)};
+/// The sum over lanes. Inlined, because a reference that leaves the function would keep the caller's sums in memory.
+template <class T> DGR_FN SplatGradient<T> sum(const SplatGradient<Batch<T>>& v) {
+    constexpr int kFields = sizeof(SplatGradient<T>) / sizeof(T);
+    struct Fields { Batch<T> at[kFields]; };
+    const auto fields = std::bit_cast<Fields>(v);
+    std::array<T, kFields> sums;
+    sums_of_lanes<kFields>(fields.at, sums.data());
+    return std::bit_cast<SplatGradient<T>>(sums);
 }
 
-template <class T, bool kDepth>
+/// Writes the sums of each instance to its slot.
+template <class T, bool kDepth, bool kAbsolute>
 void blend_tile_backward(const Frame<T>& frame, int64_t tile_index, const Images<const T>& images,
                          const Images<const T>& v_images, Buffer<SplatGradient<T>>& slots) {
     using B = Batch<T>;
@@ -197,19 +218,22 @@ void blend_tile_backward(const Frame<T>& frame, int64_t tile_index, const Images
     PixelGradients<T> v(frame.view, tile, images, v_images);
     walk_tile(
         frame, tile_index, tile,
-        [&](const Instance& instance, const Splat<T>& s, const auto& for_each_group) {
+        [&](const Instance& instance, const Splat<T>& s, const B* d_x, const auto& for_each_group) {
             const Sym2<B> conic{B(s.conic.xx), B(s.conic.xy), B(s.conic.yy)};
             const Channels<B> channels{{B(s.color.x), B(s.color.y), B(s.color.z)}, B(s.inverse_depth)};
             SplatGradient<B> sums = {};
+            ColumnSums<B> columns[kTile / kLanes<T>] = {};
             for_each_group([&](int at, Vec2<B> d, B alpha, B transmittance,
                                Mask<T> contributes) __attribute__((always_inline)) {
                 B remainder = B::load(v.remainder + at);
-                blend_vjp<kDepth>(conic, channels, d, alpha, transmittance, contributes, v.load(at), remainder, sums);
+                const B u =
+                    blend_vjp<kDepth>(channels, alpha, transmittance, contributes, v.load(at), remainder, sums);
                 remainder.store(v.remainder + at);
+                add_row(d.y, u, columns[at % kTile / kLanes<T>]);
+                if constexpr (kAbsolute) add_absolute(conic, d, u, sums.abs_mean);
             });
-            SplatGradient<T>& slot = slots[frame.slot_of(instance)];
-            slot = sum(sums);
-            slot.conic = conic_gradient(slot.conic);
+            for (int i = 0; i < kTile / kLanes<T>; ++i) add_column(d_x[i], columns[i], sums);
+            slots[frame.slot_of(instance)] = sum(sums);
         },
         [&](const Instance& instance) { slots[frame.slot_of(instance)] = SplatGradient<T>{}; });
 }
@@ -223,7 +247,7 @@ void importance_tile(const Frame<T>& frame, int64_t tile_index, const T* pixel_w
     tile.for_each_pixel(frame.view, [&](int i, int64_t pixel) { pixel_weight[i] = pixel_weights[pixel]; });
     walk_tile(
         frame, tile_index, tile,
-        [&](const Instance& instance, const Splat<T>&, const auto& for_each_group) {
+        [&](const Instance& instance, const Splat<T>&, const B*, const auto& for_each_group) {
             B weighted(0), total(0);
             int num_pixels = 0;
             for_each_group([&](int at, Vec2<B>, B alpha, B transmittance, Mask<T> contributes) {
@@ -233,7 +257,10 @@ void importance_tile(const Frame<T>& frame, int64_t tile_index, const T* pixel_w
                 num_pixels += count(contributes);
                 (B::load(taken + at) + select(contributes, B(1), B(0))).store(taken + at);
             });
-            slots[frame.slot_of(instance)] = {sum(weighted), sum(total), num_pixels};
+            const B both[2] = {weighted, total};
+            T sums[2];
+            sums_of_lanes<2>(both, sums);
+            slots[frame.slot_of(instance)] = {sums[0], sums[1], num_pixels};
         },
         [&](const Instance& instance) { slots[frame.slot_of(instance)] = {}; });
     tile.for_each_pixel(frame.view, [&](int i, int64_t pixel) { num_gaussians[pixel] = int32_t(taken[i]); });
@@ -255,7 +282,10 @@ void backward(const Frame<T>& frame, const Gaussians<T>& gaussians, const Images
               const Images<const T>& v_images, const Gradients<T>& out) {
     Team team(frame.options.num_threads);
     Buffer<SplatGradient<T>> slots(frame.instances.size());
-    const auto blend = v_images.inverse_depth ? blend_tile_backward<T, true> : blend_tile_backward<T, false>;
+    const bool has_absolute = out.screen_means || out.abs_grad_sum;
+    const auto blend = v_images.inverse_depth
+                           ? (has_absolute ? blend_tile_backward<T, true, true> : blend_tile_backward<T, true, false>)
+                           : (has_absolute ? blend_tile_backward<T, false, true> : blend_tile_backward<T, false, false>);
     team.for_each(frame.view.num_tiles(), [&](int64_t tile) { blend(frame, tile, images, v_images, slots); });
     project_backward(team, frame, gaussians, slots, out);
 }

@@ -2,6 +2,7 @@
 // gradient of the image from the gradients of the window means.
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <vector>
 
 #include "engine.h"
@@ -13,21 +14,34 @@ namespace {
 
 constexpr int kTaps = Ssim::window, kRadius = kTaps / 2;
 constexpr int kBandRows = 32;
+constexpr int kBlurRows = 4;  // output rows of blur_columns; divides kBandRows
 
 template <class T> struct Window {
     WindowWeights<T> weights = window_weights<T>();
-    /// Weighted sum of the batches at p, p + step, ... It uses two accumulators, which halves the latency.
-    Batch<T> apply(const T* p, int64_t step) const {
-        using B = Batch<T>;
-        const T* weight = weights.at;
-        B even = B(weight[0]) * B::load(p), odd = B(weight[1]) * B::load(p + step);
-        for (int k = 2; k < kTaps; k += 2) even += B(weight[k]) * B::load(p + k * step);
-        for (int k = 3; k < kTaps; k += 2) odd += B(weight[k]) * B::load(p + k * step);
-        return even + odd;
-    }
+    /// Each half of the symmetric window has the same weights, which the compiler cannot know.
+    Batch<T> at(int k) const { return weights.at[k <= kRadius ? k : kTaps - 1 - k]; }
 };
 
 constexpr int round_up(int n, int step) { return (n + step - 1) / step * step; }
+
+/// A row of `width` samples with zeros on both sides, so that a window fits around each sample of its whole batches.
+template <class T> class PaddedRow {
+  public:
+    explicit PaddedRow(int width) : samples_(round_up(width, kLanes<T>) + 2 * kRadius) {}
+    T* data() { return samples_.data() + kRadius; }
+    /// The weighted sum of the window around each sample of the batch at x. Two sums halve the latency.
+    Batch<T> blurred(const Window<T>& window, int x) const {
+        using B = Batch<T>;
+        const T* p = samples_.data() + x;
+        B even = window.at(0) * B::load(p), odd = window.at(1) * B::load(p + 1);
+        for (int k = 2; k < kTaps; k += 2) even += window.at(k) * B::load(p + k);
+        for (int k = 3; k < kTaps; k += 2) odd += window.at(k) * B::load(p + k);
+        return even + odd;
+    }
+
+  private:
+    std::vector<T> samples_;
+};
 
 /// `maps` signals of the rows of a band and of kRadius rows above and below, blurred along x. Rows outside the image
 /// are zero. A row is padded to whole batches.
@@ -36,47 +50,52 @@ template <class T> class BlurredRows {
     BlurredRows(int maps, int width)
         : stride_(round_up(width, kLanes<T>)),
           map_size_(int64_t(kBandRows + 2 * kRadius) * stride_),
-          rows_(maps * map_size_),
-          padded_(stride_ + 2 * kRadius + kLanes<T>) {
-        std::fill_n(padded_.data(), padded_.size(), T(0));
+          rows_(maps * map_size_) {}
+    void blur_row(const Window<T>& window, const PaddedRow<T>& input, int map, int row) {
+        T* out = at(map, row);
+        for (int x = 0; x < stride_; x += kLanes<T>) input.blurred(window, x).store(out + x);
     }
-    /// The input of blur_row: `width` samples.
-    T* input() { return padded_.data() + kRadius; }
-    void blur_row(const Window<T>& window, int map, int row) {
-        T* out = rows_.data() + map * map_size_ + int64_t(row) * stride_;
-        for (int x = 0; x < stride_; x += kLanes<T>) { window.apply(padded_.data() + x, 1).store(out + x); }
-    }
-    void zero_row(int map, int row) {
-        std::fill_n(rows_.data() + map * map_size_ + int64_t(row) * stride_, stride_, T(0));
-    }
-    /// The batch at column x of a row of the band, blurred along x and y.
-    Batch<T> blur_column(const Window<T>& window, int map, int row, int x) const {
+    void zero_row(int map, int row) { std::fill_n(at(map, row), stride_, T(0)); }
+    /// The batches at column x of kBlurRows rows of the band, blurred along x and y. A row that is loaded once adds to
+    /// several sums.
+    void blur_columns(const Window<T>& window, int map, int row, int x, Batch<T> (&sums)[kBlurRows]) const {
+        using B = Batch<T>;
         const T* p = rows_.data() + map * map_size_ + int64_t(row) * stride_ + x;
-        return window.apply(p, stride_);
+        for (B& sum : sums) sum = B(0);
+#pragma GCC unroll 16
+        for (int k = 0; k < kTaps + kBlurRows - 1; ++k) {
+            const B input = B::load(p + k * stride_);
+#pragma GCC unroll 4
+            for (int i = 0; i < kBlurRows; ++i)
+                if (k - i >= 0 && k - i < kTaps) sums[i] += window.at(k - i) * input;
+        }
     }
 
   private:
+    T* at(int map, int row) { return rows_.data() + map * map_size_ + int64_t(row) * stride_; }
+
     int stride_;
     int64_t map_size_;
-    Buffer<T> rows_, padded_;
+    Buffer<T> rows_;
 };
 
-/// One masked row of the image (x) and of the photo (y), padded with zeros to whole batches.
+/// One masked row of the image (x) and of the photo (y).
 template <class T> struct RowPair {
-    std::vector<T> x, y;
-    explicit RowPair(int width) : x(round_up(width, kLanes<T>)), y(x.size()) {}
+    PaddedRow<T> x, y;
+    explicit RowPair(int width) : x(width), y(width) {}
     void read(const LossInput<T>& in, int channel, int row) {
         const int64_t at = (int64_t(channel) * in.height + row) * in.width;
-        std::copy_n(in.image + at, in.width, x.begin());
+        T *to_x = x.data(), *to_y = y.data();
+        std::copy_n(in.image + at, in.width, to_x);
         if (in.photo)
-            std::copy_n(in.photo + at, in.width, y.begin());
+            std::copy_n(in.photo + at, in.width, to_y);
         else
-            for (int i = 0; i < in.width; ++i) y[i] = from_byte<T>(in.photo_bytes[at + i]);
+            for (int i = 0; i < in.width; ++i) to_y[i] = from_byte<T>(in.photo_bytes[at + i]);
         if (!in.mask) return;
         const bool* mask = in.mask + int64_t(row) * in.width;
         for (int i = 0; i < in.width; ++i) {
-            x[i] = mask[i] ? x[i] : T(0);
-            y[i] = mask[i] ? y[i] : T(0);
+            to_x[i] = mask[i] ? to_x[i] : T(0);
+            to_y[i] = mask[i] ? to_y[i] : T(0);
         }
     }
 };
@@ -84,93 +103,107 @@ template <class T> struct RowPair {
 /// The sums of one band. The total adds them in the order of the bands.
 struct BandSums { double l1 = 0, ssim = 0; };
 
-/// The sums of a band of a channel. Writes dL/d(window means of x, x^2, xy) to `gradients`, 3 maps of (H, stride).
+/// The rows of a band and what is around them in its channel.
+struct Band {
+    int channel, begin, end;
+    /// The end of the rows that blur_columns reads.
+    int input_end() const { return begin + round_up(end - begin, kBlurRows) + kRadius; }
+};
+
+/// The sums of a band. Writes dL/d(window means of x, x^2, xy) to `gradients`, 3 maps of (H, stride).
 template <class T>
-BandSums measure_band(const LossInput<T>& in, const Window<T>& window, int channel, int band, T v_ssim, T* gradients,
+BandSums measure_band(const LossInput<T>& in, const Window<T>& window, const Band& band, T v_ssim, T* gradients,
                       int64_t map_size, int stride) {
     using B = Batch<T>;
-    const int begin = band * kBandRows, end = std::min(in.height, begin + kBandRows);
-    BlurredRows<T> means(5, in.width);
+    constexpr int kMaps = 4;
+    BlurredRows<T> means(kMaps, in.width);
     RowPair<T> pair(in.width);
+    PaddedRow<T> squares(in.width), products(in.width);
     BandSums sums;
-    for (int row = begin - kRadius; row < end + kRadius; ++row) {
-        const int local = row - begin + kRadius;
+    for (int row = band.begin - kRadius; row < band.input_end(); ++row) {
+        const int local = row - band.begin + kRadius;
         if (row < 0 || row >= in.height) {
-            for (int map = 0; map < 5; ++map) means.zero_row(map, local);
+            for (int map = 0; map < kMaps; ++map) means.zero_row(map, local);
             continue;
         }
-        pair.read(in, channel, row);
-        const T *x = pair.x.data(), *y = pair.y.data();
-        T* to = means.input();
-        std::copy_n(x, in.width, to);
-        means.blur_row(window, 0, local);
-        std::copy_n(y, in.width, to);
-        means.blur_row(window, 1, local);
-        for (int i = 0; i < in.width; ++i) to[i] = x[i] * x[i];
-        means.blur_row(window, 2, local);
-        for (int i = 0; i < in.width; ++i) to[i] = y[i] * y[i];
-        means.blur_row(window, 3, local);
-        for (int i = 0; i < in.width; ++i) to[i] = x[i] * y[i];
-        means.blur_row(window, 4, local);
-        if (row < begin || row >= end) continue;
+        pair.read(in, band.channel, row);
         B l1(0);
-        for (int i = 0; i < stride; i += kLanes<T>) l1 += abs(B::load(x + i) - B::load(y + i));
-        sums.l1 += sum(l1);
-    }
-    for (int row = begin; row < end; ++row) {
-        T row_sum(0);
         for (int i = 0; i < stride; i += kLanes<T>) {
-            const int local = row - begin;
-            const WindowMeans<B> m{means.blur_column(window, 0, local, i), means.blur_column(window, 1, local, i),
-                                   means.blur_column(window, 2, local, i), means.blur_column(window, 3, local, i),
-                                   means.blur_column(window, 4, local, i)};
-            const B similarity = ssim(m);
-            for (int lane = 0; lane < std::min(kLanes<T>, in.width - i); ++lane) row_sum += similarity[lane];
-            if (!gradients) continue;
-            const WindowGradient<B> g = ssim_vjp(m, B(v_ssim));
-            T* out = gradients + int64_t(row) * stride + i;
-            g.x.store(out);
-            g.xx.store(out + map_size);
-            g.xy.store(out + 2 * map_size);
+            const B x = B::load(pair.x.data() + i), y = B::load(pair.y.data() + i);
+            (x * x + y * y).store(squares.data() + i);
+            (x * y).store(products.data() + i);
+            l1 += abs(x - y);
         }
-        sums.ssim += row_sum;
+        const PaddedRow<T>* inputs[kMaps] = {&pair.x, &pair.y, &squares, &products};
+        for (int map = 0; map < kMaps; ++map) means.blur_row(window, *inputs[map], map, local);
+        if (row >= band.begin && row < band.end) sums.l1 += sum(l1);
+    }
+    B lane;
+    for (int i = 0; i < kLanes<T>; ++i) lane.set(i, T(i));
+    for (int row = band.begin; row < band.end; row += kBlurRows) {
+        const int num_rows = std::min(kBlurRows, band.end - row);
+        B row_sums[kBlurRows] = {};
+        for (int i = 0; i < stride; i += kLanes<T>) {
+            B blurred[kMaps][kBlurRows];
+            for (int map = 0; map < kMaps; ++map)
+                means.blur_columns(window, map, row - band.begin, i, blurred[map]);
+            const Mask<T> inside = lane < B(in.width - i);
+            for (int r = 0; r < num_rows; ++r) {
+                const WindowMeans<B> m{blurred[0][r], blurred[1][r], blurred[2][r], blurred[3][r]};
+                row_sums[r] += select(inside, ssim(m), B(0));
+                if (!gradients) continue;
+                const WindowGradient<B> g = ssim_vjp(m, B(v_ssim));
+                T* out = gradients + int64_t(row + r) * stride + i;
+                g.x.store(out);
+                g.xx.store(out + map_size);
+                g.xy.store(out + 2 * map_size);
+            }
+        }
+        for (int r = 0; r < num_rows; ++r) sums.ssim += sum(row_sums[r]);
     }
     return sums;
 }
 
-/// Writes dL/dimage of a band of a channel.
+/// Writes dL/dimage of a band.
 template <class T>
-void pull_back_band(const LossInput<T>& in, const Window<T>& window, int channel, int band, T v_l1, const T* gradients,
+void pull_back_band(const LossInput<T>& in, const Window<T>& window, const Band& band, T v_l1, const T* gradients,
                     int64_t map_size, int stride, T* v_image) {
     using B = Batch<T>;
-    const int begin = band * kBandRows, end = std::min(in.height, begin + kBandRows);
-    BlurredRows<T> blurred(3, in.width);
-    RowPair<T> pair(in.width);
-    std::vector<T> v_row(stride);
-    for (int row = begin - kRadius; row < end + kRadius; ++row) {
-        const int local = row - begin + kRadius;
-        for (int map = 0; map < 3; ++map) {
+    constexpr int kMaps = 3;
+    BlurredRows<T> blurred(kMaps, in.width);
+    PaddedRow<T> input(in.width);
+    for (int row = band.begin - kRadius; row < band.input_end(); ++row) {
+        const int local = row - band.begin + kRadius;
+        for (int map = 0; map < kMaps; ++map) {
             if (row < 0 || row >= in.height) {
                 blurred.zero_row(map, local);
                 continue;
             }
-            std::copy_n(gradients + map * map_size + int64_t(row) * stride, in.width, blurred.input());
-            blurred.blur_row(window, map, local);
+            std::copy_n(gradients + map * map_size + int64_t(row) * stride, in.width, input.data());
+            blurred.blur_row(window, input, map, local);
         }
     }
-    for (int row = begin; row < end; ++row) {
-        pair.read(in, channel, row);
+    std::vector<RowPair<T>> pairs(kBlurRows, RowPair<T>(in.width));
+    for (int row = band.begin; row < band.end; row += kBlurRows) {
+        const int num_rows = std::min(kBlurRows, band.end - row);
+        for (int r = 0; r < num_rows; ++r) pairs[r].read(in, band.channel, row + r);
+        T* out = v_image + (int64_t(band.channel) * in.height + row) * in.width;
         for (int i = 0; i < stride; i += kLanes<T>) {
-            const int local = row - begin;
-            const B x = B::load(pair.x.data() + i), y = B::load(pair.y.data() + i);
-            const WindowGradient<B> v{blurred.blur_column(window, 0, local, i),
-                                      blurred.blur_column(window, 1, local, i),
-                                      blurred.blur_column(window, 2, local, i)};
-            loss_terms_vjp(x, y, B(v_l1), v).store(v_row.data() + i);
+            B v[kMaps][kBlurRows];
+            for (int map = 0; map < kMaps; ++map) blurred.blur_columns(window, map, row - band.begin, i, v[map]);
+            const size_t inside = sizeof(T) * std::min(kLanes<T>, in.width - i);
+            for (int r = 0; r < num_rows; ++r) {
+                const B x = B::load(pairs[r].x.data() + i), y = B::load(pairs[r].y.data() + i);
+                const B v_x = loss_terms_vjp(x, y, B(v_l1), WindowGradient<B>{v[0][r], v[1][r], v[2][r]});
+                if (inside == sizeof(B))
+                    v_x.store(out + r * in.width + i);
+                else
+                    std::memcpy(out + r * in.width + i, &v_x, inside);
+            }
         }
-        const bool* mask = in.mask ? in.mask + int64_t(row) * in.width : nullptr;
-        T* out = v_image + (int64_t(channel) * in.height + row) * in.width;
-        for (int i = 0; i < in.width; ++i) out[i] = mask && !mask[i] ? T(0) : v_row[i];
+        if (!in.mask) continue;
+        const bool* mask = in.mask + int64_t(row) * in.width;
+        for (int i = 0; i < num_rows * in.width; ++i) out[i] = mask[i] ? out[i] : T(0);
     }
 }
 
@@ -190,14 +223,18 @@ template <class T> LossOutput<T> photometric_loss(const LossInput<T>& in, T* v_i
     };
     std::vector<BandSums> sums(3 * num_bands);
     Team team(in.num_threads);
+    const auto band_of = [&](int64_t i) -> Band {
+        const int begin = static_cast<int>(i % num_bands) * kBandRows;
+        return {static_cast<int>(i / num_bands), begin, std::min(in.height, begin + kBandRows)};
+    };
     team.for_each(3 * num_bands, [&](int64_t i) {
-        const int channel = static_cast<int>(i / num_bands), band = static_cast<int>(i % num_bands);
-        sums[i] = measure_band(in, window, channel, band, v_ssim, gradients_of(channel), map_size, stride);
+        const Band band = band_of(i);
+        sums[i] = measure_band(in, window, band, v_ssim, gradients_of(band.channel), map_size, stride);
     });
     if (v_image) {
         team.for_each(3 * num_bands, [&](int64_t i) {
-            const int channel = static_cast<int>(i / num_bands), band = static_cast<int>(i % num_bands);
-            pull_back_band(in, window, channel, band, v_l1, gradients_of(channel), map_size, stride, v_image);
+            const Band band = band_of(i);
+            pull_back_band(in, window, band, v_l1, gradients_of(band.channel), map_size, stride, v_image);
         });
     }
     BandSums total;

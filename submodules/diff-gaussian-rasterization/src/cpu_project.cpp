@@ -22,11 +22,11 @@ template <class T> struct BatchRows {
     }
 };
 
-constexpr int kMaxColumns = 3 * kMaxRest;  // of gather and scatter
+constexpr int kMaxNarrow = 16;  // columns of gather and scatter
 
 /// Lane i of columns[k] = p[rows.row[i] * stride + k]. Copies row by row, which is faster than gather instructions.
 template <class T> void gather(const T* p, int64_t stride, const BatchRows<T>& rows, int width, Batch<T>* columns) {
-    T turned[kMaxColumns][kLanes<T>];
+    T turned[kMaxNarrow][kLanes<T>];
     for (int i = 0; i < kLanes<T>; ++i) {
         const T* row = p + rows.row[i] * stride;
         for (int k = 0; k < width; ++k) turned[k][i] = row[k];
@@ -39,7 +39,7 @@ template <class T> Vec3<Batch<T>> gather3(const T* p, const BatchRows<T>& rows, 
     return {c[0], c[1], c[2]};
 }
 template <class T> void scatter(T* p, int64_t stride, const BatchRows<T>& rows, int width, const Batch<T>* columns) {
-    T turned[kMaxColumns][kLanes<T>];
+    T turned[kMaxNarrow][kLanes<T>];
     for (int k = 0; k < width; ++k) columns[k].store(turned[k]);
     for (int i = 0; i < rows.count; ++i) {
         T* row = p + rows.row[i] * stride;
@@ -105,9 +105,46 @@ void project_shape(const Gaussians<T>& g, const Pinhole<Batch<T>>& camera, const
     }
 }
 
+constexpr int kMaxColumns = 3 * kMaxRest;
+
+/// The columns of sh_rest that are gathered and scattered by transposing blocks of kLanes<T> rows and columns. The last
+/// block overlaps the one before, so that it does not leave the row.
+template <class T> struct RestBlocks {
+    int64_t stride;
+    int size;  // columns in a row, at most kMaxColumns
+    explicit RestBlocks(const Gaussians<T>& g)
+        : stride(3 * g.num_rest), size(static_cast<int>(std::min<int64_t>(kMaxColumns, stride))) {}
+    bool is_narrow() const { return size < kLanes<T>; }
+    template <class Visit> void for_each(int end, const Visit& visit) const {
+        for (int begin = 0; begin < end; begin += kLanes<T>) visit(std::min(begin, size - kLanes<T>));
+    }
+};
+
 /// The SH coefficients of degrees 1 to `degree`.
 template <class T> void gather_rest(const Gaussians<T>& g, int degree, const BatchRows<T>& rows, Batch<T>* rest) {
-    gather(g.sh_rest, 3 * g.num_rest, rows, 3 * sh_rest_count(degree), rest);
+    const RestBlocks<T> blocks(g);
+    const int width = 3 * sh_rest_count(degree);
+    if (blocks.is_narrow()) return gather(g.sh_rest, blocks.stride, rows, width, rest);
+    blocks.for_each(width, [&](int begin) {
+        Batch<T> block[kLanes<T>];
+        for (int i = 0; i < kLanes<T>; ++i) block[i] = Batch<T>::load(g.sh_rest + rows.row[i] * blocks.stride + begin);
+        transpose(block);
+        std::copy_n(block, kLanes<T>, rest + begin);
+    });
+}
+/// Writes the gradient of the SH coefficients, with zeros above `degree`.
+template <class T>
+void scatter_rest(const Gaussians<T>& g, int degree, const BatchRows<T>& rows, Batch<T>* rest, T* out) {
+    const RestBlocks<T> blocks(g);
+    const int width = 3 * sh_rest_count(degree);
+    std::fill(rest + width, rest + blocks.size, Batch<T>(0));
+    if (blocks.is_narrow()) return scatter(out, blocks.stride, rows, blocks.size, rest);
+    blocks.for_each(blocks.size, [&](int begin) {
+        Batch<T> block[kLanes<T>];
+        std::copy_n(rest + begin, kLanes<T>, block);
+        if (begin < width) transpose(block);
+        for (int i = 0; i < rows.count; ++i) block[i].store(out + rows.row[i] * blocks.stride + begin);
+    });
 }
 
 /// Writes the colours of visible splats. Culls splats whose colour is not finite.
@@ -131,7 +168,7 @@ void project_color(const Gaussians<T>& g, const Pinhole<Batch<T>>& camera, const
     }
 }
 
-/// The gradients of a batch of Gaussians, summed over the slots of each in order.
+/// The slots of each Gaussian of a batch, summed in order.
 template <class T>
 SplatGradient<Batch<T>> sum_slots(const Frame<T>& frame, const Buffer<SplatGradient<T>>& slots,
                                   const BatchRows<T>& rows) {
@@ -184,7 +221,7 @@ Vec3<Batch<T>> color_backward(const Frame<T>& frame, const Gaussians<T>& g, Vec3
     gather_rest(g, degree, rows, rest);
     const ShGradient<B> v = sh_color_vjp(degree, toward, rest, v_rgb);
     if (out.sh_dc) scatter3(out.sh_dc, rows, v.dc);
-    if (out.sh_rest) scatter(out.sh_rest, 3 * g.num_rest, rows, 3 * sh_rest_count(degree), rest);
+    if (out.sh_rest) scatter_rest(g, degree, rows, rest, out.sh_rest);
     return v.toward;
 }
 
@@ -193,9 +230,9 @@ template <class T>
 void project_backward_batch(const Frame<T>& frame, const Gaussians<T>& g, const Pinhole<Batch<T>>& camera,
                             const Buffer<SplatGradient<T>>& slots, const BatchRows<T>& rows, const Gradients<T>& out) {
     using B = Batch<T>;
-    const SplatGradient<B> v = sum_slots(frame, slots, rows);
-    write_screen_gradients(frame.view, v, rows, out);
     const Projection<B> p = project_batch(g, camera, frame.options, rows);
+    const SplatGradient<B> v = gradient_from_sums(p.conic, sum_slots(frame, slots, rows));
+    write_screen_gradients(frame.view, v, rows, out);
     const Vec3<B> v_toward = color_backward(frame, g, p.world - camera.centre, v.color, rows, out);
     const GaussianGradient<B> to = project_gaussian_vjp(camera, frame.options.antialiased, p, v, v_toward);
     if (out.opacities) scatter(out.opacities, 1, rows, 1, &to.opacity);
@@ -258,7 +295,9 @@ void project_backward(Team& team, const Frame<T>& frame, const Gaussians<T>& gau
         zero_rows(out.covariances, 6, begin, end);
         zero_rows(out.opacities, 1, begin, end);
         zero_rows(out.sh_dc, 3, begin, end);
-        zero_rows(out.sh_rest, 3 * gaussians.num_rest, begin, end);
+        if (gaussians.num_rest > kMaxRest) zero_rows(out.sh_rest, 3 * gaussians.num_rest, begin, end);
+        for (int64_t i = begin; i < end; ++i)
+            if (frame.radius_px[i] == 0) zero_rows(out.sh_rest, 3 * gaussians.num_rest, i, i + 1);
         zero_rows(out.colors, 3, begin, end);
         zero_rows(out.screen_means, 4, begin, end);
         for_each_batch<T>(

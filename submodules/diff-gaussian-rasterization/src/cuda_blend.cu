@@ -280,11 +280,14 @@ template <bool kDepth> struct GradientPass {
     }
     __device__ void visit(const Splat<float>& s, Vec2<float> d, float alpha, const Fixed& v, Flow& flow) {
         const Channels<float> channels{s.color, s.inverse_depth};
-        blend_vjp<kDepth>(s.conic, channels, d, alpha, flow.transmittance, true, v, flow.remainder, sum);
+        const float u = blend_vjp<kDepth>(channels, alpha, flow.transmittance, true, v, flow.remainder, sum);
+        ColumnSums<float> column{};
+        add_row(d.y, u, column);
+        add_column(d.x, column, sum);
+        add_absolute(s.conic, d, u, sum.abs_mean);
         flow.transmittance = transmittance_after(flow.transmittance, alpha);
     }
     __device__ void store(const Params& p, int64_t instance, uint32_t gaussian) {
-        sum.conic = conic_gradient(sum.conic);
         if (p.by_instance) {
             p.gradients[instance] = sum;
             return;

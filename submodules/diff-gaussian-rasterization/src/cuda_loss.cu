@@ -95,8 +95,8 @@ __device__ __forceinline__ float warp_sum(float value) {
     return value;
 }
 
-// SSIM needs only the means of x^2 + y^2 and of xy. With u = x + y and d = x - y these are (u^2 + d^2) / 2 and
-// (u^2 - d^2) / 4: four signals to blur instead of five. Equal images still give equal means.
+// Blurs u = x + y, d = x - y and their squares: x^2 + y^2 = (u^2 + d^2) / 2, xy = (u^2 - d^2) / 4. Equal images give
+// equal means.
 struct SimilarityMemory {
     Signal u, d;
     BlurredRows mean_u, mean_d, mean_uu, mean_dd;
@@ -144,8 +144,7 @@ __global__ void __launch_bounds__(kThreads) similarity_kernel(LossParams p) {
     for (int i = 0; i < kOutputs; ++i) {
         const int x = tile.left + column, y = tile.top + first_row + i;
         if (!is_inside(p, x, y)) continue;
-        const float square = (uu[i] + dd[i]) / 4;
-        const WindowMeans<float> means{(u[i] + d[i]) / 2, (u[i] - d[i]) / 2, square, square, (uu[i] - dd[i]) / 4};
+        const WindowMeans<float> means{(u[i] + d[i]) / 2, (u[i] - d[i]) / 2, (uu[i] + dd[i]) / 2, (uu[i] - dd[i]) / 4};
         l1 += abs(memory.d.at[first_row + i + kRadius][column + kRadius]);
         similarity += ssim(means);
         if (!p.gradients) continue;

@@ -116,8 +116,8 @@ struct BackwardParams {
     Gradients<float> out;
 };
 
-/// The gradient of a splat; with an order, the sum over its instances.
-__device__ SplatGradient<float> splat_gradient(const BackwardParams& p, int64_t n) {
+/// The sums of a splat, before gradient_from_sums; with an order, they are added over its instances.
+__device__ SplatGradient<float> splat_sums(const BackwardParams& p, int64_t n) {
     if (!p.has_order) return p.gradients[n];
     SplatGradient<float> sum{};
     for (int64_t i = p.order.begin[n]; i < p.order.begin[n + 1]; ++i) {
@@ -172,7 +172,8 @@ __global__ void __launch_bounds__(kThreads) project_backward_kernel(BackwardPara
     const Gaussians<float>& g = p.gaussians;
     const int64_t n = int64_t(blockIdx.x) * kThreads + threadIdx.x;
     const bool exists = n < g.count, visible = exists && p.radius_px[n] > 0;
-    const SplatGradient<float> v = visible ? splat_gradient(p, n) : SplatGradient<float>{};
+    const SplatGradient<float> v =
+        visible ? gradient_from_sums(p.splats[n].conic, splat_sums(p, n)) : SplatGradient<float>{};
     if (exists) write_screen_gradients(p, n, visible, v);
     const Vec3<float> v_toward = color_backward(p, n, visible, v.color);
     if (!exists) return;

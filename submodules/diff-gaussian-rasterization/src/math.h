@@ -311,11 +311,12 @@ template <class T> DGR_FN T transmittance_after(T transmittance, T alpha) {
     return transmittance - transmittance * min(alpha, T(Limits::alpha_max));
 }
 
-/// dL/d of a splat: sums over pixels. d = pixel - mean.
+/// dL/d of a splat. While it is summed over pixels, with u = dL/d ln(alpha) and d = pixel - mean, mean is the sum of u d
+/// and conic that of u d d^T; gradient_from_sums converts them.
 template <class T> struct SplatGradient {
     Vec2<T> mean, abs_mean;  // px^-1; abs_mean: sum of the absolute values over pixels
-    Sym2<T> conic;           // px^2; blend_vjp adds u d d^T instead, which conic_gradient converts
-    T u;                     // dL/d ln(alpha)
+    Sym2<T> conic;           // px^2
+    T u;
     Vec3<T> color;
     T inverse_depth;
 };
@@ -330,19 +331,19 @@ DGR_FN T whole_remainder(const Channels<T>& pixel, T transmittance, const Channe
     sum += pixel.inverse_depth * v.inverse_depth;
     return sum;
 }
-/// VJP of log2_alpha, blend_weight and transmittance_after, for one splat in one pixel. Splats are visited front to
-/// back.  [eq. 14]
+/// VJP of blend_weight and transmittance_after, for one splat in one pixel. Splats are visited front to back. Returns u.
+/// [eq. 14]
 /// kDepth: the inverse depth has a gradient, too.
-/// q, channels     of the splat
+/// channels        of the splat
 /// alpha           before the cap, where the gradient of alpha becomes zero
 /// transmittance   before the splat
 /// contributes     if false, only the remainder is read and alpha may be NaN
 /// v               dL/d of the pixel
 /// remainder       v . (the pixel's value minus that of all splats visited so far); updated
-/// sum             added to
+/// sum             color and inverse_depth are added to
 template <bool kDepth, class T>
-DGR_FN void blend_vjp(const Sym2<T>& q, const Channels<T>& channels, Vec2<T> d, T alpha, T transmittance,
-                      MaskOf<T> contributes, const Channels<T>& v, T& remainder, SplatGradient<T>& sum) {
+DGR_FN T blend_vjp(const Channels<T>& channels, T alpha, T transmittance, MaskOf<T> contributes, const Channels<T>& v,
+                   T& remainder, SplatGradient<T>& sum) {
     const T capped = min(alpha, T(Limits::alpha_max));
     const T weight = select(contributes, blend_weight(transmittance, alpha), T(0));
     T value = channels.color.x * v.color.x + channels.color.y * v.color.y + channels.color.z * v.color.z;
@@ -355,21 +356,39 @@ DGR_FN void blend_vjp(const Sym2<T>& q, const Channels<T>& channels, Vec2<T> d, 
     sum.color.x += weight * v.color.x;
     sum.color.y += weight * v.color.y;
     sum.color.z += weight * v.color.z;
-    const T u = select(contributes & (alpha < T(Limits::alpha_max)),
-                       contribution - remainder * (capped / (T(1) - capped)), T(0));
-    const T u_x = u * d.x, u_y = u * d.y;
-    const T v_x = q.xx * u_x + q.xy * u_y, v_y = q.xy * u_x + q.yy * u_y;
-    sum.u += u;
-    sum.conic.xx += u_x * d.x;
-    sum.conic.xy += u_x * d.y;
-    sum.conic.yy += u_y * d.y;
-    sum.mean.x += v_x;
-    sum.mean.y += v_y;
-    sum.abs_mean.x += abs(v_x);
-    sum.abs_mean.y += abs(v_y);
+    return select(contributes & (alpha < T(Limits::alpha_max)),
+                  contribution - remainder * (capped / (T(1) - capped)), T(0));
 }
-/// dL/dconic from the sum of u d d^T.
-template <class T> DGR_FN Sym2<T> conic_gradient(Sym2<T> sum) { return {T(-0.5) * sum.xx, -sum.xy, T(-0.5) * sum.yy}; }
+
+/// The sums over the rows of one column of u, u d.y and u d.y^2: d.x is the same in all rows.
+template <class T> struct ColumnSums { T u, y, yy; };
+template <class T> DGR_FN void add_row(T d_y, T u, ColumnSums<T>& sums) {
+    const T u_y = u * d_y;
+    sums.u += u;
+    sums.y += u_y;
+    sums.yy += u_y * d_y;
+}
+/// VJP of log2_alpha: adds a column, or one pixel.
+template <class T> DGR_FN void add_column(T d_x, const ColumnSums<T>& column, SplatGradient<T>& sum) {
+    const T u_x = column.u * d_x;
+    sum.u += column.u;
+    sum.mean.x += u_x;
+    sum.mean.y += column.y;
+    sum.conic.xx += u_x * d_x;
+    sum.conic.xy += column.y * d_x;
+    sum.conic.yy += column.yy;
+}
+/// Adds one pixel to abs_mean. q: the conic.
+template <class T> DGR_FN void add_absolute(const Sym2<T>& q, Vec2<T> d, T u, Vec2<T>& abs_mean) {
+    abs_mean.x += abs(u * (q.xx * d.x + q.xy * d.y));
+    abs_mean.y += abs(u * (q.xy * d.x + q.yy * d.y));
+}
+/// dL/dmean = Q (sum of u d) and dL/dconic from the sum of u d d^T.
+template <class T> DGR_FN SplatGradient<T> gradient_from_sums(const Sym2<T>& q, SplatGradient<T> sum) {
+    sum.mean = {q.xx * sum.mean.x + q.xy * sum.mean.y, q.xy * sum.mean.x + q.yy * sum.mean.y};
+    sum.conic = {T(-0.5) * sum.conic.xx, -sum.conic.xy, T(-0.5) * sum.conic.yy};
+    return sum;
+}
 
 // ---- Loss ----
 
@@ -388,25 +407,25 @@ template <class T> inline WindowWeights<T> window_weights() {
     return weights;
 }
 
-/// Window means of x, y, x^2, y^2, xy.
-template <class T> struct WindowMeans { T x, y, xx, yy, xy; };
+/// Window means of x, y, x^2 + y^2, xy.
+template <class T> struct WindowMeans { T x, y, squares, xy; };
 /// The factors of SSIM = a1 a2 / (b1 b2).  [eq. 15]
 template <class T> struct SsimFactors { T a1, a2, b1, b2; };
 template <class T> DGR_FN SsimFactors<T> ssim_factors(const WindowMeans<T>& m) {
     const T c1(Ssim::c1), c2(Ssim::c2);
     return {T(2) * m.x * m.y + c1, T(2) * (m.xy - m.x * m.y) + c2, m.x * m.x + m.y * m.y + c1,
-            m.xx - m.x * m.x + m.yy - m.y * m.y + c2};
+            m.squares - (m.x * m.x + m.y * m.y) + c2};
 }
 template <class T> DGR_FN T ssim(const WindowMeans<T>& m) {
     const SsimFactors<T> f = ssim_factors(m);
-    return f.a1 * f.a2 / (f.b1 * f.b2);
+    return f.a1 * f.a2 * (T(1) / (f.b1 * f.b2));
 }
 /// dL/d of the window means of x, x^2 and xy. The photo y has no gradient.
 template <class T> struct WindowGradient { T x, xx, xy; };
 template <class T> DGR_FN WindowGradient<T> ssim_vjp(const WindowMeans<T>& m, T v) {
     const SsimFactors<T> f = ssim_factors(m);
-    const T inv = v / (f.b1 * f.b2), s = f.a1 * f.a2 * inv;  // s = v * ssim
-    const T v_a1 = f.a2 * inv, v_a2 = f.a1 * inv, v_b1 = -s / f.b1, v_b2 = -s / f.b2;
+    const T inv = T(1) / (f.b1 * f.b2), s = v * (f.a1 * f.a2 * inv);  // one division, shared with ssim
+    const T v_a1 = v * f.a2 * inv, v_a2 = v * f.a1 * inv, v_b1 = -s * (f.b2 * inv), v_b2 = -s * (f.b1 * inv);
     return {T(2) * (m.y * (v_a1 - v_a2) + m.x * (v_b1 - v_b2)), v_b2, T(2) * v_a2};
 }
 

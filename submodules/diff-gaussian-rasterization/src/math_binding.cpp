@@ -132,8 +132,13 @@ void bind_math(nb::module_& m) {
         double remainder = whole_remainder(out.channels, out.transmittance, v_out.channels, v_out.transmittance);
         SplatGradient<double> sum{};
         const V2 d = in.offset(as<V2>(pixel));
-        blend_vjp<true>(in.conic, in.channels, d, in.alpha(d), transmittance, true, v_out.channels, remainder, sum);
-        return flat(conic_gradient(sum.conic), sum.mean, sum.u, sum.color, sum.inverse_depth);
+        const double u =
+            blend_vjp<true>(in.channels, in.alpha(d), transmittance, true, v_out.channels, remainder, sum);
+        ColumnSums<double> column{};
+        add_row(d.y, u, column);
+        add_column(d.x, column, sum);
+        sum = gradient_from_sums(in.conic, sum);
+        return flat(sum.conic, sum.mean, sum.u, sum.color, sum.inverse_depth);
     });
     m.def("clamp_color", [](const Numbers& x) { return flat(clamp_color(as<V3>(x))); });
     m.def("clamp_color_vjp",
@@ -152,7 +157,7 @@ void bind_math(nb::module_& m) {
     });
     // Inputs: window means of x, x^2, xy; constants: those of y, y^2.
     const auto means_of = [](const Numbers& x, double y, double yy) {
-        return WindowMeans<double>{x[0], y, x[1], yy, x[2]};
+        return WindowMeans<double>{x[0], y, x[1] + yy, x[2]};
     };
     m.def("ssim", [=](const Numbers& x, double y, double yy) {
         as<V3>(x);

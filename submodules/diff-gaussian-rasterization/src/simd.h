@@ -1,5 +1,5 @@
-// Batch<T>: a SIMD vector with the operations of T, on the vector extensions of GCC and Clang. No intrinsics, so it
-// works with every instruction set of the compiler.
+// Batch<T>: a SIMD vector with the operations of T, on the vector extensions of GCC and Clang, so it works with every
+// instruction set of the compiler. lane_bits and sqrt use intrinsics of x86, where the compilers' own code is slow.
 #pragma once
 
 #include <bit>
@@ -7,6 +7,11 @@
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
+#include <utility>
+
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
 
 #include "math.h"
 
@@ -33,19 +38,34 @@ template <class T> struct Mask {
     bool operator[](int lane) const { return bits[lane] != 0; }
 };
 
+/// Bit i is lane i.
+template <class T> inline uint32_t lane_bits(Mask<T> mask) {
+#if defined(__AVX512F__)
+    const auto bits = std::bit_cast<__m512i>(mask.bits);
+    if constexpr (sizeof(T) == 4) return _mm512_test_epi32_mask(bits, bits);
+    else return _mm512_test_epi64_mask(bits, bits);
+#elif defined(__AVX__)
+    if constexpr (sizeof(T) == 4) return _mm256_movemask_ps(std::bit_cast<__m256>(mask.bits));
+    else return _mm256_movemask_pd(std::bit_cast<__m256d>(mask.bits));
+#elif defined(__SSE2__)
+    if constexpr (sizeof(T) == 4) return _mm_movemask_ps(std::bit_cast<__m128>(mask.bits));
+    else return _mm_movemask_pd(std::bit_cast<__m128d>(mask.bits));
+#else
+    uint32_t bits = 0;
+    for (int i = 0; i < kLanes<T>; ++i) bits |= static_cast<uint32_t>(mask.bits[i] & (1 << i));
+    return bits;
+#endif
+}
 template <class T> inline bool any(Mask<T> mask) {
-    typedef int64_t Words __attribute__((vector_size(kVectorBytes)));
+#if defined(__SSE2__)
+    return lane_bits(mask) != 0;
+#else
+    typedef int64_t Words __attribute__((vector_size(16)));
     const Words words = std::bit_cast<Words>(mask.bits);
-    int64_t joined = 0;
-    for (int i = 0; i < kVectorBytes / 8; ++i) joined |= words[i];
-    return joined != 0;
+    return (words[0] | words[1]) != 0;
+#endif
 }
-
-template <class T> inline int count(Mask<T> mask) {
-    int sum = 0;
-    for (int i = 0; i < kLanes<T>; ++i) sum += mask[i];
-    return sum;
-}
+template <class T> inline int count(Mask<T> mask) { return std::popcount(lane_bits(mask)); }
 
 template <class T> struct Batch {
     typedef T Lanes __attribute__((vector_size(kVectorBytes)));
@@ -55,9 +75,7 @@ template <class T> struct Batch {
     Batch() = default;
     Batch(Lanes l) : lanes(l) {}
     template <class S, class = std::enable_if_t<std::is_arithmetic_v<S>>>
-    Batch(S s) {  // broadcast
-        for (int i = 0; i < size; ++i) lanes[i] = static_cast<T>(s);
-    }
+    Batch(S s) : lanes(static_cast<T>(s) - Lanes{}) {}  // broadcast; GCC turns a loop over lanes into inserts
 
     static Batch load(const T* p) {
         Batch b;
@@ -104,6 +122,11 @@ template <class T> inline Batch<T> abs(Batch<T> a) {
 
 template <class T> inline Batch<T> sqrt(Batch<T> a) {
     Batch<T> r;
+#if defined(__AVX512F__)  // GCC prefers two vectors of 32 bytes, joined through memory
+    if constexpr (sizeof(T) == 4) r.lanes = _mm512_maskz_sqrt_ps(0xffff, a.lanes);
+    else r.lanes = _mm512_maskz_sqrt_pd(0xff, a.lanes);
+    return r;
+#endif
     for (int i = 0; i < kLanes<T>; ++i) r.lanes[i] = std::sqrt(a.lanes[i]);
     return r;
 }
@@ -135,17 +158,58 @@ template <class T> inline Batch<T> exp2(Batch<T> x) {
     }
 }
 
-/// The sum of the lanes in a fixed order: adds the upper half to the lower half until one lane is left.
-template <class T, class Lanes> inline T sum_of_lanes(Lanes lanes) {
-    if constexpr (sizeof(Lanes) == 2 * sizeof(T)) {
-        return lanes[0] + lanes[1];
-    } else {
-        typedef T Half __attribute__((vector_size(sizeof(Lanes) / 2)));
-        struct Halves { Half low, high; };
-        const Halves halves = std::bit_cast<Halves>(lanes);
-        return sum_of_lanes<T, Half>(halves.low + halves.high);
+/// The lanes of two vectors in the order of `lanes`; those of b are numbered after those of a.
+template <class Lanes, size_t... lanes> inline Lanes shuffle(Lanes a, Lanes b, std::index_sequence<lanes...>) {
+#if defined(__clang__)
+    return __builtin_shufflevector(a, b, lanes...);
+#else
+    using Bits = decltype(a < b);
+    return __builtin_shuffle(a, b, Bits{static_cast<std::remove_reference_t<decltype(Bits{}[0])>>(lanes)...});
+#endif
+}
+
+/// v[i] becomes the vector of lane i of all; v has kLanes<T> elements.
+template <class T, int half = kLanes<T> / 2> inline void transpose(Batch<T>* v) {
+    const auto exchange = []<size_t... lanes>(Batch<T>& a, Batch<T>& b, std::index_sequence<lanes...>) {
+        constexpr size_t n = kLanes<T>, h = half;
+        const auto low = shuffle(a.lanes, b.lanes, std::index_sequence<(lanes & h ? n + lanes - h : lanes)...>{});
+        b = shuffle(a.lanes, b.lanes, std::index_sequence<(lanes & h ? n + lanes : lanes + h)...>{});
+        a = low;
+    };
+    for (int i = 0; i < kLanes<T>; ++i)
+        if (!(i & half)) exchange(v[i], v[i + half], std::make_index_sequence<kLanes<T>>{});
+    if constexpr (half > 1) transpose<T, half / 2>(v);
+}
+
+/// The lanes of two vectors whose blocks of 2 * half lanes each are one sum: the first or second half of each block.
+template <int half, bool second, class Lanes, size_t... lanes>
+inline Lanes halves(Lanes a, Lanes b, std::index_sequence<lanes...>) {
+    return shuffle(a, b, std::index_sequence<lanes / half * 2 * half + lanes % half + (second ? half : 0)...>{});
+}
+/// Lane i of v[0] becomes the sum of the lanes of v[i], for the first `size` vectors. Each sum adds the second half of
+/// the lanes to the first half until one lane is left.
+template <class T, int size = kLanes<T>, int half = kLanes<T> / 2> inline void transposed_sum(Batch<T>* v) {
+    constexpr auto lanes = std::make_index_sequence<kLanes<T>>{};
+    for (int i = 0; i < size / 2; ++i) {
+        const auto a = v[2 * i].lanes, b = v[2 * i + 1].lanes;
+        v[i] = Batch<T>(halves<half, false>(a, b, lanes)) + Batch<T>(halves<half, true>(a, b, lanes));
+    }
+    if constexpr (half > 1) transposed_sum<T, size / 2, half / 2>(v);
+}
+/// Writes the sum over the lanes of each of `size` vectors, in a fixed order.
+template <int size, class T> inline void sums_of_lanes(const Batch<T>* v, T* sums) {
+    for (int begin = 0; begin < size; begin += kLanes<T>) {
+        const int count = size - begin < kLanes<T> ? size - begin : kLanes<T>;
+        Batch<T> group[kLanes<T>] = {};
+        for (int i = 0; i < count; ++i) group[i] = v[begin + i];
+        transposed_sum(group);
+        std::memcpy(sums + begin, &group[0], count * sizeof(T));
     }
 }
-template <class T> inline T sum(Batch<T> a) { return sum_of_lanes<T, typename Batch<T>::Lanes>(a.lanes); }
+template <class T> inline T sum(Batch<T> a) {
+    T result;
+    sums_of_lanes<1>(&a, &result);
+    return result;
+}
 
 }  // namespace dgr
