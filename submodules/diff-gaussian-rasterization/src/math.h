@@ -331,7 +331,7 @@ DGR_FN T whole_remainder(const Channels<T>& pixel, T transmittance, const Channe
     sum += pixel.inverse_depth * v.inverse_depth;
     return sum;
 }
-/// VJP of blend_weight and transmittance_after, for one splat in one pixel: returns u. Splats are visited front to back.
+/// VJP of blend_weight and transmittance_after, for one splat in one pixel: u. Splats are visited front to back.
 /// [eq. 14]
 /// kDepth: the inverse depth has a gradient, too.
 /// channels        of the splat
