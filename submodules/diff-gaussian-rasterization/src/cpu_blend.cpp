@@ -85,11 +85,11 @@ template <class T> struct Chords {
     }
 };
 
-/// Visits the splats of a tile front to back. For each it calls on_splat(instance, splat, d_x, for_each_group), which has
-/// to call for_each_group(visit) once; d_x: d.x of each group of columns. for_each_group calls visit(at, d, alpha, transmittance, contributes) for groups of pixels,
-/// one per lane: index of the first pixel in the tile, d = pixel - mean in px, alpha before the cap, transmittance
-/// before the splat, whether the splat contributes. Where it does not, alpha may be NaN. When all pixels are closed,
-/// the remaining instances go to on_rest(instance).
+/// Visits the splats of a tile front to back. For each it calls on_splat(instance, splat, d_x, for_each_group), which
+/// has to call for_each_group(visit) once; d_x[i] is d.x of the i-th batch of a row. for_each_group calls
+/// visit(at, d, alpha, transmittance, contributes) for groups of pixels, one per lane: index of the first pixel in the
+/// tile, d = pixel - mean in px, alpha before the cap, transmittance before the splat, whether the splat contributes.
+/// Where it does not, alpha may be NaN. When all pixels are closed, the remaining instances go to on_rest(instance).
 template <class T, class OnSplat, class OnRest>
 void walk_tile(const Frame<T>& frame, int64_t tile_index, TilePixels<T>& tile, const OnSplat& on_splat,
                const OnRest& on_rest) {
@@ -283,9 +283,9 @@ void backward(const Frame<T>& frame, const Gaussians<T>& gaussians, const Images
     Team team(frame.options.num_threads);
     Buffer<SplatGradient<T>> slots(frame.instances.size());
     const bool has_absolute = out.screen_means || out.abs_grad_sum;
-    const auto blend = v_images.inverse_depth
-                           ? (has_absolute ? blend_tile_backward<T, true, true> : blend_tile_backward<T, true, false>)
-                           : (has_absolute ? blend_tile_backward<T, false, true> : blend_tile_backward<T, false, false>);
+    const auto with_depth = has_absolute ? blend_tile_backward<T, true, true> : blend_tile_backward<T, true, false>;
+    const auto without = has_absolute ? blend_tile_backward<T, false, true> : blend_tile_backward<T, false, false>;
+    const auto blend = v_images.inverse_depth ? with_depth : without;
     team.for_each(frame.view.num_tiles(), [&](int64_t tile) { blend(frame, tile, images, v_images, slots); });
     project_backward(team, frame, gaussians, slots, out);
 }

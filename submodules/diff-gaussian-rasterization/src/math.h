@@ -311,8 +311,8 @@ template <class T> DGR_FN T transmittance_after(T transmittance, T alpha) {
     return transmittance - transmittance * min(alpha, T(Limits::alpha_max));
 }
 
-/// dL/d of a splat. While it is summed over pixels, with u = dL/d ln(alpha) and d = pixel - mean, mean is the sum of u d
-/// and conic that of u d d^T; gradient_from_sums converts them.
+/// dL/d of a splat. While it is summed over pixels, with u = dL/d ln(alpha) and d = pixel - mean, mean is the sum of
+/// u d and conic that of u d d^T; gradient_from_sums converts them.
 template <class T> struct SplatGradient {
     Vec2<T> mean, abs_mean;  // px^-1; abs_mean: sum of the absolute values over pixels
     Sym2<T> conic;           // px^2
@@ -331,7 +331,7 @@ DGR_FN T whole_remainder(const Channels<T>& pixel, T transmittance, const Channe
     sum += pixel.inverse_depth * v.inverse_depth;
     return sum;
 }
-/// VJP of blend_weight and transmittance_after, for one splat in one pixel. Splats are visited front to back. Returns u.
+/// VJP of blend_weight and transmittance_after, for one splat in one pixel: u. Splats are visited front to back.
 /// [eq. 14]
 /// kDepth: the inverse depth has a gradient, too.
 /// channels        of the splat
@@ -356,8 +356,8 @@ DGR_FN T blend_vjp(const Channels<T>& channels, T alpha, T transmittance, MaskOf
     sum.color.x += weight * v.color.x;
     sum.color.y += weight * v.color.y;
     sum.color.z += weight * v.color.z;
-    return select(contributes & (alpha < T(Limits::alpha_max)),
-                  contribution - remainder * (capped / (T(1) - capped)), T(0));
+    return select(contributes & (alpha < T(Limits::alpha_max)), contribution - remainder * (capped / (T(1) - capped)),
+                  T(0));
 }
 
 /// The sums over the rows of one column of u, u d.y and u d.y^2: d.x is the same in all rows.
@@ -368,7 +368,7 @@ template <class T> DGR_FN void add_row(T d_y, T u, ColumnSums<T>& sums) {
     sums.y += u_y;
     sums.yy += u_y * d_y;
 }
-/// VJP of log2_alpha: adds a column, or one pixel.
+/// VJP of log2_alpha, for one column.
 template <class T> DGR_FN void add_column(T d_x, const ColumnSums<T>& column, SplatGradient<T>& sum) {
     const T u_x = column.u * d_x;
     sum.u += column.u;
