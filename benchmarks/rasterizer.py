@@ -1,7 +1,7 @@
 """Times the engine and a whole training step over numbers of Gaussians and resolutions, on random or real scenes.
 
     python -m benchmarks.rasterizer                                      # random scenes
-    python -m benchmarks.rasterizer --scene SCENE -r 270 --gaussians 13445 45000   # the comparison with OpenSplat
+    python -m benchmarks.rasterizer --scene SCENE -r 270 --gaussians 13445 45000   # a real capture
     python -m benchmarks.rasterizer --device cuda --deterministic --gsplat         # both of our modes, beside gsplat
 
 It measures speed and memory only; quality is measured by training.
@@ -47,9 +47,6 @@ from compact_splats.utils.usage import MemoryMeter
 
 # Splat-pixel pairs a second and core of a plain AVX2 loop, the yardstick for pairs per second.
 PAIRS_PER_SECOND_AND_CORE = 1.2e9
-# Seconds of a step of OpenSplat's CPU mode on the fox capture at 270x480, two cores, by number of Gaussians.
-OPENSPLAT_SECONDS = {13_445: 0.6, 45_000: 0.8}
-OPENSPLAT_SIZE = (270, 480)
 
 
 def random_scene(num: int, width: int, height: int, generator: torch.Generator) -> tuple[Camera, Tensor, Points]:
@@ -250,19 +247,12 @@ def deterministic(is_on: bool) -> Iterator[None]:
         torch.use_deterministic_algorithms(before)
 
 
-def opensplat_ratio(result: dict) -> float | None:
-    """How many times faster than OpenSplat's CPU mode, where its time is known."""
-    near = abs(result["width"] - OPENSPLAT_SIZE[0]) <= 2 and abs(result["height"] - OPENSPLAT_SIZE[1]) <= 2
-    seconds = OPENSPLAT_SECONDS.get(result["gaussians"])
-    return seconds / result["seconds"]["step"] if near and seconds and result["device"] == "cpu" else None
-
-
 def table(results: list[dict]) -> str:
     """The results as text, a line each; times in ms."""
     on_gpu = results[0]["device"] != "cpu"
     lines = [
         f"{'scene':<10}{'engine':<14}{'Gaussians':>10}{'size':>11}{'Mpairs':>8}{'counting':>9}{'forward':>9}{'fwd+bwd':>9}"
-        f"{'loss':>8}{'Adam':>8}{'step':>9}{'peak MB':>9}" + ("" if on_gpu else "  limit fwd   f+b  OpenSplat")
+        f"{'loss':>8}{'Adam':>8}{'step':>9}{'peak MB':>9}" + ("" if on_gpu else "  limit fwd   f+b")
     ]
     for r in results:
         line = f"{r['scene']:<10.9}{r['engine']:<14}{r['gaussians']:>10,}{r['width']:>6}x{r['height']:<4}"
@@ -277,8 +267,7 @@ def table(results: list[dict]) -> str:
         )
         if not on_gpu:
             share = {name: f"{100 * value:.0f} %" for name, value in r["share_of_limit"].items()}
-            ratio = r["times_faster_than_opensplat"]
-            line += f"{share['forward']:>11}{share['forward_backward']:>6}  {f'{ratio:.1f} x' if ratio else ''}"
+            line += f"{share['forward']:>11}{share['forward_backward']:>6}"
         lines.append(line.rstrip())
     return "\n".join(lines + ([] if on_gpu else ["limit: 1.2 G splat-pixel pairs a second and core"]))
 
@@ -328,7 +317,6 @@ def measure_case(options: argparse.Namespace, engines: Sequence[str], size: str 
                   "width": camera.width, "height": camera.height}  # fmt: skip
         try:
             result |= measure(camera, photo, rows, device, engine, options.repeats)
-            result["times_faster_than_opensplat"] = opensplat_ratio(result)
         except (RuntimeError, TypeError) as error:  # out of memory, say, or another version of gsplat
             result["error"] = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         results.append(result)
