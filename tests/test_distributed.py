@@ -14,7 +14,7 @@ import torch
 from rank_script import make_config
 
 from compact_splats.arguments import TrainConfig
-from compact_splats.arguments.schedule import FAST, FULL
+from compact_splats.arguments.schedule import FAST, FULL, QUICK
 from compact_splats.arguments.sharing import shared
 from compact_splats.scene.gaussian_model import PARAMETER_NAMES, GaussianModel
 from compact_splats.training.digest import digest
@@ -308,7 +308,7 @@ def test_each_process_takes_the_gpu_of_its_number(monkeypatch):
 
 
 @pytest.mark.parametrize("count", [2, 3, 4, 8, 16])
-@pytest.mark.parametrize("schedule", [FULL, FAST, FULL.scaled(0.1), FULL.scaled(0.01)])
+@pytest.mark.parametrize("schedule", [FULL, FAST, QUICK, FULL.scaled(0.1), FULL.scaled(0.01)])
 def test_events_of_several_processes_come_after_as_many_views(schedule, count):
     fewer = shared(schedule, count)
     assert 0 <= fewer.iterations * count - schedule.iterations < count
