@@ -23,7 +23,7 @@ PYTHON ?= python3
 VENV ?= .venv
 OUTPUT ?= output/demo
 DEMO_BUDGET ?= 20000
-DEMO_ITERATIONS ?= 1200
+DEMO_ITERATIONS ?= 2500
 TEST_JOBS ?= 2
 
 BIN := $(VENV)/bin
@@ -110,7 +110,7 @@ $(OUTPUT)/scene: $(wildcard compact_splats/demo/*.py) | setup
 
 demo: setup $(OUTPUT)/scene
 	$(BIN)/python train.py -s $(OUTPUT)/scene -m $(OUTPUT)/model --eval \
-	    --schedule fast --iterations $(DEMO_ITERATIONS) --final-budget $(DEMO_BUDGET) --sh-rest-lr 0.02
+	    --schedule quick --iterations $(DEMO_ITERATIONS) --final-budget $(DEMO_BUDGET)
 	$(BIN)/python render.py -m $(OUTPUT)/model --skip-train
 	$(BIN)/python metrics.py -m $(OUTPUT)/model
 	$(BIN)/python compress.py -m $(OUTPUT)/model --no-prune --steps 0.2
