@@ -167,13 +167,14 @@ def fit(training: Training, context: RunContext) -> Scores:
 def summary_of(context: RunContext, num_skipped: int, scores: Scores) -> dict[str, Any]:
     """The content of ``summary.json``."""
     ply: Path = context.run.ply_path(context.num_iterations)
+    seconds = context.clock.seconds
     return {
         "iterations": context.num_iterations,
         "processes": context.processes.count,
         "num_gaussians": context.training.model.num_gaussians,
         "ply_mb": ply.stat().st_size / MB,
-        "training_minutes": context.clock.seconds / 60,
-        "steps_per_second": context.training.schedule.iterations / context.clock.seconds,
+        "training_minutes": seconds / 60,
+        "steps_per_second": context.training.schedule.iterations / seconds,
         "skipped_views": num_skipped,
         **context.memory.read(),
         **scores,
