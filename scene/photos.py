@@ -58,12 +58,9 @@ class Photo:
     def smaller(self, width: int, height: int) -> Photo:
         """The same photo at another size, decoded; a pixel counts where most of its area does."""
         rgb, mask = self._get()
-        pixels = _resize(np.ascontiguousarray(rgb.permute(1, 2, 0).numpy()), (width, height))
-        weight = None if mask is None else _resize(mask.numpy().astype(np.uint8) * 255, (width, height))
-        counts = None if weight is None else torch.from_numpy(weight > 127)
-        small = replace(self, size=(width, height), _lock=threading.Lock(), _decoded=[])
-        small._decoded.append((torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))), counts))
-        return small
+        weight = None if mask is None else mask.numpy().astype(np.uint8) * 255
+        decoded = _resized(np.ascontiguousarray(rgb.permute(1, 2, 0).numpy()), weight, (width, height))
+        return replace(self, size=(width, height), _lock=threading.Lock(), _decoded=[decoded])
 
     def pin_memory(self) -> None:
         """Move the decoded photo to page-locked memory, for asynchronous copies to a GPU.
@@ -94,9 +91,7 @@ class Photo:
         weight = _combine(alpha, None if self.mask_path is None else _read_mask(self.mask_path, rgb.shape[:2]))
         if not self.lens.is_pinhole:
             rgb, weight = _undistort(rgb, weight, self.lens)
-        rgb = _resize(rgb, self.size)
-        counts = None if weight is None else torch.from_numpy(_resize(weight, self.size) > 127)
-        return torch.from_numpy(np.ascontiguousarray(rgb.transpose(2, 0, 1))), counts
+        return _resized(rgb, weight, self.size)
 
 
 def _read_photo(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
@@ -131,6 +126,12 @@ def _undistort(rgb: np.ndarray, weight: np.ndarray | None, lens: Lens) -> tuple[
         weight = cv2.remap(weight, maps.map_xy, maps.map_fraction, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     valid = None if maps.valid.all() else np.where(maps.valid, 255, 0).astype(np.uint8)
     return rgb, _combine(weight, valid)
+
+
+def _resized(rgb: np.ndarray, weight: np.ndarray | None, size: tuple[int, int]) -> tuple[Tensor, Tensor | None]:
+    """(3,H,W) uint8 and, where there is a weight, (H,W) bool, true where most of a pixel's area counts."""
+    counts = None if weight is None else torch.from_numpy(_resize(weight, size) > 127)
+    return torch.from_numpy(np.ascontiguousarray(_resize(rgb, size).transpose(2, 0, 1))), counts
 
 
 def _resize(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:

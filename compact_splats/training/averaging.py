@@ -27,14 +27,12 @@ class MeanOfLastSteps(Strategy):
         """Add the parameters to the mean."""
         if training.step < self.first:
             return
-        now = {name: values.detach() for name, values in training.model.parameters.items()}
-        if not self._mean:
-            self._mean = {name: values.clone() for name, values in now.items()}
-        count = training.step - self.first + 1
-        self._mean = {name: torch.lerp(self._mean[name], values, 1 / count) for name, values in now.items()}
-        if training.step == training.schedule.iterations:
-            for name, values in self._mean.items():
-                training.model.parameters[name].copy_(values)
+        weight, is_last = 1 / (training.step - self.first + 1), training.step == training.schedule.iterations
+        for name, values in training.model.parameters.items():
+            mean = self._mean.get(name)
+            mean = self._mean[name] = values.detach().clone() if mean is None else torch.lerp(mean, values, weight)
+            if is_last:
+                values.copy_(mean)
 
     def state_dict(self) -> dict[str, Any]:
         """The mean so far."""

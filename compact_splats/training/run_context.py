@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -69,7 +69,7 @@ class RunContext:
     stop: StopRequest
     viewer: NullViewer
     processes: SingleProcess
-    memory_error: Callable[[int], InputError | None] = field(default=lambda step: None)
+    memory_error: Callable[[int], InputError | None]
 
     def __post_init__(self) -> None:
         self.num_iterations = self.config.make_schedule().iterations  # of one process, as the user counts
