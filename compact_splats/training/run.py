@@ -88,7 +88,6 @@ def _train(
     checkpoints.about = {"config": to_json(config), "poses": poses, "processes": processes.count}
     if about is not None:
         check_same_poses(about, poses, config)
-    torch.optim.Adam([torch.zeros(1)])  # makes torch load the code behind it, which is no cost of this training
     memory = MemoryMeter(device)
     model = first_gaussians(config if about is None else replace(config, init_ply=None), scene, device)
     if processes.is_first:
