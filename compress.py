@@ -10,6 +10,7 @@ import math
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from compact_splats.gaussian_renderer import DEVICES
 from compact_splats.scene import ply
 from compact_splats.scene.cameras import Camera
 from compact_splats.scene.gaussian_model import GaussianModel
-from compact_splats.training.loading import load
+from compact_splats.training.loading import Decoding, load
 from compact_splats.training.random_streams import random_stream
 from compact_splats.training.run_folder import RunFolder
 from compact_splats.training.view_sampler import ViewSampler
@@ -77,22 +78,23 @@ def compress(config: CompressConfig) -> dict[str, Any]:
     use_threads(config.threads)
     source = RunFolder(config.model_path).find_ply(config.iteration)[0] if config.ply is None else config.ply
     out = config.out or default_out(config)
-    say = (lambda text: None) if config.quiet else (lambda text: print(text, flush=True))
     check_writable(out.parent)
     model = read_checked(source, device)
     model.antialiased = config.antialiasing
-    scene = load(config, say, device)
-    say(f"{source}: {model.num_gaussians:,} Gaussians, {source.stat().st_size / MB:.2f} MB")
+    scene = load(config)
+    with closing(Decoding(scene, device)) as decoding:
+        decoding.finish()
+    config.say(f"{source}: {model.num_gaussians:,} Gaussians, {source.stat().st_size / MB:.2f} MB")
     if out.exists():
-        say(f"{out} exists; it will be replaced when the new file is complete")
+        config.say(f"{out} exists; it will be replaced when the new file is complete")
 
     memory, clock = MemoryMeter(device), Stopwatch(device)
     views = ViewSampler(len(scene.train), random_stream(config.seed, "views"))
     photos = Photos(scene, views, torch.full((3,), float(config.white_background)), config.lambda_dssim)
-    say(HEADER)
+    config.say(HEADER)
     stage = PostHoc(
         model, quantizer_of(config, scene.train), decode, photos, config.make_schedule(),
-        RATES[config.profile], report=lambda stage: say(table_line(stage)), quiet=config.quiet,
+        RATES[config.profile], report=lambda stage: config.say(table_line(stage)), quiet=config.quiet,
     )  # fmt: skip
     with input_errors(source, "repair the model or train it again"):
         result = stage.run(goals_of(config), source.stat().st_size)
@@ -106,7 +108,7 @@ def compress(config: CompressConfig) -> dict[str, Any]:
     }
     write_gsz(out, result.data)
     write_json(out.with_suffix(".json"), summary)
-    say(describe(result, summary))
+    config.say(describe(result, summary))
     return summary
 
 

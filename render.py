@@ -56,21 +56,20 @@ def render_scene(config: RenderConfig) -> None:
     path, method = find_model(config)
     if config.video is None:
         check_writable(config.model_path)
-    say = (lambda text: None) if config.quiet else (lambda text: print(text, flush=True))
     model = GaussianModel.from_arrays(read_model(path), device)
     model.antialiased = config.antialiasing
     background = torch.full((3,), float(config.white_background))
-    say(f"{path}: {model.num_gaussians:,} Gaussians")
+    config.say(f"{path}: {model.num_gaussians:,} Gaussians")
     if config.video:
         views = video_views(config)
-        say(render_video(config.video, views, config.frame_rate(), model, background, quiet=config.quiet))
+        config.say(render_video(config.video, views, config.frame_rate(), model, background, quiet=config.quiet))
         return
     scene = read_scene(config)
     splits = chosen_views(config, scene)
     if config.time:
         times = measure_times([camera for views in splits.values() for camera in views], model, background)
         write_json(config.model_path / "timing.json", {**times, "model": str(path.absolute())})
-        say(describe_times(times))
+        config.say(describe_times(times))
         return
     step = depth_step(scene.extent)
     for split, views in splits.items():
@@ -87,7 +86,7 @@ def render_scene(config: RenderConfig) -> None:
                 write_map(folder, "counts", index, quantized(counts), counts.float())
         if config.depth:
             write_json(folder / "depth.json", {"world_units_per_step": step, "nothing": 0})
-        say(f"{split}: {len(views)} views in {folder}")
+        config.say(f"{split}: {len(views)} views in {folder}")
 
 
 def picture_path(folder: Path, kind: str, index: int) -> Path:

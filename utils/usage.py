@@ -31,14 +31,15 @@ class Stopwatch:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Exclude the time of a block."""
+        """Exclude the time of a block, which may lie in another such block."""
         synchronize(self._device)
+        was_running = self._since is not None
         self._before, self._since = self.seconds, None
         try:
             yield
         finally:
             synchronize(self._device)
-            self._since = time.perf_counter()
+            self._since = time.perf_counter() if was_running else None
 
     def state_dict(self) -> dict[str, float]:
         """The time so far."""
@@ -60,6 +61,11 @@ class MemoryMeter:
         _reset_peak()
         self._start = _status("VmRSS")
         self._earlier: dict[str, float] = {}
+
+    def exclude(self, num_bytes: int) -> None:
+        """Count memory that was taken since the creation as taken before."""
+        if self._start is not None:
+            self._start += num_bytes
 
     def read(self) -> dict[str, float]:
         """In MB: peak of the process, its increase since creation, and the peak on the device."""
