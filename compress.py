@@ -5,24 +5,26 @@
 --format ply`` decodes; ``compress.py info FILE`` shows the number of Gaussians and the size.
 """
 
+import sys
+
+from compact_splats.arguments.compress import DEFAULT_ROUNDS, RATES, CompressConfig
+from compact_splats.arguments.options import Parser, flags_that_save_memory, run_command, to_json
+
+# Above the imports that load torch, for which --help does not wait.
+if __name__ == "__main__" and sys.argv[1:2] not in (["run"], ["export"], ["info"]):
+    run_command(CompressConfig, "compress", "compress")
+
 import json
 import math
-import os
-import sys
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-# Before torch is imported: its idle OpenMP threads would otherwise spin on the cores that the rasterizer needs.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
 import torch
 
 from compact_splats.arguments import pick_device
-from compact_splats.arguments.compress import DEFAULT_ROUNDS, RATES, CompressConfig
 from compact_splats.arguments.device import use_threads
-from compact_splats.arguments.options import Parser, flags_that_save_memory, to_json
 from compact_splats.compression import ColorBasis, decode, formats, read_model, write_gsz
 from compact_splats.compression.arrays import Arrays
 from compact_splats.compression.compact import CompactQuantizer

@@ -1,5 +1,11 @@
 """Show a model in the browser, on a live page or as one HTML file."""
 
+from compact_splats.arguments.options import run_command
+from compact_splats.arguments.view import ViewConfig, run_folder
+
+if __name__ == "__main__":  # above the imports that load torch, for which --help does not wait
+    run_command(ViewConfig, "view", "view")
+
 import sys
 import time
 from collections.abc import Sequence
@@ -7,15 +13,13 @@ from contextlib import closing
 from typing import NoReturn
 
 from compact_splats.arguments.device import pick_device, use_threads
-from compact_splats.arguments.options import flags_that_save_memory
-from compact_splats.arguments.view import ViewConfig, run_folder
 from compact_splats.compression import read_model
 from compact_splats.gaussian_renderer import DEVICES
 from compact_splats.scene import Camera, load_scene
 from compact_splats.scene.gaussian_model import GaussianModel
 from compact_splats.scene.saved_cameras import read_cameras
 from compact_splats.training.run_folder import RunFolder
-from compact_splats.utils.errors import InputError, run_script
+from compact_splats.utils.errors import InputError
 from compact_splats.utils.signals import StopRequest
 from compact_splats.utils.usage import MB
 from compact_splats.viewer import open_page
@@ -94,7 +98,3 @@ def serve(config: ViewConfig, name: str, model: GaussianModel, views: Views) -> 
             if not page.serve(model):
                 time.sleep(POLL_SECONDS)
     raise stop.stopped("stopped")
-
-
-if __name__ == "__main__":
-    run_script(main, less_memory=flags_that_save_memory(ViewConfig))

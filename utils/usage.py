@@ -1,18 +1,24 @@
 """Time and peak memory of a training."""
 
+from __future__ import annotations
+
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 MB = 1e6  # bytes
 
 
 def synchronize(device: torch.device) -> None:
     """Wait until all queued work of the device is done; immediate on the CPU."""
+    import torch  # late, so that --help is fast
+
     getattr(torch, device.type).synchronize()
 
 
@@ -55,6 +61,8 @@ class MemoryMeter:
     """Peak memory since its creation."""
 
     def __init__(self, device: torch.device) -> None:
+        import torch
+
         self._accelerator = getattr(torch, device.type) if device.type != "cpu" else None
         if self._accelerator:
             self._accelerator.reset_peak_memory_stats()
