@@ -34,6 +34,7 @@ from compact_splats.training.run_context import OpenViewer, RunContext, no_viewe
 from compact_splats.training.run_folder import Run, free_folder
 from compact_splats.training.strategies import standard_strategies
 from compact_splats.training.summary import describe
+from compact_splats.training.time_limit import TimeLimit
 from compact_splats.training.training import Training, photometric_loss
 from compact_splats.training.viewer_files import cfg_args, write_points
 from compact_splats.utils.errors import InputError
@@ -91,6 +92,10 @@ def _train(
     torch.optim.Adam([torch.zeros(1)])  # makes torch load the code behind it, which is no cost of this training
     memory = MemoryMeter(device)
     model = first_gaussians(config if about is None else replace(config, init_ply=None), scene, device)
+    training = make_training(config, schedule, scene, model, processes)
+    time_limit = None
+    if config.minutes is not None:
+        time_limit = TimeLimit(training, schedule, config.final_budget, 60 * config.minutes, processes)
     if processes.is_first:
         run.write_inputs = partial(write_inputs, run, config, scene, device)
         run.remove_leftovers()
@@ -98,9 +103,10 @@ def _train(
             counts = {"train_views": len(scene.train), "test_views": len(scene.test), "points": len(scene.points.xyz)}
             run.log("start", 0, counts)
         run.write_inputs()
-    training = make_training(config, schedule, scene, model, processes)
-    no_memory = partial(no_room_to_grow, config, schedule, processes, model)
-    with surroundings(config, training, run, checkpoints, memory, processes, open_viewer, no_memory) as context:
+    no_memory = partial(no_room_to_grow, config, training, processes)
+    with surroundings(
+        config, training, run, checkpoints, memory, processes, open_viewer, no_memory, time_limit
+    ) as context:
         scores = fit(training, context)
         num_skipped = context.skipped.total()
         if not processes.is_first:
@@ -132,6 +138,7 @@ def make_training(
 def surroundings(
     config: TrainConfig, training: Training, run: Run, checkpoints: Checkpoints, memory: MemoryMeter,
     processes: SingleProcess, open_viewer: OpenViewer, memory_error: Callable[[int], InputError | None],
+    time_limit: TimeLimit | None,
 ) -> Iterator[RunContext]:  # fmt: skip
     """What runs beside a training: clock, signals, bar and viewer."""
     schedule, device = training.schedule, training.model.device
@@ -144,8 +151,9 @@ def surroundings(
     ):
         skipped = SkippedViews(schedule.iterations, device, processes)
         yield RunContext(
-            config, training, run, checkpoints, clock, memory, progress, skipped, stop, viewer, processes, memory_error
-        )
+            config, training, run, checkpoints, clock, memory, progress, skipped, stop, viewer, processes, memory_error,
+            time_limit,
+        )  # fmt: skip
 
 
 def fit(training: Training, context: RunContext) -> Scores:
