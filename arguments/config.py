@@ -71,6 +71,10 @@ class TrainConfig(MachineConfig, SceneConfig):
         None, type=int, help="scale the schedule to this number of steps; with K processes (torchrun) each takes 1/K "
         "of them"
     )  # fmt: skip
+    minutes: float | None = option(
+        None, type=float, help="train for this long: as many steps as fit on this machine, at most 30000, by the quick "
+        "schedule unless --schedule is given"
+    )  # fmt: skip
     test_iterations: tuple[int, ...] = option(
         (), type=int, many=True, may_change=True, help="evaluate also after these steps"
     )
@@ -125,6 +129,8 @@ class TrainConfig(MachineConfig, SceneConfig):
             raise InputError("--resume needs the folder of the run to continue: name it with -m")
         if self.iterations is not None:
             at_least(1, "--iterations", self.iterations)
+        if self.minutes is not None:
+            self._check_minutes(self.minutes)
         in_range(0, 3, "--sh-degree", self.sh_degree)
         in_range(0, 1, "--lambda-dssim", self.lambda_dssim)
         at_least(0, "--seed", self.seed)
@@ -136,6 +142,17 @@ class TrainConfig(MachineConfig, SceneConfig):
             for step in steps:
                 if not 1 <= step <= last:
                     raise InputError(f"{name} must be steps from 1 to {last}, not {step} (see --iterations)")
+
+    def _check_minutes(self, minutes: float) -> None:
+        if not 0 < minutes < float("inf"):
+            raise InputError(f"--minutes must be more than 0, not {minutes:g}")
+        for name, value in (
+            ("--iterations", self.iterations),
+            ("--test-iterations", self.test_iterations),
+            ("--save-iterations", self.save_iterations),
+        ):
+            if value:
+                raise InputError(f"{name} can't be given with --minutes, which chooses the number of steps")
 
     def make_schedule(self) -> Schedule:
         """The schedule, scaled to ``iterations`` and with the learning rate and threshold of the flags."""
@@ -161,6 +178,8 @@ class TrainConfig(MachineConfig, SceneConfig):
             "Blender, nerfstudio or instant-ngp). Example: train.py -s SCENE -m OUTPUT --final-budget 100000"
         )
         flags = given(cls, argv, description)
+        if "minutes" in flags and "schedule" not in flags:
+            flags["schedule"] = "quick"
         return build(cls, {**flags_to_continue(cls, flags), **flags})
 
     @classmethod

@@ -6,7 +6,6 @@ A schedule is data, so that one loop serves them all. What is done at these step
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 # Below this spacing densification would judge by gradients of too few views, and its importance renders would cost
@@ -14,7 +13,40 @@ from dataclasses import dataclass, field, replace
 MIN_DENSIFICATION_INTERVAL = 10
 # Below this share of the steps opacities have no time to recover from a cap, nor from pruning by them.
 MIN_FACTOR_WITH_CAPS = 0.1
+ROUNDING = 1e-3  # steps: what counts as no difference between two positions in a schedule
 BETAS = (0.9, 0.999)  # Adam's own
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How the steps of a schedule become those of a longer or shorter one: ``factor`` steps for each.
+
+    An event is due at the first new step that is not before it. A training may change its pace after a step: what has
+    happened by then does not happen again, and nothing is left out.
+
+    Attributes:
+        factor: number of new steps per step.
+        step: step of the new schedule that has been done; 0: the training has not begun.
+        position: how far that is in the old one.
+    """
+
+    factor: float
+    step: int = 0
+    position: float = 0.0
+
+    def at(self, position: float) -> int:
+        """The new number of a step."""
+        ahead = position - ROUNDING - self.position
+        moved = math.ceil(self.step + self.factor * ahead)
+        return max(moved, self.step + 1) if ahead > 0 else min(moved, self.step)
+
+    def span(self, steps: float) -> int:
+        """The new length of a number of steps."""
+        return max(1, round(steps * self.factor))
+
+    def position_of(self, step: int) -> float:
+        """How far ``step`` of the new schedule is in the old one."""
+        return self.position + (step - self.step) / self.factor
 
 
 @dataclass(frozen=True)
@@ -24,7 +56,8 @@ class LearningRates:
     Attributes:
         means_first: at step 0; times the scene's extent.
         means_last: at the horizon and after; log-linear in between.
-        horizon: steps over which the learning rate of the means falls.
+        start: step from which the learning rate of the means falls.
+        horizon: steps over which it falls.
         factor: multiplies all.
         means_factor: multiplies that of the means, too.
         sh_rest_factor: multiplies that of the SH rest, too.
@@ -35,6 +68,7 @@ class LearningRates:
 
     means_first: float = 4e-5
     means_last: float = 2e-6
+    start: int = 0
     horizon: int = 30_000
     sh_dc: float = 2.5e-3
     sh_rest: float = 5e-3 / 20
@@ -50,7 +84,7 @@ class LearningRates:
 
     def means(self, step: int) -> float:
         """Learning rate of the means at ``step``, before it is multiplied by the extent."""
-        progress = min(max(step / self.horizon, 0.0), 1.0)
+        progress = min(max((step - self.start) / self.horizon, 0.0), 1.0)
         rate = math.exp((1 - progress) * math.log(self.means_first) + progress * math.log(self.means_last))
         return rate * self.factor * self.means_factor
 
@@ -60,13 +94,14 @@ class LearningRates:
             return self.factor
         return self.factor * self.fall_to ** ((step - self.fall_from) / max(1, iterations - self.fall_from))
 
-    def scaled(self, factor: float, at: Callable[[int], int]) -> LearningRates:
-        """Those of a schedule of ``factor`` times the steps, whose step numbers are moved by ``at``."""
+    def at_pace(self, pace: Pace) -> LearningRates:
+        """Those of a schedule at another pace."""
         return replace(
             self,
-            horizon=at(self.horizon),
-            factor=self.factor * factor**-self.exponent,
-            fall_from=None if self.fall_from is None else at(self.fall_from),
+            start=pace.at(self.start),
+            horizon=pace.span(self.horizon),
+            factor=self.factor * pace.factor**-self.exponent,
+            fall_from=None if self.fall_from is None else pace.at(self.fall_from),
         )
 
 
@@ -131,7 +166,7 @@ class DensificationRound:
         """Whether the last rules of the round hold."""
         return self.late_after is not None and step > self.late_after
 
-    def allowance(self, step: int, budget: int) -> int:
+    def allowance(self, step: float, budget: int) -> int:
         """Number of Gaussians that there may be at ``step``, rounded down."""
         progress = min(1.0, max(0.0, (step - self.allowance_origin) / self.allowance_span))
         return int(math.sqrt(progress) * self.allowance_factor * budget)
@@ -206,12 +241,13 @@ class Schedule:
     """One training run. Steps count from 1 to ``iterations``.
 
     Attributes:
+        sh_degree_at: steps at whose beginning one more SH degree joins.
         photo_divisors: pairs of a step and a divisor: up to and including the step, photos are smaller by the divisor.
         mean_from: the result is the mean of the parameters after each step from this one on; None: those of the last.
     """
 
     iterations: int
-    sh_degree_every: int
+    sh_degree_at: tuple[int, ...]
     densification_rounds: tuple[DensificationRound, ...]
     selection_rounds: tuple[SelectionRound, ...]
     optimizer_phases: tuple[OptimizerPhase, ...]
@@ -221,7 +257,7 @@ class Schedule:
 
     def raises_sh_degree(self, step: int) -> bool:
         """Whether one more SH degree joins at the beginning of ``step``."""
-        return step % self.sh_degree_every == 0
+        return step in self.sh_degree_at
 
     def updated_parameters(self, step: int) -> tuple[str, ...]:
         """Names of the parameters that are updated at the end of ``step``; the gradients of the others add up."""
@@ -276,92 +312,88 @@ class Schedule:
         return replace(self, learning_rates=replace(self.learning_rates, sh_rest=rate / 20))
 
     def scaled(self, factor: float) -> Schedule:
-        """The same run in ``factor`` times the steps, for demos and tests.
+        """The same run in ``factor`` times the steps."""
+        return self if factor == 1 else self.at_pace(Pace(factor))
+
+    def at_pace(self, pace: Pace) -> Schedule:
+        """The same run at another pace.
 
         Step numbers and intervals scale, so that the number of events stays the same as far as whole steps allow.
         Splits stay ``MIN_DENSIFICATION_INTERVAL`` steps apart where the round is long enough. Below a tenth of the
         steps there are no opacity caps and no pruning of the lowest.
         """
-        if factor == 1:
-            return self
-
-        def at(step: int) -> int:
-            return max(1, round(step * factor))
-
+        with_caps = pace.factor >= MIN_FACTOR_WITH_CAPS
         return replace(
             self,
-            iterations=at(self.iterations),
-            sh_degree_every=at(self.sh_degree_every),
+            iterations=pace.at(self.iterations),
+            sh_degree_at=tuple(pace.at(step) for step in self.sh_degree_at),
             densification_rounds=tuple(
-                scaled_densification(each, at, with_caps=factor >= MIN_FACTOR_WITH_CAPS)
-                for each in self.densification_rounds
+                paced_densification(each, pace, with_caps=with_caps) for each in self.densification_rounds
             ),
-            selection_rounds=tuple(scaled_selection(selection, at) for selection in self.selection_rounds),
-            optimizer_phases=tuple(
-                OptimizerPhase(at(phase.until), at(phase.every), at(phase.sh_rest_every))
-                if phase.scales
-                else replace(phase, until=at(phase.until))
-                for phase in self.optimizer_phases
-            ),
-            learning_rates=self.learning_rates.scaled(factor, at),
-            photo_divisors=tuple((at(until), divisor) for until, divisor in self.photo_divisors),
-            mean_from=None if self.mean_from is None else at(self.mean_from),
+            selection_rounds=tuple(paced_selection(each, pace) for each in self.selection_rounds),
+            optimizer_phases=tuple(_paced_phase(phase, pace) for phase in self.optimizer_phases),
+            learning_rates=self.learning_rates.at_pace(pace),
+            photo_divisors=tuple((pace.at(until), divisor) for until, divisor in self.photo_divisors),
+            mean_from=None if self.mean_from is None else pace.at(self.mean_from),
         )
 
 
-def scaled_densification(
+def paced_densification(
     each: DensificationRound,
-    at: Callable[[int], int],
+    pace: Pace,
     *,
     with_caps: bool = True,
     min_interval: int = MIN_DENSIFICATION_INTERVAL,
 ) -> DensificationRound:
-    """A round whose steps and intervals are moved by ``at``; splits stay ``min_interval`` apart where they were."""
+    """A round at another pace; splits stay ``min_interval`` apart where they were."""
     window = each.window
-    start, end = at(window.start), at(window.end)
+    start, end = pace.at(window.start), pace.at(window.end)
     few = max(1, (end - start) // 5)  # even the shortest round splits a few times
-    every = max(at(window.every), min(window.every, min_interval, few))
+    every = max(pace.span(window.every), min(window.every, min_interval, few))
     window = Window(start, end, every)
 
     def at_event(step: int) -> int:  # the nearest step at which a split is due
-        return window.start + max(1, round((at(step) - window.start) / every)) * every
-
-    def optional(step: int | None) -> int | None:
-        return None if step is None else at(step)
+        return window.start + max(1, round((pace.at(step) - window.start) / every)) * every
 
     return replace(
         each,
         window=window,
-        allowance_origin=at(each.allowance_origin),
-        allowance_span=at(each.allowance_span),
+        allowance_origin=pace.at(each.allowance_origin),
+        allowance_span=pace.span(each.allowance_span),
         all_views_at=tuple(at_event(step) for step in each.all_views_at),
-        late_after=optional(each.late_after),
-        early_prune_at=optional(each.early_prune_at),
-        opacity_cap_at=tuple(at(step) for step in each.opacity_cap_at if with_caps),
-        prune_lowest_at=tuple(at(step) for step in each.prune_lowest_at if with_caps),
+        late_after=None if each.late_after is None else pace.at(each.late_after),
+        early_prune_at=None if each.early_prune_at is None else pace.at(each.early_prune_at),
+        opacity_cap_at=tuple(pace.at(step) for step in each.opacity_cap_at if with_caps),
+        prune_lowest_at=tuple(pace.at(step) for step in each.prune_lowest_at if with_caps),
     )
 
 
-def scaled_selection(selection: SelectionRound, at: Callable[[int], int]) -> SelectionRound:
-    """A round whose steps and intervals are moved by ``at``."""
+def _paced_phase(phase: OptimizerPhase, pace: Pace) -> OptimizerPhase:
+    moved = replace(phase, until=pace.at(phase.until))
+    every, sh_rest_every = pace.span(phase.every), pace.span(phase.sh_rest_every)
+    return replace(moved, every=every, sh_rest_every=sh_rest_every) if phase.scales else moved
+
+
+def paced_selection(selection: SelectionRound, pace: Pace) -> SelectionRound:
+    """A round at another pace."""
     window = selection.window
-    every = at(window.every)
+    every = pace.span(window.every)
     return replace(
         selection,
-        window=Window(at(window.start), at(window.end), every),
+        window=Window(pace.at(window.start), pace.at(window.end), every),
         # A multiple, so that every tuning is followed by regularisation, as in the full run.
         tune_every=every * (selection.tune_every // window.every),
-        first_formula_steps=at(selection.first_formula_steps),
-        goal_span=at(selection.goal_span),
-        prune_from=at(selection.prune_from),
-        lr_reset_after=at(selection.lr_reset_after),
+        first_formula_steps=pace.span(selection.first_formula_steps),
+        goal_span=pace.span(selection.goal_span),
+        prune_from=pace.at(selection.prune_from),
+        lr_reset_after=pace.span(selection.lr_reset_after),
     )
 
 
 # The full schedule of Improved-GS and GNS.
 FULL = Schedule(
     iterations=30_000,
-    sh_degree_every=1_000,
+    sh_degree_at=(1_000, 2_000, 3_000),
     densification_rounds=(
         DensificationRound(
             window=Window(500, 15_000, every=100),
@@ -410,7 +442,7 @@ def _fast_selection(start: int) -> SelectionRound:
 # horizon of 30,000.
 FAST = Schedule(
     iterations=15_000,
-    sh_degree_every=500,
+    sh_degree_at=(500, 1_000, 1_500),
     densification_rounds=(
         DensificationRound(
             window=Window(500, 3_000, every=100),
@@ -442,7 +474,7 @@ FAST = Schedule(
 # photos are small at first.
 QUICK = Schedule(
     iterations=3_000,
-    sh_degree_every=360,
+    sh_degree_at=(360, 720, 1_080),
     densification_rounds=(
         DensificationRound(
             window=Window(60, 1_050, every=50),

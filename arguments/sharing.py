@@ -4,16 +4,16 @@ The run sees the same number of views in fewer steps. The processes: ``training/
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
 
 from compact_splats.arguments.schedule import (
     MIN_DENSIFICATION_INTERVAL,
     OptimizerPhase,
+    Pace,
     Schedule,
     SelectionRound,
-    scaled_densification,
-    scaled_selection,
+    paced_densification,
+    paced_selection,
 )
 
 
@@ -35,33 +35,28 @@ def shared(schedule: Schedule, count: int) -> Schedule:
     if count == 1:
         return schedule
 
-    def at(step: int) -> int:
-        return max(1, round(step / count))
-
+    pace = Pace(1 / count)
     interval = math.ceil(MIN_DENSIFICATION_INTERVAL / count)
     return replace(
-        schedule,
+        schedule.at_pace(pace),
         iterations=math.ceil(schedule.iterations / count),
-        sh_degree_every=at(schedule.sh_degree_every),
         densification_rounds=tuple(
-            scaled_densification(each, at, min_interval=interval) for each in schedule.densification_rounds
+            paced_densification(each, pace, min_interval=interval) for each in schedule.densification_rounds
         ),
-        selection_rounds=tuple(_shared_selection(selection, at) for selection in schedule.selection_rounds),
-        optimizer_phases=tuple(_shared_phase(phase, at, count) for phase in schedule.optimizer_phases),
-        learning_rates=schedule.learning_rates.scaled(1.0, at),
-        photo_divisors=tuple((at(until), divisor) for until, divisor in schedule.photo_divisors),
-        mean_from=None if schedule.mean_from is None else at(schedule.mean_from),
+        selection_rounds=tuple(_shared_selection(selection, pace) for selection in schedule.selection_rounds),
+        optimizer_phases=tuple(_shared_phase(phase, pace, count) for phase in schedule.optimizer_phases),
+        learning_rates=replace(schedule.learning_rates.at_pace(pace), factor=schedule.learning_rates.factor),
     )
 
 
-def _shared_selection(selection: SelectionRound, at: Callable[[int], int]) -> SelectionRound:
-    shorter = scaled_selection(selection, at)
+def _shared_selection(selection: SelectionRound, pace: Pace) -> SelectionRound:
+    shorter = paced_selection(selection, pace)
     weight = shorter.window.every / selection.window.every
     return replace(shorter, initial_weight=selection.initial_weight * weight)
 
 
-def _shared_phase(phase: OptimizerPhase, at: Callable[[int], int], count: int) -> OptimizerPhase:
-    every, sh_rest_every = at(phase.every), at(phase.sh_rest_every)
+def _shared_phase(phase: OptimizerPhase, pace: Pace, count: int) -> OptimizerPhase:
+    every, sh_rest_every = pace.span(phase.every), pace.span(phase.sh_rest_every)
     return OptimizerPhase(
         until=math.ceil(phase.until / count),
         every=every,

@@ -31,7 +31,8 @@ from compact_splats.training.processes import SINGLE_PROCESS
 from compact_splats.training.progress import Progress
 from compact_splats.training.run import train
 from compact_splats.training.run_folder import Run
-from compact_splats.training.training import Step
+from compact_splats.training.strategies import standard_strategies
+from compact_splats.training.training import Step, Training
 from compact_splats.utils.errors import InputError
 from compact_splats.utils.lock import FolderLock
 from compact_splats.utils.memory import free_memory
@@ -576,9 +577,10 @@ def test_nothing_is_asked_of_memory_but_before_growth(short_scene, tmp_path):
     schedule = config.make_schedule()
     scene = load(config)
     model = GaussianModel.from_points(scene.points, 3, CPU)
+    training = Training(scene, model, schedule, standard_strategies(scene, schedule, config.final_budget))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("compact_splats.training.memory.free_memory", lambda: 0)
-        refused = [step for step in range(STEPS) if no_room_to_grow(config, schedule, SINGLE_PROCESS, model, step)]
+        refused = [step for step in range(STEPS) if no_room_to_grow(config, training, SINGLE_PROCESS, step)]
     densification = schedule.densification_rounds[0]
     assert refused and all(densification.is_due(step + 1) for step in refused)
 

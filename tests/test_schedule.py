@@ -1,40 +1,44 @@
 """The schedules say exactly what the papers say, and short runs tell the same story."""
 
 import math
+import random
 
 import pytest
 
-from compact_splats.arguments.schedule import FAST, FULL, QUICK, Schedule
+from compact_splats.arguments.schedule import FAST, FULL, QUICK, Pace, Schedule
 
 ROWS = ("means", "log_scales", "quats", "opacity_logits", "sh_dc", "sh_rest")
 
 
 def events(schedule: Schedule) -> list[tuple[int, str]]:
     """All edits and pressures of a run, in order, if selection lasts as long as it may."""
+    return [(step, kind) for step in range(1, schedule.iterations + 1) for kind in events_of(schedule, step)]
+
+
+def events_of(schedule: Schedule, step: int) -> list[str]:
     found = []
-    for step in range(1, schedule.iterations + 1):
-        if schedule.raises_sh_degree(step) and step // schedule.sh_degree_every <= 3:
-            found.append((step, "sh"))
-        for selection in schedule.selection_rounds:
-            if selection.tunes_weight(step):
-                found.append((step, "adapt"))
-            if selection.is_due(step):
-                found.append((step, "prior" if selection.follows_prior(step) else "press"))
-        for growth in schedule.densification_rounds:
-            if step == growth.early_prune_at:
-                found.append((step, "faint"))
-            if step in growth.prune_lowest_at:
-                found.append((step, "thin"))
-            if growth.is_due(step):
-                kind = "late" if growth.is_late(step) else "all" if step in growth.all_views_at else "grow"
-                found.append((step, kind))
-            if step in growth.opacity_cap_at:
-                found.append((step, "cap"))
-        for selection in schedule.selection_rounds:
-            if selection.prunes(step):
-                found.append((step, "prune"))
-            if step == selection.window.end:
-                found.append((step, "keep budget"))
+    if schedule.raises_sh_degree(step):
+        found.append("sh")
+    for selection in schedule.selection_rounds:
+        if selection.tunes_weight(step):
+            found.append("adapt")
+        if selection.is_due(step):
+            found.append("prior" if selection.follows_prior(step) else "press")
+    for growth in schedule.densification_rounds:
+        if step == growth.early_prune_at:
+            found.append("faint")
+        if step in growth.prune_lowest_at:
+            found.append("thin")
+        if growth.is_due(step):
+            kind = "late" if growth.is_late(step) else "all" if step in growth.all_views_at else "grow"
+            found.append(kind)
+        if step in growth.opacity_cap_at:
+            found.append("cap")
+    for selection in schedule.selection_rounds:
+        if selection.prunes(step):
+            found.append("prune")
+        if step == selection.window.end:
+            found.append("keep budget")
     return found
 
 
@@ -226,3 +230,41 @@ def test_quick_keeps_its_order_at_any_length(iterations):
     assert densification.window.end <= selection.window.start < selection.window.end < schedule.mean_from <= iterations
     assert all(schedule.updated_parameters(step) == tuple(ROWS) for step in range(1, iterations + 1))
     assert densification.window.every >= min(10, max(1, (densification.window.end - densification.window.start) // 5))
+
+
+# ---- another pace in the middle of a run ----
+
+
+@pytest.mark.parametrize("schedule", [FULL, FAST, QUICK], ids=["full", "fast", "quick"])
+@pytest.mark.parametrize("seed", range(5))
+def test_at_any_pace_every_event_happens_once_and_in_its_order(schedule, seed):
+    """Single events, and the first and last of the periodic ones; the pace changes every few steps."""
+    draw = random.Random(seed)
+    pace, now, step, happened = Pace(0.2), schedule.at_pace(Pace(0.2)), 0, []
+    progress = [0.0]
+    while step < now.iterations:
+        step += 1
+        happened += events_of(now, step)
+        position = pace.position_of(step)
+        assert position > progress[-1]
+        progress.append(position)
+        if step % 7 == 0 and step < now.iterations:
+            pace = Pace(draw.uniform(0.1, 0.5), step, position)
+            now = schedule.at_pace(pace)
+            assert now.iterations > step
+    assert position == pytest.approx(schedule.iterations, abs=10)
+    single = ("sh", "faint", "thin", "cap", "keep budget")
+    assert [k for k in happened if k in single] == [k for _, k in events(schedule) if k in single]
+    assert set(happened) >= {kind for _, kind in events(schedule)} - {"all", "late"}
+
+
+def test_another_pace_moves_neither_allowance_nor_learning_rates():
+    before = QUICK.scaled(0.5)
+    step = 400
+    after = QUICK.at_pace(Pace(0.2, step, Pace(0.5).position_of(step)))
+    (one,), (other,) = before.densification_rounds, after.densification_rounds
+    assert other.allowance(step, 100_000) == pytest.approx(one.allowance(step, 100_000), rel=0.01)
+    rates = before.learning_rates_at(step, 1.0), after.learning_rates_at(step, 1.0)
+    shorter = (0.5 / 0.2) ** QUICK.learning_rates.exponent
+    assert {n: r * shorter for n, r in rates[0].items()} == pytest.approx(rates[1], rel=0.01)
+    assert after.iterations == step + 0.2 * (3_000 - 800)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from compact_splats.arguments.schedule import DensificationRound
+from compact_splats.arguments.schedule import DensificationRound, Schedule
 from compact_splats.gaussian_renderer.gradient_stats import GradientStats
 from compact_splats.scene.gaussian_model import GaussianModel
 from compact_splats.training.sampling import draw_without_replacement
@@ -49,6 +49,10 @@ class Densification(Strategy):
         self.budget = budget
         self.generator = generator
         self.importance = importance
+
+    def change_schedule(self, schedule: Schedule) -> None:
+        """Continue the rounds at another pace."""
+        self.rounds = schedule.densification_rounds
 
     def wants_gradients(self, step: int) -> bool:
         """Whether ``step`` lies in a round."""

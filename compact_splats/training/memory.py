@@ -12,8 +12,9 @@ import torch
 from compact_splats.arguments.options import flags_that_save_memory
 from compact_splats.arguments.schedule import Schedule
 from compact_splats.scene.dataset import Scene
-from compact_splats.scene.gaussian_model import GaussianModel
+from compact_splats.training.densification import Densification
 from compact_splats.training.processes import SingleProcess
+from compact_splats.training.training import Training
 from compact_splats.utils.errors import InputError, readable
 from compact_splats.utils.memory import free_memory
 
@@ -47,20 +48,20 @@ def check_memory(config: Any, schedule: Schedule, processes: SingleProcess, devi
     _check(config, wanted * processes.on_this_machine, "at least")
 
 
-def no_room_to_grow(
-    config: Any, schedule: Schedule, processes: SingleProcess, model: GaussianModel, step: int
-) -> InputError | None:
+def no_room_to_grow(config: Any, training: Training, processes: SingleProcess, step: int) -> InputError | None:
     """The error that ends a training on the CPU whose set is about to grow, if there is no memory for it.
 
     Args:
         config: a ``TrainConfig``.
-        schedule: when and how far it grows.
+        training: between two steps; its densification says when and how far the set grows.
         processes: they look ahead until they meet again.
-        model: between two steps.
         step: number of steps done.
     """
     steps = range(step + 1, step + 1 + processes.meet_every)
-    due = [(each, step) for each in schedule.densification_rounds for step in steps if each.is_due(step)]
+    model = training.model
+    densifications = [each for each in training.strategies if isinstance(each, Densification)]
+    rounds = [each for densification in densifications for each in densification.rounds]
+    due = [(each, step) for each in rounds for step in steps if each.is_due(step)]
     if not due or model.device.type != "cpu":
         return None
     num = model.num_gaussians

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from compact_splats.arguments.schedule import SelectionRound
+from compact_splats.arguments.schedule import Schedule, SelectionRound
 from compact_splats.scene.gaussian_model import GaussianModel
 from compact_splats.training.sampling import draw_without_replacement
 from compact_splats.training.strategy import Strategy
@@ -44,6 +44,10 @@ class NaturalSelection(Strategy):
         self.generator = generator
         self.rounds = rounds
         self.states = [_RoundState(each.initial_weight) for each in rounds]
+
+    def change_schedule(self, schedule: Schedule) -> None:
+        """Continue the rounds at another pace."""
+        self.rounds = schedule.selection_rounds[: len(self.rounds)]
 
     def _begun(self, step: int) -> list[tuple[SelectionRound, _RoundState]]:
         return [pair for pair in zip(self.rounds, self.states, strict=True) if pair[0].window.start <= step]
@@ -199,6 +203,10 @@ class OpacityCutoff(Strategy):
     def __init__(self, replaced: SelectionRound, budget: int) -> None:
         self.replaced = replaced
         self.budget = budget
+
+    def change_schedule(self, schedule: Schedule) -> None:
+        """Replace the last round, now at another pace."""
+        self.replaced = schedule.selection_rounds[-1]
 
     def learning_rates(self, step: int, rates: dict[str, float]) -> dict[str, float]:
         """Those of the replaced round."""

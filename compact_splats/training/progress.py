@@ -24,8 +24,16 @@ class Progress:
 
     def __init__(self, num_steps: int, quiet: bool, *, label: str = "training", leave: bool = True) -> None:
         self._bar = tqdm(total=num_steps, desc=label, unit="step", leave=leave, disable=quiet, dynamic_ncols=True)
-        self._num_steps = num_steps
         self.means: dict[str, float] = {}
+
+    @property
+    def num_steps(self) -> int:
+        """Number of steps of the training."""
+        return self._bar.total
+
+    @num_steps.setter
+    def num_steps(self, value: int) -> None:
+        self._bar.total = value
 
     def update(self, step: Step, num_gaussians: int, skipped: Tensor | None = None) -> None:
         """Show a step.
@@ -35,7 +43,7 @@ class Progress:
             num_gaussians: after it.
             skipped: () how many views were not usable.
         """
-        if step.number % SHOW_EVERY and step.number != self._num_steps:
+        if step.number % SHOW_EVERY and step.number != self.num_steps:
             return
         error = (step.image - step.photo / 255).square()
         error = error.mean() if step.mask is None else error.mean(0)[step.mask].mean()

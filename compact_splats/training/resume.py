@@ -76,10 +76,11 @@ def _finished(config: TrainConfig, run: Run) -> dict[str, Any] | None:
     if not run.is_finished():
         return None
     _check_same_flags(config, read_json(path), path)
-    if not run.ply_path(config.make_schedule().iterations).exists():
+    summary = read_json(run.folder / "summary.json")
+    if not run.ply_path(summary["iterations"]).exists():
         return None
     config.say(f"{run.folder} holds the finished run; there is nothing left to do")
-    return read_json(run.folder / "summary.json")
+    return summary
 
 
 def _check_same_flags(config: TrainConfig, saved: Mapping[str, Any], origin: Path) -> None:

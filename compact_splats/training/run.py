@@ -34,6 +34,7 @@ from compact_splats.training.run_context import OpenViewer, RunContext, no_viewe
 from compact_splats.training.run_folder import Run, free_folder
 from compact_splats.training.strategies import standard_strategies
 from compact_splats.training.summary import describe
+from compact_splats.training.time_limit import TimeLimit
 from compact_splats.training.training import Training, photometric_loss
 from compact_splats.training.viewer_files import cfg_args, write_points
 from compact_splats.utils.errors import InputError
@@ -90,13 +91,16 @@ def _train(
         check_same_poses(about, poses, config)
     memory = MemoryMeter(device)
     with closing(Decoding(scene, device)) as decoding:
-        if processes.count > 1:
-            decoding.finish()  # so that all processes find a broken photo, and none waits for the others
+        if processes.count > 1 or config.minutes is not None:
+            decoding.finish()  # all processes find a broken photo, none waits for others; a time limit measures speed
         model = first_gaussians(config if about is None else replace(config, init_ply=None), scene, device)
         training = make_training(config, schedule, scene, model, processes)
-        no_memory = partial(no_room_to_grow, config, schedule, processes, model)
+        time_limit = None
+        if config.minutes is not None:
+            time_limit = TimeLimit(training, schedule, config.final_budget, 60 * config.minutes, processes)
+        no_memory = partial(no_room_to_grow, config, training, processes)
         with surroundings(
-            config, training, decoding, run, checkpoints, memory, processes, open_viewer, no_memory
+            config, training, decoding, run, checkpoints, memory, processes, open_viewer, no_memory, time_limit
         ) as context:
             if processes.is_first:
                 run.first = partial(begin, context, is_new=about is None)
@@ -131,7 +135,7 @@ def make_training(
 def surroundings(
     config: TrainConfig, training: Training, decoding: Decoding, run: Run, checkpoints: Checkpoints,
     memory: MemoryMeter, processes: SingleProcess, open_viewer: OpenViewer,
-    memory_error: Callable[[int], InputError | None],
+    memory_error: Callable[[int], InputError | None], time_limit: TimeLimit | None,
 ) -> Iterator[RunContext]:  # fmt: skip
     """What runs beside a training: clock, signals, bar and viewer."""
     schedule, device = training.schedule, training.model.device
@@ -145,7 +149,7 @@ def surroundings(
         skipped = SkippedViews(schedule.iterations, device, processes)
         yield RunContext(
             config, training, decoding, run, checkpoints, clock, memory, progress, skipped, stop, viewer, processes,
-            memory_error,
+            memory_error, time_limit,
         )  # fmt: skip
 
 

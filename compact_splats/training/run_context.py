@@ -23,6 +23,7 @@ from compact_splats.training.loading import Decoding
 from compact_splats.training.processes import SingleProcess
 from compact_splats.training.progress import Progress
 from compact_splats.training.run_folder import Run
+from compact_splats.training.time_limit import TimeLimit
 from compact_splats.training.training import Step, Training
 from compact_splats.utils.errors import InputError
 from compact_splats.utils.files import flush_to_disk
@@ -58,6 +59,7 @@ class RunContext:
         training: whose steps are recorded.
         decoding: of its photos, which may still run during the first steps.
         memory_error: why the set can't grow after a step, if there is no memory for it.
+        time_limit: chooses the number of steps; None: the config does.
     """
 
     config: TrainConfig
@@ -73,16 +75,24 @@ class RunContext:
     viewer: NullViewer
     processes: SingleProcess
     memory_error: Callable[[int], InputError | None]
+    time_limit: TimeLimit | None = None
 
     def __post_init__(self) -> None:
-        self.num_iterations = self.config.make_schedule().iterations  # of one process, as the user counts
         self._save_steps = self._steps_of(self.config.save_iterations)
         self._test_steps = self._steps_of(self.config.test_iterations)
         shown = {"run": self.run} if self.processes.is_first else {}
+        limit = {"time limit": self.time_limit} if self.time_limit else {}
         self._parts: dict[str, Stateful] = {
             "training": self.training, **shown, "clock": self.clock, "memory": self.memory, "progress": self.progress,
-            "skipped": self.skipped,
+            "skipped": self.skipped, **limit,
         }  # fmt: skip
+
+    @property
+    def num_iterations(self) -> int:
+        """Number of views that the training sees: the steps of one process, as the user counts."""
+        if self.time_limit is None:
+            return self.config.make_schedule().iterations
+        return self.training.schedule.iterations * self.processes.count
 
     def restore(self) -> None:
         """Continue from the checkpoint that was found, if there is one."""
@@ -95,6 +105,9 @@ class RunContext:
             Stopped: the user asked for it; a checkpoint of this step is there.
             InputError: the training can't continue.
         """
+        if self.time_limit is not None:
+            self.time_limit.after_step(step.number, self.clock.seconds)
+            self.progress.num_steps = self.training.schedule.iterations
         self.skipped.note(step.usable, step.camera.name)
         self.progress.update(step, self.training.model.num_gaussians, self.skipped.count)
         if self.decoding.is_over:

@@ -10,6 +10,7 @@ from typing import Any
 from tqdm import tqdm
 
 from compact_splats.arguments import TrainConfig
+from compact_splats.arguments.options import read_json
 from compact_splats.training.run_log import RunLog, last_event
 from compact_splats.utils.errors import InputError
 from compact_splats.utils.files import atomic_write, check_writable, flush_to_disk, remove_leftovers, write_json
@@ -46,14 +47,18 @@ class RunFolder:
         found = self.saved_iterations()
         if iteration == -1 and (self.folder / "config.json").exists():
             # Leftovers of a longer run in the same folder are not this model.
-            last = TrainConfig.from_folder(self.folder).make_schedule().iterations
-            found = [each for each in found if each <= last]
+            found = [each for each in found if each <= self._last_iteration()]
         wanted = iteration if iteration != -1 else max(found, default=None)
         if wanted not in found:
             have = f"those of steps {', '.join(map(str, found))}" if found else "none"
             what = "saved Gaussians" if iteration == -1 else f"the Gaussians of step {wanted}"
             raise InputError(self.folder / "point_cloud", what, have, "train first, or see -m and --iteration")
         return self.ply_path(wanted), wanted
+
+    def _last_iteration(self) -> int:
+        config, path = TrainConfig.from_folder(self.folder), self.folder / "summary.json"
+        by_time = config.minutes is not None and path.exists()
+        return read_json(path)["iterations"] if by_time else config.make_schedule().iterations
 
     def is_finished(self) -> bool:
         """Whether the last run has ended: its log says so, which starts anew with every run."""

@@ -9,6 +9,7 @@ from torch import Tensor
 from compact_splats.gaussian_renderer.gradient_stats import GradientStats
 
 if TYPE_CHECKING:
+    from compact_splats.arguments.schedule import Schedule
     from compact_splats.training.training import Training
 
 
@@ -47,6 +48,9 @@ class Strategy:
 
     def after_step(self, training: Training) -> None:
         """Edit the set of Gaussians, after the optimizer's update."""
+
+    def change_schedule(self, schedule: Schedule) -> None:
+        """Continue by the same schedule at another pace, between two steps."""
 
     def figures(self, training: Training) -> dict[str, float]:
         """Numbers for the log."""

@@ -10,6 +10,7 @@ import diff_gaussian_rasterization as engine
 import torch
 from torch import Tensor
 
+from compact_splats.arguments.schedule import Schedule
 from compact_splats.gaussian_renderer import render
 from compact_splats.gaussian_renderer.evaluation import ground_truth
 from compact_splats.gaussian_renderer.gradient_stats import GradientStats
@@ -128,7 +129,8 @@ class Training:
         rendered: Callable[[Training], GaussianModel] | None = None,
         processes: SingleProcess = SINGLE_PROCESS,
     ) -> None:
-        self.scene, self.model, self.schedule, self.strategies = scene, model, schedule, list(strategies)
+        self.scene, self.model, self.strategies = scene, model, list(strategies)
+        self.schedule: StepSchedule = schedule
         self.step = 0
         self._divisor, self._smaller = 1, dict[int, Camera]()
         self._loss, self._background, self._rendered = loss, background, rendered
@@ -183,6 +185,12 @@ class Training:
         if self._background is not None:
             return self._background
         return self._processes.own_draw(lambda: torch.rand(3, generator=self._background_stream))
+
+    def change_schedule(self, schedule: Schedule) -> None:
+        """Continue by another schedule, between two steps: the same one at another pace."""
+        self.schedule = schedule
+        for strategy in self.strategies:
+            strategy.change_schedule(schedule)
 
     # ---- for strategies ----
 
