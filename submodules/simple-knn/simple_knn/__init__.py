@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+from scipy.spatial import cKDTree
 from torch import Tensor
 
 _NUM_NEIGHBOURS = 3
@@ -31,8 +32,6 @@ def mean_squared_distance(points: Tensor | np.ndarray) -> Tensor:
     neighbours = min(_NUM_NEIGHBOURS, len(xyz) - 1)
     if neighbours < 1:
         return torch.zeros(len(xyz), device=device)
-    from scipy.spatial import cKDTree  # late: what only renders models does not wait for scipy
-
     # The first result is the point itself or a duplicate, both at distance 0.
     distances, _ = cKDTree(xyz).query(xyz, k=neighbours + 1, workers=-1)
     return torch.from_numpy(np.square(distances[:, 1:]).mean(axis=1).astype(np.float32)).to(device)
