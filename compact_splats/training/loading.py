@@ -28,8 +28,9 @@ def load(
         InputError: the scene or one of its photos can't be read.
     """
     scene = load_scene(
-        config.source_path, config.images, config.resolution, config.eval, config.white_background, config.seed
-    )
+        config.source_path, config.images, config.resolution, config.eval, config.white_background, config.seed,
+        config.make_schedule().num_random_points(config.final_budget),
+    )  # fmt: skip
     check(scene)
     scene.prefetch(torch.get_num_threads())
     for camera in scene.train + scene.test:
