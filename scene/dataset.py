@@ -18,7 +18,6 @@ from compact_splats.utils.pictures import find_mask, picture_size
 
 TEST_EVERY = 8
 _MAX_WIDTH = 1600  # px; wider photos are resized by default [3DGS]
-_NUM_RANDOM_POINTS = 100_000
 _BLENDER_HALF_SIDE = 1.3  # of the cube that contains the NeRF synthetic objects [3DGS]
 
 
@@ -48,6 +47,7 @@ def load_scene(
     eval: bool = True,
     white_background: bool = False,
     seed: int = 0,
+    num_random_points: int = 100_000,
 ) -> Scene:
     """Load a COLMAP, Blender, nerfstudio or instant-ngp data set. Photos are decoded on first use.
 
@@ -60,6 +60,7 @@ def load_scene(
             training views.
         white_background: composite transparent Blender photos on white instead of black.
         seed: of the random points of data sets without points.
+        num_random_points: of these data sets.
 
     Raises:
         InputError: the folder does not exist, is not a data set, is broken, or has no photo to train on.
@@ -84,7 +85,7 @@ def load_scene(
         for photos in (train_photos, test_photos)
     )
     _report(missing, resized=resolution == -1 and any(c.required_photo.lens.width > _MAX_WIDTH for c in train + test))
-    points = _points(data, train, torch.Generator().manual_seed(seed))
+    points = _points(data, train, num_random_points, torch.Generator().manual_seed(seed))
     return Scene(train, test, points, _extent(train), missing)
 
 
@@ -201,13 +202,13 @@ def _extent(cameras: tuple[Camera, ...]) -> float:
     return 1.1 * float((centres - centres.mean(dim=0)).norm(dim=1).max())
 
 
-def _points(data: _DataSet, train: tuple[Camera, ...], generator: torch.Generator) -> Points:
+def _points(data: _DataSet, train: tuple[Camera, ...], num_random: int, generator: torch.Generator) -> Points:
     if data.points is not None and len(data.points.xyz):
         return data.points
-    _note(f"the scene has no points: starting from {_NUM_RANDOM_POINTS:,} random ones")
+    _note(f"the scene has no points: starting from {num_random:,} random ones")
     if data.is_blender:
-        return random_points_in_box(_NUM_RANDOM_POINTS, _BLENDER_HALF_SIDE, generator)
-    return random_points_in_view(train, _NUM_RANDOM_POINTS, generator)
+        return random_points_in_box(num_random, _BLENDER_HALF_SIDE, generator)
+    return random_points_in_view(train, num_random, generator)
 
 
 def _report(missing: tuple[str, ...], resized: bool) -> None:

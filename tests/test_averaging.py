@@ -60,10 +60,15 @@ def test_a_smaller_camera_shows_the_same_at_fewer_pixels(scene):
     assert places[0] == pytest.approx(places[1], abs=1e-6)
 
 
-def test_a_training_shows_the_size_that_its_schedule_has(scene):
+@pytest.mark.parametrize("smallest", [8, 24, 64])
+def test_a_training_shows_the_size_that_its_schedule_has(scene, monkeypatch, smallest):
+    """But no photo becomes smaller than the smallest that is of use."""
+    monkeypatch.setattr("compact_splats.training.training.SMALLEST_SIDE", smallest)
     schedule = QUICK.scaled(0.01)
     model = GaussianModel.from_points(scene.points, 0, "cpu")
     sizes = [tuple(step.photo.shape[1:]) for step in Training(scene, model, schedule)]
     width, height = scene.train[0].width, scene.train[0].height
-    divisors = [schedule.photo_divisor(step) for step in range(1, 31)]
-    assert sizes == [(height // divisor, width // divisor) for divisor in divisors] and len(set(sizes)) == 3
+    most = min(width, height) // smallest
+    divisors = [min(schedule.photo_divisor(step), most) for step in range(1, 31)]
+    assert sizes == [(height // divisor, width // divisor) for divisor in divisors]
+    assert len(set(sizes)) == {8: 3, 24: 2, 64: 1}[smallest]

@@ -25,8 +25,9 @@ def load(config: Any, check: Callable[[Scene], None] = lambda scene: None) -> Sc
         InputError: the scene can't be read.
     """
     scene = load_scene(
-        config.source_path, config.images, config.resolution, config.eval, config.white_background, config.seed
-    )
+        config.source_path, config.images, config.resolution, config.eval, config.white_background, config.seed,
+        config.make_schedule().num_random_points(config.final_budget),
+    )  # fmt: skip
     check(scene)
     first = scene.train[0]
     config.say(

@@ -23,6 +23,7 @@ from compact_splats.training.random_streams import random_stream
 from compact_splats.training.strategy import Strategy
 from compact_splats.training.view_sampler import ViewSampler
 
+SMALLEST_SIDE = 64  # px: photos are not made smaller than that
 Loss = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
@@ -196,13 +197,14 @@ class Training:
 
     def view(self, index: int) -> Camera:
         """A training view at the size that the schedule has for the running step."""
-        divisor = self.schedule.photo_divisor(self.step)
+        camera, divisor = self.scene.train[index], self.schedule.photo_divisor(self.step)
         if divisor != self._divisor:
             self._divisor, self._smaller = divisor, {}
+        divisor = min(divisor, max(1, min(camera.width, camera.height) // SMALLEST_SIDE))
         if divisor == 1:
-            return self.scene.train[index]
+            return camera
         if index not in self._smaller:
-            self._smaller[index] = self.scene.train[index].smaller(divisor)
+            self._smaller[index] = camera.smaller(divisor)
         return self._smaller[index]
 
     def sum(self, *tensors: Tensor) -> None:
