@@ -14,19 +14,20 @@ from compact_splats.training.processes import SingleProcess
 from compact_splats.utils.errors import InputError
 
 
-def load(config: Any, check: Callable[[Scene], None] = lambda scene: None) -> Scene:
+def load(config: Any, check: Callable[[Scene], None] = lambda scene: None, num_random_points: int = 100_000) -> Scene:
     """Read the scene; its photos are decoded on first use, see :class:`Decoding`.
 
     Args:
         config: a ``MachineConfig`` and ``SceneConfig`` with ``seed``.
         check: gets the scene, and may raise.
+        num_random_points: number of the points of a scene without points.
 
     Raises:
         InputError: the scene can't be read.
     """
     scene = load_scene(
         config.source_path, config.images, config.resolution, config.eval, config.white_background, config.seed,
-        config.make_schedule().num_random_points(config.final_budget),
+        num_random_points,
     )  # fmt: skip
     check(scene)
     first = scene.train[0]

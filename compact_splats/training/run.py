@@ -81,7 +81,8 @@ def _train(
 ) -> dict[str, Any]:  # fmt: skip
     """Train in a folder that no other process writes to; ``about`` is that of the checkpoint to continue from."""
     schedule = shared(config.make_schedule(), processes.count)
-    scene = load(config, partial(check_memory, config, schedule, processes, device))
+    num_points = config.make_schedule().num_random_points(config.final_budget)
+    scene = load(config, partial(check_memory, config, schedule, processes, device), num_points)
     if config.all_photos:
         check_all_photos(scene, config.source_path)
     check_same_start(processes, config, scene)
