@@ -5,23 +5,26 @@
 --format ply`` decodes; ``compress.py info FILE`` shows the number of Gaussians and the size.
 """
 
+import sys
+
+from compact_splats.arguments.compress import DEFAULT_ROUNDS, RATES, CompressConfig
+from compact_splats.arguments.options import Parser, flags_that_save_memory, run_command, to_json
+
+# Above the imports that load torch, for which --help does not wait.
+if __name__ == "__main__" and sys.argv[1:2] not in (["run"], ["export"], ["info"]):
+    run_command(CompressConfig, "compress", "compress")
+
 import json
 import math
-import os
-import sys
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
-
-# Before torch is imported: its idle OpenMP threads would otherwise spin on the cores that the rasterizer needs.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
 
 from compact_splats.arguments import pick_device
-from compact_splats.arguments.compress import DEFAULT_ROUNDS, RATES, CompressConfig
 from compact_splats.arguments.device import use_threads
-from compact_splats.arguments.options import Parser, flags_that_save_memory, to_json
 from compact_splats.compression import ColorBasis, decode, formats, read_model, write_gsz
 from compact_splats.compression.arrays import Arrays
 from compact_splats.compression.compact import CompactQuantizer
@@ -34,7 +37,7 @@ from compact_splats.gaussian_renderer import DEVICES
 from compact_splats.scene import ply
 from compact_splats.scene.cameras import Camera
 from compact_splats.scene.gaussian_model import GaussianModel
-from compact_splats.training.loading import load
+from compact_splats.training.loading import Decoding, load
 from compact_splats.training.random_streams import random_stream
 from compact_splats.training.run_folder import RunFolder
 from compact_splats.training.view_sampler import ViewSampler
@@ -77,22 +80,23 @@ def compress(config: CompressConfig) -> dict[str, Any]:
     use_threads(config.threads)
     source = RunFolder(config.model_path).find_ply(config.iteration)[0] if config.ply is None else config.ply
     out = config.out or default_out(config)
-    say = (lambda text: None) if config.quiet else (lambda text: print(text, flush=True))
     check_writable(out.parent)
     model = read_checked(source, device)
     model.antialiased = config.antialiasing
-    scene = load(config, say, device)
-    say(f"{source}: {model.num_gaussians:,} Gaussians, {source.stat().st_size / MB:.2f} MB")
+    scene = load(config)
+    with closing(Decoding(scene, device)) as decoding:
+        decoding.finish()
+    config.say(f"{source}: {model.num_gaussians:,} Gaussians, {source.stat().st_size / MB:.2f} MB")
     if out.exists():
-        say(f"{out} exists; it will be replaced when the new file is complete")
+        config.say(f"{out} exists; it will be replaced when the new file is complete")
 
     memory, clock = MemoryMeter(device), Stopwatch(device)
     views = ViewSampler(len(scene.train), random_stream(config.seed, "views"))
     photos = Photos(scene, views, torch.full((3,), float(config.white_background)), config.lambda_dssim)
-    say(HEADER)
+    config.say(HEADER)
     stage = PostHoc(
         model, quantizer_of(config, scene.train), decode, photos, config.make_schedule(),
-        RATES[config.profile], report=lambda stage: say(table_line(stage)), quiet=config.quiet,
+        RATES[config.profile], report=lambda stage: config.say(table_line(stage)), quiet=config.quiet,
     )  # fmt: skip
     with input_errors(source, "repair the model or train it again"):
         result = stage.run(goals_of(config), source.stat().st_size)
@@ -106,7 +110,7 @@ def compress(config: CompressConfig) -> dict[str, Any]:
     }
     write_gsz(out, result.data)
     write_json(out.with_suffix(".json"), summary)
-    say(describe(result, summary))
+    config.say(describe(result, summary))
     return summary
 
 

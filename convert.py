@@ -7,14 +7,18 @@ photos --> upright, readable copies --+
 video --> sharp frames ---------------+            COLMAP, through pycolmap
 """
 
+from compact_splats.arguments.convert import ConvertConfig
+from compact_splats.arguments.options import run_command
+
+if __name__ == "__main__":  # above the imports for which --help does not wait
+    run_command(ConvertConfig, "convert", "convert")
+
 import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from compact_splats.arguments.convert import ConvertConfig
-from compact_splats.arguments.options import flags_that_save_memory
 from compact_splats.photogrammetry.frames import extract_frames
 from compact_splats.photogrammetry.photos import find_photos, prepare_photos
 from compact_splats.photogrammetry.reconstruction import reconstruct
@@ -22,7 +26,6 @@ from compact_splats.photogrammetry.report import describe, summarize
 from compact_splats.photogrammetry.scene_folder import REPORT, check_free_space, new_scene
 from compact_splats.photogrammetry.stages import Stages
 from compact_splats.photogrammetry.undistortion import turn_upright, write_scene, write_smaller
-from compact_splats.utils.errors import run_script
 from compact_splats.utils.files import write_json
 from compact_splats.utils.machine import num_cores
 from compact_splats.utils.signals import StopRequest
@@ -75,7 +78,3 @@ def keep(work: Path, distorted: Path) -> None:
     for source, name in (("photos", "input"), ("masks", "masks"), ("database.db", "database.db"), ("sparse", "sparse")):
         if (work / source).exists():
             shutil.move(work / source, distorted / name)
-
-
-if __name__ == "__main__":
-    run_script(main, less_memory=flags_that_save_memory(ConvertConfig))

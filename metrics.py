@@ -4,21 +4,24 @@ Reads only ``MODEL/test/METHOD/{renders,gt}/*.png``. Writes ``results.json`` and
 folder, in the layout of 3DGS.
 """
 
-import argparse
+from compact_splats.arguments.metrics import MetricsConfig
+from compact_splats.arguments.options import run_command
+
+if __name__ == "__main__":  # above the imports that load torch, for which --help does not wait
+    run_command(MetricsConfig, "metrics", "measure_models")
+
 import math
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from compact_splats.arguments.device import DEVICES, pick_device
-from compact_splats.arguments.options import Parser
+from compact_splats.arguments.device import pick_device
 from compact_splats.gaussian_renderer.lpips import MIN_SIZE, Lpips
 from compact_splats.suite.pairs import Pair, find_methods, find_pairs
-from compact_splats.utils.errors import InputError, run_script
+from compact_splats.utils.errors import InputError
 from compact_splats.utils.files import write_json
 from compact_splats.utils.losses import psnr, ssim
 from compact_splats.utils.table import text_table
@@ -28,14 +31,23 @@ Distance = Callable[[Tensor, Tensor], Tensor]
 Scores = dict[str, float | None]
 
 
-def main(argv: list[str]) -> None:
-    """Measure every method of every model folder of the command line."""
-    args = parse_args(argv)
-    lpips = load_lpips(args.vgg, args.device)
+def main(argv: Sequence[str]) -> None:
+    """Run the command line."""
+    measure_models(MetricsConfig.from_command_line(argv))
+
+
+def measure_models(config: MetricsConfig) -> None:
+    """Measure every method of every model folder.
+
+    Raises:
+        InputError: a folder has no renders, or files that can't be used.
+    """
+    device = pick_device(config.device)
+    lpips = load_lpips(config.vgg, device)
     lines = [["model", "method", "views", *METRICS]]
-    for model in args.model_paths:
+    for model in config.model_paths:
         per_view = {
-            method.name: measure(find_pairs(method), lpips, args.device, f"{model.name}/{method.name}")
+            method.name: measure(find_pairs(method), lpips, device, f"{model.name}/{method.name}")
             for method in find_methods(model)
         }
         results = {method: {metric: mean(views[metric]) for metric in METRICS} for method, views in per_view.items()}
@@ -45,19 +57,6 @@ def main(argv: list[str]) -> None:
             figures = ("-" if scores[each] is None else f"{scores[each]:{METRICS[each]}}" for each in METRICS)
             lines.append([str(model), method, str(len(per_view[method]["PSNR"])), *figures])
     print(text_table(lines, left=2))
-
-
-def parse_args(argv: list[str]) -> argparse.Namespace:
-    """The command line; ``device`` comes back as a torch.device."""
-    parser = Parser("Measure the rendered test views of trained models: PSNR, SSIM and LPIPS.")
-    parser.add_argument(
-        "-m", "--model-paths", type=Path, nargs="+", required=True, help="model folders with views that render.py wrote"
-    )
-    parser.add_argument("--vgg", type=Path, help="VGG16 checkpoint for LPIPS (default: that in torch hub's cache)")
-    parser.add_argument("--device", choices=DEVICES, default="auto", help="auto: the GPU where there is one")
-    args = parser.parse_args(argv)
-    args.device = pick_device(args.device)
-    return args
 
 
 def load_lpips(vgg: Path | None, device: torch.device) -> Lpips | None:
@@ -102,7 +101,3 @@ def mean(views: Scores) -> float | None:
     """Mean over the views that have a value; None if there are none."""
     values = [value for value in views.values() if value is not None]
     return sum(values) / len(values) if values else None
-
-
-if __name__ == "__main__":
-    run_script(lambda: main(sys.argv[1:]))

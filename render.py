@@ -1,6 +1,11 @@
 """Render a trained model: its views beside their photos, depth maps, a video; or measure frames per second."""
 
-import os
+from compact_splats.arguments.options import run_command
+from compact_splats.arguments.render import RenderConfig
+
+if __name__ == "__main__":  # above the imports that load torch, for which --help does not wait
+    run_command(RenderConfig, "render", "render_scene")
+
 import statistics
 import sys
 import time
@@ -8,16 +13,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-# Before torch is imported: its idle OpenMP threads would otherwise spin on the cores that the rasterizer needs.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from compact_splats.arguments.device import pick_device, use_threads
-from compact_splats.arguments.options import flags_that_save_memory
-from compact_splats.arguments.render import RenderConfig
 from compact_splats.compression import read_model
 from compact_splats.gaussian_renderer import DEVICES, render
 from compact_splats.gaussian_renderer.evaluation import view_pair
@@ -28,7 +28,7 @@ from compact_splats.scene.gaussian_model import GaussianModel
 from compact_splats.scene.paths import views_along
 from compact_splats.scene.saved_cameras import read_cameras
 from compact_splats.training.run_folder import RunFolder
-from compact_splats.utils.errors import InputError, run_script
+from compact_splats.utils.errors import InputError
 from compact_splats.utils.files import check_writable, write_json
 from compact_splats.utils.images import in_colours, write_png
 from compact_splats.utils.usage import synchronize
@@ -56,21 +56,20 @@ def render_scene(config: RenderConfig) -> None:
     path, method = find_model(config)
     if config.video is None:
         check_writable(config.model_path)
-    say = (lambda text: None) if config.quiet else (lambda text: print(text, flush=True))
     model = GaussianModel.from_arrays(read_model(path), device)
     model.antialiased = config.antialiasing
     background = torch.full((3,), float(config.white_background))
-    say(f"{path}: {model.num_gaussians:,} Gaussians")
+    config.say(f"{path}: {model.num_gaussians:,} Gaussians")
     if config.video:
         views = video_views(config)
-        say(render_video(config.video, views, config.frame_rate(), model, background, quiet=config.quiet))
+        config.say(render_video(config.video, views, config.frame_rate(), model, background, quiet=config.quiet))
         return
     scene = read_scene(config)
     splits = chosen_views(config, scene)
     if config.time:
         times = measure_times([camera for views in splits.values() for camera in views], model, background)
         write_json(config.model_path / "timing.json", {**times, "model": str(path.absolute())})
-        say(describe_times(times))
+        config.say(describe_times(times))
         return
     step = depth_step(scene.extent)
     for split, views in splits.items():
@@ -87,7 +86,7 @@ def render_scene(config: RenderConfig) -> None:
                 write_map(folder, "counts", index, quantized(counts), counts.float())
         if config.depth:
             write_json(folder / "depth.json", {"world_units_per_step": step, "nothing": 0})
-        say(f"{split}: {len(views)} views in {folder}")
+        config.say(f"{split}: {len(views)} views in {folder}")
 
 
 def picture_path(folder: Path, kind: str, index: int) -> Path:
@@ -206,7 +205,3 @@ def frame_seconds(camera: Camera, model: GaussianModel, background: Tensor) -> f
     render(camera, model, background)
     synchronize(model.device)
     return time.perf_counter() - start
-
-
-if __name__ == "__main__":
-    run_script(main, less_memory=flags_that_save_memory(RenderConfig))

@@ -1,21 +1,25 @@
 """Show a model in the browser, on a live page or as one HTML file."""
 
+from compact_splats.arguments.options import run_command
+from compact_splats.arguments.view import ViewConfig, run_folder
+
+if __name__ == "__main__":  # above the imports that load torch, for which --help does not wait
+    run_command(ViewConfig, "view", "view")
+
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from typing import NoReturn
 
 from compact_splats.arguments.device import pick_device, use_threads
-from compact_splats.arguments.options import flags_that_save_memory
-from compact_splats.arguments.view import ViewConfig, run_folder
 from compact_splats.compression import read_model
 from compact_splats.gaussian_renderer import DEVICES
 from compact_splats.scene import Camera, load_scene
 from compact_splats.scene.gaussian_model import GaussianModel
 from compact_splats.scene.saved_cameras import read_cameras
 from compact_splats.training.run_folder import RunFolder
-from compact_splats.utils.errors import InputError, run_script
+from compact_splats.utils.errors import InputError
 from compact_splats.utils.signals import StopRequest
 from compact_splats.utils.usage import MB
 from compact_splats.viewer import open_page
@@ -46,20 +50,19 @@ def view(config: ViewConfig) -> None:
     views = find_views(find_cameras(config), arrays["means"])
     model = GaussianModel.from_arrays(arrays, device)
     model.antialiased = config.antialiasing
-    say = (lambda text: None) if config.quiet else (lambda text: print(text, flush=True))
     num_cameras = len(views.cameras)
-    say(f"{path}: {model.num_gaussians:,} Gaussians, SH degree {model.max_sh_degree}, {num_cameras} cameras")
+    config.say(f"{path}: {model.num_gaussians:,} Gaussians, SH degree {model.max_sh_degree}, {num_cameras} cameras")
     if model.num_gaussians > config.max_gaussians:
-        say(
+        config.say(
             f"the browser gets {config.max_gaussians:,} of the {model.num_gaussians:,} Gaussians, those with the "
             "largest opacity times size; --max-gaussians raises the limit"
         )
     name = config.model.absolute().name if config.model.is_dir() else path.name
     if config.html is None:
-        serve(config, name, model, views, say)
+        serve(config, name, model, views)
     background = "#ffffff" if config.white_background else "#000000"
     write_page(config.html, name, model, views, background=background, max_gaussians=config.max_gaussians)
-    say(f"{config.html}: {config.html.stat().st_size / MB:.1f} MB, opens in any current browser")
+    config.say(f"{config.html}: {config.html.stat().st_size / MB:.1f} MB, opens in any current browser")
 
 
 def find_cameras(config: ViewConfig) -> dict[str, tuple[Camera, ...]]:
@@ -78,7 +81,7 @@ def find_cameras(config: ViewConfig) -> dict[str, tuple[Camera, ...]]:
     return {"": read_cameras(saved)} if saved is not None and saved.exists() else {}
 
 
-def serve(config: ViewConfig, name: str, model: GaussianModel, views: Views, say: Callable[[str], None]) -> NoReturn:
+def serve(config: ViewConfig, name: str, model: GaussianModel, views: Views) -> NoReturn:
     """Serve the live page until Ctrl-C.
 
     Raises:
@@ -89,13 +92,9 @@ def serve(config: ViewConfig, name: str, model: GaussianModel, views: Views, say
         name, views, model.max_sh_degree, white_background=config.white_background,
         max_gaussians=config.max_gaussians, is_training=False, host=config.host, port=config.port,
     )  # fmt: skip
-    say(how_to_open(config.host, page.port))
+    config.say(how_to_open(config.host, page.port))
     with closing(page), StopRequest() as stop:
         while not stop:
             if not page.serve(model):
                 time.sleep(POLL_SECONDS)
     raise stop.stopped("stopped")
-
-
-if __name__ == "__main__":
-    run_script(main, less_memory=flags_that_save_memory(ViewConfig))

@@ -148,7 +148,6 @@ class CompressConfig(MachineConfig, SceneConfig):
     )  # fmt: skip
     lambda_dssim: float = option(0.2, type=float, help="weight of the SSIM term in the loss, 0 to 1")
     seed: int = option(0, type=int, help="seed of the random numbers")
-    quiet: bool = option(False, type=bool, help="print nothing but errors")
 
     def __post_init__(self) -> None:
         check(self)

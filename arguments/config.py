@@ -35,10 +35,16 @@ class SceneConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class MachineConfig:
-    """Device and threads."""
+    """Device, threads, and what is printed."""
 
     device: str = option("auto", choices=DEVICES, may_change=True, help="auto: the GPU, if there is one")
     threads: int = option(0, type=int, may_change=True, help="CPU threads; 0: one per core")
+    quiet: bool = option(False, type=bool, may_change=True, help="print nothing but errors")
+
+    def say(self, text: str) -> None:
+        """Print a line for the user."""
+        if not self.quiet:
+            print(text, flush=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +117,6 @@ class TrainConfig(MachineConfig, SceneConfig):
         None, type=int, may_change=True, alone=8080,
         help="show the training live in a browser, with a pause button, on this port (8080 if none is given)"
     )  # fmt: skip
-    quiet: bool = option(False, type=bool, may_change=True, help="print nothing but errors")
 
     def __post_init__(self) -> None:
         check(self)

@@ -49,7 +49,8 @@ def use_deterministic_algorithms(wanted: bool) -> None:
     """Make engine and torch use algorithms that give the same bits in every run, or not."""
     import torch
 
-    torch.use_deterministic_algorithms(wanted, warn_only=True)
+    # Not torch.use_deterministic_algorithms: it imports torch's compiler, which takes a second and 100 MB.
+    torch.set_deterministic_debug_mode("warn" if wanted else "default")
     # The code reads no uninitialized memory, and filling it takes time.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # torch adds it later
 

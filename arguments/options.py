@@ -3,12 +3,14 @@
 import argparse
 import dataclasses
 import difflib
+import importlib
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from compact_splats.utils import files
-from compact_splats.utils.errors import InputError, brief
+from compact_splats.utils.errors import InputError, brief, run_script
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -162,6 +164,19 @@ def flags_that_save_memory(cls: type) -> str:
     fields = [field for field in dataclasses.fields(cls) if field.metadata["saves_memory"]]
     names = ["/".join(filter(None, (field.metadata["short"], flag(field)))) for field in fields]
     return " or ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
+
+
+def run_command(cls: Any, script: str, work: str) -> NoReturn:
+    """Read the flags of a script, then import it as a module, call its function ``work`` with them, and exit.
+
+    A script calls this above its other imports, so that --help and a wrong flag do not wait for torch.
+    """
+
+    def main() -> None:
+        config = cls.from_command_line(sys.argv[1:])
+        getattr(importlib.import_module(f"compact_splats.commands.{script}"), work)(config)
+
+    run_script(main, less_memory=flags_that_save_memory(cls))
 
 
 def _hyphens(word: str) -> str:

@@ -63,7 +63,6 @@ class RenderConfig(MachineConfig, SceneConfig):
         None, type=int, many=True, help="width and height of the video in px (default: those of the first camera; "
         "GIF: at most 320 px wide)"
     )  # fmt: skip
-    quiet: bool = option(False, type=bool, help="print nothing but errors")
 
     def __post_init__(self) -> None:
         check(self)

@@ -46,7 +46,6 @@ class SuiteConfig(MachineConfig):
     )  # fmt: skip
     retries: int = option(2, type=int, help="with --ray: how often a run starts again when its node is lost")
     dry_run: bool = option(False, type=bool, help="print the runs and commands, and run nothing")
-    quiet: bool = option(False, type=bool, help="print only errors")
 
     def __post_init__(self) -> None:
         check(self)

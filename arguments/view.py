@@ -42,7 +42,6 @@ class ViewConfig(MachineConfig, SceneConfig):
         1_000_000, type=int, saves_memory=True, help="number of Gaussians sent to the browser: those with the largest "
         "opacity times size"
     )  # fmt: skip
-    quiet: bool = option(False, type=bool, help="print nothing but errors")
 
     def __post_init__(self) -> None:
         check(self)

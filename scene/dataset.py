@@ -1,7 +1,6 @@
 """``load_scene``: finds the format of a data set, splits training and test views, checks photos and masks."""
 
 import sys
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from os.path import isfile  # Path.is_file raises if a name is too long
 from pathlib import Path
@@ -39,21 +38,6 @@ class Scene:
     points: Points
     extent: float
     missing: tuple[str, ...] = ()
-
-    def prefetch(self, threads: int) -> None:
-        """Decode the training photos in background threads; errors are raised when the photo is used."""
-        executor = ThreadPoolExecutor(threads, thread_name_prefix="photos")
-
-        def stop_at_failure(future: Future) -> None:
-            if not future.cancelled() and future.exception():
-                executor.shutdown(wait=False, cancel_futures=True)
-
-        for camera in self.train:
-            try:
-                executor.submit(camera.required_photo.pixels).add_done_callback(stop_at_failure)
-            except RuntimeError:  # shut down, as a photo failed
-                return
-        executor.shutdown(wait=False)
 
 
 def load_scene(

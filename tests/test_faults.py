@@ -193,7 +193,7 @@ def test_where_nothing_may_be_waited_for_a_view_that_is_not_finite_adds_zeros(mo
 def test_the_rest_of_the_sh_has_gradients_only_where_sh_dc_has_and_no_larger_ones(short_scene, tmp_path):
     """Which is why it need not be looked at. Worst measured: 2.6 times as large; 10 is claimed."""
     config = make_config(short_scene, tmp_path / "out")
-    scene = load(config, lambda text: None, CPU)
+    scene = load(config)
     model = GaussianModel.from_points(scene.points, 3, CPU)
     model.sh_degree = 3
     weights = torch.rand(3, SCENE["height"], SCENE["width"], generator=torch.Generator().manual_seed(0)) - 0.5
@@ -490,7 +490,7 @@ def test_a_disk_that_vanishes_is_one_line_and_nothing_is_written_in_its_place(sh
 def test_photos_are_not_read_again_once_the_run_has_begun(short_scene, tmp_path, whole, at_step):
     """All gone and one of them cut off: the run does not notice. It does when continued, and loses nothing."""
     scene, out = shutil.copytree(short_scene, tmp_path / "scene"), tmp_path / "out"
-    at_step({1: lambda: (scene / "images").rename(tmp_path / "images")})
+    at_step({31: lambda: (scene / "images").rename(tmp_path / "images")})  # after that of step 30 is saved
     train(make_config(scene, out))
     assert result_of(out) == whole
 
@@ -575,7 +575,7 @@ def test_growth_for_which_there_is_no_memory_ends_the_run_with_a_checkpoint(
 def test_nothing_is_asked_of_memory_but_before_growth(short_scene, tmp_path):
     config = make_config(short_scene, tmp_path / "out")
     schedule = config.make_schedule()
-    scene = load(config, lambda text: None, CPU)
+    scene = load(config)
     model = GaussianModel.from_points(scene.points, 3, CPU)
     training = Training(scene, model, schedule, standard_strategies(scene, schedule, config.final_budget))
     with pytest.MonkeyPatch.context() as patch:

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -12,8 +13,10 @@ from scene_writers import write_colmap, write_photo, write_transforms
 from compact_splats.scene import load_scene
 from compact_splats.scene.lens import Lens
 from compact_splats.scene.photos import Photo
+from compact_splats.training.loading import Decoding
 from compact_splats.utils.errors import InputError
 
+CPU = torch.device("cpu")
 WIDTH, HEIGHT = 200, 150
 # Model: parameters as in COLMAP. Off-centre principal points; barrel and pincushion; tangential terms.
 DISTORTED = {
@@ -236,35 +239,41 @@ def test_threads_decode_each_photo_once(tmp_path, monkeypatch):
     write_colmap(tmp_path, num_images=9)
     scene = load_scene(tmp_path)
     decoded = _watch_decoding(monkeypatch)
-    scene.prefetch(3)
+    decoding = Decoding(scene, CPU)
     askers = [threading.Thread(target=camera.photo.pixels) for camera in scene.train for _ in range(4)]
     for thread in askers:
         thread.start()
     for thread in askers:
         thread.join()
-    assert sorted(decoded) == [camera.name for camera in scene.train]
+    decoding.finish()
+    assert sorted(decoded) == sorted(camera.name for camera in scene.train + scene.test)
 
 
-def test_prefetch_decodes_the_training_photos_unasked(tmp_path, monkeypatch):
-    """Prefetching alone decodes all training photos and no test photo."""
+def test_photos_are_decoded_before_they_are_used(tmp_path, monkeypatch):
+    """Background threads decode all photos, the test photos too, and say when they have."""
     write_colmap(tmp_path, num_images=9)
     scene = load_scene(tmp_path)
     decoded = _watch_decoding(monkeypatch)
-    scene.prefetch(2)
+    decoding = Decoding(scene, CPU)
     deadline = time.monotonic() + 20
-    while len(decoded) < len(scene.train) and time.monotonic() < deadline:
+    while not decoding.is_over and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert sorted(decoded) == [camera.name for camera in scene.train]
+    assert sorted(decoded) == sorted(camera.name for camera in scene.train + scene.test)
+    assert decoding.finish() == 9 * 3 * 30 * 40, "bytes of all photos"
+    assert decoding.is_over
 
 
-def test_a_broken_photo_stops_prefetching_and_shows_when_it_is_asked_for(tmp_path):
-    """The error of a background thread is neither lost nor fatal to the others' photos."""
+def test_a_broken_photo_ends_the_decoding_and_is_named(tmp_path):
+    """The error of a background thread is not lost, and photos before it are usable."""
     write_colmap(tmp_path, num_images=9)
     scene = load_scene(tmp_path)
     broken = scene.train[2].photo
     broken.path.write_bytes(broken.path.read_bytes()[:500])
-    scene.prefetch(2)
-    with pytest.raises(InputError, match="002.png|003.png"):
+    with closing(Decoding(scene, CPU)) as decoding:
+        with pytest.raises(InputError, match=broken.path.name):
+            decoding.finish()
+        assert decoding.is_over
+    with pytest.raises(InputError, match=broken.path.name):
         broken.pixels()
     assert scene.train[-1].photo.pixels().shape == (3, 30, 40)
 

@@ -4,6 +4,12 @@ import ast
 import dataclasses
 import json
 import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +20,12 @@ from plyfile import PlyData
 from compact_splats.arguments import TrainConfig
 from compact_splats.scene import load_scene
 from compact_splats.scene.gaussian_model import GaussianModel
+from compact_splats.scene.photos import Photo
 from compact_splats.training.run import train
+from compact_splats.training.run_context import NullViewer
 from compact_splats.utils.errors import InputError
 
+ROOT = Path(__file__).parent.parent
 BUDGET = 1000
 
 
@@ -280,17 +289,61 @@ def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_read(tmp_
     assert (tmp_path / "file").read_text() == "mine"
 
 
-def test_bad_input_leaves_an_older_run_alone(tiny_scene_dir, tmp_path):
-    """A photo that breaks shows before the first file of the run is replaced."""
+@pytest.mark.parametrize("index", [8, 11])  # of 12: the last test view, which is decoded last, and the last by name
+def test_a_broken_photo_leaves_an_older_run_alone(tiny_scene_dir, tmp_path, index, monkeypatch):
+    """Nothing is written or removed before all photos are decoded, though the first steps run before; exit code 2."""
     scene, out = tmp_path / "scene", tmp_path / "out"
     shutil.copytree(tiny_scene_dir, scene)
     train(make_config(scene, out, iterations=2))
-    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
-    photo = sorted((scene / "images").iterdir())[0]  # a test view, which training alone would not look at
+    (out / ".config.0123456789ab.json").write_text("left by a killed process, which a new run removes")
+    before = files_of(out)
+    photo = sorted((scene / "images").iterdir())[index]
     photo.write_bytes(photo.read_bytes()[: photo.stat().st_size // 2])
+    delay_decoding(monkeypatch, photo.name, lambda: time.sleep(0.5))
+    config = make_config(scene, out, iterations=300, save_iterations=(1,), checkpoint_every="1")
     with pytest.raises(InputError, match=photo.name):
-        train(make_config(scene, out, iterations=3))
-    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+        train(config)
+    assert files_of(out) == before
+    words = [sys.executable, "train.py", "-s", scene, "-m", out, "--final-budget", "1000", "--eval", "--quiet"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "") and photo.name in done.stderr.splitlines()[-1]
+    assert files_of(out) == before
+
+
+def test_steps_run_before_the_last_photo_is_decoded(tiny_scene_dir, tmp_path, monkeypatch):
+    """They have the same bits as later ones, and the folder has what belongs in it when all photos are decoded."""
+    last = sorted((tiny_scene_dir / "images").iterdir())[8]  # a test view
+    third_step, seen = threading.Event(), {}
+
+    class Viewer(NullViewer):
+        def step(self, model, step):
+            seen[step] = sorted(path.name for path in (tmp_path / "early").iterdir() if not path.name.startswith("."))
+            if step == 3:
+                third_step.set()
+
+    delay_decoding(monkeypatch, last.name, lambda: third_step.wait(60))
+    early = make_config(tiny_scene_dir, tmp_path / "early", iterations=30)
+    summary = train(early, open_viewer=lambda *args: nullcontext(Viewer()))
+    assert third_step.is_set() and seen[3] == [] and len(log_of(early, "start")) == 1
+    assert all((early.model_path / name).exists() for name in ("cameras.json", "cfg_args", "config.json", "input.ply"))
+    whole = make_config(tiny_scene_dir, tmp_path / "whole", iterations=30)
+    assert train(whole)["test"] == summary["test"] and ply(whole).read_bytes() == ply(early).read_bytes()
+
+
+def files_of(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def delay_decoding(monkeypatch, name: str, wait: Callable[[], object]) -> None:
+    """Let ``wait`` return before the photo is decoded."""
+    decode = Photo._decode
+
+    def delayed(photo: Photo):
+        if photo.path.name == name:
+            wait()
+        return decode(photo)
+
+    monkeypatch.setattr(Photo, "_decode", delayed)
 
 
 def test_missing_photos_can_be_refused(tiny_scene_dir, tmp_path):

@@ -1,18 +1,24 @@
 """Time and peak memory of a training."""
 
+from __future__ import annotations
+
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 MB = 1e6  # bytes
 
 
 def synchronize(device: torch.device) -> None:
     """Wait until all queued work of the device is done; immediate on the CPU."""
+    import torch  # late, so that --help is fast
+
     getattr(torch, device.type).synchronize()
 
 
@@ -31,14 +37,15 @@ class Stopwatch:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Exclude the time of a block."""
+        """Exclude the time of a block, which may lie in another such block."""
         synchronize(self._device)
+        was_running = self._since is not None
         self._before, self._since = self.seconds, None
         try:
             yield
         finally:
             synchronize(self._device)
-            self._since = time.perf_counter()
+            self._since = time.perf_counter() if was_running else None
 
     def state_dict(self) -> dict[str, float]:
         """The time so far."""
@@ -54,12 +61,19 @@ class MemoryMeter:
     """Peak memory since its creation."""
 
     def __init__(self, device: torch.device) -> None:
+        import torch
+
         self._accelerator = getattr(torch, device.type) if device.type != "cpu" else None
         if self._accelerator:
             self._accelerator.reset_peak_memory_stats()
         _reset_peak()
         self._start = _status("VmRSS")
         self._earlier: dict[str, float] = {}
+
+    def exclude(self, num_bytes: int) -> None:
+        """Count memory that was taken since the creation as taken before."""
+        if self._start is not None:
+            self._start += num_bytes
 
     def read(self) -> dict[str, float]:
         """In MB: peak of the process, its increase since creation, and the peak on the device."""

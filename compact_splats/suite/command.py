@@ -37,7 +37,7 @@ def run_suite(argv: Sequence[str], schedule: str) -> int:
     config = SuiteConfig.from_command_line(argv, f"Train and measure the scenes of a table, schedule {schedule}.")
     plan = make_plan(config, schedule)
     for scene in plan.missing:
-        _say(config, f"scene {scene.scene} of {scene.dataset} is not in {config.data}; get it from {scene.where}")
+        config.say(f"scene {scene.scene} of {scene.dataset} is not in {config.data}; get it from {scene.where}")
     if not plan.jobs:
         names = ", ".join(scene.scene for scene in plan.missing)
         raise InputError(f"{config.data} has none of the scenes {names} (see --data)")
@@ -86,7 +86,7 @@ def _run(config: SuiteConfig, schedule: str, plan: Plan, command: str) -> int:
     from compact_splats.suite.report import write_report  # not above: matplotlib takes a while to load
 
     table = write_report(plan.output)
-    _say(config, f"\n{table}")
+    config.say(f"\n{table}")
     return code
 
 
@@ -98,12 +98,7 @@ def _print_run(config: SuiteConfig, entry: dict[str, Any], rest: str) -> None:
     psnr = entry["quality"]["PSNR"]
     shown_psnr = "-" if psnr is None else f"{psnr:.2f} dB"
     size = f"{entry['gaussians']:,} Gaussians"
-    _say(config, f"{entry['folder']}: {shown_psnr}, {size}, {entry['minutes']:.1f} min ({rest})")
-
-
-def _say(config: SuiteConfig, text: str) -> None:
-    if not config.quiet:
-        print(text, flush=True)
+    config.say(f"{entry['folder']}: {shown_psnr}, {size}, {entry['minutes']:.1f} min ({rest})")
 
 
 @contextmanager

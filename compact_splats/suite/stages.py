@@ -6,10 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from compact_splats.arguments.config import SCHEDULES
-from compact_splats.gaussian_renderer.lpips import VGG_CHECKPOINT
 from compact_splats.suite.entries import COMPRESSED, SHEET, done_entry, failed_entry, shown
 from compact_splats.suite.plan import Job
 from compact_splats.suite.process import ROOT, run_python
@@ -198,5 +195,9 @@ def _given(flag: str, value: float | None) -> tuple[str, ...]:
 
 def _has_lpips() -> bool:
     """Whether the weights of LPIPS are installed."""
+    import torch  # late, so that --help is fast
+
+    from compact_splats.gaussian_renderer.lpips import VGG_CHECKPOINT
+
     checkpoint = Path(torch.hub.get_dir()) / "checkpoints" / VGG_CHECKPOINT
     return checkpoint.is_file() and importlib.util.find_spec("lpips") is not None

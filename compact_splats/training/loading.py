@@ -1,6 +1,7 @@
-"""Prepares a scene for training: photos decoded before the first step, and the first Gaussians."""
+"""Prepares a scene for training: its photos, decoded in the background, and the first Gaussians."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,36 +14,72 @@ from compact_splats.training.processes import SingleProcess
 from compact_splats.utils.errors import InputError
 
 
-def load(
-    config: Any, say: Callable[[str], None], device: torch.device, check: Callable[[Scene], None] = lambda scene: None
-) -> Scene:
-    """Read the scene and decode all photos, so that a broken one is an error before anything is written.
+def load(config: Any, check: Callable[[Scene], None] = lambda scene: None, num_random_points: int = 100_000) -> Scene:
+    """Read the scene; its photos are decoded on first use, see :class:`Decoding`.
 
     Args:
-        config: a ``SceneConfig`` with ``seed``.
-        say: prints a line for the user.
-        device: of the training.
-        check: gets the scene before its photos are decoded, and may raise.
+        config: a ``MachineConfig`` and ``SceneConfig`` with ``seed``.
+        check: gets the scene, and may raise.
+        num_random_points: number of the points of a scene without points.
 
     Raises:
-        InputError: the scene or one of its photos can't be read.
+        InputError: the scene can't be read.
     """
     scene = load_scene(
         config.source_path, config.images, config.resolution, config.eval, config.white_background, config.seed,
-        config.make_schedule().num_random_points(config.final_budget),
+        num_random_points,
     )  # fmt: skip
     check(scene)
-    scene.prefetch(torch.get_num_threads())
-    for camera in scene.train + scene.test:
-        camera.required_photo.pixels()
-        if device.type != "cpu":
-            camera.required_photo.pin_memory()
     first = scene.train[0]
-    say(
+    config.say(
         f"{config.source_path}: {len(scene.train)} training and {len(scene.test)} test views, "
         f"{first.width}x{first.height} px, {len(scene.points.xyz):,} points"
     )
     return scene
+
+
+class Decoding:
+    """Decodes all photos of a scene in background threads; a photo that is used earlier is decoded there.
+
+    Args:
+        scene: its training photos are decoded first.
+        device: on a GPU, :meth:`finish` moves the photos to page-locked memory.
+    """
+
+    def __init__(self, scene: Scene, device: torch.device) -> None:
+        self._photos = [camera.required_photo for camera in scene.train + scene.test]
+        self._pin = device.type != "cpu"
+        self._executor = ThreadPoolExecutor(torch.get_num_threads(), thread_name_prefix="photos")
+        self._futures = [self._executor.submit(photo.pixels) for photo in self._photos]
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all photos are decoded, or one of them is broken."""
+        over = [future for future in self._futures if future.done()]
+        return len(over) == len(self._futures) or any(future.exception() for future in over)
+
+    def finish(self) -> int:
+        """Wait for all photos.
+
+        Returns:
+            Their size in memory, bytes.
+
+        Raises:
+            InputError: one is broken; of several, the first.
+        """
+        for future in self._futures:
+            future.result()
+        self.close()
+        if self._pin:
+            for photo in self._photos:
+                photo.pin_memory()
+        decoded = (each for photo in self._photos for each in (photo.pixels(), photo.mask()))
+        return sum(each.nbytes for each in decoded if each is not None)
+
+    def close(self) -> None:
+        """Leave out the photos that no thread has begun with."""
+        self._executor.shutdown(wait=False, cancel_futures=True)
+        self._futures = []
 
 
 def check_all_photos(scene: Scene, source: Path) -> None:

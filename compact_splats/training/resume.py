@@ -37,20 +37,20 @@ def decide_start(config: TrainConfig, run: Run, checkpoints: Checkpoints, proces
     """
     if not config.resume:
         if processes.is_first and (run.folder / "config.json").exists():
-            run.say(f"{run.folder} holds an earlier run; its files are replaced as new ones are ready")
+            config.say(f"{run.folder} holds an earlier run; its files are replaced as new ones are ready")
         return Start()
     if summary := processes.share(_finished(config, run) if processes.is_first else None):
         return Start(summary=summary)
-    about = checkpoints.find(run.say)
+    about = checkpoints.find(config.say)
     if about is None:
-        run.say(f"{run.folder} holds no checkpoint to continue from; the training begins")
+        config.say(f"{run.folder} holds no checkpoint to continue from; the training begins")
         return Start()
     _check_same_flags(config, about["config"], checkpoints.folder)
     if about["processes"] != processes.count:
         fix = f"start {about['processes']}, or leave out --resume to begin anew"
         began = f"{about['processes']} processes, as the run began with"
         raise InputError("--resume", began, f"{processes.count}", fix)
-    run.say(f"{run.folder} continues after step {about['step']:,}")
+    config.say(f"{run.folder} continues after step {about['step']:,}")
     return Start(about=about)
 
 
@@ -79,7 +79,7 @@ def _finished(config: TrainConfig, run: Run) -> dict[str, Any] | None:
     summary = read_json(run.folder / "summary.json")
     if not run.ply_path(summary["iterations"]).exists():
         return None
-    run.say(f"{run.folder} holds the finished run; there is nothing left to do")
+    config.say(f"{run.folder} holds the finished run; there is nothing left to do")
     return summary
 
 

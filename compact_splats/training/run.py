@@ -25,7 +25,7 @@ from compact_splats.scene.saved_cameras import camera_entries
 from compact_splats.training.checkpoint import Checkpoints
 from compact_splats.training.digest import digest
 from compact_splats.training.faults import SkippedViews
-from compact_splats.training.loading import check_all_photos, check_same_start, first_gaussians, load
+from compact_splats.training.loading import Decoding, check_all_photos, check_same_start, first_gaussians, load
 from compact_splats.training.memory import check_memory, no_room_to_grow
 from compact_splats.training.processes import SINGLE_PROCESS, SingleProcess
 from compact_splats.training.progress import Progress
@@ -67,7 +67,7 @@ def train(
     name = f"{config.source_path.absolute().name}-{config.schedule}-{config.final_budget}"
     folder = config.model_path or processes.share(free_folder(name))
     with FolderLock(folder) if processes.is_first else nullcontext() as lock:
-        run = Run(folder, tensorboard=config.tensorboard, quiet=config.quiet, writes=processes.is_first, lock=lock)
+        run = Run(folder, tensorboard=config.tensorboard, writes=processes.is_first, lock=lock)
         checkpoints = Checkpoints(folder, Interval.parse(config.checkpoint_every), processes)
         start = decide_start(config, run, checkpoints, processes)
         summary = start.summary or _train(config, run, checkpoints, start.about, device, processes, open_viewer)
@@ -81,7 +81,8 @@ def _train(
 ) -> dict[str, Any]:  # fmt: skip
     """Train in a folder that no other process writes to; ``about`` is that of the checkpoint to continue from."""
     schedule = shared(config.make_schedule(), processes.count)
-    scene = load(config, run.say, device, partial(check_memory, config, schedule, processes, device))
+    num_points = config.make_schedule().num_random_points(config.final_budget)
+    scene = load(config, partial(check_memory, config, schedule, processes, device), num_points)
     if config.all_photos:
         check_all_photos(scene, config.source_path)
     check_same_start(processes, config, scene)
@@ -89,31 +90,28 @@ def _train(
     checkpoints.about = {"config": to_json(config), "poses": poses, "processes": processes.count}
     if about is not None:
         check_same_poses(about, poses, config)
-    torch.optim.Adam([torch.zeros(1)])  # makes torch load the code behind it, which is no cost of this training
     memory = MemoryMeter(device)
-    model = first_gaussians(config if about is None else replace(config, init_ply=None), scene, device)
-    training = make_training(config, schedule, scene, model, processes)
-    time_limit = None
-    if config.minutes is not None:
-        time_limit = TimeLimit(training, schedule, config.final_budget, 60 * config.minutes, processes)
-    if processes.is_first:
-        run.write_inputs = partial(write_inputs, run, config, scene, device)
-        run.remove_leftovers()
-        if about is None:
-            counts = {"train_views": len(scene.train), "test_views": len(scene.test), "points": len(scene.points.xyz)}
-            run.log("start", 0, counts)
-        run.write_inputs()
-    no_memory = partial(no_room_to_grow, config, training, processes)
-    with surroundings(
-        config, training, run, checkpoints, memory, processes, open_viewer, no_memory, time_limit
-    ) as context:
-        scores = fit(training, context)
-        num_skipped = context.skipped.total()
-        if not processes.is_first:
-            return {}
-        summary = summary_of(context, num_skipped, scores)
-        run.finish(context.num_iterations, summary)
-    run.say(describe(summary, config.final_budget))
+    with closing(Decoding(scene, device)) as decoding:
+        if processes.count > 1 or config.minutes is not None:
+            decoding.finish()  # all processes find a broken photo, none waits for others; a time limit measures speed
+        model = first_gaussians(config if about is None else replace(config, init_ply=None), scene, device)
+        training = make_training(config, schedule, scene, model, processes)
+        time_limit = None
+        if config.minutes is not None:
+            time_limit = TimeLimit(training, schedule, config.final_budget, 60 * config.minutes, processes)
+        no_memory = partial(no_room_to_grow, config, training, processes)
+        with surroundings(
+            config, training, decoding, run, checkpoints, memory, processes, open_viewer, no_memory, time_limit
+        ) as context:
+            if processes.is_first:
+                run.first = partial(begin, context, is_new=about is None)
+            scores = fit(training, context)
+            num_skipped = context.skipped.total()
+            if not processes.is_first:
+                return {}
+            summary = summary_of(context, num_skipped, scores)
+            run.finish(context.num_iterations, summary)
+    config.say(describe(summary, config.final_budget))
     return summary
 
 
@@ -136,9 +134,9 @@ def make_training(
 
 @contextmanager
 def surroundings(
-    config: TrainConfig, training: Training, run: Run, checkpoints: Checkpoints, memory: MemoryMeter,
-    processes: SingleProcess, open_viewer: OpenViewer, memory_error: Callable[[int], InputError | None],
-    time_limit: TimeLimit | None,
+    config: TrainConfig, training: Training, decoding: Decoding, run: Run, checkpoints: Checkpoints,
+    memory: MemoryMeter, processes: SingleProcess, open_viewer: OpenViewer,
+    memory_error: Callable[[int], InputError | None], time_limit: TimeLimit | None,
 ) -> Iterator[RunContext]:  # fmt: skip
     """What runs beside a training: clock, signals, bar and viewer."""
     schedule, device = training.schedule, training.model.device
@@ -151,9 +149,26 @@ def surroundings(
     ):
         skipped = SkippedViews(schedule.iterations, device, processes)
         yield RunContext(
-            config, training, run, checkpoints, clock, memory, progress, skipped, stop, viewer, processes, memory_error,
-            time_limit,
+            config, training, decoding, run, checkpoints, clock, memory, progress, skipped, stop, viewer, processes,
+            memory_error, time_limit,
         )  # fmt: skip
+
+
+def begin(context: RunContext, *, is_new: bool) -> None:
+    """Wait until all photos are decoded, then write what belongs in the run folder from the start.
+
+    Raises:
+        InputError: a photo is broken; nothing has been written or removed.
+    """
+    run, scene = context.run, context.training.scene
+    with context.clock.paused():
+        context.memory.exclude(context.decoding.finish())
+    run.write_inputs = partial(write_inputs, run, context.config, scene, context.training.model.device)
+    run.remove_leftovers()
+    if is_new:
+        counts = {"train_views": len(scene.train), "test_views": len(scene.test), "points": len(scene.points.xyz)}
+        run.log("start", 0, counts)
+    run.write_inputs()
 
 
 def fit(training: Training, context: RunContext) -> Scores:

@@ -19,6 +19,7 @@ from compact_splats.scene.dataset import Scene
 from compact_splats.scene.gaussian_model import GaussianModel
 from compact_splats.training.checkpoint import Checkpoints, Stateful
 from compact_splats.training.faults import SkippedViews
+from compact_splats.training.loading import Decoding
 from compact_splats.training.processes import SingleProcess
 from compact_splats.training.progress import Progress
 from compact_splats.training.run_folder import Run
@@ -56,12 +57,14 @@ class RunContext:
     Attributes:
         config: of the run.
         training: whose steps are recorded.
+        decoding: of its photos, which may still run during the first steps.
         memory_error: why the set can't grow after a step, if there is no memory for it.
         time_limit: chooses the number of steps; None: the config does.
     """
 
     config: TrainConfig
     training: Training
+    decoding: Decoding
     run: Run
     checkpoints: Checkpoints
     clock: Stopwatch
@@ -107,6 +110,8 @@ class RunContext:
             self.progress.num_steps = self.training.schedule.iterations
         self.skipped.note(step.usable, step.camera.name)
         self.progress.update(step, self.training.model.num_gaussians, self.skipped.count)
+        if self.decoding.is_over:
+            self.run.begin()
         is_last = step.number == self.training.schedule.iterations
         if is_last or step.number % LOG_EVERY == 0:
             self._log(step.number)

@@ -69,16 +69,16 @@ class Run(RunFolder):
     """The writer of a run folder.
 
     An older run in the same folder is replaced file by file as new files are complete, as in 3DGS. Nothing is written
-    before the first call of a ``write_`` method or of :meth:`log`.
+    or removed before :meth:`begin`.
 
     Args:
         folder: where everything goes.
         tensorboard: write TensorBoard events beside the log, where the package is installed.
-        quiet: print nothing.
         writes: False: another process writes this folder; nothing is logged, and no ``write_`` method is called.
         lock: that the process holds on the folder.
 
     Attributes:
+        first: what :meth:`begin` does; it may raise, and then nothing is written.
         write_inputs: writes what belongs in the folder from the start, again where the folder was removed.
 
     Raises:
@@ -90,30 +90,30 @@ class Run(RunFolder):
         folder: Path,
         *,
         tensorboard: bool = False,
-        quiet: bool = False,
         writes: bool = True,
         lock: FolderLock | None = None,
     ) -> None:
         if writes:
             check_writable(folder)
         super().__init__(folder)
+        self.first: Callable[[], None] | None = None
         self.write_inputs: Callable[[], None] = lambda: None
-        self._quiet = quiet
         self._writes = writes
         self._lock = lock
         self._log = RunLog(folder, tensorboard, self.warn)
         self._failing: set[str] = set()
         self._was_removed = False
 
+    def begin(self) -> None:
+        """Do what has to be done before the first write, which calls this; later calls do nothing."""
+        first, self.first = self.first, None
+        if first is not None:
+            first()
+
     def remove_leftovers(self) -> None:
         """Remove temporary files of killed processes. No other process may be training into the folder."""
         for folder in (self.folder, *self.folder.glob("point_cloud/*"), self.folder / "checkpoints"):
             remove_leftovers(folder)
-
-    def say(self, text: str) -> None:
-        """Print a line to the user."""
-        if not self._quiet:
-            print(text, flush=True)
 
     def write_text(self, name: str, text: str) -> None:
         """Write a text file into the folder."""
@@ -141,6 +141,7 @@ class Run(RunFolder):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from ``state_dict``."""
+        self.begin()
         self._log.load_state_dict(state)
 
     def finish(self, iteration: int, summary: Mapping[str, Any]) -> None:
@@ -171,6 +172,7 @@ class Run(RunFolder):
         Raises:
             InputError: it can't be made again, or another process has taken it.
         """
+        self.begin()
         if (self._lock and self._lock.renew()) or self._log.is_lost():
             self._was_removed = True
         if self._was_removed:
@@ -185,7 +187,11 @@ class Run(RunFolder):
 
         Args:
             what: is written, for the warning.
+
+        Raises:
+            InputError: of :meth:`begin`.
         """
+        self.begin()
         try:
             yield
         except InputError as error:

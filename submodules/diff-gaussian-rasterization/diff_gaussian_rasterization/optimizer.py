@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable
 from typing import Any
 
@@ -22,6 +23,13 @@ class Adam(torch.optim.Optimizer):
     supported. On the CPU a step uses ``torch.get_num_threads()`` threads.
     """
 
+    # torch.optim.Optimizer excludes these methods from torch.compile. For that, the first call imports the compiler,
+    # which takes a second and 100 MB. Unwrapped they work without it.
+    zero_grad = inspect.unwrap(torch.optim.Optimizer.zero_grad)
+    state_dict = inspect.unwrap(torch.optim.Optimizer.state_dict)
+    _add_param_group = inspect.unwrap(torch.optim.Optimizer.add_param_group)
+    _load_state_dict = inspect.unwrap(torch.optim.Optimizer.load_state_dict)
+
     def __init__(
         self,
         params: Iterable[Any],
@@ -37,7 +45,7 @@ class Adam(torch.optim.Optimizer):
         Raises:
             ValueError: A setting is out of range or not supported.
         """
-        super().add_param_group(param_group)
+        self._add_param_group(param_group)
         _check(self.param_groups[-1])
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -48,7 +56,7 @@ class Adam(torch.optim.Optimizer):
         """
         for group in state_dict["param_groups"]:
             _check(group)
-        super().load_state_dict(state_dict)
+        self._load_state_dict(state_dict)
         for state in self.state.values():  # torch's fused Adam counts on the GPU; reading it would synchronize
             state["step"] = torch.as_tensor(state["step"], dtype=torch.float32).cpu()
 

@@ -1,0 +1,38 @@
+"""The flags of metrics.py."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from compact_splats.arguments.device import DEVICES
+from compact_splats.arguments.options import check, option, parse
+from compact_splats.utils.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricsConfig:
+    """Which renders to measure.
+
+    Raises:
+        InputError: a value has the wrong type, or no folder is named.
+    """
+
+    model_paths: tuple[Path, ...] = option(
+        type=Path, short="-m", many=True, help="model folders with views that render.py wrote (required)"
+    )
+    vgg: Path | None = option(None, type=Path, help="VGG16 checkpoint for LPIPS (default: that in torch hub's cache)")
+    device: str = option("auto", choices=DEVICES, help="auto: the GPU, if there is one")
+
+    def __post_init__(self) -> None:
+        check(self)
+        if not self.model_paths:
+            raise InputError("-m names no model folder (see --help)")
+
+    @classmethod
+    def from_command_line(cls, argv: Sequence[str]) -> "MetricsConfig":
+        """Read the flags of metrics.py.
+
+        Raises:
+            InputError: a flag is unknown or missing, or its value is not valid.
+        """
+        return parse(cls, argv, "Measure the rendered test views of trained models: PSNR, SSIM and LPIPS.")
