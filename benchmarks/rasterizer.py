@@ -69,6 +69,26 @@ def repeated(points: Points, num: int, generator: torch.Generator) -> Points:
     return replace(points, xyz=points.xyz[source] + jitter, rgb=points.rgb[source])
 
 
+def load_case(
+    scene: Path | None, images: str, size: str | int, num: int | None
+) -> tuple[Camera, Tensor, Points]:
+    """A camera, its photo and points: of a random scene, or the middle training view of a real one.
+
+    Args:
+        scene: folder of a real scene; None: a random one.
+        images: its images folder.
+        size: "WxH" of a random scene, or the resolution of a real one.
+        num: of points; None: those of the real scene.
+    """
+    generator = torch.Generator().manual_seed(0)
+    if scene is None:
+        width, height = map(int, size.split("x"))
+        return random_scene(num, width, height, generator)
+    loaded = load_scene(scene, images, size)
+    camera = loaded.train[len(loaded.train) // 2]
+    return camera, camera.photo.pixels(), repeated(loaded.points, num or len(loaded.points.xyz), generator)
+
+
 def trainable_model(points: Points, device: torch.device) -> GaussianModel:
     """Gaussians at the points with all SH degrees switched on, and an Adam that leaves them where they are.
 
@@ -301,14 +321,7 @@ def measure_case(options: argparse.Namespace, engines: Sequence[str], size: str 
     """
     device = pick_device(options.device, ENGINE_DEVICES)
     use_threads(options.threads)
-    generator = torch.Generator().manual_seed(0)
-    if options.scene is None:
-        width, height = map(int, size.split("x"))
-        camera, photo, points = random_scene(num, width, height, generator)
-    else:
-        scene = load_scene(options.scene, options.images, size)
-        camera = scene.train[len(scene.train) // 2]
-        photo, points = camera.photo.pixels(), repeated(scene.points, num or len(scene.points.xyz), generator)
+    camera, photo, points = load_case(options.scene, options.images, size, num)
     name = options.scene.name if options.scene else "random"
     rows = {key: row.detach() for key, row in GaussianModel.from_points(points, 3, "cpu").parameters.items()}
     results = []

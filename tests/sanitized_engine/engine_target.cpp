@@ -185,6 +185,21 @@ template <class T> void run_loss(Bytes& bytes) {
     REQUIRE(std::memcmp(&out, &alone, sizeof(out)) == 0 && is_same(again, v_image));
 }
 
+/// An exception of one item leaves for_each, and the threads work again afterwards.
+void check_team(int threads) {
+    Team team(threads);
+    for (const int64_t bad : {0, 7, 99, -1}) {
+        std::atomic<int> done{0};
+        bool is_thrown = false;
+        try {
+            team.for_each(100, [&](int64_t i) { i == bad ? throw std::runtime_error("planned") : void(++done); });
+        } catch (const std::runtime_error&) {
+            is_thrown = true;
+        }
+        REQUIRE(is_thrown == (bad >= 0) && done <= (is_thrown ? 99 : 100) && (is_thrown || done == 100));
+    }
+}
+
 /// A step of Adam on some tensors; rows that are not visible stay as they are.
 void run_adam(Bytes& bytes) {
     const int num_tensors = 1 + bytes.below(4), threads = 1 + bytes.below(4);
@@ -217,21 +232,6 @@ void run_adam(Bytes& bytes) {
         for (size_t at = 0; at < arrays[k].values.size(); ++at)
             if (radius_px[at / arrays[k].width] == 0)
                 REQUIRE(std::memcmp(&arrays[k].values[at], &before[k].values[at], sizeof(float)) == 0);
-}
-
-/// An exception of one item leaves for_each, and the threads work again afterwards.
-void check_team(int threads) {
-    Team team(threads);
-    for (const int64_t bad : {0, 7, 99, -1}) {
-        std::atomic<int> done{0};
-        bool is_thrown = false;
-        try {
-            team.for_each(100, [&](int64_t i) { i == bad ? throw std::runtime_error("planned") : void(++done); });
-        } catch (const std::runtime_error&) {
-            is_thrown = true;
-        }
-        REQUIRE(is_thrown == (bad >= 0) && done <= (is_thrown ? 99 : 100) && (is_thrown || done == 100));
-    }
 }
 
 }  // namespace
