@@ -15,36 +15,31 @@ constexpr int kTilePixels = kTile * kTile;
 constexpr int kCheckLive = 32;  // splats between two calls of update_live
 constexpr int kPrefetch = 8;    // instances: splats are stored by index and read by depth
 
-constexpr float kClosed = 1000;  // greater than log2 of any alpha
-
-/// The pixels of one tile, row by row. Pixels outside the image are closed from the start.
+/// The pixels of one tile, row by row. A pixel is closed, and no splat contributes to it any more, if its transmittance
+/// is negative; its absolute value remains valid. Pixels outside the image are closed from the start.
 template <class T> struct TilePixels {
     int x, y, width, height;  // px: the corner in the image, and the size of the part inside the image
     bool has_closed = false;  // set by update_live
     alignas(kVectorBytes) T transmittance[kTilePixels];
-    alignas(kVectorBytes) T log2_min[kTilePixels];  // least log2(alpha) that is blended; kClosed: none
 
     TilePixels(const View<T>& view, int64_t tile) {
         const Vec2<int> corner = view.tile_corner(tile);
         x = corner.x, y = corner.y;
         width = std::min(kTile, view.width - x);
         height = std::min(kTile, view.height - y);
-        const T log2_alpha_min(Limits::log2_alpha_min);
-        for (int i = 0; i < kTilePixels; ++i) {
-            transmittance[i] = T(1);
-            log2_min[i] = i % kTile < width && i / kTile < height ? log2_alpha_min : kClosed;
-        }
+        for (int i = 0; i < kTilePixels; ++i)
+            transmittance[i] = i % kTile < width && i / kTile < height ? T(1) : T(-1);
     }
     /// Returns whether a pixel is open.
     bool update_live() {
-        Batch<T> lowest(kClosed), highest(-kClosed);
+        Batch<T> lowest(1), highest(-1);
         for (int i = 0; i < kTilePixels; i += kLanes<T>) {
-            const Batch<T> least = Batch<T>::load(log2_min + i);
-            lowest = min(lowest, least);
-            highest = max(highest, least);
+            const Batch<T> values = Batch<T>::load(transmittance + i);
+            lowest = min(lowest, values);
+            highest = max(highest, values);
         }
-        has_closed = any(highest == Batch<T>(kClosed));
-        return any(lowest < Batch<T>(kClosed));
+        has_closed = any(lowest < Batch<T>(0));
+        return any(highest > Batch<T>(0));
     }
     /// Calls copy(index in the tile, index in the image) for each pixel inside the image.
     template <class Copy> void for_each_pixel(const View<T>& view, const Copy& copy) const {
@@ -54,10 +49,11 @@ template <class T> struct TilePixels {
     }
 };
 
-/// The rows of a tile in which the ellipse's chord touches the tile, and the ends of the chords in px from the tile's
-/// corner.
+/// The rows of a tile in which the ellipse's chord touches the tile, the ends of the chords in px from the tile's
+/// corner, and what the pixels of a row share.
 template <class T> struct Chords {
     uint32_t rows;  // bit i: row i
+    T d_y[kTile], linear[kTile], constant[kTile];  // pixel - mean in px; RowExponent
     T left[kTile + kLanes<T>], right[kTile + kLanes<T>];  // written in batches; unused if a batch is a whole row
 
     void compute(const Splat<T>& s, const TilePixels<T>& tile, Batch<T> lane) {
@@ -66,6 +62,14 @@ template <class T> struct Chords {
         const int begin = first_pixel(mean_y - s.half_extent.y);
         const int end = last_pixel(mean_y + s.half_extent.y, tile.height) + 1;
         const B inv_extent(T(1) / s.half_extent.y);
+        for (int row = 0; row < kTile; row += kLanes<T>) {
+            const B dy = lane + B(T(tile.y + row)) - B(s.mean.y);
+            const RowExponent<B> terms =
+                row_exponent(B(s.log2_opacity), {B(s.conic.xx), B(s.conic.xy), B(s.conic.yy)}, dy);
+            dy.store(d_y + row);
+            terms.linear.store(linear + row);
+            terms.constant.store(constant + row);
+        }
         rows = 0;
         for (int row = begin; row < end; row += kLanes<T>) {
             const Chord<B> chord = chord_at(B(s.slope), B(s.half_chord), inv_extent, lane + B(T(row) - mean_y));
@@ -108,14 +112,14 @@ void walk_tile(const Frame<T>& frame, int64_t tile_index, TilePixels<T>& tile, c
         if (k + 1 < end) chords_of[(k + 1) % 2].compute(splat_at(k + 1), tile, lane);
         const Chords<T>& chords = chords_of[k % 2];
         const Splat<T> s = splat_at(k);
-        const Sym2<B> conic{B(s.conic.xx), B(s.conic.xy), B(s.conic.yy)};
-        const B log2_opacity(s.log2_opacity);
+        const B conic_xx(s.conic.xx);
         B d_x[kTile / kLanes<T>];
         for (int i = 0; i < kTile / kLanes<T>; ++i) d_x[i] = lane + B(T(tile.x + i * kLanes<T>) - s.mean.x);
         const auto for_each_group = [&](const auto& visit) __attribute__((always_inline)) {
             for (uint32_t rows = chords.rows; rows != 0; rows &= rows - 1) {
                 const int row = std::countr_zero(rows);
-                const B d_y(T(tile.y + row) - s.mean.y);
+                const B d_y(chords.d_y[row]);
+                const RowExponent<B> terms{B(chords.linear[row]), B(chords.constant[row])};
 #pragma GCC unroll 4
                 for (int column = 0; column < kTile; column += kLanes<T>) {
                     if (!chords.touches(row, column)) continue;
@@ -123,17 +127,16 @@ void walk_tile(const Frame<T>& frame, int64_t tile_index, TilePixels<T>& tile, c
                     const Vec2<B> d{d_x[column / kLanes<T>], d_y};
                     // Far from the mean of a thin splat, rounding errors can make this any number. The cap at
                     // alpha_max makes all values above 0 equal; NaN stays NaN.
-                    const B exponent = min(B(1), log2_alpha(log2_opacity, conic, d));
-                    const B least = B::load(tile.log2_min + at);
-                    const Mask<T> reaches = exponent >= least;
-                    if (tile.has_closed && !any(reaches)) continue;  // without closed pixels some lane reaches
-                    const B alpha = exp2(exponent);
+                    const B exponent = min(B(1), log2_alpha(conic_xx, terms, d.x));
                     const B before = B::load(tile.transmittance + at);
+                    const Mask<T> reaches = exponent >= B(Limits::log2_alpha_min);
+                    // Without closed pixels some lane reaches.
+                    if (tile.has_closed && !any(reaches & (before > B(0)))) continue;
+                    const B alpha = exp2(exponent);
                     const B after = transmittance_after(before, alpha);
                     const Mask<T> contributes = reaches & (after >= B(Limits::transmittance_min));
                     visit(at, d, alpha, before, contributes);
-                    select(contributes, after, before).store(tile.transmittance + at);
-                    select(reaches & ~contributes, B(kClosed), least).store(tile.log2_min + at);
+                    select(contributes, after, select(reaches, -abs(before), before)).store(tile.transmittance + at);
                 }
             }
         };
@@ -162,8 +165,9 @@ template <class T, bool kDepth> void blend_tile(const Frame<T>& frame, int64_t t
     const int64_t plane = int64_t(frame.view.width) * frame.view.height;
     const T background[3] = {frame.view.background.x, frame.view.background.y, frame.view.background.z};
     tile.for_each_pixel(frame.view, [&](int i, int64_t pixel) {
-        for (int c = 0; c < 3; ++c) out.image[c * plane + pixel] = sums[c][i] + tile.transmittance[i] * background[c];
-        out.transmittance[pixel] = tile.transmittance[i];
+        const T transmittance = abs(tile.transmittance[i]);
+        for (int c = 0; c < 3; ++c) out.image[c * plane + pixel] = sums[c][i] + transmittance * background[c];
+        out.transmittance[pixel] = transmittance;
         if constexpr (kDepth) out.inverse_depth[pixel] = sums[3][i];
     });
 }

@@ -110,8 +110,34 @@ template <class T> struct Batch {
 template <class T> inline Batch<T> select(Mask<T> mask, Batch<T> yes, Batch<T> no) {
     return mask.bits ? yes.lanes : no.lanes;
 }
-template <class T> inline Batch<T> min(Batch<T> a, Batch<T> b) { return a.lanes < b.lanes ? a.lanes : b.lanes; }
-template <class T> inline Batch<T> max(Batch<T> a, Batch<T> b) { return a.lanes > b.lanes ? a.lanes : b.lanes; }
+/// a < b ? a : b and a > b ? a : b, thus b where a lane is NaN. That is what the instructions of x86 give, but the
+/// compilers use a comparison.
+template <class T> inline Batch<T> min(Batch<T> a, Batch<T> b) {
+    Batch<T> r;
+#if defined(__AVX512F__)
+    if constexpr (sizeof(T) == 4) r.lanes = _mm512_maskz_min_ps(0xffff, a.lanes, b.lanes);
+    else r.lanes = _mm512_maskz_min_pd(0xff, a.lanes, b.lanes);
+#elif defined(__AVX__)
+    if constexpr (sizeof(T) == 4) r.lanes = _mm256_min_ps(a.lanes, b.lanes);
+    else r.lanes = _mm256_min_pd(a.lanes, b.lanes);
+#else
+    r.lanes = a.lanes < b.lanes ? a.lanes : b.lanes;
+#endif
+    return r;
+}
+template <class T> inline Batch<T> max(Batch<T> a, Batch<T> b) {
+    Batch<T> r;
+#if defined(__AVX512F__)
+    if constexpr (sizeof(T) == 4) r.lanes = _mm512_maskz_max_ps(0xffff, a.lanes, b.lanes);
+    else r.lanes = _mm512_maskz_max_pd(0xff, a.lanes, b.lanes);
+#elif defined(__AVX__)
+    if constexpr (sizeof(T) == 4) r.lanes = _mm256_max_ps(a.lanes, b.lanes);
+    else r.lanes = _mm256_max_pd(a.lanes, b.lanes);
+#else
+    r.lanes = a.lanes > b.lanes ? a.lanes : b.lanes;
+#endif
+    return r;
+}
 
 template <class T> inline Batch<T> abs(Batch<T> a) {
     using Lanes = typename Mask<T>::Lanes;
