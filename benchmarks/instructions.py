@@ -36,10 +36,10 @@ from compact_splats.utils.errors import run_script
 PARTS = {
     "project": ("Gaussian", [], 450),
     "plan": ("Gaussian", ["project"], 610),
-    "forward": ("pair", ["plan"], 5.4),
-    "backward": ("pair", ["project_backward"], 8.8),
+    "forward": ("pair", ["plan"], 5.0),
+    "backward": ("pair", ["project_backward"], 8.6),
     "backward_with_stats": ("pair", ["project_backward"], 9.8),
-    "importance": ("pair", ["plan"], 5.4),
+    "importance": ("pair", ["plan"], 5.0),
     "project_backward": ("Gaussian", [], 900),
     "loss": ("pixel", [], 220),
     "adam": ("Gaussian", [], 160),

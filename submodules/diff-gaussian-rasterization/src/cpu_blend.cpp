@@ -41,11 +41,23 @@ template <class T> struct TilePixels {
         has_closed = any(lowest < Batch<T>(0));
         return any(highest > Batch<T>(0));
     }
-    /// Calls copy(index in the tile, index in the image) for each pixel inside the image.
-    template <class Copy> void for_each_pixel(const View<T>& view, const Copy& copy) const {
-        for (int row = 0; row < height; ++row)
-            for (int column = 0; column < width; ++column)
-                copy(row * kTile + column, int64_t(y + row) * view.width + x + column);
+    /// Calls copy(index in the tile, index in the image, number of pixels) for each row inside the image.
+    template <class Copy> void for_each_row(const View<T>& view, const Copy& copy) const {
+        for (int row = 0; row < height; ++row) copy(row * kTile, int64_t(y + row) * view.width + x, width);
+    }
+    /// Reads the tile's part of an array (H,W) unless it is null.
+    template <class S> void read(const View<T>& view, const S* from, S* to) const {
+        if (!from) return;
+        for_each_row(view, [&](int i, int64_t pixel, int count) { copy_pixels(from + pixel, count, to + i); });
+    }
+    template <class S> void write(const View<T>& view, const S* from, S* to) const {
+        for_each_row(view, [&](int i, int64_t pixel, int count) { copy_pixels(from + i, count, to + pixel); });
+    }
+
+  private:
+    template <class S> static void copy_pixels(const S* from, int count, S* to) {
+        if (count == kTile) std::copy_n(from, kTile, to);  // a few instructions
+        else std::copy_n(from, count, to);
     }
 };
 
@@ -162,14 +174,17 @@ template <class T, bool kDepth> void blend_tile(const Frame<T>& frame, int64_t t
         },
         [](const Instance&) {});
 
-    const int64_t plane = int64_t(frame.view.width) * frame.view.height;
-    const T background[3] = {frame.view.background.x, frame.view.background.y, frame.view.background.z};
-    tile.for_each_pixel(frame.view, [&](int i, int64_t pixel) {
-        const T transmittance = abs(tile.transmittance[i]);
-        for (int c = 0; c < 3; ++c) out.image[c * plane + pixel] = sums[c][i] + transmittance * background[c];
-        out.transmittance[pixel] = transmittance;
-        if constexpr (kDepth) out.inverse_depth[pixel] = sums[3][i];
-    });
+    const View<T>& view = frame.view;
+    const int64_t plane = int64_t(view.width) * view.height;
+    const B background[3] = {B(view.background.x), B(view.background.y), B(view.background.z)};
+    for (int i = 0; i < kTilePixels; i += kLanes<T>) {
+        const B transmittance = abs(B::load(tile.transmittance + i));
+        transmittance.store(tile.transmittance + i);
+        for (int c = 0; c < 3; ++c) (B::load(sums[c] + i) + transmittance * background[c]).store(sums[c] + i);
+    }
+    for (int c = 0; c < 3; ++c) tile.write(view, sums[c], out.image + c * plane);
+    tile.write(view, tile.transmittance, out.transmittance);
+    if constexpr (kDepth) tile.write(view, sums[3], out.inverse_depth);
 }
 
 /// dL/d of the pixels of a tile, and the remainder of blend_vjp.
@@ -180,22 +195,25 @@ template <class T> struct PixelGradients {
 
     PixelGradients(const View<T>& view, const TilePixels<T>& tile, const Images<const T>& images,
                    const Images<const T>& v) {
+        using B = Batch<T>;
         const int64_t plane = int64_t(view.width) * view.height;
+        alignas(kVectorBytes) T seen[4][kTilePixels] = {}, transmittance[kTilePixels] = {}, v_t[kTilePixels] = {};
+        tile.read(view, images.transmittance, transmittance);
+        tile.read(view, v.transmittance, v_t);
         // An output without gradient may be infinite, and infinity times zero is NaN.
-        const Images<const T> seen{v.image ? images.image : nullptr, images.transmittance,
-                                   v.inverse_depth ? images.inverse_depth : nullptr};
-        const auto read = [](const T* from, int64_t i) { return from ? from[i] : T(0); };
-        tile.for_each_pixel(view, [&](int i, int64_t pixel) {
-            const auto channels = [&](const Images<const T>& from) -> Channels<T> {
-                return {{read(from.image, pixel), read(from.image, plane + pixel), read(from.image, 2 * plane + pixel)},
-                        read(from.inverse_depth, pixel)};
-            };
-            const Channels<T> v_pixel = channels(v);
-            color[0][i] = v_pixel.color.x, color[1][i] = v_pixel.color.y, color[2][i] = v_pixel.color.z;
-            inverse_depth[i] = v_pixel.inverse_depth;
-            remainder[i] =
-                whole_remainder(channels(seen), images.transmittance[pixel], v_pixel, read(v.transmittance, pixel));
-        });
+        for (int c = 0; c < 3 && v.image; ++c) {
+            tile.read(view, images.image + c * plane, seen[c]);
+            tile.read(view, v.image + c * plane, color[c]);
+        }
+        if (v.inverse_depth) {
+            tile.read(view, images.inverse_depth, seen[3]);
+            tile.read(view, v.inverse_depth, inverse_depth);
+        }
+        for (int i = 0; i < kTilePixels; i += kLanes<T>) {
+            const Channels<B> pixel{{B::load(seen[0] + i), B::load(seen[1] + i), B::load(seen[2] + i)},
+                                    B::load(seen[3] + i)};
+            whole_remainder(pixel, B::load(transmittance + i), load(i), B::load(v_t + i)).store(remainder + i);
+        }
     }
     Channels<Batch<T>> load(int at) const {
         using B = Batch<T>;
@@ -248,7 +266,7 @@ void importance_tile(const Frame<T>& frame, int64_t tile_index, const T* pixel_w
     using B = Batch<T>;
     TilePixels<T> tile(frame.view, tile_index);
     alignas(kVectorBytes) T pixel_weight[kTilePixels] = {}, taken[kTilePixels] = {};
-    tile.for_each_pixel(frame.view, [&](int i, int64_t pixel) { pixel_weight[i] = pixel_weights[pixel]; });
+    tile.read(frame.view, pixel_weights, pixel_weight);
     walk_tile(
         frame, tile_index, tile,
         [&](const Instance& instance, const Splat<T>&, const B*, const auto& for_each_group) {
@@ -267,7 +285,9 @@ void importance_tile(const Frame<T>& frame, int64_t tile_index, const T* pixel_w
             slots[frame.slot_of(instance)] = {sums[0], sums[1], num_pixels};
         },
         [&](const Instance& instance) { slots[frame.slot_of(instance)] = {}; });
-    tile.for_each_pixel(frame.view, [&](int i, int64_t pixel) { num_gaussians[pixel] = int32_t(taken[i]); });
+    int32_t counts[kTilePixels];
+    std::copy_n(taken, kTilePixels, counts);
+    tile.write(frame.view, counts, num_gaussians);
 }
 
 }  // namespace

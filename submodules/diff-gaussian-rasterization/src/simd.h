@@ -216,6 +216,7 @@ inline Lanes halves(Lanes a, Lanes b, std::index_sequence<lanes...>) {
 /// the lanes to the first half until one lane is left.
 template <class T, int size = kLanes<T>, int half = kLanes<T> / 2> inline void transposed_sum(Batch<T>* v) {
     constexpr auto lanes = std::make_index_sequence<kLanes<T>>{};
+#pragma GCC unroll 16
     for (int i = 0; i < size / 2; ++i) {
         const auto a = v[2 * i].lanes, b = v[2 * i + 1].lanes;
         v[i] = Batch<T>(halves<half, false>(a, b, lanes)) + Batch<T>(halves<half, true>(a, b, lanes));
@@ -226,8 +227,9 @@ template <class T, int size = kLanes<T>, int half = kLanes<T> / 2> inline void t
 template <int size, class T> inline void sums_of_lanes(const Batch<T>* v, T* sums) {
     for (int begin = 0; begin < size; begin += kLanes<T>) {
         const int count = size - begin < kLanes<T> ? size - begin : kLanes<T>;
-        Batch<T> group[kLanes<T>] = {};
-        for (int i = 0; i < count; ++i) group[i] = v[begin + i];
+        Batch<T> group[kLanes<T>];
+#pragma GCC unroll 16
+        for (int i = 0; i < kLanes<T>; ++i) group[i] = i < count ? v[begin + i] : Batch<T>(0);
         transposed_sum(group);
         std::memcpy(sums + begin, &group[0], count * sizeof(T));
     }
