@@ -223,11 +223,11 @@ template <class T> struct PixelGradients {
 
 /// The sum over lanes. Inlined, because a reference that leaves the function would keep the caller's sums in memory.
 template <class T> DGR_FN SplatGradient<T> sum(const SplatGradient<Batch<T>>& v) {
-    constexpr int kFields = sizeof(SplatGradient<T>) / sizeof(T);
-    struct Fields { Batch<T> at[kFields]; };
-    const auto fields = std::bit_cast<Fields>(v);
+    const Batch<T> fields[] = {v.mean.x,   v.mean.y, v.abs_mean.x, v.abs_mean.y, v.conic.xx, v.conic.xy,
+                               v.conic.yy, v.u,      v.color.x,    v.color.y,    v.color.z,  v.inverse_depth};
+    constexpr int kFields = std::size(fields);
     std::array<T, kFields> sums;
-    sums_of_lanes<kFields>(fields.at, sums.data());
+    sums_of_lanes<kFields>(fields, sums.data());
     return std::bit_cast<SplatGradient<T>>(sums);
 }
 
