@@ -48,10 +48,12 @@ def build(folder: Path, driver: str, architecture: str = "native", include: str 
         raise FileNotFoundError("there is no C++ compiler")
     flags = re.search(r'"(-O3;[^"]*)"', (ENGINE / "CMakeLists.txt").read_text())[1].split(";")
     folder.mkdir()
-    sources = [*sorted((ENGINE / "src").glob("cpu_*.cpp")), HERE / f"{driver}.cpp"]
+    text = (HERE / f"{driver}.cpp").read_text()
+    sources = [path for path in sorted((ENGINE / "src").glob("cpu_*.cpp")) if f'"{path.name}"' not in text]
     program = folder / driver
     subprocess.run(
         [compiler, "-std=c++20", "-w", *flags, f"-march={architecture}", f"-I{ENGINE / 'src'}", f"-I{HERE}",
-         *(["-include", include] if include else []), *map(str, sources), "-o", str(program), "-pthread"], check=True,
+         *(["-include", include] if include else []), *map(str, sources),
+         str(HERE / f"{driver}.cpp"), "-o", str(program), "-pthread"], check=True,
     )  # fmt: skip
     return program
