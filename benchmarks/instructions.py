@@ -26,23 +26,20 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.rasterizer import random_scene
-from compact_splats.scene import load_scene
-from compact_splats.scene.cameras import Camera
+from benchmarks.native import build, write_case
+from benchmarks.rasterizer import load_case
 from compact_splats.scene.gaussian_model import GaussianModel
 from compact_splats.utils.errors import run_script
 
-HERE = Path(__file__).parent
-ENGINE = HERE.parent / "submodules" / "diff-gaussian-rasterization"
 # Part: what its instructions are divided by, the parts that it contains and that are subtracted, and the limit: a
 # fifth above what GCC 12 gives on the random scene.
 PARTS = {
     "project": ("Gaussian", [], 450),
     "plan": ("Gaussian", ["project"], 610),
-    "forward": ("pair", ["plan"], 5.4),
-    "backward": ("pair", ["project_backward"], 8.8),
+    "forward": ("pair", ["plan"], 5.0),
+    "backward": ("pair", ["project_backward"], 8.6),
     "backward_with_stats": ("pair", ["project_backward"], 9.8),
-    "importance": ("pair", ["plan"], 5.4),
+    "importance": ("pair", ["plan"], 5.0),
     "project_backward": ("Gaussian", [], 900),
     "loss": ("pixel", [], 220),
     "adam": ("Gaussian", [], 160),
@@ -54,47 +51,14 @@ LANE_WRITE = re.compile(r"v?(insertps|pinsr[dq])\b|vp?broadcast.*\{%k[0-7]\}")
 MAX_LANE_WRITES = 8
 
 
-def write_case(path: Path, camera: Camera, photo: torch.Tensor, model: GaussianModel) -> None:
-    """Write what instructions.cpp reads."""
-    sizes = [model.num_gaussians, model.sh_rest.shape[1], model.max_sh_degree, camera.width, camera.height]
-    lens = [camera.fx, camera.fy, camera.cx, camera.cy]
-    inputs = (model.means, model.quats, model.scales, model.opacities, model.sh_dc, model.sh_rest)
-    with open(path, "wb") as file:
-        file.write(np.array(sizes, np.int64).tobytes())
-        for array in (torch.tensor(lens), camera.world_to_camera, *inputs):
-            file.write(array.detach().float().contiguous().numpy().tobytes())
-        file.write(photo.contiguous().numpy().tobytes())
-
-
 def make_case(options: argparse.Namespace, path: Path) -> None:
     """Write the view and the Gaussians that the options name, with random SH coefficients."""
-    generator = torch.Generator().manual_seed(0)
-    if options.scene is None:
-        camera, photo, points = random_scene(10_000, 320, 240, generator)
-    else:
-        scene = load_scene(options.scene, "images", options.resolution)
-        camera, points = scene.train[len(scene.train) // 2], scene.points
-        photo = camera.photo.pixels()
+    size, num = ("320x240", 10_000) if options.scene is None else (options.resolution, options.gaussians)
+    camera, photo, points = load_case(options.scene, "images", size, num)
     model = GaussianModel.from_points(points, 3, "cpu")
     with torch.no_grad():
-        model.sh_rest.normal_(0, 0.05, generator=generator)
+        model.sh_rest.normal_(0, 0.05, generator=torch.Generator().manual_seed(0))
     write_case(path, camera, photo, model)
-
-
-def build(folder: Path, architecture: str) -> Path:
-    """Compile the engine and the driver with the flags of the package, for another processor."""
-    compiler = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
-    if compiler is None:
-        raise FileNotFoundError("there is no C++ compiler")
-    flags = re.search(r'"(-O3;[^"]*)"', (ENGINE / "CMakeLists.txt").read_text())[1].split(";")
-    folder.mkdir()
-    sources = [*sorted((ENGINE / "src").glob("cpu_*.cpp")), HERE / "instructions.cpp"]
-    program = folder / "instructions"
-    subprocess.run(
-        [compiler, "-std=c++20", "-w", *flags, f"-march={architecture}", f"-I{ENGINE / 'src'}", *map(str, sources),
-         "-o", str(program), "-pthread"], check=True,
-    )  # fmt: skip
-    return program
 
 
 def measure(program: Path, case: Path, repeats: int) -> tuple[dict[str, float], int]:
@@ -159,6 +123,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scene", type=Path, help="folder of a real scene; its counts have no fixed limits")
     parser.add_argument("-r", "--resolution", type=int, default=-1, help="as for train.py, with --scene")
+    parser.add_argument("--gaussians", type=int, help="with --scene (default: one for each point)")
     parser.add_argument("--repeats", type=int, default=10, help="the least CPU time of this many is printed")
     options = parser.parse_args()
     if platform.machine() != "x86_64":
@@ -169,11 +134,11 @@ def main() -> None:
         case = folder / "case.bin"
         make_case(options, case)
         sizes = np.fromfile(case, np.int64, 5)
-        native = build(folder / "native", "native")
+        native = build(folder / "native", "instructions")
         milliseconds, instances = measure(native, case, options.repeats)
         counts = {}
         if shutil.which("valgrind") and shutil.which("callgrind_annotate"):
-            counts = count_instructions(build(folder / "avx2", "x86-64-v3"), case, folder)
+            counts = count_instructions(build(folder / "avx2", "instructions", "x86-64-v3"), case, folder)
         else:
             print("skipped: the instructions are not counted without valgrind")
         per = {"Gaussian": int(sizes[0]), "pair": 256 * instances, "pixel": int(sizes[3] * sizes[4])}

@@ -26,8 +26,9 @@ SANITIZERS = {"address": "address,undefined", "thread": "thread"}
 LIBRARY = {"address": "libasan.so", "thread": "libtsan.so"}
 # All that calls the CPU engine in this process; the CUDA engine's tests on the CPU have a build of their own.
 FILES = (
-    "test_rasterizer.py", "test_rasterizer_bad_input.py", "test_rasterizer_bits.py", "test_photometric_loss.py",
-    "test_adam.py", "test_math_vjps.py", "test_compat.py", "test_renderer.py", "test_binding_fuzz.py",
+    "test_rasterizer.py", "test_rasterizer_bad_input.py", "test_rasterizer_bits.py", "test_engine_threads.py",
+    "test_photometric_loss.py", "test_adam.py", "test_math_vjps.py", "test_compat.py", "test_renderer.py",
+    "test_binding_fuzz.py",
 )  # fmt: skip
 NUM_RUNS = {"address": 300, "thread": 300}  # of engine_fuzz
 
@@ -44,7 +45,7 @@ def environment(kind: str, folder: Path) -> dict[str, str]:
     options = {
         "ASAN_OPTIONS": "detect_leaks=0:abort_on_error=1:allocator_may_return_null=1",
         "UBSAN_OPTIONS": "abort_on_error=1:print_stacktrace=1",
-        "TSAN_OPTIONS": f"halt_on_error=1:abort_on_error=1:suppressions={SUPPRESSIONS}",
+        "TSAN_OPTIONS": f"halt_on_error=1:abort_on_error=1:die_after_fork=0:suppressions={SUPPRESSIONS}",
     }
     libraries = " ".join([library(LIBRARY[kind]), library("libstdc++.so.6")])
     one_thread = {"OMP_NUM_THREADS": "1"}  # of torch's own: ThreadSanitizer cannot see how they wait for each other

@@ -156,3 +156,17 @@ def test_cuda_takes_float_only_and_says_so(engine):
     image, photo = random_pair(8, 9)
     with pytest.raises(ValueError, match="image.*float32.*float64"):
         engine_result(engine, image, photo, None, 0.2, dtype=torch.float64)
+
+
+def test_a_second_backward_pass_gives_the_same_gradient_again():
+    """The gradient that the engine computed in the forward pass is not written to, also where dL/dloss is 1."""
+    generator = torch.Generator().manual_seed(0)
+    image = torch.rand(3, 12, 15, generator=generator).requires_grad_()
+    loss = photometric_loss(image, torch.rand(3, 12, 15, generator=generator)).loss
+    loss.backward(retain_graph=True)
+    first = image.grad.clone()
+    loss.backward(retain_graph=True)
+    assert torch.equal(image.grad, 2 * first)
+    image.grad = None
+    (3 * loss).backward()
+    assert torch.equal(image.grad, 3 * first)

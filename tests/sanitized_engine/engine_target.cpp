@@ -1,11 +1,14 @@
 // What the fuzzer runs on its bytes: the CPU engine behind the checks of its bindings, and what must hold of whatever
 // comes out. The sanitizers watch the rest. Nothing here is random: the same bytes do the same again.
+#include <atomic>
 #include <cstdio>
 #include <cstdlib>
 #include <numeric>
+#include <stdexcept>
 #include <tuple>
 
 #include "fuzz_scene.h"
+#include "team.h"
 
 namespace fuzz {
 namespace {
@@ -182,6 +185,21 @@ template <class T> void run_loss(Bytes& bytes) {
     REQUIRE(std::memcmp(&out, &alone, sizeof(out)) == 0 && is_same(again, v_image));
 }
 
+/// An exception of one item leaves for_each, and the threads work again afterwards.
+void check_team(int threads) {
+    Team team(threads);
+    for (const int64_t bad : {0, 7, 99, -1}) {
+        std::atomic<int> done{0};
+        bool is_thrown = false;
+        try {
+            team.for_each(100, [&](int64_t i) { i == bad ? throw std::runtime_error("planned") : void(++done); });
+        } catch (const std::runtime_error&) {
+            is_thrown = true;
+        }
+        REQUIRE(is_thrown == (bad >= 0) && done <= (is_thrown ? 99 : 100) && (is_thrown || done == 100));
+    }
+}
+
 /// A step of Adam on some tensors; rows that are not visible stay as they are.
 void run_adam(Bytes& bytes) {
     const int num_tensors = 1 + bytes.below(4), threads = 1 + bytes.below(4);
@@ -209,6 +227,7 @@ void run_adam(Bytes& bytes) {
             std::tuple(arrays[4 * i].values.data(), arrays[4 * i + 1].values.data(), arrays[4 * i + 2].values.data(),
                        arrays[4 * i + 3].values.data());
     adam(steps, num_tensors, has_visible ? radius_px.data() : nullptr, threads);
+    check_team(threads);
     for (int k = 0; has_visible && k < 4 * num_tensors; ++k)
         for (size_t at = 0; at < arrays[k].values.size(); ++at)
             if (radius_px[at / arrays[k].width] == 0)

@@ -15,49 +15,57 @@ constexpr int kTilePixels = kTile * kTile;
 constexpr int kCheckLive = 32;  // splats between two calls of update_live
 constexpr int kPrefetch = 8;    // instances: splats are stored by index and read by depth
 
-constexpr float kClosed = 1000;  // greater than log2 of any alpha
-
-/// The pixels of one tile, row by row. Pixels outside the image are closed from the start.
+/// The pixels of one tile, row by row. A pixel is closed, and no splat contributes to it any more, if its transmittance
+/// is negative; its absolute value remains valid. Pixels outside the image are closed from the start.
 template <class T> struct TilePixels {
     int x, y, width, height;  // px: the corner in the image, and the size of the part inside the image
     bool has_closed = false;  // set by update_live
     alignas(kVectorBytes) T transmittance[kTilePixels];
-    alignas(kVectorBytes) T log2_min[kTilePixels];  // least log2(alpha) that is blended; kClosed: none
 
     TilePixels(const View<T>& view, int64_t tile) {
         const Vec2<int> corner = view.tile_corner(tile);
         x = corner.x, y = corner.y;
         width = std::min(kTile, view.width - x);
         height = std::min(kTile, view.height - y);
-        const T log2_alpha_min(Limits::log2_alpha_min);
-        for (int i = 0; i < kTilePixels; ++i) {
-            transmittance[i] = T(1);
-            log2_min[i] = i % kTile < width && i / kTile < height ? log2_alpha_min : kClosed;
-        }
+        for (int i = 0; i < kTilePixels; ++i)
+            transmittance[i] = i % kTile < width && i / kTile < height ? T(1) : T(-1);
     }
     /// Returns whether a pixel is open.
     bool update_live() {
-        Batch<T> lowest(kClosed), highest(-kClosed);
+        Batch<T> lowest(1), highest(-1);
         for (int i = 0; i < kTilePixels; i += kLanes<T>) {
-            const Batch<T> least = Batch<T>::load(log2_min + i);
-            lowest = min(lowest, least);
-            highest = max(highest, least);
+            const Batch<T> values = Batch<T>::load(transmittance + i);
+            lowest = min(lowest, values);
+            highest = max(highest, values);
         }
-        has_closed = any(highest == Batch<T>(kClosed));
-        return any(lowest < Batch<T>(kClosed));
+        has_closed = any(lowest < Batch<T>(0));
+        return any(highest > Batch<T>(0));
     }
-    /// Calls copy(index in the tile, index in the image) for each pixel inside the image.
-    template <class Copy> void for_each_pixel(const View<T>& view, const Copy& copy) const {
-        for (int row = 0; row < height; ++row)
-            for (int column = 0; column < width; ++column)
-                copy(row * kTile + column, int64_t(y + row) * view.width + x + column);
+    /// Calls copy(index in the tile, index in the image, number of pixels) for each row inside the image.
+    template <class Copy> void for_each_row(const View<T>& view, const Copy& copy) const {
+        for (int row = 0; row < height; ++row) copy(row * kTile, int64_t(y + row) * view.width + x, width);
+    }
+    /// Reads the tile's part of an array (H,W) unless it is null.
+    template <class S> void read(const View<T>& view, const S* from, S* to) const {
+        if (!from) return;
+        for_each_row(view, [&](int i, int64_t pixel, int count) { copy_pixels(from + pixel, count, to + i); });
+    }
+    template <class S> void write(const View<T>& view, const S* from, S* to) const {
+        for_each_row(view, [&](int i, int64_t pixel, int count) { copy_pixels(from + i, count, to + pixel); });
+    }
+
+  private:
+    template <class S> static void copy_pixels(const S* from, int count, S* to) {
+        if (count == kTile) std::copy_n(from, kTile, to);  // a few instructions
+        else std::copy_n(from, count, to);
     }
 };
 
-/// The rows of a tile in which the ellipse's chord touches the tile, and the ends of the chords in px from the tile's
-/// corner.
+/// The rows of a tile in which the ellipse's chord touches the tile, the ends of the chords in px from the tile's
+/// corner, and what the pixels of a row share.
 template <class T> struct Chords {
     uint32_t rows;  // bit i: row i
+    T d_y[kTile], linear[kTile], constant[kTile];  // pixel - mean in px; RowExponent
     T left[kTile + kLanes<T>], right[kTile + kLanes<T>];  // written in batches; unused if a batch is a whole row
 
     void compute(const Splat<T>& s, const TilePixels<T>& tile, Batch<T> lane) {
@@ -66,6 +74,14 @@ template <class T> struct Chords {
         const int begin = first_pixel(mean_y - s.half_extent.y);
         const int end = last_pixel(mean_y + s.half_extent.y, tile.height) + 1;
         const B inv_extent(T(1) / s.half_extent.y);
+        for (int row = 0; row < kTile; row += kLanes<T>) {
+            const B dy = lane + B(T(tile.y + row)) - B(s.mean.y);
+            const RowExponent<B> terms =
+                row_exponent(B(s.log2_opacity), {B(s.conic.xx), B(s.conic.xy), B(s.conic.yy)}, dy);
+            dy.store(d_y + row);
+            terms.linear.store(linear + row);
+            terms.constant.store(constant + row);
+        }
         rows = 0;
         for (int row = begin; row < end; row += kLanes<T>) {
             const Chord<B> chord = chord_at(B(s.slope), B(s.half_chord), inv_extent, lane + B(T(row) - mean_y));
@@ -108,14 +124,14 @@ void walk_tile(const Frame<T>& frame, int64_t tile_index, TilePixels<T>& tile, c
         if (k + 1 < end) chords_of[(k + 1) % 2].compute(splat_at(k + 1), tile, lane);
         const Chords<T>& chords = chords_of[k % 2];
         const Splat<T> s = splat_at(k);
-        const Sym2<B> conic{B(s.conic.xx), B(s.conic.xy), B(s.conic.yy)};
-        const B log2_opacity(s.log2_opacity);
+        const B conic_xx(s.conic.xx);
         B d_x[kTile / kLanes<T>];
         for (int i = 0; i < kTile / kLanes<T>; ++i) d_x[i] = lane + B(T(tile.x + i * kLanes<T>) - s.mean.x);
         const auto for_each_group = [&](const auto& visit) __attribute__((always_inline)) {
             for (uint32_t rows = chords.rows; rows != 0; rows &= rows - 1) {
                 const int row = std::countr_zero(rows);
-                const B d_y(T(tile.y + row) - s.mean.y);
+                const B d_y(chords.d_y[row]);
+                const RowExponent<B> terms{B(chords.linear[row]), B(chords.constant[row])};
 #pragma GCC unroll 4
                 for (int column = 0; column < kTile; column += kLanes<T>) {
                     if (!chords.touches(row, column)) continue;
@@ -123,17 +139,16 @@ void walk_tile(const Frame<T>& frame, int64_t tile_index, TilePixels<T>& tile, c
                     const Vec2<B> d{d_x[column / kLanes<T>], d_y};
                     // Far from the mean of a thin splat, rounding errors can make this any number. The cap at
                     // alpha_max makes all values above 0 equal; NaN stays NaN.
-                    const B exponent = min(B(1), log2_alpha(log2_opacity, conic, d));
-                    const B least = B::load(tile.log2_min + at);
-                    const Mask<T> reaches = exponent >= least;
-                    if (tile.has_closed && !any(reaches)) continue;  // without closed pixels some lane reaches
-                    const B alpha = exp2(exponent);
+                    const B exponent = min(B(1), log2_alpha(conic_xx, terms, d.x));
                     const B before = B::load(tile.transmittance + at);
+                    const Mask<T> reaches = exponent >= B(Limits::log2_alpha_min);
+                    // Without closed pixels some lane reaches.
+                    if (tile.has_closed && !any(reaches & (before > B(0)))) continue;
+                    const B alpha = exp2(exponent);
                     const B after = transmittance_after(before, alpha);
                     const Mask<T> contributes = reaches & (after >= B(Limits::transmittance_min));
                     visit(at, d, alpha, before, contributes);
-                    select(contributes, after, before).store(tile.transmittance + at);
-                    select(reaches & ~contributes, B(kClosed), least).store(tile.log2_min + at);
+                    select(contributes, after, select(reaches, -abs(before), before)).store(tile.transmittance + at);
                 }
             }
         };
@@ -159,13 +174,17 @@ template <class T, bool kDepth> void blend_tile(const Frame<T>& frame, int64_t t
         },
         [](const Instance&) {});
 
-    const int64_t plane = int64_t(frame.view.width) * frame.view.height;
-    const T background[3] = {frame.view.background.x, frame.view.background.y, frame.view.background.z};
-    tile.for_each_pixel(frame.view, [&](int i, int64_t pixel) {
-        for (int c = 0; c < 3; ++c) out.image[c * plane + pixel] = sums[c][i] + tile.transmittance[i] * background[c];
-        out.transmittance[pixel] = tile.transmittance[i];
-        if constexpr (kDepth) out.inverse_depth[pixel] = sums[3][i];
-    });
+    const View<T>& view = frame.view;
+    const int64_t plane = int64_t(view.width) * view.height;
+    const B background[3] = {B(view.background.x), B(view.background.y), B(view.background.z)};
+    for (int i = 0; i < kTilePixels; i += kLanes<T>) {
+        const B transmittance = abs(B::load(tile.transmittance + i));
+        transmittance.store(tile.transmittance + i);
+        for (int c = 0; c < 3; ++c) (B::load(sums[c] + i) + transmittance * background[c]).store(sums[c] + i);
+    }
+    for (int c = 0; c < 3; ++c) tile.write(view, sums[c], out.image + c * plane);
+    tile.write(view, tile.transmittance, out.transmittance);
+    if constexpr (kDepth) tile.write(view, sums[3], out.inverse_depth);
 }
 
 /// dL/d of the pixels of a tile, and the remainder of blend_vjp.
@@ -176,22 +195,25 @@ template <class T> struct PixelGradients {
 
     PixelGradients(const View<T>& view, const TilePixels<T>& tile, const Images<const T>& images,
                    const Images<const T>& v) {
+        using B = Batch<T>;
         const int64_t plane = int64_t(view.width) * view.height;
+        alignas(kVectorBytes) T seen[4][kTilePixels] = {}, transmittance[kTilePixels] = {}, v_t[kTilePixels] = {};
+        tile.read(view, images.transmittance, transmittance);
+        tile.read(view, v.transmittance, v_t);
         // An output without gradient may be infinite, and infinity times zero is NaN.
-        const Images<const T> seen{v.image ? images.image : nullptr, images.transmittance,
-                                   v.inverse_depth ? images.inverse_depth : nullptr};
-        const auto read = [](const T* from, int64_t i) { return from ? from[i] : T(0); };
-        tile.for_each_pixel(view, [&](int i, int64_t pixel) {
-            const auto channels = [&](const Images<const T>& from) -> Channels<T> {
-                return {{read(from.image, pixel), read(from.image, plane + pixel), read(from.image, 2 * plane + pixel)},
-                        read(from.inverse_depth, pixel)};
-            };
-            const Channels<T> v_pixel = channels(v);
-            color[0][i] = v_pixel.color.x, color[1][i] = v_pixel.color.y, color[2][i] = v_pixel.color.z;
-            inverse_depth[i] = v_pixel.inverse_depth;
-            remainder[i] =
-                whole_remainder(channels(seen), images.transmittance[pixel], v_pixel, read(v.transmittance, pixel));
-        });
+        for (int c = 0; c < 3 && v.image; ++c) {
+            tile.read(view, images.image + c * plane, seen[c]);
+            tile.read(view, v.image + c * plane, color[c]);
+        }
+        if (v.inverse_depth) {
+            tile.read(view, images.inverse_depth, seen[3]);
+            tile.read(view, v.inverse_depth, inverse_depth);
+        }
+        for (int i = 0; i < kTilePixels; i += kLanes<T>) {
+            const Channels<B> pixel{{B::load(seen[0] + i), B::load(seen[1] + i), B::load(seen[2] + i)},
+                                    B::load(seen[3] + i)};
+            whole_remainder(pixel, B::load(transmittance + i), load(i), B::load(v_t + i)).store(remainder + i);
+        }
     }
     Channels<Batch<T>> load(int at) const {
         using B = Batch<T>;
@@ -201,11 +223,11 @@ template <class T> struct PixelGradients {
 
 /// The sum over lanes. Inlined, because a reference that leaves the function would keep the caller's sums in memory.
 template <class T> DGR_FN SplatGradient<T> sum(const SplatGradient<Batch<T>>& v) {
-    constexpr int kFields = sizeof(SplatGradient<T>) / sizeof(T);
-    struct Fields { Batch<T> at[kFields]; };
-    const auto fields = std::bit_cast<Fields>(v);
+    const Batch<T> fields[] = {v.mean.x,   v.mean.y, v.abs_mean.x, v.abs_mean.y, v.conic.xx, v.conic.xy,
+                               v.conic.yy, v.u,      v.color.x,    v.color.y,    v.color.z,  v.inverse_depth};
+    constexpr int kFields = std::size(fields);
     std::array<T, kFields> sums;
-    sums_of_lanes<kFields>(fields.at, sums.data());
+    sums_of_lanes<kFields>(fields, sums.data());
     return std::bit_cast<SplatGradient<T>>(sums);
 }
 
@@ -244,7 +266,7 @@ void importance_tile(const Frame<T>& frame, int64_t tile_index, const T* pixel_w
     using B = Batch<T>;
     TilePixels<T> tile(frame.view, tile_index);
     alignas(kVectorBytes) T pixel_weight[kTilePixels] = {}, taken[kTilePixels] = {};
-    tile.for_each_pixel(frame.view, [&](int i, int64_t pixel) { pixel_weight[i] = pixel_weights[pixel]; });
+    tile.read(frame.view, pixel_weights, pixel_weight);
     walk_tile(
         frame, tile_index, tile,
         [&](const Instance& instance, const Splat<T>&, const B*, const auto& for_each_group) {
@@ -263,7 +285,9 @@ void importance_tile(const Frame<T>& frame, int64_t tile_index, const T* pixel_w
             slots[frame.slot_of(instance)] = {sums[0], sums[1], num_pixels};
         },
         [&](const Instance& instance) { slots[frame.slot_of(instance)] = {}; });
-    tile.for_each_pixel(frame.view, [&](int i, int64_t pixel) { num_gaussians[pixel] = int32_t(taken[i]); });
+    int32_t counts[kTilePixels];
+    std::copy_n(taken, kTilePixels, counts);
+    tile.write(frame.view, counts, num_gaussians);
 }
 
 }  // namespace

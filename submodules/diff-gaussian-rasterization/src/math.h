@@ -281,11 +281,18 @@ template <class T> DGR_FN Vec3<T> sh_basis_vjp(int degree, Vec3<T> n, const T v[
 
 // ---- Blending ----
 
-/// log2 of opacity * exp(-d^T Q d / 2) with d = pixel - mean in px. The terms in d.y alone do not depend on the column,
-/// so the compiler can move them out of a loop over columns.  [eq. 12]
-template <class T> DGR_FN T log2_alpha(T log2_opacity, Sym2<T> q, Vec2<T> d) {
+/// The part of log2_alpha that depends on d.y: the pixels of a row share it.
+template <class T> struct RowExponent { T linear, constant; };
+template <class T> DGR_FN RowExponent<T> row_exponent(T log2_opacity, Sym2<T> q, T d_y) {
     const T k(-0.5 * kLog2e);
-    return d.x * (k * q.xx * d.x + T(2) * k * q.xy * d.y) + (k * q.yy * d.y * d.y + log2_opacity);
+    return {T(2) * k * q.xy * d_y, k * q.yy * d_y * d_y + log2_opacity};
+}
+/// log2 of opacity * exp(-d^T Q d / 2) with d = pixel - mean in px.  [eq. 12]
+template <class T> DGR_FN T log2_alpha(T q_xx, RowExponent<T> row, T d_x) {
+    return d_x * (T(-0.5 * kLog2e) * q_xx * d_x + row.linear) + row.constant;
+}
+template <class T> DGR_FN T log2_alpha(T log2_opacity, Sym2<T> q, Vec2<T> d) {
+    return log2_alpha(q.xx, row_exponent(log2_opacity, q, d.y), d.x);
 }
 /// tau: alpha >= alpha_min inside the ellipse d^T Q d <= tau. It is increased by 1e-4, so that no pixel is lost to
 /// rounding, and is negative if alpha < alpha_min everywhere. Half extents: sqrt(tau cov.xx), sqrt(tau cov.yy).

@@ -110,8 +110,34 @@ template <class T> struct Batch {
 template <class T> inline Batch<T> select(Mask<T> mask, Batch<T> yes, Batch<T> no) {
     return mask.bits ? yes.lanes : no.lanes;
 }
-template <class T> inline Batch<T> min(Batch<T> a, Batch<T> b) { return a.lanes < b.lanes ? a.lanes : b.lanes; }
-template <class T> inline Batch<T> max(Batch<T> a, Batch<T> b) { return a.lanes > b.lanes ? a.lanes : b.lanes; }
+/// a < b ? a : b and a > b ? a : b, thus b where a lane is NaN. That is what the instructions of x86 give, but the
+/// compilers use a comparison.
+template <class T> inline Batch<T> min(Batch<T> a, Batch<T> b) {
+    Batch<T> r;
+#if defined(__AVX512F__)
+    if constexpr (sizeof(T) == 4) r.lanes = _mm512_maskz_min_ps(0xffff, a.lanes, b.lanes);
+    else r.lanes = _mm512_maskz_min_pd(0xff, a.lanes, b.lanes);
+#elif defined(__AVX__)
+    if constexpr (sizeof(T) == 4) r.lanes = _mm256_min_ps(a.lanes, b.lanes);
+    else r.lanes = _mm256_min_pd(a.lanes, b.lanes);
+#else
+    r.lanes = a.lanes < b.lanes ? a.lanes : b.lanes;
+#endif
+    return r;
+}
+template <class T> inline Batch<T> max(Batch<T> a, Batch<T> b) {
+    Batch<T> r;
+#if defined(__AVX512F__)
+    if constexpr (sizeof(T) == 4) r.lanes = _mm512_maskz_max_ps(0xffff, a.lanes, b.lanes);
+    else r.lanes = _mm512_maskz_max_pd(0xff, a.lanes, b.lanes);
+#elif defined(__AVX__)
+    if constexpr (sizeof(T) == 4) r.lanes = _mm256_max_ps(a.lanes, b.lanes);
+    else r.lanes = _mm256_max_pd(a.lanes, b.lanes);
+#else
+    r.lanes = a.lanes > b.lanes ? a.lanes : b.lanes;
+#endif
+    return r;
+}
 
 template <class T> inline Batch<T> abs(Batch<T> a) {
     using Lanes = typename Mask<T>::Lanes;
@@ -190,6 +216,7 @@ inline Lanes halves(Lanes a, Lanes b, std::index_sequence<lanes...>) {
 /// the lanes to the first half until one lane is left.
 template <class T, int size = kLanes<T>, int half = kLanes<T> / 2> inline void transposed_sum(Batch<T>* v) {
     constexpr auto lanes = std::make_index_sequence<kLanes<T>>{};
+#pragma GCC unroll 16
     for (int i = 0; i < size / 2; ++i) {
         const auto a = v[2 * i].lanes, b = v[2 * i + 1].lanes;
         v[i] = Batch<T>(halves<half, false>(a, b, lanes)) + Batch<T>(halves<half, true>(a, b, lanes));
@@ -200,8 +227,9 @@ template <class T, int size = kLanes<T>, int half = kLanes<T> / 2> inline void t
 template <int size, class T> inline void sums_of_lanes(const Batch<T>* v, T* sums) {
     for (int begin = 0; begin < size; begin += kLanes<T>) {
         const int count = size - begin < kLanes<T> ? size - begin : kLanes<T>;
-        Batch<T> group[kLanes<T>] = {};
-        for (int i = 0; i < count; ++i) group[i] = v[begin + i];
+        Batch<T> group[kLanes<T>];
+#pragma GCC unroll 16
+        for (int i = 0; i < kLanes<T>; ++i) group[i] = i < count ? v[begin + i] : Batch<T>(0);
         transposed_sum(group);
         std::memcpy(sums + begin, &group[0], count * sizeof(T));
     }
