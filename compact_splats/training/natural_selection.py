@@ -57,6 +57,11 @@ class NaturalSelection(Strategy):
         begun = self._begun(step)
         return begun[-1] if begun and begun[-1][1].ended_at is None else None
 
+    def _is_due(self, step: int) -> bool:
+        """Whether ``step`` regularises, and may tune the weight and prune."""
+        running = self._running(step)
+        return running is not None and (running[0].is_due(step) or step >= running[0].window.end)
+
     def has_ended(self, step: int) -> bool:
         """Whether all rounds have ended by ``step``, so that the number of Gaussians is final."""
         return all(state.ended_at is not None and state.ended_at <= step for state in self.states)
@@ -74,6 +79,8 @@ class NaturalSelection(Strategy):
 
     def before_backward(self, training: Training, loss: Tensor) -> Tensor:
         """Tune the weight, and add the regularisation."""
+        if not self._is_due(training.step):
+            return loss
         self.tune(training.step, training.model.opacities)
         return loss + self.regularisation(training.step, training.model.parameters["opacity_logits"])
 
@@ -123,7 +130,7 @@ class NaturalSelection(Strategy):
 
     def edit(self, step: int, model: GaussianModel) -> int:
         """Prune what is due at ``step``, and return the number of Gaussians pruned."""
-        mask = self.prune_mask(step, model.opacities)
+        mask = self.prune_mask(step, model.opacities) if self._is_due(step) else None
         if mask is None:
             return 0
         model.keep(~mask)
