@@ -13,12 +13,10 @@ import json
 import time
 from pathlib import Path
 
-import torch
-
 from compact_splats.arguments.config import SCHEDULES
 from compact_splats.arguments.device import use_threads
 from compact_splats.gaussian_renderer.evaluation import evaluate
-from compact_splats.scene import Scene, load_scene
+from compact_splats.scene import load_scene
 from compact_splats.scene.gaussian_model import GaussianModel
 from compact_splats.training.strategies import standard_strategies
 from compact_splats.training.training import Training
@@ -29,11 +27,12 @@ from compact_splats.utils.machine import machine_info
 MEASUREMENTS = 20  # per run
 
 
-def measure(scene: Scene, name: str, budget: int, seed: int) -> dict:
+def measure(folder: Path, resolution: int, name: str, budget: int, seed: int) -> dict:
     """Train once. ``name`` is that of a schedule, with the number of steps after a colon where it is another."""
     kind, _, steps = name.partition(":")
     schedule = SCHEDULES[kind]
     schedule = schedule.scaled(int(steps) / schedule.iterations) if steps else schedule
+    scene = load_scene(folder, resolution=resolution, num_random_points=schedule.num_random_points(budget))
     model = GaussianModel.from_points(scene.points, 3, "cpu")
     strategies = standard_strategies(scene, schedule, budget, seed=seed)
     start, course = time.process_time(), []
@@ -92,12 +91,10 @@ def main() -> None:
         raise InputError("--scene is missing: the folder of a scene")
 
     use_threads(options.threads)
-    torch.optim.Adam([torch.zeros(1)])  # loads code, which is no cost of the training
-    scene = load_scene(options.scene, resolution=options.resolution)
     results = []
     for name in options.runs:
         for seed in options.seeds:
-            results.append(measure(scene, name, options.final_budget, seed))
+            results.append(measure(options.scene, options.resolution, name, options.final_budget, seed))
             if options.out:
                 about = {"scene": options.scene.name, "budget": options.final_budget, "machine": machine_info()}
                 write_json(options.out, {**about, "results": results})
