@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from . import _C
-from .queue import queue_for, thread_count
+from .queue import array, queue_for, thread_count
 
 # Settings of torch.optim.Adam that this Adam does not support, with the values that turn them off.
 _ABSENT = {"weight_decay": 0, "amsgrad": False, "maximize": False}
@@ -112,7 +112,7 @@ def _check(group: dict[str, Any]) -> None:
 def _engine_step(group: dict[str, Any], parameter: Tensor, state: dict[str, Tensor]) -> Any:
     beta1, beta2 = group["betas"]
     return _C.AdamStep(
-        group.get("name", "parameter"), parameter.detach(), parameter.grad.detach().contiguous(), state["exp_avg"],
-        state["exp_avg_sq"], rate=group["lr"], beta1=beta1, beta2=beta2, epsilon=group["eps"],
+        group.get("name", "parameter"), array(parameter), array(parameter.grad.contiguous()), array(state["exp_avg"]),
+        array(state["exp_avg_sq"]), rate=group["lr"], beta1=beta1, beta2=beta2, epsilon=group["eps"],
         step=int(state["step"]) + 1,
     )  # fmt: skip

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from . import _C
-from .queue import queue_for, thread_count
+from .queue import array, queue_for, thread_count
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def _column(opacities: Tensor) -> Tensor:
 
 
 def _rows(tensors: dict[str, Tensor | None]) -> Any:
-    return _C.Rows(**{name: None if t is None else t.detach().contiguous() for name, t in tensors.items()})
+    return _C.Rows(**{name: None if t is None else array(t.contiguous()) for name, t in tensors.items()})
 
 
 class _Rasterize(torch.autograd.Function):
@@ -140,7 +140,7 @@ class _Rasterize(torch.autograd.Function):
             v_screen_means = torch.empty(rows[0].shape[0], 4, dtype=image.dtype, device=image.device)
         abs_grad_sum, views = ctx.stats if ctx.stats is not None else (None, None)
         _C.backward(
-            ctx.frame, _rows(inputs), _C.Rows(**v_rows), queue_for(image.device),
+            ctx.frame, _rows(inputs), _rows(v_rows), queue_for(image.device),
             images=_C.Outputs(*(t if t is None else t.detach() for t in (image, transmittance, inverse_depth))),
             v_images=_C.Outputs(
                 *(t if t is None else t.contiguous() for t in (v_image, v_transmittance, v_inverse_depth))
