@@ -60,12 +60,14 @@ def plot(paths: list[Path], out: Path) -> None:
     figure = Figure(figsize=(7, 4.2), dpi=130, layout="constrained")
     axes = figure.subplots()
     names: list[str] = []
-    for result in (result for path in paths for result in json.loads(path.read_text())["results"]):
+    results = [result for path in paths for result in json.loads(path.read_text())["results"]]
+    for result in results:
         names += [] if result["run"] in names else [result["run"]]
         points = [(point["cpu_seconds"], point["psnr"]) for point in result["course"]]
         label = result["run"] if result["seed"] == 0 else None
         axes.plot(*zip(*points, strict=True), color=f"C{names.index(result['run'])}", label=label, linewidth=1.4)
     axes.set(xscale="log", xlabel="CPU seconds of training, one thread", ylabel="PSNR of the test views, dB")
+    axes.set_ylim(bottom=min(result["course"][-1]["psnr"] for result in results) - 10)  # caps of opacities fall below
     axes.xaxis.set_major_formatter("{x:g}")
     axes.grid(color="#dfe2e6")
     axes.legend(frameon=False, loc="lower right")
