@@ -21,6 +21,7 @@ from parsers import parser_of, rows, run  # noqa: E402
 # my_scene, is the demo scene at 96x64.
 SHORTER = {
     "train.py": ["--iterations", "20", "--final-budget", "300"],
+    "train.py --minutes": ["--minutes", "0.05", "--final-budget", "300"],
     "compress.py": ["--steps", "0.002"],
     "render.py --video": ["--fps", "1"],
 }
@@ -115,7 +116,8 @@ def test_commands_run(command, workplace, monkeypatch, capsys):
         pytest.importorskip("av", reason="PyAV is not installed")
     monkeypatch.chdir(workplace)
     words = python_words(command)
-    more = SHORTER.get(f"{words[0]} --video" if "--video" in words else words[0], [])
+    special = [f"{words[0]} {flag}" for flag in ("--video", "--minutes") if flag in words]
+    more = SHORTER[special[0]] if special else SHORTER.get(words[0], [])
     if subcommand(words) == (words[0],) or words[0] == "-m":
         words += more
     if words[0] == "-c":
