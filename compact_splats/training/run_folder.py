@@ -47,7 +47,8 @@ class RunFolder:
         found = self.saved_iterations()
         if iteration == -1 and (self.folder / "config.json").exists():
             # Leftovers of a longer run in the same folder are not this model.
-            found = [each for each in found if each <= self._last_iteration()]
+            last = self._last_iteration()
+            found = [each for each in found if each <= last]
         wanted = iteration if iteration != -1 else max(found, default=None)
         if wanted not in found:
             have = f"those of steps {', '.join(map(str, found))}" if found else "none"

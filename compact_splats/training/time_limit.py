@@ -55,7 +55,7 @@ class TimeLimit:
         self._seconds = processes.share(seconds_of_a_view(training))
         self._cost = self._cost_of(1, training.model.num_gaussians)
         self._seen_at, self._new_cost = 0.0, 0.0
-        fastest = self._seconds_left(FEWEST_STEPS / schedule.iterations)
+        fastest = FEWEST_STEPS / schedule.iterations * self._seconds_left()
         if fastest > seconds:
             needed = f"{FEWEST_STEPS} steps take about {fastest / 60:.2g} minutes on this machine"
             raise InputError(f"--minutes {seconds / 60:g} is too short for this scene: {needed}")
@@ -80,7 +80,7 @@ class TimeLimit:
 
     def _lay_out(self) -> None:
         left = self.seconds - self._seen_at
-        factor = left / max(1e-9, self._seconds_left(1.0))
+        factor = left / max(1e-9, self._seconds_left())
         fewest, most = (steps / self.schedule.iterations for steps in (FEWEST_STEPS, MOST_STEPS))
         self._follow(self._processes.share(replace(self._pace, factor=min(max(factor, fewest), most))))
 
@@ -88,11 +88,11 @@ class TimeLimit:
         self._pace = pace
         self.training.change_schedule(self.schedule.at_pace(pace))
 
-    def _seconds_left(self, factor: float) -> float:
-        """How long the rest takes with ``factor`` steps for one of the schedule."""
+    def _seconds_left(self) -> float:
+        """How long the rest takes with one step for each of the schedule."""
         steps = np.linspace(self._pace.position, self.schedule.iterations, 100)
         costs = [self._cost_of(self.schedule.photo_divisor(step), self._expected_gaussians(step)) for step in steps]
-        return float(factor * (steps[-1] - steps[0]) * np.mean(costs) * self._seconds / self._cost)
+        return float((steps[-1] - steps[0]) * np.mean(costs) * self._seconds / self._cost)
 
     def _expected_gaussians(self, step: float) -> float:
         """How many there will be at a later step of the schedule."""
