@@ -1,6 +1,6 @@
 """From a camera and a set of Gaussians to an image.
 
-Activations happen in the model, everything after them in the engine, ``diff_gaussian_rasterization``.
+The engine, ``diff_gaussian_rasterization``, takes the parameters as the model has them, before activation.
 """
 
 from dataclasses import dataclass
@@ -55,8 +55,8 @@ def render(
         _view(camera, background),
         model.means,
         model.quats,
-        model.scales,
-        model.opacities,
+        log_scales=model.parameters["log_scales"],
+        opacity_logits=model.parameters["opacity_logits"],
         sh_dc=model.sh_dc,
         sh_rest=model.sh_rest if model.max_sh_degree else None,
         sh_degree=model.sh_degree,
@@ -84,8 +84,8 @@ def importance(camera: Camera, model: GaussianModel, pixel_weights: Tensor) -> I
         _view(camera, torch.zeros(3)),
         model.means,
         model.quats,
-        model.scales,
-        model.opacities,
+        log_scales=model.parameters["log_scales"],
+        opacity_logits=model.parameters["opacity_logits"],
         antialiased=model.antialiased,
         pixel_weights=pixel_weights,
     )

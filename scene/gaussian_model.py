@@ -208,7 +208,9 @@ class GaussianModel:
         for name in waiting:
             self.parameters[name].grad = None  # optimizers skip parameters without gradient
         self.optimizer.step() if visible is None else self.optimizer.step(visible)
-        self.optimizer.zero_grad(set_to_none=True)
+        for group in self.optimizer.param_groups:
+            for each in group["params"]:
+                each.grad = None
         self.set_waiting_gradients(waiting)
 
     def waiting_gradients(self) -> dict[str, Tensor | None]:

@@ -73,6 +73,7 @@ def make_case(
     *,
     color: str = "sh3",
     shape: str = "scales",
+    activated: bool = True,
     antialiased: bool = False,
     centred: bool = False,
     identity: bool = False,
@@ -83,7 +84,7 @@ def make_case(
     """Random Gaussians of all sizes: inside the image, at its border, outside, and behind the camera.
 
     ``color`` is "sh0" to "sh3", or "colors" for precomputed ones; ``shape`` is "scales" (and rotations) or
-    "covariances"; ``in_front`` keeps all Gaussians well beyond the near plane; ``size`` multiplies all scales;
+    "covariances"; without ``activated``, the inputs are log_scales and opacity_logits; ``in_front`` keeps all Gaussians well beyond the near plane; ``size`` multiplies all scales;
     ``needles`` makes one axis 5 times as long and another 50 times as short.
     """
     g = torch.Generator().manual_seed(seed)
@@ -122,6 +123,8 @@ def make_case(
         "transmittance": torch.randn(height, width, generator=g, dtype=torch.float64),
         "inverse_depth": torch.randn(height, width, generator=g, dtype=torch.float64),
     }
+    if not activated:
+        inputs["log_scales"], inputs["opacity_logits"] = inputs.pop("scales").log(), inputs.pop("opacities").logit()
     inputs = {name: value.float().double() for name, value in inputs.items()}
     return Case(camera, inputs, degree, antialiased, {k: v.float().double() for k, v in weights.items()})
 
@@ -136,8 +139,12 @@ def away_from_decisions(case: Case, band: float = BAND) -> tuple[Case, Tensor]:
 
 
 def _reference_arguments(case: Case, inputs: Mapping[str, Tensor]) -> dict:
-    shape = {"quats": inputs.get("quats"), "scales": inputs.get("scales")}
-    return {**inputs, **shape, "sh_degree": case.sh_degree, "antialiased": case.antialiased}
+    inputs = {"quats": None, "scales": None, **inputs}
+    if "log_scales" in inputs:
+        inputs["scales"] = inputs.pop("log_scales").exp()
+    if "opacity_logits" in inputs:
+        inputs["opacities"] = inputs.pop("opacity_logits").sigmoid()
+    return {**inputs, "sh_degree": case.sh_degree, "antialiased": case.antialiased}
 
 
 def _weighted(case: Case, outputs: Mapping[str, Tensor], like: Tensor) -> Tensor:
@@ -210,7 +217,7 @@ class Engine:
         with self.active():
             return rasterize(
                 self.view(case, dtype), inputs["means"], inputs.get("quats"), inputs.get("scales"),
-                inputs["opacities"], sh_degree=case.sh_degree, antialiased=case.antialiased, **named, **options,
+                inputs.get("opacities"), sh_degree=case.sh_degree, antialiased=case.antialiased, **named, **options,
             )  # fmt: skip
 
     def run(self, case: Case, dtype: torch.dtype = torch.float64, threads: int = 0, stats=None) -> dict[str, Tensor]:
@@ -232,11 +239,12 @@ class Engine:
 
     def importance(self, case: Case, pixel_weights: Tensor, dtype: torch.dtype = torch.float64, threads: int = 0):
         """The engine's importance of a case's Gaussians."""
-        inputs = {name: value.to(self.device, dtype) for name, value in case.inputs.items()}
+        colors = ("sh_dc", "sh_rest", "colors")
+        inputs = {name: value.to(self.device, dtype) for name, value in case.inputs.items() if name not in colors}
+        inputs.setdefault("quats", None)
         with self.active():
             return importance(
-                self.view(case, dtype), inputs["means"], inputs.get("quats"), inputs.get("scales"),
-                inputs["opacities"], covariances=inputs.get("covariances"), antialiased=case.antialiased,
+                self.view(case, dtype), **inputs, antialiased=case.antialiased,
                 pixel_weights=pixel_weights.to(self.device, dtype), threads=threads,
             )  # fmt: skip
 

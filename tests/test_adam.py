@@ -67,8 +67,8 @@ def worst_error(optimizer: torch.optim.Optimizer, other: torch.optim.Optimizer) 
     for ours, theirs in zip(rows_of(optimizer), rows_of(other), strict=True):
         worst = max(worst, float(((ours - theirs).abs() / theirs.abs().clamp_min(0.05)).max()))
         assert set(optimizer.state[ours]) == set(other.state[theirs])
-        for name, moment in optimizer.state[ours].items():
-            wanted = other.state[theirs][name]
+        for name in other.state[theirs]:
+            moment, wanted = (torch.as_tensor(of[name]) for of in (optimizer.state[ours], other.state[theirs]))
             # A first moment may nearly cancel: its terms are below the root of the second moment, a thousandth of each.
             scale = wanted.abs() + (other.state[theirs]["exp_avg_sq"].sqrt() if name == "exp_avg" else 1e-30)
             worst = max(worst, float(((moment - wanted).abs() / scale.clamp_min(1e-30)).max()))
@@ -149,7 +149,7 @@ def test_state_of_the_fused_adam_of_torch_fits(engine):
     ours.load_state_dict(fused.state_dict())
     give_gradients(ours, seed=1)
     ours.step()
-    assert all(int(state["step"]) == 2 and state["step"].device.type == "cpu" for state in ours.state.values())
+    assert all(state["step"] == 2 and isinstance(state["step"], int) for state in ours.state.values())
     assert ours.param_groups[0]["eps"] == 1e-15
 
 

@@ -56,8 +56,9 @@ def render_arguments(arrays: Arrays, rng: random.Random) -> Arguments:
     """What forward, backward and importance are given: all of it, by name."""
     n, width, height, rest = rng.choice((0, 1, 5, 30)), rng.choice((1, 17, 33)), rng.choice((1, 20)), 15
     make = arrays.make
-    rows = {"means": make(n, 3), "opacities": make(n)}
-    rows |= rng.choice(({"quats": make(n, 4), "scales": make(n, 3)}, {"covariances": make(n, 6)}))
+    rows = {"means": make(n, 3), rng.choice(("opacities", "opacity_logits")): rng.choice((make(n), make(n, 1)))}
+    scales = rng.choice(("scales", "log_scales"))
+    rows |= rng.choice(({"quats": make(n, 4), scales: make(n, 3)}, {"covariances": make(n, 6)}))
     rows |= rng.choice(({"colors": make(n, 3)}, {"sh_dc": make(n, 1, 3), "sh_rest": make(n, rest, 3)}))
     matrix = make(4, 4).mul_(0.1).add_(torch.eye(4))
     pictures = {"image": (3, height, width), "transmittance": (height, width), "inverse_depth": (height, width)}
@@ -142,9 +143,24 @@ def adam(change: Callable[[Arguments], Arguments], right: Arguments) -> None:
     _C.adam([_C.AdamStep("name", **wrong)], _C.Queue(), **rest)
 
 
+def sum_arguments(arrays: Arrays, rng: random.Random) -> Arguments:
+    shape = rng.choice(((), (7,), (7, 3), (0, 3), (40, 15, 3)))
+    return {
+        "gradient": arrays.make(*shape), "sum": rng.choice((None, arrays.make(*shape))), "is_checked": rng.random() < 0.5,
+        "loss": arrays.make(), "largest": rng.choice((1e30, 0.0)), "usable": arrays.make(dtype=torch.bool),
+        "threads": rng.randrange(4),
+    }  # fmt: skip
+
+
+def add_gradients(change: Callable[[Arguments], Arguments], right: Arguments) -> None:
+    wrong = change(right)
+    first = {name: wrong.pop(name) for name in ("gradient", "sum", "is_checked")}
+    _C.add_gradients([_C.GradientSum("name", **first)], _C.Queue(), **wrong)
+
+
 TARGETS = (
     (render_arguments, forward_and_backward), (render_arguments, importance), (loss_arguments, loss),
-    (adam_arguments, adam),
+    (adam_arguments, adam), (sum_arguments, add_gradients),
 )  # fmt: skip
 
 

@@ -152,7 +152,7 @@ def test_a_view_that_is_not_finite_leaves_no_trace(value, of_loss):
         return sum((row.square() * row.detach()).sum() for row in model.parameters.values()) * factor
 
     def state() -> list[torch.Tensor]:
-        moments = [each for values in model.optimizer.state.values() for each in values.values()]
+        moments = [torch.as_tensor(each) for values in model.optimizer.state.values() for each in values.values()]
         waiting = [row.grad for row in model.parameters.values()]
         parts = [*model.parameters.values(), *moments, *waiting, stats.abs_grad_sum, stats.views]
         return [part.detach().clone() for part in parts if part is not None]

@@ -61,6 +61,8 @@ def splat_over_pixel(rng: np.random.Generator) -> tuple[list[float], tuple]:
 
 # How to draw (inputs, constants) of every function.
 SAMPLES: dict[str, Sample] = {
+    "scales_from_logs": lambda r: (numbers(r, 3), ()),
+    "opacity_from_logit": lambda r: (numbers(r, 1), ()),
     "rotation_from_quat": lambda r: (numbers(r, 4), ()),
     "covariance_from_scale_rotation": lambda r: ([*np.exp(r.normal(size=3)), *rotation(r).flatten().tolist()], ()),
     "to_camera": lambda r: (numbers(r, 3), (camera(r),)),
@@ -105,6 +107,17 @@ def test_the_vjp_is_the_derivative_of_the_function(name):
         scale = max(1e-3, np.abs(numeric).max())
         # Worst measured: 3e-8 (where values cancel).
         np.testing.assert_allclose(analytic / scale, numeric / scale, rtol=0, atol=1e-6)
+
+
+def test_activations_equal_those_of_torch_where_they_saturate_too():
+    for value in (-1e3, -100.0, -3.0, 0.0, 0.7, 40.0, 100.0, 1e3, math.inf, -math.inf):
+        inputs = torch.tensor([value], dtype=torch.float64, requires_grad=True)
+        opacity = inputs.sigmoid()
+        assert _C.math.opacity_from_logit([value])[0] == pytest.approx(opacity.item(), rel=1e-14, abs=1e-300)
+        (expected,) = torch.autograd.grad(opacity, inputs)
+        assert _C.math.opacity_from_logit_vjp([value], [1.0])[0] == pytest.approx(expected.item(), rel=1e-13, abs=1e-300)
+        assert _C.math.scales_from_logs([value] * 3) == [pytest.approx(inputs.exp().item(), rel=1e-14)] * 3
+    assert math.isnan(_C.math.opacity_from_logit([math.nan])[0])
 
 
 def test_rotation_and_covariance_equal_plain_torch():

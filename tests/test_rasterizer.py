@@ -23,6 +23,8 @@ CASES = {
     "covariances": {"shape": "covariances"},
     "covariances, colors, antialiased": {"shape": "covariances", "color": "colors", "antialiased": True},
     "antialiased": {"antialiased": True},
+    "before activation": {"activated": False},
+    "before activation, antialiased, colors": {"activated": False, "antialiased": True, "color": "colors"},
     "centred": {"centred": True},
     "identity camera": {"identity": True},
     "1x1": {"width": 1, "height": 1, "num": 9},
@@ -111,7 +113,7 @@ def test_radii_are_positive_exactly_for_what_can_be_seen(engine, name):
         assert (radii[shown] <= expected["radii"][shown] * (1 + 1e-5) + 1).all()
 
 
-@pytest.mark.parametrize("name", ["sh3", "covariances", "antialiased", "67x50", "dense, stops early", "1x1"])
+@pytest.mark.parametrize("name", ["sh3", "covariances", "antialiased", "before activation", "67x50", "dense, stops early", "1x1"])
 def test_importance_equals_the_reference(engine, name):
     """Weighted sums, plain sums, and the counts of pixels and of Gaussians equal the reference's."""
     case = case_of(name)

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 from diff_gaussian_rasterization import View, rasterize
-from rasterizer_cases import CUDA_ENGINES, OUTPUTS, Case, make_case
+from rasterizer_cases import CUDA_ENGINES, OUTPUTS, Case, make_case, relative_error
 from torch.utils._pytree import tree_map_only
 
 
@@ -157,6 +157,28 @@ def test_nothing_to_see_is_the_background(engine, num):
         assert not scores.num_gaussians.any()
 
 
+@pytest.mark.parametrize("name", ["log_scales", "opacity_logits"])
+@pytest.mark.parametrize("value", [100.0, -100.0, 1e4, -1e4, 50.0, 12.0, -50.0, math.inf, -math.inf, math.nan])
+def test_saturated_activations_are_those_of_torch(engine, name, value):
+    """The same Gaussians are visible, with the same gradients; where torch has 0 times infinity, they are zero."""
+    case = make_case(19, 30, 24, 18, in_front=True, activated=False)
+    raw = case.inputs[name].clone()
+    raw[::3] = value
+    case = case.but({name: raw})
+    for dtype in engine.dtypes:
+        actual = engine.run(case, dtype)
+        leaf = raw.to(dtype).requires_grad_()
+        plain, activated = ("scales", leaf.exp()) if name == "log_scales" else ("opacities", leaf.sigmoid())
+        inputs = {key: values for key, values in case.inputs.items() if key != name} | {plain: activated.detach()}
+        expected = engine.run(replace(case, inputs=inputs), dtype)
+        (gradient,) = torch.autograd.grad(activated, leaf, expected[f"d_{plain}"].to(dtype))
+        assert torch.equal(actual["radii"] > 0, expected["radii"] > 0)
+        assert relative_error(actual["image"], expected["image"]) < 1e-4
+        assert relative_error(actual[f"d_{name}"], gradient.double().nan_to_num(0, 0, 0)) < 1e-3
+        if name == "opacity_logits" and not abs(value) < 100:
+            assert not actual[f"d_{name}"][::3].any()
+
+
 def test_a_thousand_gaussians_at_one_place(engine):
     """Equal depths are blended in the order of the input, and the result is finite."""
     case = make_case(16, 1, 20, 20, in_front=True, color="colors")
@@ -186,6 +208,9 @@ WRONG = [
     ("sh_degree", lambda t: -1, ["sh_degree", "-1"]),
     ("colors", lambda t: torch.rand(20, 3), ["colors", "sh_dc"]),
     ("covariances", lambda t: torch.rand(20, 6), ["covariances", "scales"]),
+    ("log_scales", lambda t: torch.rand(20, 3), ["scales or log_scales"]),
+    ("opacity_logits", lambda t: torch.rand(20, 1), ["opacities or opacity_logits", "both"]),
+    ("opacities", lambda t: None, ["opacities or opacity_logits", "neither"]),
     ("screen_means", lambda t: torch.zeros(20, 2), ["screen_means", "4", "(20, 2)"]),
     ("stats", lambda t: (torch.zeros(19), torch.zeros(20, dtype=torch.int32)), ["abs_grad_sum", "20", "19"]),
     ("stats", lambda t: (torch.zeros(20), torch.zeros(20)), ["views", "int32", "float32"]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from diff_gaussian_rasterization import gradients as engine
 from torch import Tensor
 
 from compact_splats.scene.gaussian_model import GaussianModel
@@ -25,22 +26,27 @@ def add_gradients(model: GaussianModel, loss: Tensor, rendered: GaussianModel | 
     Returns:
         () bool on the model's device: whether the view was usable.
     """
-    parameters = list(model.parameters.values())
-    inputs = parameters if rendered in (None, model) else [*rendered.parameters.values(), *parameters]
-    gradients = torch.autograd.grad(loss, inputs, allow_unused=True)
+    models = [model] if rendered in (None, model) else [rendered, model]
+    inputs = [(name, row) for each in models for name, row in each.parameters.items()]
+    gradients: dict[str, Tensor] = {}
+    for (name, _), gradient in zip(
+        inputs, torch.autograd.grad(loss, [row for _, row in inputs], allow_unused=True), strict=True
+    ):
+        if gradient is not None:
+            gradients[name] = gradients[name] + gradient if name in gradients else gradient.contiguous()
+    waiting = model.waiting_gradients()
     # sh_rest, three quarters of all numbers, is left out: its gradient is that of sh_dc times numbers below 10.
-    checked = (each.flatten() for each, name in zip(gradients, model.parameters, strict=False) if name != "sh_rest")
-    sizes = [loss.detach().abs(), *(each.dot(each) for each in checked)]
-    usable = torch.stack(sizes).sum() < LARGEST  # which NaN is not
-    is_known = _is_known(usable)
-    if is_known and not usable:
+    usable = engine.add_gradients(
+        loss.detach().float(),
+        {name: (gradient, waiting[name]) for name, gradient in gradients.items()},
+        largest=LARGEST,
+        unchecked="sh_rest",
+    )
+    if _is_known(usable) and not usable:
         return usable
-    for index, gradient in enumerate(gradients):
-        if gradient is None:
-            continue
-        parameter = parameters[index % len(parameters)]
-        gradient = gradient if is_known else torch.where(usable, gradient, 0)
-        parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
+    for name, gradient in gradients.items():
+        if waiting[name] is None:
+            model.parameters[name].grad = gradient
     return usable
 
 

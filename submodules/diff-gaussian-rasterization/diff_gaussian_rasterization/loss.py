@@ -25,7 +25,7 @@ class _PhotometricLoss(torch.autograd.Function):
         gradient = torch.empty_like(image, memory_format=torch.contiguous_format) if ctx.needs_input_grad[0] else None
         values = image.new_empty(3)
         _C.photometric_loss(
-            image.detach().contiguous(), photo.detach().contiguous(), queue_for(image.device),
+            image.contiguous(), photo.contiguous(), queue_for(image.device),
             mask=None if mask is None else mask.contiguous(), ssim_weight=ssim_weight,
             threads=thread_count(threads), values=values, v_image=gradient,
         )  # fmt: skip
@@ -37,7 +37,7 @@ class _PhotometricLoss(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, v_loss: Tensor, _v_l1, _v_ssim):
-        is_one = v_loss.device.type == "cpu" and v_loss == 1  # on a GPU the comparison would synchronize
+        is_one = v_loss.device.type == "cpu" and v_loss.item() == 1  # on a GPU reading it would synchronize
         return ctx.gradient if is_one else ctx.gradient * v_loss, None, None, None, None
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from . import _C
-from .queue import array, queue_for, thread_count
+from .queue import queue_for, thread_count
 
 # Settings of torch.optim.Adam that this Adam does not support, with the values that turn them off.
 _ABSENT = {"weight_decay": 0, "amsgrad": False, "maximize": False}
@@ -57,10 +57,9 @@ class Adam(torch.optim.Optimizer):
         for group in state_dict["param_groups"]:
             _check(group)
         self._load_state_dict(state_dict)
-        for state in self.state.values():  # torch's fused Adam counts on the GPU; reading it would synchronize
-            state["step"] = torch.as_tensor(state["step"], dtype=torch.float32).cpu()
+        for state in self.state.values():  # torch's Adam counts in tensors, its fused one on the GPU
+            state["step"] = int(state["step"])
 
-    @torch.no_grad()
     def step(self, visible: Tensor | None = None) -> None:
         """Update every parameter that has a gradient.
 
@@ -89,10 +88,10 @@ class Adam(torch.optim.Optimizer):
             torch.autograd.graph.increment_version(parameter)  # so that autograd detects the change
             state["step"] += 1
 
-    def _state_of(self, parameter: Tensor) -> dict[str, Tensor]:
+    def _state_of(self, parameter: Tensor) -> dict[str, Any]:
         state = self.state[parameter]
         if not state:
-            state["step"] = torch.tensor(0.0)
+            state["step"] = 0
             state["exp_avg"] = torch.zeros_like(parameter)
             state["exp_avg_sq"] = torch.zeros_like(parameter)
         return state
@@ -112,7 +111,7 @@ def _check(group: dict[str, Any]) -> None:
 def _engine_step(group: dict[str, Any], parameter: Tensor, state: dict[str, Tensor]) -> Any:
     beta1, beta2 = group["betas"]
     return _C.AdamStep(
-        group.get("name", "parameter"), array(parameter), array(parameter.grad.contiguous()), array(state["exp_avg"]),
-        array(state["exp_avg_sq"]), rate=group["lr"], beta1=beta1, beta2=beta2, epsilon=group["eps"],
-        step=int(state["step"]) + 1,
+        group.get("name", "parameter"), parameter, parameter.grad.contiguous(), state["exp_avg"],
+        state["exp_avg_sq"], rate=group["lr"], beta1=beta1, beta2=beta2, epsilon=group["eps"],
+        step=state["step"] + 1,
     )  # fmt: skip

@@ -6,15 +6,8 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.utils.dlpack import to_dlpack
 
 from . import _C
-
-
-def array(tensor: Tensor) -> Any:
-    """The values of a tensor for the engine, which can also take the tensor itself but needs 3 us more for that."""
-    return to_dlpack(tensor.detach())
 
 
 def queue_for(device: torch.device) -> Any:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from . import _C
-from .queue import array, queue_for, thread_count
+from .queue import queue_for, thread_count
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,8 @@ class View:
     background: Tensor
 
     def _for_engine(self, dtype: torch.dtype) -> Any:
-        matrix = self.world_to_camera.detach().to("cpu", dtype).contiguous()
-        background = self.background.detach().to("cpu", dtype).contiguous()
+        matrix = self.world_to_camera.to("cpu", dtype).contiguous()
+        background = self.background.to("cpu", dtype).contiguous()
         return _C.View(self.width, self.height, self.fx, self.fy, self.cx, self.cy, matrix, background)
 
 
@@ -73,7 +73,9 @@ class Importance(NamedTuple):
     num_gaussians: Tensor
 
 
-_ROWS = ("means", "quats", "scales", "covariances", "opacities", "sh_dc", "sh_rest", "colors")
+_ROWS = (
+    "means", "quats", "scales", "log_scales", "covariances", "opacities", "opacity_logits", "sh_dc", "sh_rest", "colors",
+)  # fmt: skip
 
 
 def _check(view: View, rows: dict[str, Tensor | None], extra: dict[str, tuple[Tensor, torch.dtype, tuple]]) -> None:
@@ -85,24 +87,30 @@ def _check(view: View, rows: dict[str, Tensor | None], extra: dict[str, tuple[Te
         raise ValueError(f"means: expected a tensor with values, got one on {means.device}")
     if means.dtype not in (torch.float32, torch.float64):
         raise ValueError(f"means: expected dtype float32 or float64, got {str(means.dtype).removeprefix('torch.')}")
-    expected = {name: (t, means.dtype, None) for name, t in rows.items() if t is not None} | extra
-    for name, (tensor, dtype, shape) in expected.items():
-        if tensor.device != means.device:
-            raise ValueError(f"{name}: expected device {means.device}, got {tensor.device}")
-        if tensor.dtype != dtype:
-            want, got = (str(d).removeprefix("torch.") for d in (dtype, tensor.dtype))
-            raise ValueError(f"{name}: expected dtype {want}, got {got}")
-        if shape is not None and tuple(tensor.shape) != shape:
+    device, dtype = means.device, means.dtype
+    for name, tensor in rows.items():
+        if tensor is not None:
+            _check_kind(name, tensor, device, dtype)
+    for name, (tensor, its_dtype, shape) in extra.items():
+        _check_kind(name, tensor, device, its_dtype)
+        if tensor.shape != shape:
             raise ValueError(f"{name}: expected shape {shape}, got {tuple(tensor.shape)}")
 
 
-def _column(opacities: Tensor) -> Tensor:
-    """(N,) from (N,) or (N, 1)."""
-    return opacities.squeeze(1) if opacities.ndim == 2 and opacities.shape[1] == 1 else opacities
+def _check_kind(name: str, tensor: Tensor, device: torch.device, dtype: torch.dtype) -> None:
+    if tensor.device != device:
+        raise ValueError(f"{name}: expected device {device}, got {tensor.device}")
+    if tensor.dtype != dtype:
+        want, got = (str(d).removeprefix("torch.") for d in (dtype, tensor.dtype))
+        raise ValueError(f"{name}: expected dtype {want}, got {got}")
 
 
 def _rows(tensors: dict[str, Tensor | None]) -> Any:
-    return _C.Rows(**{name: None if t is None else array(t.contiguous()) for name, t in tensors.items()})
+    return _C.Rows(**{name: t.contiguous() for name, t in tensors.items() if t is not None})
+
+
+def _images(*tensors: Tensor | None) -> Any:
+    return _C.Outputs(*(t if t is None else t.contiguous() for t in tensors))
 
 
 class _Rasterize(torch.autograd.Function):
@@ -115,10 +123,11 @@ class _Rasterize(torch.autograd.Function):
         transmittance = torch.empty(view.height, view.width, **empty)
         inverse_depth = torch.empty(view.height, view.width, **empty) if settings["inverse_depth"] else None
         radii = torch.empty(means.shape[0], dtype=torch.int32, device=means.device)
+        ctx.rows = _rows(inputs)
         ctx.frame = _C.forward(
-            _rows(inputs), view._for_engine(means.dtype), queue_for(means.device),
+            ctx.rows, view._for_engine(means.dtype), queue_for(means.device),
             antialiased=settings["antialiased"], sh_degree=settings["sh_degree"], threads=settings["threads"],
-            differentiable=any(ctx.needs_input_grad), out=_C.Outputs(image, transmittance, inverse_depth), radii=radii,
+            differentiable=any(ctx.needs_input_grad), out=_images(image, transmittance, inverse_depth), radii=radii,
         )  # fmt: skip
         ctx.stats = settings["stats"]
         ctx.has_screen_means = screen_means is not None
@@ -132,19 +141,16 @@ class _Rasterize(torch.autograd.Function):
     def backward(ctx: Any, v_image, v_transmittance, _v_radii, v_inverse_depth):
         image, transmittance, inverse_depth, *rows = ctx.saved_tensors
         needs = dict(zip(_ROWS, ctx.needs_input_grad[2:], strict=True))
-        inputs = dict(zip(_ROWS, rows, strict=True))
         v_rows = {name: torch.empty_like(t, memory_format=torch.contiguous_format) if needs[name] else None
-                  for name, t in inputs.items()}  # fmt: skip
+                  for name, t in zip(_ROWS, rows, strict=True)}  # fmt: skip
         v_screen_means = None
         if ctx.has_screen_means and ctx.needs_input_grad[1]:
             v_screen_means = torch.empty(rows[0].shape[0], 4, dtype=image.dtype, device=image.device)
         abs_grad_sum, views = ctx.stats if ctx.stats is not None else (None, None)
         _C.backward(
-            ctx.frame, _rows(inputs), _rows(v_rows), queue_for(image.device),
-            images=_C.Outputs(*(t if t is None else t.detach() for t in (image, transmittance, inverse_depth))),
-            v_images=_C.Outputs(
-                *(t if t is None else t.contiguous() for t in (v_image, v_transmittance, v_inverse_depth))
-            ),
+            ctx.frame, ctx.rows, _rows(v_rows), queue_for(image.device),
+            images=_images(image, transmittance, inverse_depth),
+            v_images=_images(v_image, v_transmittance, v_inverse_depth),
             v_screen_means=v_screen_means, abs_grad_sum=abs_grad_sum, views=views,
         )  # fmt: skip
         return None, v_screen_means, *v_rows.values()
@@ -154,9 +160,11 @@ def rasterize(
     view: View,
     means: Tensor,
     quats: Tensor | None,
-    scales: Tensor | None,
-    opacities: Tensor,
+    scales: Tensor | None = None,
+    opacities: Tensor | None = None,
     *,
+    log_scales: Tensor | None = None,
+    opacity_logits: Tensor | None = None,
     sh_dc: Tensor | None = None,
     sh_rest: Tensor | None = None,
     sh_degree: int = 0,
@@ -179,8 +187,10 @@ def rasterize(
         view: Camera and background.
         means: (N, 3), world units.
         quats: (N, 4), real part first; they are normalized. None with covariances.
-        scales: (N, 3), world units, standard deviations; None with covariances.
+        scales: (N, 3), world units, standard deviations.
         opacities: (N,) or (N, 1), in [0, 1].
+        log_scales: (N, 3), natural logarithms, instead of scales.
+        opacity_logits: (N,) or (N, 1), instead of opacities, which are their sigmoid.
         sh_dc: (N, 1, 3), spherical harmonics of degree 0.
         sh_rest: (N, K, 3), degrees 1 and up, K >= (sh_degree + 1)^2 - 1.
         sh_degree: 0 to 3, the active degree.
@@ -201,7 +211,7 @@ def rasterize(
     """
     settings = dict(view=view, sh_degree=sh_degree, antialiased=antialiased, inverse_depth=inverse_depth, stats=stats,
                     threads=thread_count(threads))  # fmt: skip
-    rows = (means, quats, scales, covariances, _column(opacities), sh_dc, sh_rest, colors)
+    rows = (means, quats, scales, log_scales, covariances, opacities, opacity_logits, sh_dc, sh_rest, colors)
     extra = {} if screen_means is None else {"screen_means": (screen_means, means.dtype, (means.shape[0], 4))}
     if stats is not None:
         extra["abs_grad_sum"] = (stats[0], torch.float32, (means.shape[0],))
@@ -215,10 +225,12 @@ def importance(
     view: View,
     means: Tensor,
     quats: Tensor | None,
-    scales: Tensor | None,
-    opacities: Tensor,
+    scales: Tensor | None = None,
+    opacities: Tensor | None = None,
     *,
     pixel_weights: Tensor,
+    log_scales: Tensor | None = None,
+    opacity_logits: Tensor | None = None,
     covariances: Tensor | None = None,
     antialiased: bool = False,
     threads: int = 0,
@@ -231,7 +243,8 @@ def importance(
     Raises:
         ValueError: A shape, dtype or device is not as above.
     """
-    rows = dict(means=means, quats=quats, scales=scales, covariances=covariances, opacities=_column(opacities))
+    rows = dict(means=means, quats=quats, scales=scales, log_scales=log_scales, covariances=covariances,
+                opacities=opacities, opacity_logits=opacity_logits)  # fmt: skip
     _check(view, rows, {"pixel_weights": (pixel_weights, means.dtype, (view.height, view.width))})
     count, counters = means.shape[0], dict(dtype=torch.int32, device=means.device)
     result = Importance(
@@ -240,7 +253,7 @@ def importance(
     )  # fmt: skip
     _C.importance(
         _rows(rows), view._for_engine(means.dtype), queue_for(means.device), antialiased=antialiased,
-        threads=thread_count(threads), pixel_weights=pixel_weights.contiguous(), weighted=result.weighted,
-        total=result.total, num_pixels=result.num_pixels, num_gaussians=result.num_gaussians,
+        threads=thread_count(threads), pixel_weights=pixel_weights.contiguous(),
+        **result._asdict(),
     )  # fmt: skip
     return result

@@ -1,5 +1,5 @@
-// Python bindings of the engines. Arrays arrive as DLPack, are checked (checks.h) and passed on as pointers. Python
-// allocates the outputs. math_binding.cpp exposes math.h for the tests.
+// Python bindings of the engines. Arrays are torch tensors (array.h), are checked (checks.h) and passed on as pointers.
+// Python allocates the outputs. math_binding.cpp exposes math.h for the tests.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/string.h>
 
@@ -23,9 +23,9 @@ using namespace dgr;
 
 /// Unchecked arrays of the Gaussians, or of the gradients with respect to them.
 struct Rows {
-    OptionalArray means, quats, scales, covariances, opacities, sh_dc, sh_rest, colors;
-    Device device() const { return means ? device_of(*means) : kCpu; }
-    bool is_on_cuda() const { return means && engine_device(*means, "means").is_cuda(); }
+    OptionalArray means, quats, scales, log_scales, covariances, opacities, opacity_logits, sh_dc, sh_rest, colors;
+    Device device() const { return means ? means->device() : kCpu; }
+    bool is_on_cuda() const { return means && is_cuda(engine_device(*means, "means")); }
 };
 
 struct ViewArgs {
@@ -68,33 +68,41 @@ Options make_options(bool antialiased, int sh_degree, int num_threads) {
 
 /// Checked pointers; T is const for inputs.
 template <class T> struct RowPointers {
-    T *means, *quats, *scales, *covariances, *opacities, *sh_dc, *sh_rest, *colors;
+    T *means, *quats, *scales, *log_scales, *covariances, *opacities, *opacity_logits, *sh_dc, *sh_rest, *colors;
 };
 template <class T>
 RowPointers<T> point_at(const Rows& r, const char* prefix, int64_t n, int64_t num_rest, Device device) {
-    const auto at = [&](const OptionalArray& array, const char* name, std::initializer_list<int64_t> shape) {
+    const auto at = [&](const OptionalArray& array, const char* name, const Shape& shape) {
         return checked<T>(array, (std::string(prefix) + name).c_str(), shape, device);
+    };
+    const auto column_at = [&](const OptionalArray& array, const char* name) {
+        return at(array, name, array && array->shape().size() == 2 ? Shape{n, 1} : Shape{n});
     };
     return {at(r.means, "means", {n, 3}),
             at(r.quats, "quats", {n, 4}),
             at(r.scales, "scales", {n, 3}),
+            at(r.log_scales, "log_scales", {n, 3}),
             at(r.covariances, "covariances", {n, 6}),
-            at(r.opacities, "opacities", {n}),
+            column_at(r.opacities, "opacities"),
+            column_at(r.opacity_logits, "opacity_logits"),
             at(r.sh_dc, "sh_dc", {n, 1, 3}),
             at(r.sh_rest, "sh_rest", {n, num_rest, 3}),
             at(r.colors, "colors", {n, 3})};
 }
-int64_t num_rest_of(const Rows& r) { return r.sh_rest && r.sh_rest->ndim() == 3 ? r.sh_rest->shape(1) : 0; }
+int64_t num_rest_of(const Rows& r) { return r.sh_rest && r.sh_rest->shape().size() == 3 ? r.sh_rest->shape()[1] : 0; }
 
 template <class T> Gaussians<T> make_gaussians(const Rows& r, const Options& options, bool needs_color) {
-    if (!r.means || r.means->ndim() != 2) refuse("means", "shape (N, 3)", r.means ? shape_text(*r.means) : "none");
-    if (r.means->shape(0) >= (size_t(1) << 32)) refuse("means", "fewer than 2^32 rows", shape_text(*r.means));
-    const int64_t n = static_cast<int64_t>(r.means->shape(0)), num_rest = num_rest_of(r);
+    if (!r.means || r.means->shape().size() != 2)
+        refuse("means", "shape (N, 3)", r.means ? shape_text(r.means->shape()) : "none");
+    const int64_t n = r.means->shape()[0], num_rest = num_rest_of(r);
+    if (n >= int64_t(1) << 32) refuse("means", "fewer than 2^32 rows", shape_text(r.means->shape()));
     const RowPointers<const T> p = point_at<const T>(r, "", n, num_rest, r.device());
-    if (!p.opacities && n > 0) refuse("opacities", "shape (N,)", "none");
-    if (static_cast<bool>(r.covariances) == (r.quats && r.scales) ||
-        static_cast<bool>(r.quats) != static_cast<bool>(r.scales))
-        refuse("shape of the Gaussians", "either covariances, or quats and scales", "another choice");
+    const InputForm form{r.log_scales.has_value(), r.opacity_logits.has_value()};
+    if (r.opacities.has_value() == form.opacity_logits)
+        refuse("opacity of the Gaussians", "either opacities or opacity_logits", "both or neither");
+    const int num_scales = r.scales.has_value() + form.log_scales;
+    if (num_scales != (r.covariances ? 0 : 1) || r.quats.has_value() == r.covariances.has_value())
+        refuse("shape of the Gaussians", "either covariances, or quats with scales or log_scales", "another choice");
     if (needs_color && static_cast<bool>(r.colors) == static_cast<bool>(r.sh_dc))
         refuse("colour of the Gaussians", "either colors, or sh_dc with sh_rest", "both or neither");
     const int64_t needed = sh_rest_count(options.sh_degree);
@@ -103,8 +111,17 @@ template <class T> Gaussians<T> make_gaussians(const Rows& r, const Options& opt
             "sh_rest",
             "at least " + std::to_string(needed) + " coefficients for sh_degree " + std::to_string(options.sh_degree),
             std::to_string(num_rest));
-    return {n,           p.means, p.quats,   p.scales, p.covariances,
-            p.opacities, p.sh_dc, p.sh_rest, p.colors, static_cast<int>(num_rest)};
+    return {n,
+            p.means,
+            p.quats,
+            form.log_scales ? p.log_scales : p.scales,
+            p.covariances,
+            form.opacity_logits ? p.opacity_logits : p.opacities,
+            p.sh_dc,
+            p.sh_rest,
+            p.colors,
+            static_cast<int>(num_rest),
+            form};
 }
 
 /// Unchecked arrays of the outputs, or of the gradients with respect to them.
@@ -134,7 +151,7 @@ struct CudaFrame {
 };
 using AnyFrame = std::variant<Frame<float>, Frame<double>, CudaFrame>;
 
-bool is_double(const Rows& r) { return r.means && r.means->dtype() == nb::dtype<double>(); }
+bool is_double(const Rows& r) { return r.means && r.means->is_of<double>(); }
 
 template <class T>
 AnyFrame forward_on_cpu(const Rows& rows, const ViewArgs& view_args, const Options& options, const OutputArrays& arrays,
@@ -190,9 +207,9 @@ Gradients<T> make_gradients(const Rows& v_rows, const BackwardArgs& args, const 
     const RowPointers<T> p = point_at<T>(v_rows, "v_", count, g.num_rest, device);
     return {p.means,
             p.quats,
-            p.scales,
+            g.form.log_scales ? p.log_scales : p.scales,
             p.covariances,
-            p.opacities,
+            g.form.opacity_logits ? p.opacity_logits : p.opacities,
             p.sh_dc,
             p.sh_rest,
             p.colors,
@@ -219,7 +236,7 @@ void run_backward(const Frame<T>& frame, const Rows& rows, const Rows& v_rows, c
 void run_backward(const CudaFrame& made, const Rows& rows, const Rows& v_rows, const BackwardArgs& args,
                   const Queue& queue) {
     const cuda::Frame& frame = made.frame;
-    const Device device = device_of(made.radii);
+    const Device device = made.radii.device();
     const Gaussians<float> g = make_gaussians<float>(rows, frame.options, true);
     check_rows(frame.num_gaussians, g.count);
     const auto images = make_images<const float>(frame.view, "", args.images, device);
@@ -262,11 +279,12 @@ struct LossArgs {
 /// Checks the arguments of the loss and calls run(input, values, v_image) without the GIL.
 template <class T, class Run> void with_loss(const LossArgs& args, const Run& run) {
     const Array& image = args.image;
-    const Device device = device_of(image);
-    if (image.ndim() != 3 || image.shape(0) != 3) refuse("image", "shape (3, H, W)", shape_text(image));
-    const auto h = static_cast<int64_t>(image.shape(1)), w = static_cast<int64_t>(image.shape(2));
-    if (h < 1 || w < 1 || h * w > Limits::pixels_max) refuse("image", "1 to 2^30 pixels", shape_text(image));
-    const bool bytes = args.photo.dtype() == nb::dtype<uint8_t>();
+    const Device device = image.device();
+    const Shape& shape = image.shape();
+    if (shape.size() != 3 || shape[0] != 3) refuse("image", "shape (3, H, W)", shape_text(shape));
+    const int64_t h = shape[1], w = shape[2];
+    if (h < 1 || w < 1 || h * w > Limits::pixels_max) refuse("image", "1 to 2^30 pixels", shape_text(shape));
+    const bool bytes = args.photo.is_of<uint8_t>();
     const LossInput<T> input{static_cast<int>(w),
                              static_cast<int>(h),
                              checked<const T>(image, "image", {3, h, w}, device),
@@ -296,13 +314,16 @@ NB_MODULE(_C, m) {
 
     nb::class_<Rows>(m, "Rows").def(
         "__init__",
-        [](Rows* self, OptionalArray means, OptionalArray quats, OptionalArray scales, OptionalArray covariances,
-           OptionalArray opacities, OptionalArray sh_dc, OptionalArray sh_rest, OptionalArray colors) {
-            new (self) Rows{means, quats, scales, covariances, opacities, sh_dc, sh_rest, colors};
+        [](Rows* self, OptionalArray means, OptionalArray quats, OptionalArray scales, OptionalArray log_scales,
+           OptionalArray covariances, OptionalArray opacities, OptionalArray opacity_logits, OptionalArray sh_dc,
+           OptionalArray sh_rest, OptionalArray colors) {
+            new (self) Rows{means,     quats,          scales, log_scales, covariances,
+                            opacities, opacity_logits, sh_dc,  sh_rest,    colors};
         },
         nb::kw_only(), nb::arg("means") = nb::none(), nb::arg("quats") = nb::none(), nb::arg("scales") = nb::none(),
-        nb::arg("covariances") = nb::none(), nb::arg("opacities") = nb::none(), nb::arg("sh_dc") = nb::none(),
-        nb::arg("sh_rest") = nb::none(), nb::arg("colors") = nb::none());
+        nb::arg("log_scales") = nb::none(), nb::arg("covariances") = nb::none(), nb::arg("opacities") = nb::none(),
+        nb::arg("opacity_logits") = nb::none(), nb::arg("sh_dc") = nb::none(), nb::arg("sh_rest") = nb::none(),
+        nb::arg("colors") = nb::none());
     nb::class_<ViewArgs>(m, "View").def("__init__", [](ViewArgs* self, int width, int height, double fx, double fy,
                                                        double cx, double cy, Array world_to_camera, Array background) {
         new (self) ViewArgs{width, height, fx, fy, cx, cy, world_to_camera, background};
@@ -384,13 +405,13 @@ NB_MODULE(_C, m) {
         [](Array image, Array photo, const Queue& queue, OptionalArray mask, double ssim_weight, int threads,
            Array values, OptionalArray v_image) {
             const LossArgs args{image, photo, mask, ssim_weight, threads, values, v_image};
-            if (engine_device(image, "image").is_cuda()) {
+            if (is_cuda(engine_device(image, "image"))) {
                 TorchMemory scratch(queue.allocate);
-                const cuda::Context context = queue.context(device_of(image), scratch);
+                const cuda::Context context = queue.context(image.device(), scratch);
                 with_loss<float>(args, [&](const LossInput<float>& input, float* sums, float* v) {
                     cuda::photometric_loss(context, input, sums, v);
                 });
-            } else if (image.dtype() == nb::dtype<double>()) {
+            } else if (image.is_of<double>()) {
                 loss_on_cpu<double>(args);
             } else {
                 loss_on_cpu<float>(args);

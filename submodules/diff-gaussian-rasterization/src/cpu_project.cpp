@@ -83,7 +83,7 @@ Projection<Batch<T>> project_batch(const Gaussians<T>& g, const Pinhole<Batch<T>
     }
     B opacity;
     gather(g.opacities, 1, rows, 1, &opacity);
-    return project_gaussian(camera, options.antialiased, gather3(g.means, rows), shape, opacity);
+    return project_gaussian(camera, options.antialiased, g.form, gather3(g.means, rows), shape, opacity);
 }
 
 /// Writes splats without colour, radii and depths.
@@ -234,7 +234,7 @@ void project_backward_batch(const Frame<T>& frame, const Gaussians<T>& g, const 
     const SplatGradient<B> v = gradient_from_sums(p.conic, sum_slots(frame, slots, rows));
     write_screen_gradients(frame.view, v, rows, out);
     const Vec3<B> v_toward = color_backward(frame, g, p.world - camera.centre, v.color, rows, out);
-    const GaussianGradient<B> to = project_gaussian_vjp(camera, frame.options.antialiased, p, v, v_toward);
+    const GaussianGradient<B> to = project_gaussian_vjp(camera, frame.options.antialiased, g.form, p, v, v_toward);
     if (out.opacities) scatter(out.opacities, 1, rows, 1, &to.opacity);
     if (out.means) scatter3(out.means, rows, to.mean);
     if (out.scales) scatter3(out.scales, rows, to.scale);

@@ -23,5 +23,6 @@ void importance(const Context&, const Gaussians<float>&, const View<float>&, con
 }
 void photometric_loss(const Context&, const LossInput<float>&, float*, float*) { refuse(); }
 void adam(const Context&, const AdamStep*, int, const int32_t*) { refuse(); }
+void add_gradients(const Context&, const GradientSum*, int, const float*, float, bool*) { refuse(); }
 
 }  // namespace dgr::cuda

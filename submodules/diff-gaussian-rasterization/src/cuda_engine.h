@@ -69,4 +69,8 @@ void photometric_loss(const Context& context, const LossInput<float>& input, flo
 
 void adam(const Context& context, const AdamStep* tensors, int num_tensors, const int32_t* radius_px);
 
+/// loss and usable are on the device.
+void add_gradients(const Context& context, const GradientSum* gradients, int num_gradients, const float* loss,
+                   float largest, bool* usable);
+
 }  // namespace dgr::cuda

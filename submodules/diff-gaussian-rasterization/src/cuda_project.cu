@@ -50,7 +50,7 @@ __device__ Projection<float> project_row(const Gaussians<float>& g, const Pinhol
         shape.quat = {q[0], q[1], q[2], q[3]};
         shape.scale = load3(g.scales, n);
     }
-    return project_gaussian(camera, antialiased, load3(g.means, n), shape, g.opacities[n]);
+    return project_gaussian(camera, antialiased, g.form, load3(g.means, n), shape, g.opacities[n]);
 }
 
 __device__ int32_t count_tiles(const View<float>& view, const Splat<float>& splat) {
@@ -180,7 +180,7 @@ __global__ void __launch_bounds__(kThreads) project_backward_kernel(BackwardPara
     GaussianGradient<float> to{};
     if (visible) {
         const Projection<float> projection = project_row(g, p.view.camera, p.antialiased, n);
-        to = project_gaussian_vjp(p.view.camera, p.antialiased, projection, v, v_toward);
+        to = project_gaussian_vjp(p.view.camera, p.antialiased, g.form, projection, v, v_toward);
     }
     if (p.out.opacities) p.out.opacities[n] = to.opacity;
     if (p.out.means) store3(p.out.means, n, to.mean);

@@ -1,4 +1,5 @@
-// The functions of the CPU engine, implemented in cpu_*.cpp: forward, backward, importance, loss and Adam.
+// The functions of the CPU engine, implemented in cpu_*.cpp: forward, backward, importance, loss, Adam and the
+// sums of gradients.
 #pragma once
 
 #include "types.h"
@@ -65,5 +66,17 @@ struct AdamStep {
 };
 /// Updates values and moments, but not in rows where radius_px is 0. radius_px: (count) for every tensor, or null.
 void adam(const AdamStep* tensors, int num_tensors, const int32_t* radius_px, int num_threads);
+
+/// A gradient of a view, and what it is added to.
+struct GradientSum {
+    float* gradient;
+    float* sum;  // or null: then the gradient stays, and becomes zero if the view is not usable
+    int64_t size;
+    bool is_checked;
+};
+/// Adds the gradients of a view to sums, all or none. usable: whether |loss| and the squares of the checked gradients
+/// add up to less than `largest`, which NaN does not.
+void add_gradients(const GradientSum* gradients, int num_gradients, const float* loss, float largest, bool* usable,
+                   int num_threads);
 
 }  // namespace dgr

@@ -23,6 +23,8 @@ namespace dgr {
 template <class T> DGR_FN T select(bool condition, T yes, T no) { return condition ? yes : no; }
 DGR_FN float sqrt(float a) { return ::sqrtf(a); }
 DGR_FN double sqrt(double a) { return ::sqrt(a); }
+DGR_FN float exp(float a) { return ::expf(a); }
+DGR_FN double exp(double a) { return ::exp(a); }
 DGR_FN float exp2(float a) { return ::exp2f(a); }
 DGR_FN double exp2(double a) { return ::exp2(a); }
 DGR_FN float log2(float a) { return ::log2f(a); }
@@ -71,6 +73,17 @@ template <class T> struct Pinhole {
     Vec3<T> translation, centre;
     Vec2<T> ratio_min, ratio_max;
 };
+
+// ---- Activations ----
+
+/// The scales of log-scales.  [eq. 17]
+template <class T> DGR_FN Vec3<T> scales_from_logs(Vec3<T> logs) { return {exp(logs.x), exp(logs.y), exp(logs.z)}; }
+template <class T> DGR_FN Vec3<T> scales_from_logs_vjp(Vec3<T> scales, Vec3<T> v) {
+    return {scales.x * v.x, scales.y * v.y, scales.z * v.z};
+}
+/// The opacity of a logit; exactly 0 and 1 far from 0, without NaN.  [eq. 17]
+template <class T> DGR_FN T opacity_from_logit(T logit) { return T(1) / (T(1) + exp(-logit)); }
+template <class T> DGR_FN T opacity_from_logit_vjp(T opacity, T v) { return v * opacity * (T(1) - opacity); }
 
 // ---- Shape: quaternion and scales to a 3D covariance ----
 

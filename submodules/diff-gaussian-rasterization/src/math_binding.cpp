@@ -69,6 +69,14 @@ PixelValue blended_pixel(const BlendInput& in, V2 pixel, double transmittance, c
 }  // namespace
 
 void bind_math(nb::module_& m) {
+    m.def("scales_from_logs", [](const Numbers& x) { return flat(scales_from_logs(as<V3>(x))); });
+    m.def("scales_from_logs_vjp", [](const Numbers& x, const Numbers& v) {
+        return flat(scales_from_logs_vjp(scales_from_logs(as<V3>(x)), as<V3>(v)));
+    });
+    m.def("opacity_from_logit", [](const Numbers& x) { return flat(opacity_from_logit(as<double>(x))); });
+    m.def("opacity_from_logit_vjp", [](const Numbers& x, const Numbers& v) {
+        return flat(opacity_from_logit_vjp(opacity_from_logit(as<double>(x)), as<double>(v)));
+    });
     m.def("rotation_from_quat", [](const Numbers& x) { return flat(rotation_from_quat(as<Q4>(x))); });
     m.def("rotation_from_quat_vjp",
           [](const Numbers& x, const Numbers& v) { return flat(rotation_from_quat_vjp(as<Q4>(x), as<M3>(v))); });

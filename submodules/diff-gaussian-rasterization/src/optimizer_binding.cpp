@@ -1,4 +1,4 @@
-// Python bindings of Adam, which updates torch's arrays in place.
+// Python bindings of Adam and of the sums of gradients, which update torch's arrays in place.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
@@ -25,9 +25,9 @@ struct AdamStepArgs {
 };
 
 AdamStep make_step(const AdamStepArgs& a, Device device) {
-    const Shape shape = shape_of(a.values);
+    const Shape& shape = a.values.shape();
     if (shape.empty()) refuse(a.name, "at least one dimension", "none");
-    const int64_t count = shape[0], size = static_cast<int64_t>(a.values.size());
+    const int64_t count = shape[0], size = a.values.size();
     return {checked<float>(a.values, a.name.c_str(), shape, device),
             checked<const float>(a.gradient, (a.name + ": gradient").c_str(), shape, device),
             checked<float>(a.exp_avg, (a.name + ": exp_avg").c_str(), shape, device),
@@ -50,7 +50,7 @@ void adam_of(const std::vector<const AdamStepArgs*>& args, const Queue& queue, c
     const int32_t* radius_px = nullptr;
     for (const AdamStep& step : steps) radius_px = checked<const int32_t>(radii, "visible", {step.count}, device);
     const int num_steps = static_cast<int>(steps.size());
-    if (!device.is_cuda()) {
+    if (!is_cuda(device)) {
         const int threads = checked_threads(num_threads);
         nb::gil_scoped_release released;
         return adam(steps.data(), num_steps, radius_px, threads);
@@ -59,6 +59,39 @@ void adam_of(const std::vector<const AdamStepArgs*>& args, const Queue& queue, c
     const cuda::Context context = queue.context(device, scratch);
     nb::gil_scoped_release released;
     cuda::adam(context, steps.data(), num_steps, radius_px);
+}
+
+/// A GradientSum with unchecked arrays.
+struct GradientSumArgs {
+    std::string name;  // for errors
+    Array gradient;
+    OptionalArray sum;
+    bool is_checked;
+};
+
+void add_gradients_of(const std::vector<const GradientSumArgs*>& args, const Queue& queue, const Array& loss,
+                      double largest, const Array& usable, int num_threads) {
+    const Device device = engine_device(loss, "loss");
+    if (loss.size() != 1) refuse("loss", "one number", "shape " + shape_text(loss.shape()));
+    const float* loss_at = checked<const float>(loss, "loss", loss.shape(), device);
+    bool* usable_at = checked<bool>(usable, "usable", {}, device);
+    std::vector<GradientSum> gradients;
+    for (const GradientSumArgs* each : args) {
+        const Shape& shape = each->gradient.shape();
+        gradients.push_back({checked<float>(each->gradient, (each->name + ": gradient").c_str(), shape, device),
+                             checked<float>(each->sum, (each->name + ": sum").c_str(), shape, device),
+                             each->gradient.size(), each->is_checked});
+    }
+    const int num_gradients = static_cast<int>(gradients.size());
+    if (!is_cuda(device)) {
+        const int threads = checked_threads(num_threads);
+        nb::gil_scoped_release released;
+        return add_gradients(gradients.data(), num_gradients, loss_at, static_cast<float>(largest), usable_at, threads);
+    }
+    TorchMemory scratch(queue.allocate);
+    const cuda::Context context = queue.context(device, scratch);
+    nb::gil_scoped_release released;
+    cuda::add_gradients(context, gradients.data(), num_gradients, loss_at, static_cast<float>(largest), usable_at);
 }
 
 }  // namespace
@@ -75,4 +108,14 @@ void bind_optimizer(nb::module_& m) {
             nb::kw_only(), nb::arg("rate"), nb::arg("beta1"), nb::arg("beta2"), nb::arg("epsilon"), nb::arg("step"));
     m.def("adam", &adam_of, nb::arg("steps"), nb::arg("queue"), nb::kw_only(), nb::arg("visible").none(),
           nb::arg("threads"));
+
+    nb::class_<GradientSumArgs>(m, "GradientSum")
+        .def(
+            "__init__",
+            [](GradientSumArgs* self, std::string name, Array gradient, OptionalArray sum, bool is_checked) {
+                new (self) GradientSumArgs{name, gradient, sum, is_checked};
+            },
+            nb::arg("name"), nb::arg("gradient"), nb::arg("sum").none(), nb::arg("is_checked"));
+    m.def("add_gradients", &add_gradients_of, nb::arg("gradients"), nb::arg("queue"), nb::kw_only(), nb::arg("loss"),
+          nb::arg("largest"), nb::arg("usable"), nb::arg("threads"));
 }

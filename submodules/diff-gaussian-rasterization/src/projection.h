@@ -6,7 +6,8 @@
 
 namespace dgr {
 
-/// The shape of a Gaussian: covariance if has_covariance, else quat and scale.
+/// The shape of a Gaussian: covariance if has_covariance, else quat and scale; the scale as the input has it, or after
+/// the activation.
 template <class T> struct GaussianShape {
     bool has_covariance;
     Quat<T> quat;
@@ -25,20 +26,21 @@ template <class T> struct Projection {
 };
 
 template <class T>
-DGR_FN Projection<T> project_gaussian(const Pinhole<T>& camera, bool antialiased, Vec3<T> mean,
+DGR_FN Projection<T> project_gaussian(const Pinhole<T>& camera, bool antialiased, InputForm form, Vec3<T> mean,
                                       const GaussianShape<T>& shape, T opacity) {
     Projection<T> p;
     p.world = mean;
     p.point = to_camera(camera, mean);
     p.shape = shape;
     if (!shape.has_covariance) {
+        if (form.log_scales) p.shape.scale = scales_from_logs(shape.scale);
         p.rotation = rotation_from_quat(shape.quat);
-        p.shape.covariance = covariance_from_scale_rotation(shape.scale, p.rotation);
+        p.shape.covariance = covariance_from_scale_rotation(p.shape.scale, p.rotation);
     }
     p.jacobian = projection_jacobian(camera, p.point);
     p.sharp = project_covariance(p.jacobian, p.shape.covariance);
     p.conic = conic_from_cov(blurred(p.sharp, T(Limits::blur)));
-    p.opacity = opacity;
+    p.opacity = form.opacity_logits ? opacity_from_logit(opacity) : opacity;
     p.factor = antialiased ? antialias_factor(p.sharp, T(Limits::blur)) : T(1);
     return p;
 }
@@ -131,10 +133,11 @@ template <class T> struct GaussianGradient {
 };
 /// VJP of project_gaussian and make_splat. v_toward: dL/dmean through the viewing direction.
 template <class T>
-DGR_FN GaussianGradient<T> project_gaussian_vjp(const Pinhole<T>& camera, bool antialiased, const Projection<T>& p,
-                                                const SplatGradient<T>& v, Vec3<T> v_toward) {
+DGR_FN GaussianGradient<T> project_gaussian_vjp(const Pinhole<T>& camera, bool antialiased, InputForm form,
+                                                const Projection<T>& p, const SplatGradient<T>& v, Vec3<T> v_toward) {
     GaussianGradient<T> out;
     out.opacity = v.u / p.opacity;  // alpha is proportional to opacity * factor
+    if (form.opacity_logits) out.opacity = opacity_from_logit_vjp(p.opacity, out.opacity);
     Sym2<T> v_cov = conic_from_cov_vjp(p.conic, v.conic);
     if (antialiased) {
         const Sym2<T> more = antialias_factor_vjp(p.sharp, T(Limits::blur), v.u / p.factor);
@@ -144,7 +147,7 @@ DGR_FN GaussianGradient<T> project_gaussian_vjp(const Pinhole<T>& camera, bool a
     out.covariance = v_projection.covariance;
     if (!p.shape.has_covariance) {
         const auto v_shape = covariance_from_scale_rotation_vjp(p.shape.scale, p.rotation, out.covariance);
-        out.scale = v_shape.scale;
+        out.scale = form.log_scales ? scales_from_logs_vjp(p.shape.scale, v_shape.scale) : v_shape.scale;
         out.quat = rotation_from_quat_vjp(p.shape.quat, v_shape.rotation);
     }
     Vec3<T> v_point =

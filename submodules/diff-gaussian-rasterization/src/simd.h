@@ -163,24 +163,45 @@ template <class T> inline Batch<T> log2(Batch<T> a) {
     return r;
 }
 
-/// 2^x. In float: rounds x to an integer n and evaluates a polynomial of degree 5 for 2^(x-n) on [-1/2, 1/2]. It is
-/// exact at 0 and has the least maximum relative error, 8.7e-8. Undefined for x outside [-126, 127].
+inline constexpr float kToInteger = 12582912.0f;  // 1.5 * 2^23: x + it has x, rounded to an integer, in its low bits
+
+/// 2^(n + f), shifted = n + kToInteger, f in [-1/2, 1/2]: a polynomial of degree 5 for 2^f. It is exact at 0 and has the
+/// least maximum relative error, 8.7e-8. Undefined for n outside [-126, 127].
+inline Batch<float> exp2_parts(Batch<float> shifted, Batch<float> f) {
+    typedef uint32_t Words __attribute__((vector_size(kVectorBytes)));  // unsigned, because overflow is defined
+    using Floats = Batch<float>::Lanes;
+    const Floats x = f.lanes, xx = x * x;  // Estrin's scheme: a third less latency than Horner's
+    const Floats low = x * 6.931469302e-1f + 1.0f, middle = x * 5.550779325e-2f + 2.402223191e-1f,
+                 high = x * 1.325460243e-3f + 9.671999181e-3f;
+    const Floats p = (high * xx + middle) * xx + low;
+    return std::bit_cast<Floats>(std::bit_cast<Words>(p) + (std::bit_cast<Words>(shifted.lanes) << 23));
+}
+
+/// 2^x. In float it is undefined for x outside [-126, 127].
 template <class T> inline Batch<T> exp2(Batch<T> x) {
     if constexpr (sizeof(T) == 8) {
         Batch<T> r;
         for (int i = 0; i < kLanes<T>; ++i) r.lanes[i] = std::exp2(x.lanes[i]);
         return r;
     } else {
-        typedef uint32_t Words __attribute__((vector_size(kVectorBytes)));  // unsigned, because overflow is defined
-        using Floats = typename Batch<T>::Lanes;
-        const float to_integer = 12582912.0f;  // 1.5 * 2^23: the sum has the rounded integer in its low bits
-        const Floats shifted = x.lanes + to_integer;
-        const Floats f = x.lanes - (shifted - to_integer);
-        const Floats ff = f * f;  // Estrin's scheme: a third less latency than Horner's
-        const Floats low = f * 6.931469302e-1f + 1.0f, middle = f * 5.550779325e-2f + 2.402223191e-1f,
-                     high = f * 1.325460243e-3f + 9.671999181e-3f;
-        const Floats p = (high * ff + middle) * ff + low;
-        return std::bit_cast<Floats>(std::bit_cast<Words>(p) + (std::bit_cast<Words>(shifted) << 23));
+        const Batch<T> shifted = x + Batch<T>(kToInteger);
+        return exp2_parts(shifted, x - (shifted - Batch<T>(kToInteger)));
+    }
+}
+
+/// e^x, for all x. In float it is 0 below -87, near the least normal number.
+template <class T> inline Batch<T> exp(Batch<T> x) {
+    if constexpr (sizeof(T) == 8) {
+        Batch<T> r;
+        for (int i = 0; i < kLanes<T>; ++i) r.lanes[i] = std::exp(x.lanes[i]);
+        return r;
+    } else {
+        const Batch<T> shifted = x * Batch<T>(kLog2e) + Batch<T>(kToInteger), n = shifted - Batch<T>(kToInteger);
+        // x - n ln 2, with ln 2 in two parts: n times the first part is exact.
+        const Batch<T> rest = (x - n * Batch<T>(0.693359375f)) + n * Batch<T>(2.12194440e-4f);
+        const Batch<T> result = exp2_parts(shifted, rest * Batch<T>(kLog2e));
+        const Batch<T> infinite_or_nan = x * Batch<T>(INFINITY);
+        return select(x <= Batch<T>(88.72f), select(x >= Batch<T>(-87), result, Batch<T>(0)), infinite_or_nan);
     }
 }
 

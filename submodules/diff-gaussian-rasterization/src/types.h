@@ -30,18 +30,22 @@ template <class T> struct View {
     }
 };
 
+/// Which inputs are given before their activations.
+struct InputForm { bool log_scales = false, opacity_logits = false; };
+
 /// The input arrays: covariances, or quats and scales; colors, or sh_dc and sh_rest. The others are null.
 template <class T> struct Gaussians {
     int64_t count;
     const T* means;        // (N,3) world units
     const T* quats;        // (N,4) wxyz
-    const T* scales;       // (N,3) world units
+    const T* scales;       // (N,3) world units, or their natural logarithms
     const T* covariances;  // (N,6) xx xy xz yy yz zz
-    const T* opacities;    // (N)
+    const T* opacities;    // (N), or their logits
     const T* sh_dc;        // (N,1,3)
     const T* sh_rest;      // (N,num_rest,3)
     const T* colors;       // (N,3)
     int num_rest;
+    InputForm form{};
 };
 
 /// dL/d of each input, and screen-space gradients. Null arrays are not computed; the others are written completely.

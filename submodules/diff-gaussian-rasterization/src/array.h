@@ -1,0 +1,125 @@
+// Torch tensors in the bindings. Their attributes are read through Python, so the build needs no torch headers; that
+// takes half the time of DLPack, which allocates.
+#pragma once
+
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/optional.h>
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace nb = nanobind;
+
+namespace dgr {
+
+/// Where a tensor lies.
+struct Device {
+    enum Type { other, cpu, cuda };
+    Type type;
+    int id;
+    bool operator==(const Device&) const = default;
+};
+inline constexpr Device kCpu{Device::cpu, 0};
+
+using Shape = std::vector<int64_t>;
+
+/// Objects of torch and names of attributes, looked up once and never freed.
+struct TorchObjects {
+    PyTypeObject* tensor;
+    PyObject *float32, *float64, *int32, *uint8, *boolean;
+    PyObject *data_ptr, *shape, *dtype, *is_contiguous, *is_cpu, *is_cuda, *get_device;
+
+    static const TorchObjects& get() {
+        static const TorchObjects* objects = new TorchObjects(nb::module_::import_("torch"));
+        return *objects;
+    }
+
+  private:
+    explicit TorchObjects(const nb::module_& torch)
+        : tensor(reinterpret_cast<PyTypeObject*>(torch.attr("Tensor").inc_ref().ptr())),
+          float32(torch.attr("float32").inc_ref().ptr()),
+          float64(torch.attr("float64").inc_ref().ptr()),
+          int32(torch.attr("int32").inc_ref().ptr()),
+          uint8(torch.attr("uint8").inc_ref().ptr()),
+          boolean(torch.attr("bool").inc_ref().ptr()),
+          data_ptr(PyUnicode_InternFromString("data_ptr")),
+          shape(PyUnicode_InternFromString("shape")),
+          dtype(PyUnicode_InternFromString("dtype")),
+          is_contiguous(PyUnicode_InternFromString("is_contiguous")),
+          is_cpu(PyUnicode_InternFromString("is_cpu")),
+          is_cuda(PyUnicode_InternFromString("is_cuda")),
+          get_device(PyUnicode_InternFromString("get_device")) {}
+};
+
+/// A torch tensor; holds a reference to it.
+class Array {
+  public:
+    Array() = default;
+    static bool is_tensor(nb::handle object) { return PyObject_TypeCheck(object.ptr(), TorchObjects::get().tensor); }
+    /// Throws nb::python_error if the tensor has no values in memory.
+    explicit Array(nb::handle tensor) : tensor_(nb::borrow(tensor)) {
+        const TorchObjects& torch = TorchObjects::get();
+        data_ = PyLong_AsVoidPtr(call(torch.data_ptr).ptr());
+        dtype_ = attribute(torch.dtype);
+        is_contiguous_ = call(torch.is_contiguous).ptr() == Py_True;
+        if (attribute(torch.is_cpu).ptr() == Py_True) device_ = kCpu;
+        else if (attribute(torch.is_cuda).ptr() == Py_True) device_ = {Device::cuda, nb::cast<int>(call(torch.get_device))};
+        const nb::object shape = attribute(torch.shape);
+        for (nb::handle side : nb::borrow<nb::tuple>(shape)) shape_.push_back(PyLong_AsLongLong(side.ptr()));
+        if (PyErr_Occurred()) nb::raise_python_error();
+    }
+
+    void* data() const { return data_; }
+    Device device() const { return device_; }
+    const Shape& shape() const { return shape_; }
+    bool is_contiguous() const { return is_contiguous_; }
+    template <class T> bool is_of() const { return dtype_.ptr() == dtype_of<T>(); }
+    /// As in torch, without "torch.".
+    std::string dtype_text() const { return text_of(dtype_); }
+    template <class T> static std::string dtype_text_of() { return text_of(dtype_of<T>()); }
+    int64_t size() const {
+        int64_t size = 1;
+        for (int64_t side : shape_) size *= side;
+        return size;
+    }
+
+  private:
+    template <class T> static PyObject* dtype_of() {
+        const TorchObjects& torch = TorchObjects::get();
+        if constexpr (std::is_same_v<T, float>) return torch.float32;
+        else if constexpr (std::is_same_v<T, double>) return torch.float64;
+        else if constexpr (std::is_same_v<T, int32_t>) return torch.int32;
+        else if constexpr (std::is_same_v<T, uint8_t>) return torch.uint8;
+        else if constexpr (std::is_same_v<T, bool>) return torch.boolean;
+    }
+    static std::string text_of(nb::handle dtype) { return std::string(nb::str(dtype).c_str()).substr(6); }
+    nb::object attribute(PyObject* name) const { return checked(PyObject_GetAttr(tensor_.ptr(), name)); }
+    nb::object call(PyObject* method) const { return checked(PyObject_CallMethodNoArgs(tensor_.ptr(), method)); }
+    static nb::object checked(PyObject* result) {
+        if (!result) nb::raise_python_error();
+        return nb::steal(result);
+    }
+
+    nb::object tensor_, dtype_;
+    void* data_ = nullptr;
+    Device device_{Device::other, 0};
+    Shape shape_;
+    bool is_contiguous_ = false;
+};
+using OptionalArray = std::optional<Array>;
+
+}  // namespace dgr
+
+template <> struct nanobind::detail::type_caster<dgr::Array> {
+    NB_TYPE_CASTER(dgr::Array, const_name("torch.Tensor"))
+    bool from_python(handle source, uint8_t, cleanup_list*) noexcept {
+        if (!dgr::Array::is_tensor(source)) return false;
+        try {
+            value = dgr::Array(source);
+            return true;
+        } catch (python_error&) {  // a sparse one, for example
+            return false;
+        }
+    }
+};
