@@ -48,7 +48,7 @@ int main(int num_arguments, char** arguments) {
         void (*run)(Arrays&);
         Least least;
     } parts[] = {{"forward", part_forward, {}}, {"loss", part_loss, {}}, {"backward", part_backward, {}},
-                 {"adam", part_adam, {}}};
+                 {"gradients", part_add_gradients, {}}, {"adam", part_adam, {}}};
     const double clock = clock_cost();
     for (int i = 0; i < std::atoi(arguments[2]); ++i)
         for (Part& part : parts) measure(a, part.run, clock, part.least);

@@ -32,6 +32,7 @@ ROUNDS = {  # of each call of the engine
     "forward": ("project", "tile lists", "count", "scatter", "blend"),
     "loss": ("loss", "its gradient"),
     "backward": ("blend", "project"),
+    "gradients": ("check", "add"),
     "adam": ("adam",),
 }
 
@@ -52,7 +53,7 @@ class Timed:
 
     def __getattr__(self, name: str) -> Any:
         value = getattr(self.module, name)
-        if name not in ("forward", "backward", "photometric_loss", "adam"):
+        if name not in ("forward", "backward", "photometric_loss", "add_gradients", "adam"):
             return value
 
         def call(*args: Any, **options: Any) -> Any:
@@ -69,6 +70,7 @@ def python_microseconds(work: Work, repeats: int) -> float:
     modules = (
         diff_gaussian_rasterization.rasterizer,
         diff_gaussian_rasterization.loss,
+        diff_gaussian_rasterization.gradients,
         diff_gaussian_rasterization.optimizer,
     )
     timed = Timed(modules[0]._C)

@@ -19,7 +19,7 @@ struct Case {
     Header header;
     View<float> view{};
     Options options;
-    std::vector<float> means, quats, scales, opacities, sh_dc, sh_rest;
+    std::vector<float> means, quats, log_scales, opacity_logits, sh_dc, sh_rest;
     std::vector<uint8_t> photo;
 
     explicit Case(const char* path) {
@@ -44,7 +44,7 @@ struct Case {
         c.ratio_max = {(view.width + border_x - c.cx) / c.fx, (view.height + border_y - c.cy) / c.fy};
         options.sh_degree = static_cast<int>(header.sh_degree);
         const int64_t n = header.count;
-        read_array(means, 3 * n), read_array(quats, 4 * n), read_array(scales, 3 * n), read_array(opacities, n);
+        read_array(means, 3 * n), read_array(quats, 4 * n), read_array(log_scales, 3 * n), read_array(opacity_logits, n);
         read_array(sh_dc, 3 * n), read_array(sh_rest, 3 * header.num_rest * n);
         read_array(photo, 3 * header.width * header.height);
         if (!file) {
@@ -53,8 +53,9 @@ struct Case {
         }
     }
     Gaussians<float> gaussians() const {
-        return {header.count, means.data(), quats.data(),   scales.data(), nullptr,
-                opacities.data(), sh_dc.data(), sh_rest.data(), nullptr, static_cast<int>(header.num_rest)};
+        return {header.count, means.data(), quats.data(),   log_scales.data(), nullptr,
+                opacity_logits.data(), sh_dc.data(), sh_rest.data(), nullptr, static_cast<int>(header.num_rest),
+                {.log_scales = true, .opacity_logits = true}};
     }
     int64_t num_pixels() const { return header.width * header.height; }
 };
@@ -63,7 +64,7 @@ struct Case {
 struct Arrays {
     const Case& scene;
     std::vector<float> image, transmittance, v_image, weights, weighted, total, moments, ones;
-    std::vector<float> v_means, v_quats, v_scales, v_opacities, v_sh_dc, v_sh_rest, abs_grad_sum;
+    std::vector<float> v_means, v_quats, v_log_scales, v_opacity_logits, v_sh_dc, v_sh_rest, abs_grad_sum;
     std::vector<int32_t> num_pixels, num_gaussians, views;
     Frame<float> frame;
     Buffer<SplatGradient<float>> slots;
@@ -75,13 +76,13 @@ struct Arrays {
         image.resize(3 * pixels), v_image.resize(3 * pixels), transmittance.resize(pixels);
         weights.assign(pixels, 1), num_gaussians.resize(pixels);
         weighted.resize(n), total.resize(n), num_pixels.resize(n), views.resize(n), abs_grad_sum.resize(n);
-        v_means.resize(3 * n), v_quats.resize(4 * n), v_scales.resize(3 * n), v_opacities.resize(n);
+        v_means.resize(3 * n), v_quats.resize(4 * n), v_log_scales.resize(3 * n), v_opacity_logits.resize(n);
         v_sh_dc.resize(3 * n), v_sh_rest.resize(s.sh_rest.size());
         moments.resize(2 * (s.sh_rest.size() + 14 * n));
     }
     Images<float> images() { return {image.data(), transmittance.data(), nullptr}; }
     Gradients<float> gradients(bool with_stats) {
-        return {v_means.data(), v_quats.data(),   v_scales.data(),  nullptr, v_opacities.data(),
+        return {v_means.data(), v_quats.data(),   v_log_scales.data(),  nullptr, v_opacity_logits.data(),
                 v_sh_dc.data(), v_sh_rest.data(), nullptr,          nullptr, with_stats ? abs_grad_sum.data() : nullptr,
                 with_stats ? views.data() : nullptr};
     }
@@ -126,6 +127,13 @@ PART part_importance(Arrays& a) {
     importance(a.scene.gaussians(), a.scene.view, a.scene.options, a.weights.data(),
                {a.weighted.data(), a.total.data(), a.num_pixels.data(), a.num_gaussians.data()});
 }
+PART part_add_gradients(Arrays& a) {
+    std::vector<GradientSum> gradients;
+    for (std::vector<float>* each : {&a.v_means, &a.v_quats, &a.v_log_scales, &a.v_opacity_logits, &a.v_sh_dc, &a.v_sh_rest})
+        gradients.push_back({each->data(), nullptr, static_cast<int64_t>(each->size()), each != &a.v_sh_rest});
+    bool usable;
+    add_gradients(gradients.data(), static_cast<int>(gradients.size()), &a.loss.loss, 1e30f, &usable, 1);
+}
 PART part_adam(Arrays& a) {
     Case& scene = const_cast<Case&>(a.scene);
     std::vector<AdamStep> steps;
@@ -137,7 +145,7 @@ PART part_adam(Arrays& a) {
                          0.9, 0.999, 1e-15, a.step});
         moments += 2 * size;
     };
-    add(scene.means, a.v_means), add(scene.quats, a.v_quats), add(scene.scales, a.v_scales);
-    add(scene.opacities, a.v_opacities), add(scene.sh_dc, a.v_sh_dc), add(scene.sh_rest, a.v_sh_rest);
+    add(scene.means, a.v_means), add(scene.quats, a.v_quats), add(scene.log_scales, a.v_log_scales);
+    add(scene.opacity_logits, a.v_opacity_logits), add(scene.sh_dc, a.v_sh_dc), add(scene.sh_rest, a.v_sh_rest);
     adam(steps.data(), static_cast<int>(steps.size()), nullptr, 1);
 }

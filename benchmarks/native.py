@@ -26,7 +26,7 @@ def write_case(path: Path, camera: Camera, photo: torch.Tensor, model: GaussianM
     """Write what engine_case.h reads."""
     sizes = [model.num_gaussians, model.sh_rest.shape[1], model.max_sh_degree, camera.width, camera.height]
     lens = [camera.fx, camera.fy, camera.cx, camera.cy]
-    inputs = (model.means, model.quats, model.scales, model.opacities, model.sh_dc, model.sh_rest)
+    inputs = (model.parameters[name] for name in ("means", "quats", "log_scales", "opacity_logits", "sh_dc", "sh_rest"))
     with open(path, "wb") as file:
         file.write(np.array(sizes, np.int64).tobytes())
         for array in (torch.tensor(lens), camera.world_to_camera, *inputs):

@@ -43,6 +43,7 @@ from compact_splats.scene import load_scene
 from compact_splats.scene.cameras import Camera
 from compact_splats.scene.gaussian_model import GaussianModel
 from compact_splats.scene.points import Points
+from compact_splats.training.gradients import add_gradients
 from compact_splats.utils.errors import run_script
 from compact_splats.utils.files import write_json
 from compact_splats.utils.machine import machine_info
@@ -108,6 +109,7 @@ class Work:
 
     Attributes:
         draw: draws the view; differentiable.
+        give_gradients: of a loss, to the parameters.
         step_optimizer: updates all rows and drops their gradients.
     """
 
@@ -117,9 +119,10 @@ class Work:
         photo: Tensor,
         model: GaussianModel,
         draw: Callable[[], Tensor],
+        give_gradients: Callable[[Tensor], object],
         step_optimizer: Callable[[], object],
     ) -> None:
-        self.model, self.draw, self.step_optimizer = model, draw, step_optimizer
+        self.model, self.draw, self.give_gradients, self.step_optimizer = model, draw, give_gradients, step_optimizer
         self._loss_of = partial(photometric_loss, photo=photo.to(model.device))
         self._image = draw().detach()
         self._toward = torch.randn_like(self._image)
@@ -139,7 +142,7 @@ class Work:
         self._image.grad = None
         self._loss_of(self._image.requires_grad_()).loss.backward()
 
-    def give_gradients(self) -> None:
+    def set_gradients(self) -> None:
         """What a backward pass leaves."""
         for row in self.model.parameters.values():
             row.grad = torch.full_like(row, 1e-9)
@@ -151,7 +154,7 @@ class Work:
 
     def step(self) -> None:
         """A whole step."""
-        self._loss_of(self.draw()).loss.backward()
+        self.give_gradients(self._loss_of(self.draw()).loss)
         self.step_optimizer()
 
     def seconds(self, repeats: int) -> dict[str, float]:
@@ -161,14 +164,15 @@ class Work:
             "forward": timed(self.forward),
             "forward_backward": timed(self.forward_backward),
             "loss": timed(self.loss),
-            "adam": timed(self.step_optimizer, prepare=self.give_gradients),
+            "adam": timed(self.step_optimizer, prepare=self.set_gradients),
             "step": timed(self.step),
         }
 
 
 def our_work(camera: Camera, photo: Tensor, model: GaussianModel) -> Work:
     """A step as train.py makes it."""
-    return Work(camera, photo, model, lambda: render(camera, model).image, model.update)
+    return Work(camera, photo, model, lambda: render(camera, model).image, partial(add_gradients, model),
+                model.update)  # fmt: skip
 
 
 def gsplat_work(camera: Camera, photo: Tensor, model: GaussianModel) -> Work:
@@ -193,7 +197,7 @@ def gsplat_work(camera: Camera, photo: Tensor, model: GaussianModel) -> Work:
         optimizer.step()
         optimizer.zero_grad()
 
-    return Work(camera, photo, model, draw, step_optimizer)
+    return Work(camera, photo, model, draw, Tensor.backward, step_optimizer)
 
 
 def measure(
