@@ -84,8 +84,9 @@ def make_case(
     """Random Gaussians of all sizes: inside the image, at its border, outside, and behind the camera.
 
     ``color`` is "sh0" to "sh3", or "colors" for precomputed ones; ``shape`` is "scales" (and rotations) or
-    "covariances"; without ``activated``, the inputs are log_scales and opacity_logits; ``in_front`` keeps all Gaussians well beyond the near plane; ``size`` multiplies all scales;
-    ``needles`` makes one axis 5 times as long and another 50 times as short.
+    "covariances"; without ``activated``, the inputs are log_scales and opacity_logits; ``in_front`` keeps all Gaussians
+    well beyond the near plane; ``size`` multiplies all scales; ``needles`` makes one axis 5 times as long and another
+    50 times as short.
     """
     g = torch.Generator().manual_seed(seed)
 

@@ -31,7 +31,7 @@ def test_a_usable_view_is_added_and_stays_where_there_is_no_sum(engine, num):
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, 1e20])
 @pytest.mark.parametrize("place", ["loss", *SHAPES])
 def test_a_view_with_one_bad_number_is_not_added(engine, place, bad):
-    """Sums keep their bits; a gradient without a sum becomes zero. A large loss or an unchecked gradient does no harm."""
+    """Sums keep their bits; a gradient without a sum becomes zero. A large loss or an unchecked gradient is no harm."""
     gradients, sums = numbers(1500, 0, engine.device), numbers(1500, 1, engine.device)
     loss = torch.tensor(bad if place == "loss" else 2.0, device=engine.device)
     if place != "loss":

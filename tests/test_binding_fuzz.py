@@ -146,9 +146,9 @@ def adam(change: Callable[[Arguments], Arguments], right: Arguments) -> None:
 def sum_arguments(arrays: Arrays, rng: random.Random) -> Arguments:
     shape = rng.choice(((), (7,), (7, 3), (0, 3), (40, 15, 3)))
     return {
-        "gradient": arrays.make(*shape), "sum": rng.choice((None, arrays.make(*shape))), "is_checked": rng.random() < 0.5,
-        "loss": arrays.make(), "largest": rng.choice((1e30, 0.0)), "usable": arrays.make(dtype=torch.bool),
-        "threads": rng.randrange(4),
+        "gradient": arrays.make(*shape), "sum": rng.choice((None, arrays.make(*shape))),
+        "is_checked": rng.random() < 0.5, "loss": arrays.make(), "largest": rng.choice((1e30, 0.0)),
+        "usable": arrays.make(dtype=torch.bool), "threads": rng.randrange(4),
     }  # fmt: skip
 
 

@@ -113,7 +113,9 @@ def test_radii_are_positive_exactly_for_what_can_be_seen(engine, name):
         assert (radii[shown] <= expected["radii"][shown] * (1 + 1e-5) + 1).all()
 
 
-@pytest.mark.parametrize("name", ["sh3", "covariances", "antialiased", "before activation", "67x50", "dense, stops early", "1x1"])
+@pytest.mark.parametrize(
+    "name", ["sh3", "covariances", "antialiased", "before activation", "67x50", "dense, stops early", "1x1"]
+)
 def test_importance_equals_the_reference(engine, name):
     """Weighted sums, plain sums, and the counts of pixels and of Gaussians equal the reference's."""
     case = case_of(name)

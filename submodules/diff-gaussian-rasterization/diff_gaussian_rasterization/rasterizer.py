@@ -74,7 +74,8 @@ class Importance(NamedTuple):
 
 
 _ROWS = (
-    "means", "quats", "scales", "log_scales", "covariances", "opacities", "opacity_logits", "sh_dc", "sh_rest", "colors",
+    "means", "quats", "scales", "log_scales", "covariances", "opacities", "opacity_logits",
+    "sh_dc", "sh_rest", "colors",
 )  # fmt: skip
 
 
