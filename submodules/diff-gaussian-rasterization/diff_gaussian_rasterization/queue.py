@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils.dlpack import to_dlpack
+from usable_processors import num_processors
 
 from . import _C
 
@@ -27,5 +28,9 @@ def queue_for(device: torch.device) -> Any:
 
 
 def thread_count(threads: int) -> int:
-    """``threads``; if it is 0, the number of threads that torch uses."""
-    return threads or torch.get_num_threads()
+    """``threads``; if it is 0, ``torch.get_num_threads()``, but not more than the process has processors.
+
+    torch's number is that of ``torch.set_num_threads``, or else of OMP_NUM_THREADS. The processors are those of the
+    process's affinity and CPU quota.
+    """
+    return threads or min(torch.get_num_threads(), num_processors())
