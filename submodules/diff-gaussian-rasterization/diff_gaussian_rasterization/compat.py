@@ -156,7 +156,8 @@ class GaussianRasterizer(nn.Module):
             raise ValueError("colours: expected either shs or colors_precomp, got both or neither")
         shape = _shape(settings, scales, rotations, cov3D_precomp)
         dc, shs = _split_degrees(dc, shs)
-        wants_depth = settings.antialiasing is not None and settings.pixel_weights is False and settings.get_flag is None
+        is_first_line = settings.pixel_weights is False and settings.get_flag is None
+        wants_depth = is_first_line and settings.antialiasing is not None
         drawn = rasterize(
             _view(settings, direction_matters=dc is not None and settings.sh_degree > 0),
             means=means3D, opacities=opacities, **shape, sh_dc=dc, sh_rest=shs, sh_degree=settings.sh_degree,

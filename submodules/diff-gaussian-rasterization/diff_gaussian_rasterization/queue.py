@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils.dlpack import to_dlpack
-from usable_processors import num_processors
+from usable_processors import default_threads
 
 from . import _C
 
@@ -28,9 +28,9 @@ def queue_for(device: torch.device) -> Any:
 
 
 def thread_count(threads: int) -> int:
-    """``threads``; if it is 0, ``torch.get_num_threads()``, but not more than the process has processors.
+    """``threads``; if it is 0, ``torch.get_num_threads()``, but not more than the processors that can be used.
 
     torch's number is that of ``torch.set_num_threads``, or else of OMP_NUM_THREADS. The processors are those of the
-    process's affinity and CPU quota.
+    process's affinity and CPU limit.
     """
-    return threads or min(torch.get_num_threads(), num_processors())
+    return threads or default_threads()

@@ -1,8 +1,7 @@
 """``fused_ssim``, the name that 3DGS code imports for a fast SSIM, computed by the engine on the CPU or on CUDA."""
 
-from torch import Tensor
-
 from diff_gaussian_rasterization.loss import ssim
+from torch import Tensor
 
 __all__ = ["fused_ssim"]
 

@@ -1,9 +1,10 @@
-"""The processors that this process may use, and the CPU threads that follow from them. It loads no torch."""
+"""The processors that this process may use, and the number of CPU threads that follows. It does not import torch."""
 
 from __future__ import annotations
 
 import math
 import os
+import sys
 from functools import lru_cache
 from pathlib import Path
 
@@ -15,8 +16,13 @@ def num_processors() -> int:
 
 
 def default_threads(num_processes: int = 1) -> int:
-    """CPU threads of each of some processes that share the processors; not more than OMP_NUM_THREADS if it is set."""
+    """CPU threads of each of some processes that share the processors.
+
+    Not more than OMP_NUM_THREADS or, if torch is loaded, than ``torch.get_num_threads()``, which starts with that.
+    """
     share = max(1, num_processors() // num_processes)
+    if "torch" in sys.modules:
+        return min(share, sys.modules["torch"].get_num_threads())
     wanted = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()  # a list is for nested threads
     return min(share, int(wanted)) if wanted.isdecimal() and int(wanted) > 0 else share
 
@@ -36,7 +42,7 @@ def cpu_quota(mounted: Path = Path("/sys/fs/cgroup"), groups: Path = Path("/proc
         _, controllers, path = line.split(":", 2)
         if controllers and "cpu" not in controllers.split(","):
             continue
-        # In a container the path may be that of the host, which does not exist here; the root is then the limit's place.
+        # A container may see the path of the host, which does not exist here. Its limit is then that of the root.
         steps = [part for part in path.split("/") if part and part != ".."]
         for depth in range(len(steps) + 1):
             folder = (mounted / "cpu" if controllers else mounted).joinpath(*steps[:depth])
