@@ -383,7 +383,7 @@ def test_sparse_adam_is_adam_of_the_visible_rows(engine, as_radii):
         optimizer.step(7 * seen.int() if as_radii else seen, 50)
         for name, row in rows.items():
             assert torch.equal(row[~seen], before[name][~seen])
-            assert relative_error(row.detach().cpu(), wanted[name]) < 1e-6  # worst measured: 2e-7
+            assert relative_error(row.detach().cpu(), wanted[name]) < 1e-6  # worst measured: 8e-8
     assert all(len(optimizer.state[row]["exp_avg"]) == 50 for row in rows.values())
 
 

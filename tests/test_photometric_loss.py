@@ -183,7 +183,7 @@ def test_each_result_has_its_gradient(engine, masked):
         on_device = {"photo": photo.to(engine.device), "mask": None if mask is None else mask.to(engine.device)}
         for results in (photometric_loss(leaf, **on_device), reference.photometric_loss(wanted, photo, mask, 0.2)):
             sum(f * each for f, each in zip(factors, results, strict=True) if f).backward()
-        assert relative_error(leaf.grad.cpu(), wanted.grad) < 2e-4  # worst measured: 2e-6
+        assert relative_error(leaf.grad.cpu(), wanted.grad) < 2e-4  # worst measured: 2e-6, on the CPU and emulated
 
 
 def test_no_gradient_is_kept_where_none_is_wanted():
