@@ -19,6 +19,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from usable_processors import default_threads
+
 from compact_splats.photogrammetry.frames import extract_frames
 from compact_splats.photogrammetry.photos import find_photos, prepare_photos
 from compact_splats.photogrammetry.reconstruction import reconstruct
@@ -27,7 +29,6 @@ from compact_splats.photogrammetry.scene_folder import REPORT, check_free_space,
 from compact_splats.photogrammetry.stages import Stages
 from compact_splats.photogrammetry.undistortion import turn_upright, write_scene, write_smaller
 from compact_splats.utils.files import write_json
-from compact_splats.utils.machine import num_cores
 from compact_splats.utils.signals import StopRequest
 
 
@@ -52,7 +53,7 @@ def convert(config: ConvertConfig) -> dict[str, Any]:
         stages = Stages(stop, config.quiet)
         work = scene / "work"
         work.mkdir()
-        threads = config.threads or num_cores()
+        threads = config.threads or default_threads()
         if is_video:
             inputs = extract_frames(config.input, config.frames, work, stages)
         else:

@@ -38,7 +38,7 @@ class MachineConfig:
     """Device, threads, and what is printed."""
 
     device: str = option("auto", choices=DEVICES, may_change=True, help="auto: the GPU, if there is one")
-    threads: int = option(0, type=int, may_change=True, help="CPU threads; 0: one per core")
+    threads: int = option(0, type=int, may_change=True, help="CPU threads; 0: all that this process may use")
     quiet: bool = option(False, type=bool, may_change=True, help="print nothing but errors")
 
     def say(self, text: str) -> None:

@@ -58,7 +58,7 @@ class ConvertConfig:
     )
     overwrite: bool = option(False, type=bool, help="replace a scene that convert.py made before")
     seed: int = option(0, type=int, help="random seed")
-    threads: int = option(0, type=int, saves_memory=True, help="CPU threads; 0: one per core")
+    threads: int = option(0, type=int, saves_memory=True, help="CPU threads; 0: all that this process may use")
     quiet: bool = option(False, type=bool, help="print nothing but errors")
 
     def __post_init__(self) -> None:

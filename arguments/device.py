@@ -7,14 +7,16 @@ import sys
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
+from usable_processors import num_processors
+
 from compact_splats.utils.errors import InputError
-from compact_splats.utils.machine import num_cores
 
 if TYPE_CHECKING:
     import torch
 
 DEVICES = ("auto", "cpu", "cuda")
 _REBUILD = "run DGR_CUDA=1 pip install submodules/diff-gaussian-rasterization, which builds it or says what is missing"
+_threads = {"set here": 0, "set elsewhere": 0}
 
 
 def pick_device(name: str, usable: Collection[str] = ("cpu", "cuda")) -> torch.device:
@@ -39,10 +41,17 @@ def pick_device(name: str, usable: Collection[str] = ("cpu", "cuda")) -> torch.d
 
 
 def use_threads(count: int) -> None:
-    """Set the number of CPU threads of torch and the engine; 0: one per core that the process may use."""
+    """Set the number of CPU threads of torch and the engine.
+
+    0: the number before the first call, i.e. that of ``torch.set_num_threads`` or OMP_NUM_THREADS, but not more than
+    the processors that this process may use.
+    """
     import torch
 
-    torch.set_num_threads(count or num_cores())
+    if torch.get_num_threads() != _threads["set here"]:
+        _threads["set elsewhere"] = torch.get_num_threads()
+    _threads["set here"] = count or min(_threads["set elsewhere"], num_processors())
+    torch.set_num_threads(_threads["set here"])
 
 
 def use_deterministic_algorithms(wanted: bool) -> None:

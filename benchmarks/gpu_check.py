@@ -27,6 +27,7 @@ from typing import Any
 
 import diff_gaussian_rasterization
 import torch
+from usable_processors import num_processors
 
 from compact_splats.arguments import pick_device
 from compact_splats.utils.errors import InputError
@@ -241,7 +242,7 @@ def build_gsplat(check: Check) -> bool:
     headers = [str(path) for folder in sys.path for path in Path(folder).glob("nvidia/cu*/include")]
     environ = {
         "TORCH_CUDA_ARCH_LIST": f"{major}.{minor}",
-        "MAX_JOBS": str(os.cpu_count() or 1),
+        "MAX_JOBS": str(num_processors()),
         # torch's headers include those of cuBLAS and others, which may be in torch's packages only.
         "CPATH": os.pathsep.join([*filter(None, [os.environ.get("CPATH")]), *headers]),
     }

@@ -8,8 +8,13 @@ import os
 from pathlib import Path
 from typing import Any
 
+from usable_processors import num_processors
+
 # Before torch is imported: its idle OpenMP threads would otherwise spin on the cores that the rasterizer needs.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# torch's number of threads. By itself torch ignores CPU limits, and MKL makes it one thread for each physical core.
+os.environ.setdefault("OMP_NUM_THREADS", str(num_processors()))
+os.environ.setdefault("MKL_DYNAMIC", "FALSE")
 
 # In a wheel arguments/, scene/, gaussian_renderer/ and utils/ lie in this folder. In a checkout they lie beside it.
 if not Path(__file__).with_name("scene").is_dir():

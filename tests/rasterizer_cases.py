@@ -169,6 +169,17 @@ def run_reference(case: Case, pixel_weights: Tensor | None = None) -> dict[str, 
     return {name: value.detach() for name, value in values.items()} | gradients
 
 
+def projection(width: int, height: int, fx: float, fy: float, cx: float, cy: float) -> Tensor:
+    """(4, 4) from camera to clip coordinates, float64, not transposed; depth from 0.01 to 100."""
+    near, far = 0.01, 100.0
+    matrix = torch.zeros(4, 4, dtype=torch.float64)
+    matrix[0, 0], matrix[0, 2] = 2 * fx / width, 2 * cx / width - 1
+    matrix[1, 1], matrix[1, 2] = 2 * fy / height, 2 * cy / height - 1
+    matrix[2, 2], matrix[2, 3] = far / (far - near), -far * near / (far - near)
+    matrix[3, 2] = 1
+    return matrix
+
+
 @dataclass(frozen=True)
 class Engine:
     """The engine under test: the CPU's, CUDA's on a GPU, or CUDA's with its kernels on the CPU ("emulated").

@@ -16,7 +16,10 @@ ROOMS = (
 )  # fmt: skip
 BESIDE_EACH_OTHER = ("viewer", "suite", "photogrammetry", "demo")  # above compression, none imports another
 ALLOWED = {("suite", "commands")}  # it starts the scripts by their paths
-ENGINE_FROM = {"diff_gaussian_rasterization": "scene", "simple_knn": "scene"}  # rooms below know no engine
+# Rooms below know no engine.
+ENGINE_FROM = {
+    "diff_gaussian_rasterization": "scene", "fused_ssim": "scene", "simple_knn": "scene", "usable_processors": "utils",
+}  # fmt: skip
 PACKAGE = "compact_splats"
 SCRIPTS = sorted(path.name for path in ROOT.glob("*.py") if path.name != "setup.py")
 

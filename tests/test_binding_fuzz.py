@@ -73,7 +73,8 @@ def render_arguments(arrays: Arrays, rng: random.Random) -> Arguments:
         **{"antialiased": rng.random() < 0.5, "sh_degree": rng.randrange(4), "threads": rng.randrange(4)},
         **{"radii": make(n, dtype=torch.int32), "v_screen_means": make(n, 4)},
         **{"abs_grad_sum": make(n), "views": make(n, dtype=torch.int32), "pixel_weights": make(height, width)},
-        **{"weighted": make(n), "total": make(n), "num_pixels": make(n, dtype=torch.int32)},
+        **{"weighted": make(n), "total": make(n), "distance": make(n)},
+        **{"num_pixels": make(n, dtype=torch.int32), "num_weighted": make(n, dtype=torch.int32)},
         "num_gaussians": make(height, width, dtype=torch.int32),
     }  # fmt: skip
 
@@ -109,7 +110,7 @@ def differing(a: Arguments, b: Arguments) -> list[str]:
 
 def importance(change: Callable[[Arguments], Arguments], right: Arguments) -> None:
     wrong = change(right)
-    names = ("pixel_weights", "weighted", "total", "num_pixels", "num_gaussians")
+    names = ("pixel_weights", "weighted", "total", "distance", "num_pixels", "num_weighted", "num_gaussians")
     _C.importance(
         _C.Rows(**part(wrong, "rows.")), view_of(wrong), _C.Queue(), antialiased=wrong["antialiased"],
         threads=wrong["threads"], **{name: wrong[name] for name in names}
@@ -117,11 +118,12 @@ def importance(change: Callable[[Arguments], Arguments], right: Arguments) -> No
 
 
 def loss_arguments(arrays: Arrays, rng: random.Random) -> Arguments:
-    shape = (3, rng.choice((1, 20)), rng.choice((1, 40)))
+    shape = (rng.choice((1, 3, 4)), rng.choice((1, 20)), rng.choice((1, 40)))
     photo = arrays.make(*shape, dtype=rng.choice((torch.float32, torch.uint8)))
     return {
         "image": arrays.make(*shape), "photo": photo, "mask": arrays.make(*shape[1:], dtype=torch.bool),
-        "ssim_weight": 0.2, "threads": rng.randrange(4), "values": arrays.make(3), "v_image": arrays.make(*shape),
+        "ssim_weight": 0.2, "margin": rng.choice((0, 5)) if min(shape[1:]) > 10 else 0,
+        "threads": rng.randrange(4), "values": arrays.make(3), "v_image": arrays.make(*shape),
     }  # fmt: skip
 
 

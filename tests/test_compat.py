@@ -1,4 +1,4 @@
-"""The drop-in names: GaussianRasterizer against rasterize(), and a small trainer written the way 3DGS code is."""
+"""The names of other 3DGS rasterizers: GaussianRasterizer and SparseGaussianAdam against rasterize() and torch."""
 
 import math
 
@@ -8,26 +8,13 @@ from diff_gaussian_rasterization import (
     LIMITS,
     GaussianRasterizationSettings,
     GaussianRasterizer,
+    SparseGaussianAdam,
+    TamingResults,
     compat,
 )
-from rasterizer_cases import Case, Engine, make_case, relative_error
+from rasterizer_cases import Case, Engine, make_case, projection, relative_error, run_reference
 from simple_knn._C import distCUDA2
 from torch import Tensor, nn
-
-from compact_splats.scene import load_scene
-from compact_splats.utils.images import to_uint8
-from compact_splats.utils.losses import psnr
-
-
-def projection(width: int, height: int, fx: float, fy: float, cx: float, cy: float) -> Tensor:
-    """(4, 4) from camera to clip coordinates, float64, not transposed; depth from 0.01 to 100."""
-    near, far = 0.01, 100.0
-    matrix = torch.zeros(4, 4, dtype=torch.float64)
-    matrix[0, 0], matrix[0, 2] = 2 * fx / width, 2 * cx / width - 1
-    matrix[1, 1], matrix[1, 2] = 2 * fy / height, 2 * cy / height - 1
-    matrix[2, 2], matrix[2, 3] = far / (far - near), -far * near / (far - near)
-    matrix[3, 2] = 1
-    return matrix
 
 
 def settings_of(case: Case, **changes) -> GaussianRasterizationSettings:
@@ -268,6 +255,148 @@ def test_no_gaussians_give_the_background(engine):
     image.sum().backward()
 
 
+def without_colors(case: Case, engine: Engine) -> dict[str, Tensor]:
+    names = ("means3D", "opacities", "scales", "rotations", "cov3D_precomp")
+    return {k: v for k, v in arguments_of(leaves_of(case, engine)).items() if k in names}
+
+
+def edges(case: Case) -> Tensor:
+    """(H, W) weights of pixels, many of them 0."""
+    weights = torch.rand(case.camera.height, case.camera.width, generator=torch.Generator().manual_seed(3))
+    return torch.where(weights < 0.4, 0, weights)
+
+
+def test_pixel_weights_choose_the_13_results_of_taming_3dgs(engine):
+    """Sums against the torch reference; means and depths against the projection; only the image has a gradient."""
+    case = make_case(40, 40, 33, 22, antialiased=True)
+    weights = edges(case)
+    expected = run_reference(case, weights.double())
+    arguments = arguments_of(leaves_of(case, engine))
+    settings = settings_of(case, antialiasing=True, pixel_weights=weights.to(engine.device))
+    results = GaussianRasterizer(settings)(means2D=screen_means(40, 4, engine), **arguments)
+    plain = GaussianRasterizer(settings_of(case, antialiasing=True))(means2D=None, **arguments)
+    assert len(results) == 13 and torch.equal(results[0], plain[0]) and torch.equal(results[1], plain[1])
+    assert [i for i, each in enumerate(results) if each is None] == [2, 3, 4, 5]
+    assert results[0].requires_grad and not any(each.requires_grad for each in results[6:])
+    for i, name in ((9, "weighted"), (11, "total"), (12, "distance")):
+        assert relative_error(results[i].cpu(), expected[name]) < 2e-5, name  # worst measured: 1e-6
+    assert torch.equal(results[10].cpu().long(), expected["num_pixels"]) and results[10].dtype == torch.int32
+    c, visible = case.camera, results[1].cpu() > 0
+    in_camera = case.inputs["means"] @ c.world_to_camera[:3, :3].T + c.world_to_camera[:3, 3]
+    x, y, z = in_camera.unbind(1)
+    means_px = torch.stack([c.fx * x / z + c.cx - 0.5, c.fy * y / z + c.cy - 0.5], 1)  # top-left centre at 0
+    torch.testing.assert_close(results[6].cpu().double()[visible], means_px[visible], rtol=1e-4, atol=1e-3)
+    assert visible.any() and not results[6].cpu()[~visible].any()
+    torch.testing.assert_close(results[7].cpu().double(), z, rtol=1e-5, atol=1e-5)
+    assert torch.equal(results[8], results[1].float())
+
+
+def test_without_weights_the_13_results_are_an_image_and_radii(engine):
+    case = make_case(41, 30, 33, 22)
+    arguments = arguments_of(leaves_of(case, engine))
+    results = GaussianRasterizer(settings_of(case, pixel_weights=None))(means2D=None, **arguments)
+    image, radii = GaussianRasterizer(settings_of(case))(means2D=None, **arguments)
+    assert isinstance(results, TamingResults) and len(results) == 13
+    assert torch.equal(results.rendered_image, image) and torch.equal(results.radii, radii)
+    assert all(each is None for each in results[2:])
+
+
+@pytest.mark.parametrize("shape", ["scales", "covariances"])
+def test_importance_from_settings_is_that_of_the_engine(engine, shape):
+    """Also with a modified scale, weights of another shape, dtype or device, and spherical harmonics left out."""
+    case = make_case(42, 30, 33, 22, shape=shape, antialiased=True)
+    weights = edges(case)
+    expected = engine.importance(case, weights, torch.float32)
+    rasterizer = GaussianRasterizer(settings_of(case, antialiasing=True))
+    for given in (weights, weights[None].to(engine.device), weights.double().reshape(-1)):
+        actual = rasterizer.importance(given, **without_colors(case, engine))
+        for a, b in zip(actual, expected, strict=True):
+            assert torch.equal(a, b) or relative_error(a, b) < 1e-6
+    if shape == "scales":
+        half = without_colors(case, engine)
+        half["scales"] = half["scales"] / 2
+        twice = GaussianRasterizer(settings_of(case, antialiasing=True, scale_modifier=2.0))
+        assert torch.equal(twice.importance(weights, **half).num_pixels, expected.num_pixels)
+
+
+def test_a_metric_map_counts_its_pixels(engine):
+    """The third result as FastGS calls it: contributing pixels that are not 0 in the map; None without get_flag."""
+    case = make_case(43, 30, 33, 22)
+    wanted = (edges(case) > 0.7).int()
+    arguments = arguments_of(leaves_of(case, engine))
+    settings = settings_of(case, get_flag=True, metric_map=wanted, mult=0.5)
+    image, radii, counts = GaussianRasterizer(settings)(means2D=None, **arguments)
+    plain = GaussianRasterizer(settings_of(case))(means2D=None, **arguments)
+    assert torch.equal(image, plain[0]) and torch.equal(radii, plain[1])
+    assert torch.equal(counts.cpu().long(), run_reference(case, wanted.double())["num_weighted"]) and counts.any()
+    everything = settings._replace(metric_map=torch.ones(22 * 33))
+    assert (GaussianRasterizer(everything)(means2D=None, **arguments)[2] >= counts).all()
+    assert GaussianRasterizer(settings._replace(get_flag=False))(means2D=None, **arguments)[2] is None
+
+
+def test_settings_by_position_are_those_by_name(engine):
+    """In the order of the original: height, width, ..., debug, antialiasing."""
+    case = make_case(44, 30, 33, 22)
+    named = settings_of(case, antialiasing=False)
+    s = named._asdict()
+    by_position = GaussianRasterizationSettings(
+        22, 33, s["tanfovx"], s["tanfovy"], s["bg"], 1.0, s["viewmatrix"], s["projmatrix"], case.sh_degree, s["campos"],
+        False, False, False,
+    )  # fmt: skip
+    arguments = arguments_of(leaves_of(case, engine))
+    a, b = (GaussianRasterizer(each)(means2D=None, **arguments) for each in (named, by_position))
+    assert len(a) == len(b) == 3 and all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def test_the_other_degrees_may_be_no_coefficients(engine):
+    """As trainers without view-dependent colour pass them: shs (N, 0, 3) beside dc."""
+    case = make_case(45, 30, 33, 22, color="sh0")
+    leaves = leaves_of(case, engine)
+    arguments = {k: v for k, v in arguments_of(leaves).items() if k != "shs"}
+    rasterizer = GaussianRasterizer(settings_of(case))
+    apart = rasterizer(means2D=None, dc=leaves["sh_dc"], shs=leaves["sh_dc"][:, :0], **arguments)
+    assert torch.equal(apart[0], rasterizer(means2D=None, shs=leaves["sh_dc"], **arguments)[0])
+
+
+@pytest.mark.parametrize("as_radii", [False, True])
+def test_sparse_adam_is_adam_of_the_visible_rows(engine, as_radii):
+    """Against Adam written down in double: other rows and their moments stay as they are, to the bit."""
+    g = torch.Generator().manual_seed(0)
+    shapes = {"xyz": (50, 3), "dc": (50, 1, 3), "opacity": (50, 1)}
+    wanted = {name: torch.randn(shape, generator=g, dtype=torch.float64) for name, shape in shapes.items()}
+    rows = {name: nn.Parameter(value.float().to(engine.device)) for name, value in wanted.items()}
+    moments = {name: (torch.zeros(shape).double(), torch.zeros(shape).double()) for name, shape in shapes.items()}
+    groups = [{"params": [row], "lr": 0.01 * i, "name": name} for i, (name, row) in enumerate(rows.items(), 1)]
+    optimizer = SparseGaussianAdam(groups, lr=0.0, eps=1e-15)
+    for step in range(1, 8):
+        visible = torch.rand(50, generator=g) < 0.5
+        before = {name: row.detach().clone() for name, row in rows.items()}
+        for i, (name, row) in enumerate(rows.items(), 1):
+            gradient = torch.randn(row.shape, generator=g)
+            row.grad = gradient.to(engine.device)
+            first, second = moments[name]
+            first[visible] = 0.9 * first[visible] + 0.1 * gradient[visible].double()
+            second[visible] = 0.999 * second[visible] + 0.001 * gradient[visible].double() ** 2
+            mean, root = first / (1 - 0.9**step), (second / (1 - 0.999**step)).sqrt()
+            wanted[name][visible] -= (0.01 * i * mean / (root + 1e-15))[visible]
+        seen = visible.to(engine.device)
+        optimizer.step(7 * seen.int() if as_radii else seen, 50)
+        for name, row in rows.items():
+            assert torch.equal(row[~seen], before[name][~seen])
+            assert relative_error(row.detach().cpu(), wanted[name]) < 1e-6  # worst measured: 8e-8
+    assert all(len(optimizer.state[row]["exp_avg"]) == 50 for row in rows.values())
+
+
+def test_sparse_adam_refuses_other_numbers_of_rows():
+    row = nn.Parameter(torch.zeros(4, 3))
+    row.grad = torch.ones(4, 3)
+    optimizer = SparseGaussianAdam([{"params": [row], "lr": 0.1}], lr=0.0, eps=1e-15)
+    for visible, num, words in ((torch.ones(4), 5, "visibility"), (torch.ones(5, dtype=torch.bool), 5, "visible")):
+        with pytest.raises(ValueError, match=words):
+            optimizer.step(visible, num)
+    assert not row.any()
+
+
 # (what changes in the call, words of the message)
 WRONG_CALLS = [
     (lambda a: a | {"colors_precomp": torch.rand(20, 3)}, "colours: expected either shs or colors_precomp"),
@@ -305,7 +434,11 @@ WRONG_CAMERAS = {
     "centre elsewhere": (lambda s: {"campos": s.campos + 0.5}, "campos: expected"),
     "shape": (lambda s: {"viewmatrix": s.viewmatrix[:3]}, r"viewmatrix: expected shape \(4, 4\), got \(3, 4\)"),
     "background": (lambda s: {"bg": torch.zeros(1)}, r"bg: expected shape \(3,\), got \(1,\)"),
+    "background as a list": (lambda s: {"bg": [0, 0, 0]}, r"bg: expected shape \(3,\), got list"),
     "no size": (lambda s: {"image_width": 0}, "size"),
+    "weights": (lambda s: {"pixel_weights": torch.zeros(33, 22)}, r"pixel_weights: .*\(22, 33\) or .*, got \(33, 22\)"),
+    "weights True": (lambda s: {"pixel_weights": True}, r"pixel_weights: .*got bool"),
+    "no map": (lambda s: {"get_flag": True}, r"metric_map: .*got NoneType"),
 }
 
 
@@ -358,101 +491,3 @@ def test_dist_cuda2_is_the_mean_squared_distance_on_the_device_of_the_points(eng
     assert result.device == points.device and result.dtype == torch.float32
     # Worst measured: 1e-7 relative.
     torch.testing.assert_close(result.double(), squared.sort(dim=1).values[:, :3].mean(dim=1), rtol=1e-6, atol=0)
-
-
-# A trainer as forks of 3DGS have it.
-
-
-class FixedCamera:
-    """What such code knows of a view."""
-
-    def __init__(self, camera, device: str):
-        self.image_width, self.image_height = camera.width, camera.height
-        self.FoVx = 2 * math.atan(camera.width / (2 * camera.fx))
-        self.FoVy = 2 * math.atan(camera.height / (2 * camera.fy))
-        intrinsics = (camera.width, camera.height, camera.fx, camera.fy, camera.cx, camera.cy)
-        self.world_view_transform = camera.world_to_camera.transpose(0, 1).to(device)
-        self.projection_matrix = projection(*intrinsics).float().transpose(0, 1).to(device)
-        self.full_proj_transform = self.world_view_transform @ self.projection_matrix
-        self.camera_center = self.world_view_transform.inverse()[3, :3]
-        self.original_image = (camera.photo.pixels().float() / 255).to(device)
-
-
-class Splats:
-    """Parameters before activation, and the optimizer."""
-
-    def __init__(self, xyz: Tensor, rgb: Tensor):
-        log_scales = torch.sqrt(distCUDA2(xyz).clamp_min(1e-7)).log()[:, None].repeat(1, 3)
-        rotations = torch.zeros(len(xyz), 4, device=xyz.device)
-        rotations[:, 0] = 1
-        features = torch.zeros(len(xyz), 16, 3, device=xyz.device)
-        features[:, 0] = (rgb - 0.5) / 0.28209479177387814
-        opacities = torch.full((len(xyz), 1), -2.0, device=xyz.device)
-        self.set(xyz=xyz, features=features, opacities=opacities, log_scales=log_scales, rotations=rotations)
-
-    def set(self, **tensors: Tensor) -> None:
-        rates = {"xyz": 2e-3, "features": 1e-2, "opacities": 5e-2, "log_scales": 1e-2, "rotations": 5e-3}
-        self.parameters = {name: nn.Parameter(tensor) for name, tensor in tensors.items()}
-        groups = [{"params": [row], "lr": rates[name], "name": name} for name, row in self.parameters.items()]
-        self.optimizer = torch.optim.Adam(groups, eps=1e-15)
-        self.gradient_sum = torch.zeros(len(self.parameters["xyz"]), 1, device=tensors["xyz"].device)
-        self.denominator = torch.zeros_like(self.gradient_sum)
-
-
-def render(camera: FixedCamera, splats: Splats, background: Tensor, sh_degree: int) -> dict[str, Tensor]:
-    rows = splats.parameters
-    screenspace_points = torch.zeros_like(rows["xyz"], requires_grad=True, device=rows["xyz"].device) + 0
-    if screenspace_points.requires_grad:
-        screenspace_points.retain_grad()
-    settings = GaussianRasterizationSettings(
-        image_height=int(camera.image_height), image_width=int(camera.image_width),
-        tanfovx=math.tan(camera.FoVx * 0.5), tanfovy=math.tan(camera.FoVy * 0.5), bg=background, scale_modifier=1.0,
-        viewmatrix=camera.world_view_transform, projmatrix=camera.full_proj_transform, sh_degree=sh_degree,
-        campos=camera.camera_center, prefiltered=False, debug=False,
-    )  # fmt: skip
-    rendered_image, radii = GaussianRasterizer(raster_settings=settings)(
-        means3D=rows["xyz"], means2D=screenspace_points, shs=rows["features"], colors_precomp=None,
-        opacities=torch.sigmoid(rows["opacities"]), scales=torch.exp(rows["log_scales"]),
-        rotations=nn.functional.normalize(rows["rotations"]), cov3D_precomp=None,
-    )  # fmt: skip
-    return {"render": rendered_image, "viewspace_points": screenspace_points, "radii": radii}
-
-
-def densify(splats: Splats) -> None:
-    """Clone the tenth with the largest mean screen-space gradient, and forget the faint."""
-    mean_gradient = (splats.gradient_sum / splats.denominator.clamp_min(1)).squeeze(1)
-    chosen = mean_gradient >= mean_gradient.quantile(0.9)
-    kept = torch.sigmoid(splats.parameters["opacities"]).squeeze(1) > 0.005
-    splats.set(**{name: torch.cat([row[kept], row[chosen]]).detach() for name, row in splats.parameters.items()})
-
-
-def test_a_trainer_in_the_style_of_3dgs_learns_a_scene(engine, tiny_scene_dir):
-    """Fits views with retained screen-space gradients, growth and Adam; the PSNR of the views rises clearly."""
-    scene = load_scene(tiny_scene_dir, resolution=2)
-    cameras = [FixedCamera(camera, engine.device) for camera in scene.train]
-    xyz, rgb = (torch.as_tensor(each)[::3].to(engine.device) for each in (scene.points.xyz, scene.points.rgb))
-    splats = Splats(xyz.float(), rgb.float() / 255)
-    background = torch.zeros(3, device=engine.device)
-
-    def mean_psnr() -> float:
-        with torch.no_grad():
-            pairs = [(render(c, splats, background, 3)["render"], c.original_image) for c in cameras]
-        return sum(psnr(to_uint8(a).float() / 255, b).item() for a, b in pairs) / len(pairs)
-
-    before, num_before = mean_psnr(), len(splats.parameters["xyz"])
-    for step in range(1, 121):
-        camera = cameras[step % len(cameras)]
-        package = render(camera, splats, background, min(3, step // 30))
-        (package["render"] - camera.original_image).abs().mean().backward()
-        with torch.no_grad():
-            visible = package["radii"] > 0
-            gradient = package["viewspace_points"].grad
-            splats.gradient_sum[visible] += gradient[visible, :2].norm(dim=-1, keepdim=True)
-            splats.denominator[visible] += 1
-            if step == 60:
-                densify(splats)
-            else:
-                splats.optimizer.step()
-                splats.optimizer.zero_grad(set_to_none=True)
-    assert len(splats.parameters["xyz"]) > num_before
-    assert mean_psnr() > before + 5  # measured: from 15.6 to 22.9 dB

@@ -120,13 +120,16 @@ def test_importance_equals_the_reference(engine, name):
     """Weighted sums, plain sums, and the counts of pixels and of Gaussians equal the reference's."""
     case = case_of(name)
     weights = torch.rand(case.camera.height, case.camera.width, dtype=torch.float64).float().double()
+    weights[weights < 0.4] = 0
     expected = run_reference(case, weights)
     if engine.has_double:
         actual = engine.importance(case, weights)
         # Worst measured: 7e-15
         assert relative_error(actual.weighted, expected["weighted"]) < 1e-10
         assert relative_error(actual.total, expected["total"]) < 1e-10
+        assert relative_error(actual.distance, expected["distance"]) < 1e-10
         assert torch.equal(actual.num_pixels.long(), expected["num_pixels"])
+        assert torch.equal(actual.num_weighted.long(), expected["num_weighted"])
         assert torch.equal(actual.num_gaussians.long(), expected["num_gaussians"])
     actual = engine.importance(case, weights, torch.float32)
     assert actual.num_pixels.dtype == actual.num_gaussians.dtype == torch.int32
@@ -138,7 +141,10 @@ def test_importance_equals_the_reference(engine, name):
     slack = 2e-5 * expected["total"].max() + in_band / 255
     assert (actual.weighted.cpu() - expected["weighted"]).abs().max() <= slack
     assert (actual.total.cpu() - expected["total"]).abs().max() <= slack
-    assert (actual.num_pixels.cpu() - expected["num_pixels"]).abs().max() <= in_band
+    far = max(case.camera.width, case.camera.height) * 1.5  # px, more than any distance here
+    assert (actual.distance.cpu() - expected["distance"]).abs().max() <= far * slack
+    for count in ("num_pixels", "num_weighted"):
+        assert (getattr(actual, count).cpu() - expected[count]).abs().max() <= in_band
 
 
 def test_importance_ignores_what_the_image_ignores(engine):

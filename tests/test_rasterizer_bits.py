@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch_reference as reference
+import usable_processors
 from diff_gaussian_rasterization import photometric_loss
 from diff_gaussian_rasterization.optimizer import Adam
 from rasterizer_cases import CPU, OUTPUTS, Case, make_case, random_rotation, relative_error
@@ -65,8 +66,9 @@ def test_threads_do_not_change_a_bit(crowd, dtype):
         assert_same_bits(everything(threads), alone)
 
 
-def test_without_a_number_of_threads_as_many_as_torch_are_used():
+def test_without_a_number_of_threads_as_many_as_torch_are_used(monkeypatch):
     """Every function of the package, and GaussianRasterizer through ``rasterize``."""
+    monkeypatch.setattr(usable_processors, "num_processors", lambda: 4)
     used = []
 
     class Recorder:

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from suite_cases import write_table
 
 from compact_splats.arguments.suite import SuiteConfig
@@ -123,7 +124,8 @@ def test_the_protocol_chooses_the_folder_of_the_photos(words):
 
 
 def test_jobs_share_the_cores_unless_told_otherwise(words, monkeypatch):
-    monkeypatch.setattr("compact_splats.suite.plan.num_cores", lambda: 9)
+    monkeypatch.setattr("usable_processors.num_processors", lambda: 9)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 9)
     assert [plan_of(words, "--jobs", str(n)).jobs[0].threads for n in (1, 2, 20)] == [0, 4, 1]
     assert plan_of(words, "--jobs", "2", "--threads", "3").jobs[0].threads == 3
     assert plan_of(words, "--ray", "auto").jobs[0].threads == 9  # of which Ray has to be told a number

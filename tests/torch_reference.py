@@ -56,7 +56,9 @@ class Rendering:
     inverse_depth: Tensor
     weighted: Tensor  # sum over pixels of weight * T * alpha
     total: Tensor  # sum over pixels of T * alpha
+    distance: Tensor  # sum over pixels of T * alpha * distance from the projected mean, px
     num_pixels: Tensor  # int64
+    num_weighted: Tensor  # int64, of these, with a weight other than 0
     num_gaussians: Tensor  # int64, of the pixel
     radii: Tensor  # px, half the larger side of the box around alpha >= 1/255; 0 if no such ellipse
     margin: Tensor  # smallest relative distance of any discrete decision of a pixel to its threshold
@@ -182,8 +184,8 @@ def blend(splats: Splats, probe: Tensor, background: Tensor, pixels: Tensor, hal
     """Blend all splats front to back at the pixel centres (P, 2).
 
     Returns:
-        image (P, 3), transmittance (P,), inverse depth (P,), weighted, total, num_pixels (M,), num_gaussians, margins
-        (P,), (P,), (P,).
+        image (P, 3), transmittance (P,), inverse depth (P,), weighted, total, distance, num_pixels, num_weighted
+        (M,), num_gaussians, margins (P,), (P,), (P,).
     """
     d = _Offsets.apply(splats.means_px, probe, pixels, half_size)
     xx, xy, yy = splats.cov_px[:, 0, 0], splats.cov_px[:, 0, 1], splats.cov_px[:, 1, 1]
@@ -212,7 +214,8 @@ def blend(splats: Splats, probe: Tensor, background: Tensor, pixels: Tensor, hal
     image = share.T @ splats.colors + through[-1][:, None] * background
     inverse_depth = share.T @ (1 / splats.depths)
     return (
-        image, through[-1], inverse_depth, share.detach() @ weight, share.detach().sum(1), (seen & alive).sum(1),
+        image, through[-1], inverse_depth, share.detach() @ weight, share.detach().sum(1),
+        (share * d.norm(dim=2)).detach().sum(1), (seen & alive).sum(1), (seen & alive & (weight != 0)).sum(1),
         (seen & alive).sum(0), margin, clamp_margin,
     )  # fmt: skip
 
@@ -276,7 +279,7 @@ def render(
             weight[start : start + chunk],
         )  # fmt: skip
         parts.append(blend(*arguments) if h * w <= chunk else checkpoint(blend, *arguments, use_reentrant=False))
-    image, transmittance, inverse_depth, weighted, total, num, taken, margin, clamp_margin = zip(*parts, strict=True)
+    image, transmittance, inverse_depth, *sums, taken, margin, clamp_margin = zip(*parts, strict=True)
 
     def per_pixel(values) -> Tensor:
         return torch.cat(values).reshape(h, w)
@@ -284,13 +287,16 @@ def render(
     def per_gaussian(values: Tensor) -> Tensor:
         return torch.zeros(n, dtype=values.dtype).index_put((splats.index,), values)
 
+    weighted, total, distance, num_pixels, num_weighted = (per_gaussian(sum(each)) for each in sums)
     return Rendering(
         image=torch.cat(image).T.reshape(3, h, w),
         transmittance=per_pixel(transmittance),
         inverse_depth=per_pixel(inverse_depth),
-        weighted=per_gaussian(sum(weighted)),
-        total=per_gaussian(sum(total)),
-        num_pixels=per_gaussian(sum(num)),
+        weighted=weighted,
+        total=total,
+        distance=distance,
+        num_pixels=num_pixels,
+        num_weighted=num_weighted,
         num_gaussians=per_pixel(taken),
         radii=per_gaussian(radii_px(splats)),
         margin=per_pixel(margin),

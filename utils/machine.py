@@ -7,6 +7,8 @@ import platform
 import subprocess
 from pathlib import Path
 
+from usable_processors import num_processors
+
 
 def machine_info() -> dict[str, str | int]:
     """Processor, usable cores, GPU if any, versions, and the commit of the checkout."""
@@ -16,18 +18,13 @@ def machine_info() -> dict[str, str | int]:
     models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return {
         "processor": models[0] if models else platform.processor(),
-        "cores": num_cores(),
+        "cores": num_processors(),
         "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else "",
         "system": platform.platform(),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "commit": os.environ.get("COMMIT") or commit(),
     }
-
-
-def num_cores() -> int:
-    """Cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def visible_gpus() -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from usable_processors import default_threads
 
 from compact_splats.compression.arrays import REST_COUNTS, SHAPES, Arrays, Parameters
 from compact_splats.compression.color_basis import ColorBasis
@@ -148,10 +148,10 @@ def _read_block(code: CompactCode, streams: dict[str, bytes], parameters: Parame
 
 @contextmanager
 def _workers() -> Iterator[ThreadPoolExecutor]:
-    """A thread for each core, in which torch, which releases the GIL, uses no threads of its own."""
+    """As many threads as torch has, in which torch, which releases the GIL, uses no threads of its own."""
     threads = torch.get_num_threads()
     try:
-        with ThreadPoolExecutor(os.cpu_count(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        with ThreadPoolExecutor(default_threads(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
             yield pool
     finally:
         torch.set_num_threads(threads)  # or threads that are made later would get one, too

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import lzma
 import math
-import os
 import struct
 import zlib
 from collections.abc import Callable, Iterator
@@ -16,6 +15,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from usable_processors import default_threads
 
 from compact_splats.utils.errors import InputError
 
@@ -180,7 +181,7 @@ def on_all_cores(function: Callable[..., bytes], arguments: dict[str, tuple]) ->
     if sum(len(data) for data, *_ in arguments.values()) < _WORTH_THREADS:
         return {name: function(*given) for name, given in arguments.items()}
     longest_first = sorted(arguments, key=lambda name: -len(arguments[name][0]))  # keeps all cores busy until the end
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(default_threads()) as pool:
         jobs = {name: pool.submit(function, *arguments[name]) for name in longest_first}
     return {name: jobs[name].result() for name in arguments}
 

@@ -7,11 +7,11 @@ and red and blue are differences to green. See ``docs/gsz.md`` for the layout.
 from __future__ import annotations
 
 import math
-import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
+from usable_processors import default_threads
 
 from compact_splats.compression.arrays import REST_COUNTS, SHAPES, Arrays, Parameters, checked, refuse_not_finite
 from compact_splats.compression.container import (
@@ -273,6 +273,6 @@ def _colors(levels: list[np.ndarray], low: np.ndarray, high: np.ndarray) -> np.n
         for channel, level in enumerate((red + from_zero, green, blue + from_zero)):
             colors[part, :, channel] = tables[channel][level + columns]
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(default_threads()) as pool:
         list(pool.map(fill, range(0, len(colors), _PART)))
     return colors

@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 from scipy.spatial.transform import Rotation
 from tqdm import tqdm
+from usable_processors import default_threads
 
 from compact_splats.demo.ray_tracer import Box, Lighting, Material, Quad, Rod, Shape, Sphere, trace, unit
 from compact_splats.demo.textures import bricks, checks, fractal, marble, mosaic, plain, planks, wallpaper
@@ -217,7 +218,7 @@ def _write_photos(
         if not cv2.imwrite(str(folder / name), photo[:, :, ::-1]):
             raise OSError(f"could not write {name}")
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(default_threads()) as pool:
         list(tqdm(pool.map(write, names, poses), total=len(names), desc="photos", unit="view", disable=not progress))
 
 

@@ -5,12 +5,14 @@ from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from queue import SimpleQueue
 from typing import Any
 
+from usable_processors import default_threads
+
 from compact_splats.arguments.suite import SuiteConfig
 from compact_splats.suite.entries import failed_entry
 from compact_splats.suite.plan import Job
 from compact_splats.suite.process import allow_all, stop_all
 from compact_splats.suite.stages import run_job
-from compact_splats.utils.machine import num_cores, visible_gpus
+from compact_splats.utils.machine import visible_gpus
 
 Entry = dict[str, Any]
 
@@ -54,7 +56,7 @@ def _here(jobs: Sequence[Job], config: SuiteConfig) -> Generator[Entry, None, No
 def _on_cluster(jobs: Sequence[Job], config: SuiteConfig, address: str) -> Generator[Entry, None, None]:
     from compact_splats.suite.cluster import run_on_ray  # needs the package ray
 
-    cpus = config.threads or max(1, num_cores() // config.jobs)
+    cpus = config.threads or default_threads(config.jobs)
     gpus = 0 if config.device == "cpu" else 1 / config.jobs
     is_auto = config.device == "auto"
     for job, result in run_on_ray(run_job, jobs, address, cpus, gpus, config.retries, gpus_if_any=is_auto):

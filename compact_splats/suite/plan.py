@@ -4,12 +4,13 @@ import difflib
 from dataclasses import dataclass
 from pathlib import Path
 
+from usable_processors import default_threads
+
 from compact_splats.arguments.config import SCHEDULES
 from compact_splats.arguments.suite import SuiteConfig
 from compact_splats.suite.budgets import SceneBudget, read_budgets
 from compact_splats.suite.process import ROOT
 from compact_splats.utils.errors import InputError, brief
-from compact_splats.utils.machine import num_cores
 
 _PLACES = ("{}", "*/{}", "*/*/{}")  # of a scene in --data, such as 360_v2/bicycle and tandt_db/db/playroom
 _MARKS = ("sparse", "transforms.json", "transforms_train.json", "images*")  # a folder with one of them is a scene
@@ -171,4 +172,4 @@ def _job(
 def _threads(config: SuiteConfig) -> int:
     """Threads of a run; 0, which means all cores, if it is the only run on its machine."""
     shares_machine = config.jobs > 1 or config.ray is not None
-    return config.threads or (max(1, num_cores() // config.jobs) if shares_machine else 0)
+    return config.threads or (default_threads(config.jobs) if shares_machine else 0)

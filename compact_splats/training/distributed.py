@@ -14,11 +14,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.rendezvous import rendezvous
+from usable_processors import num_processors
 
 from compact_splats.training.digest import digest
 from compact_splats.training.processes import Item, SingleProcess
 from compact_splats.utils.errors import InputError, exit_code_of
-from compact_splats.utils.machine import num_cores
 
 # How long a process waits for the others, while the first measures or saves for example. A process that has ended is
 # noticed at once by gloo, and by torchrun in any case.
@@ -36,7 +36,7 @@ class Processes(SingleProcess):
         self.count = dist.get_world_size()
         self._local_rank = int(os.environ.get("LOCAL_RANK", self.rank))
         self.on_this_machine = int(os.environ.get("LOCAL_WORLD_SIZE", self.count))
-        self.threads = max(1, num_cores() // self.on_this_machine)
+        self.threads = max(1, num_processors() // self.on_this_machine)  # torchrun sets OMP_NUM_THREADS to 1
 
     def own_device(self, device: torch.device) -> torch.device:
         """The GPU with the number that the process has on its machine; it becomes torch's current one.

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from usable_processors import default_threads
 
 from compact_splats.scene.dataset import Scene, load_scene
 from compact_splats.scene.gaussian_model import GaussianModel
@@ -49,7 +50,7 @@ class Decoding:
     def __init__(self, scene: Scene, device: torch.device) -> None:
         self._photos = [camera.required_photo for camera in scene.train + scene.test]
         self._pin = device.type != "cpu"
-        self._executor = ThreadPoolExecutor(torch.get_num_threads(), thread_name_prefix="photos")
+        self._executor = ThreadPoolExecutor(default_threads(), thread_name_prefix="photos")
         self._futures = [self._executor.submit(photo.pixels) for photo in self._photos]
 
     @property

@@ -115,15 +115,17 @@ void check_gradients(const FuzzScene<T>& scene, const Frame<T>& frame, const All
 }
 
 template <class T> void check_importance(const FuzzScene<T>& scene, const Options& options) {
-    std::vector<T> weighted(scene.count), total(scene.count);
-    std::vector<int32_t> num_pixels(scene.count), num_gaussians(scene.num_pixels());
+    std::vector<T> weighted(scene.count), total(scene.count), distance(scene.count);
+    std::vector<int32_t> num_pixels(scene.count), num_weighted(scene.count), num_gaussians(scene.num_pixels());
     importance(scene.gaussians(false), scene.view, options, scene.v_transmittance.data(),
-               {weighted.data(), total.data(), num_pixels.data(), num_gaussians.data()});
+               {weighted.data(), total.data(), distance.data(), num_pixels.data(), num_weighted.data(),
+                num_gaussians.data()});
     const bool has_sound_weights = all_finite(scene.v_transmittance.values) && scene.is_tame();
     for (int64_t n = 0; n < scene.count; ++n) {
         REQUIRE(num_pixels[n] >= 0 && num_pixels[n] <= scene.num_pixels());
+        REQUIRE(num_weighted[n] >= 0 && num_weighted[n] <= num_pixels[n]);
         REQUIRE(total[n] >= 0 && total[n] <= T(num_pixels[n]) * T(1.001));
-        REQUIRE(!has_sound_weights || std::isfinite(weighted[n]));
+        REQUIRE(!has_sound_weights || (std::isfinite(weighted[n]) && std::isfinite(distance[n])));
     }
     const auto sum = [](const auto& counts) { return std::accumulate(counts.begin(), counts.end(), int64_t(0)); };
     REQUIRE(sum(num_pixels) == sum(num_gaussians));
@@ -151,8 +153,10 @@ template <class T> void run_scene(Bytes& bytes) {
 template <class T> void run_loss(Bytes& bytes) {
     const int choice = bytes.byte(), threads = 1 + bytes.below(4);
     LossInput<T> in{};
+    in.channels = 3;
     in.width = 1 + bytes.below(70);
     in.height = 1 + bytes.below(choice & 1 ? 12 : 70);
+    in.margin = std::min({choice >> 5, (in.width - 1) / 2, (in.height - 1) / 2});
     in.num_threads = threads;
     const int64_t num_pixels = int64_t(in.width) * in.height;
     Random random(bytes.word(2));

@@ -1,8 +1,9 @@
 """Differentiable rasterization of 3D Gaussians and the photometric loss, as torch functions on the CPU and on CUDA."""
 
 from ._C import DEVICES, LIMITS, CudaError
-from .compat import GaussianRasterizationSettings, GaussianRasterizer
-from .loss import Loss, photometric_loss
+from .compat import GaussianRasterizationSettings, GaussianRasterizer, TamingResults
+from .loss import Loss, photometric_loss, ssim
+from .optimizer import SparseGaussianAdam
 from .rasterizer import Importance, Rasterized, View, importance, rasterize
 
 __all__ = [
@@ -14,8 +15,11 @@ __all__ = [
     "Importance",
     "Loss",
     "Rasterized",
+    "SparseGaussianAdam",
+    "TamingResults",
     "View",
     "importance",
     "photometric_loss",
     "rasterize",
+    "ssim",
 ]

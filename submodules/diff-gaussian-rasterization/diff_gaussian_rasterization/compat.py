@@ -1,4 +1,4 @@
-"""`GaussianRasterizer` and its settings: the interface that most 3DGS code uses, implemented with `rasterize`.
+"""`GaussianRasterizer` and its settings: the interfaces of several lines of 3DGS code, implemented with `rasterize`.
 
 Matrices are transposed: they multiply row vectors from the right. Cameras have no gradient.
 """
@@ -6,7 +6,7 @@ Matrices are transposed: they multiply row vectors from the right. Cameras have 
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from ._C import LIMITS
-from .rasterizer import View, rasterize
+from .rasterizer import Importance, View, importance, rasterize
 
 # Relative error that a camera matrix may have. Products in TF32 have errors of 1e-3.
 _TOLERANCE = 1e-2
@@ -37,6 +37,11 @@ class GaussianRasterizationSettings(NamedTuple):
         debug: Ignored: errors are always reported, and the environment variable DGR_SYNC=1 makes them name the kernel.
         antialiasing: ``antialiased`` of `rasterize`. If it is True or False, the rasterizer also returns the inverse
             depth.
+        pixel_weights: (H, W), (1, H, W) or (H W,), or None. If it is given, the rasterizer returns `TamingResults`.
+        get_flag: If it is given, the rasterizer returns three results, as FastGS expects; the third is computed if it
+            is True.
+        metric_map: (H, W), (1, H, W) or (H W,), for ``get_flag``: the pixels to count are not 0.
+        mult: Ignored: the image does not depend on the size of the boxes around Gaussians.
     """
 
     image_height: int
@@ -52,6 +57,43 @@ class GaussianRasterizationSettings(NamedTuple):
     prefiltered: bool = False
     debug: bool = False
     antialiasing: bool | None = None
+    pixel_weights: Tensor | None | bool = False
+    get_flag: bool | None = None
+    metric_map: Tensor | None = None
+    mult: float = 1.0
+
+
+class TamingResults(NamedTuple):
+    """The 13 results that Taming 3DGS, Improved-GS and GNS unpack; only the image has a gradient.
+
+    Without pixel weights all but the first two are None. Those that no source describes are always None.
+
+    Attributes:
+        rendered_image: (3, H, W).
+        radii: (N,) int32 px, 0 if invisible.
+        counts, lists, listsRender, listsDistance: None.
+        centers: (N, 2) px, the projected means, 0 if invisible; the centre of the top-left pixel is (0, 0).
+        depths: (N,), z in camera coordinates, world units.
+        my_radii: (N,), the radii as floating-point numbers.
+        accum_weights: (N,), sum over pixels of pixel weight x transmittance x alpha.
+        accum_count: (N,) int32, pixels to which the Gaussian contributes.
+        accum_blend: (N,), sum over pixels of transmittance x alpha.
+        accum_dist: (N,), sum over pixels of transmittance x alpha x distance of the pixel from the projected mean, px.
+    """
+
+    rendered_image: Tensor
+    radii: Tensor
+    counts: None = None
+    lists: None = None
+    listsRender: None = None
+    listsDistance: None = None
+    centers: Tensor | None = None
+    depths: Tensor | None = None
+    my_radii: Tensor | None = None
+    accum_weights: Tensor | None = None
+    accum_count: Tensor | None = None
+    accum_blend: Tensor | None = None
+    accum_dist: Tensor | None = None
 
 
 class GaussianRasterizer(nn.Module):
@@ -101,8 +143,9 @@ class GaussianRasterizer(nn.Module):
             dc: (N, 1, 3), spherical harmonics of degree 0; separate tensors save a copy.
 
         Returns:
-            Image (3, H, W) and radii (N,) int32 in px, 0 if invisible; also the expected inverse depth (1, H, W) if
-            ``antialiasing`` is not None.
+            Image (3, H, W) and radii (N,) int32 in px, 0 if invisible. If ``antialiasing`` is given, also the expected
+            inverse depth (1, H, W). If ``get_flag`` is given, instead the number (N,) int32 of pixels in
+            ``metric_map`` to which a Gaussian contributes, or None. If ``pixel_weights`` is given, `TamingResults`.
 
         Raises:
             ValueError: An argument is missing, redundant or not as above, or the matrices are not those of a pinhole
@@ -111,31 +154,106 @@ class GaussianRasterizer(nn.Module):
         settings = self.raster_settings
         if (shs is None and dc is None) == (colors_precomp is None):
             raise ValueError("colours: expected either shs or colors_precomp, got both or neither")
-        given = (scales is not None, rotations is not None, cov3D_precomp is not None)
-        if given not in ((True, True, False), (False, False, True)):
-            raise ValueError("shapes: expected either scales and rotations, or cov3D_precomp")
-        if shs is not None and dc is None:
-            dc, shs = _split_degrees(shs)
-        if scales is not None and settings.scale_modifier != 1:
-            scales = scales * settings.scale_modifier
+        shape = _shape(settings, scales, rotations, cov3D_precomp)
+        dc, shs = _split_degrees(dc, shs)
+        is_first_line = settings.pixel_weights is False and settings.get_flag is None
+        wants_depth = is_first_line and settings.antialiasing is not None
         drawn = rasterize(
             _view(settings, direction_matters=dc is not None and settings.sh_degree > 0),
-            means3D, rotations, scales, opacities, sh_dc=dc, sh_rest=shs, sh_degree=settings.sh_degree,
-            colors=colors_precomp, covariances=cov3D_precomp, antialiased=bool(settings.antialiasing),
-            inverse_depth=settings.antialiasing is not None, screen_means=_four_columns(means2D),
+            means=means3D, opacities=opacities, **shape, sh_dc=dc, sh_rest=shs, sh_degree=settings.sh_degree,
+            colors=colors_precomp, antialiased=bool(settings.antialiasing), inverse_depth=wants_depth,
+            screen_means=_four_columns(means2D),
         )  # fmt: skip
-        if settings.antialiasing is None:
-            return drawn.image, drawn.radii
-        return drawn.image, drawn.radii, drawn.inverse_depth[None]
+        if settings.pixel_weights is not False:
+            return self._taming_results(drawn.image, drawn.radii, means3D, opacities, shape)
+        if settings.get_flag is not None:
+            return drawn.image, drawn.radii, self._metric_counts(means3D, opacities, shape)
+        return (drawn.image, drawn.radii, drawn.inverse_depth[None]) if wants_depth else (drawn.image, drawn.radii)
+
+    def importance(
+        self,
+        pixel_weights: Tensor,
+        means3D: Tensor,
+        opacities: Tensor,
+        scales: Tensor | None = None,
+        rotations: Tensor | None = None,
+        cov3D_precomp: Tensor | None = None,
+    ) -> Importance:
+        """The blending weights of each Gaussian, summed over the image. No gradient; Gaussians as in `forward`.
+
+        Args:
+            pixel_weights: (H, W), (1, H, W) or (H W,), on any device.
+
+        Raises:
+            ValueError: An argument is missing, redundant or not as above.
+        """
+        shape = _shape(self.raster_settings, scales, rotations, cov3D_precomp)
+        return self._importance("pixel_weights", pixel_weights, means3D, opacities, shape)
+
+    def _importance(self, name: str, weights: Any, means3D: Tensor, opacities: Tensor, shape: dict) -> Importance:
+        settings = self.raster_settings
+        height, width = int(settings.image_height), int(settings.image_width)
+        _check_tensor(name, weights, (height, width), (1, height, width), (height * width,))
+        weights = weights.detach().to(means3D).reshape(height, width)
+        view = _view(settings, direction_matters=False)
+        antialiased = bool(settings.antialiasing)
+        return importance(
+            view, means=means3D, opacities=opacities, **shape, pixel_weights=weights, antialiased=antialiased
+        )
+
+    def _metric_counts(self, means3D: Tensor, opacities: Tensor, shape: dict) -> Tensor | None:
+        if not self.raster_settings.get_flag:
+            return None
+        return self._importance("metric_map", self.raster_settings.metric_map, means3D, opacities, shape).num_weighted
+
+    @torch.no_grad()
+    def _taming_results(
+        self, image: Tensor, radii: Tensor, means3D: Tensor, opacities: Tensor, shape: dict
+    ) -> TamingResults:
+        settings = self.raster_settings
+        if settings.pixel_weights is None:
+            return TamingResults(image, radii)
+        sums = self._importance("pixel_weights", settings.pixel_weights, means3D, opacities, shape)
+        viewmatrix, projmatrix = settings.viewmatrix.to(means3D), settings.projmatrix.to(means3D)
+        clip = means3D @ projmatrix[:3] + projmatrix[3]
+        size = clip.new_tensor([settings.image_width, settings.image_height])
+        centers = ((clip[:, :2] / clip[:, 3:] + 1) * size - 1) / 2
+        return TamingResults(
+            image, radii, centers=centers.where((radii > 0)[:, None], 0),
+            depths=means3D @ viewmatrix[:3, 2] + viewmatrix[3, 2], my_radii=radii.to(means3D.dtype),
+            accum_weights=sums.weighted, accum_count=sums.num_pixels, accum_blend=sums.total, accum_dist=sums.distance,
+        )  # fmt: skip
 
 
-def _split_degrees(shs: Tensor) -> tuple[Tensor, Tensor | None]:
+def _check_tensor(name: str, value: Any, *shapes: tuple[int, ...]) -> None:
+    """Check that a value is a tensor of one of the shapes."""
+    found = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+    if found not in shapes:
+        raise ValueError(f"{name}: expected shape {' or '.join(map(str, shapes))}, got {found}")
+
+
+def _shape(
+    settings: GaussianRasterizationSettings, scales: Tensor | None, rotations: Tensor | None, cov3D: Tensor | None
+) -> dict[str, Tensor | None]:
+    """The arguments of `rasterize` that say how large Gaussians are."""
+    given = (scales is not None, rotations is not None, cov3D is not None)
+    if given not in ((True, True, False), (False, False, True)):
+        raise ValueError("shapes: expected either scales and rotations, or cov3D_precomp")
+    if scales is not None and settings.scale_modifier != 1:
+        scales = scales * settings.scale_modifier
+    return {"scales": scales, "quats": rotations, "covariances": cov3D}
+
+
+def _split_degrees(dc: Tensor | None, shs: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
     """Degree 0, and the other degrees if any."""
-    if shs.ndim != 3 or shs.shape[1] < 1:
+    if shs is None:
+        return dc, None
+    if shs.ndim != 3 or (dc is None and shs.shape[1] < 1):
         raise ValueError(f"shs: expected shape (N, K, 3), got {tuple(shs.shape)}")
-    # The gradient of split is one concatenation; that of two slices would be two padded copies and their sum.
-    dc, rest = shs.split((1, shs.shape[1] - 1), dim=1)
-    return dc, rest if rest.shape[1] else None
+    if dc is None:
+        # The gradient of split is one concatenation; that of two slices would be two padded copies and their sum.
+        dc, shs = shs.split((1, shs.shape[1] - 1), dim=1)
+    return dc, shs if shs.shape[1] else None
 
 
 def _four_columns(means2D: Tensor | None) -> Tensor | None:
@@ -152,8 +270,7 @@ def _view(settings: GaussianRasterizationSettings, direction_matters: bool) -> V
     shapes = {"viewmatrix": (4, 4), "projmatrix": (4, 4), "campos": (3,), "bg": (3,)}
     tensors = [getattr(settings, name) for name in shapes]
     for (name, shape), tensor in zip(shapes.items(), tensors, strict=True):
-        if tuple(tensor.shape) != shape:
-            raise ValueError(f"{name}: expected shape {shape}, got {tuple(tensor.shape)}")
+        _check_tensor(name, tensor, shape)
     viewmatrix, projmatrix, centre, background = _host.of(tensors)
     world_to_camera, (fx, fy, cx, cy) = _camera(
         viewmatrix.tobytes(), projmatrix.tobytes(), centre.tobytes() if direction_matters else None

@@ -20,7 +20,7 @@ class Adam(torch.optim.Optimizer):
     """Adam [Kingma and Ba, arXiv:1412.6980]; its step and its ``state_dict`` are those of ``torch.optim.Adam``.
 
     Parameters have to be contiguous, float32 and on one device. Weight decay, AMSGrad and ``maximize`` are not
-    supported. On the CPU a step uses ``torch.get_num_threads()`` threads.
+    supported.
     """
 
     # torch.optim.Optimizer excludes these methods from torch.compile. For that, the first call imports the compiler,
@@ -95,6 +95,27 @@ class Adam(torch.optim.Optimizer):
             state["exp_avg"] = torch.zeros_like(parameter)
             state["exp_avg_sq"] = torch.zeros_like(parameter)
         return state
+
+
+class SparseGaussianAdam(Adam):
+    """`Adam` of the rows of visible Gaussians, as newer 3DGS code calls it [Taming 3DGS, arXiv:2406.15643]."""
+
+    def __init__(self, params: Iterable[Any], lr: float, eps: float) -> None:
+        super().__init__(params, lr=lr, eps=eps)
+
+    def step(self, visibility: Tensor, N: int) -> None:
+        """Update the visible rows of every parameter that has a gradient.
+
+        Args:
+            visibility: (N,) bool, or radii (N,) int32. Rows where it is 0 and their moments do not change.
+            N: Number of Gaussians.
+
+        Raises:
+            ValueError: An argument, a parameter or its gradient does not have N rows, or as in `Adam.step`.
+        """
+        if tuple(visibility.shape) != (N,):
+            raise ValueError(f"visibility: expected shape ({N},), got {tuple(visibility.shape)}")
+        super().step(visibility)
 
 
 def _check(group: dict[str, Any]) -> None:

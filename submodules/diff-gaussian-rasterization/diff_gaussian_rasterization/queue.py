@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from usable_processors import default_threads
 
 from . import _C
 
@@ -20,5 +21,9 @@ def queue_for(device: torch.device) -> Any:
 
 
 def thread_count(threads: int) -> int:
-    """``threads``; if it is 0, the number of threads that torch uses."""
-    return threads or torch.get_num_threads()
+    """``threads``; if it is 0, ``torch.get_num_threads()``, but not more than the processors that can be used.
+
+    torch's number is that of ``torch.set_num_threads``, or else of OMP_NUM_THREADS. The processors are those of the
+    process's affinity and CPU limit.
+    """
+    return threads or default_threads()

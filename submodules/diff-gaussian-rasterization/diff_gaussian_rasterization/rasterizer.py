@@ -63,13 +63,17 @@ class Importance(NamedTuple):
     Attributes:
         weighted: (N,), sum over pixels of pixel weight x transmittance x alpha.
         total: (N,), sum over pixels of transmittance x alpha.
+        distance: (N,), sum over pixels of transmittance x alpha x distance of the pixel from the projected mean, px.
         num_pixels: (N,) int32, pixels to which the Gaussian contributes.
+        num_weighted: (N,) int32, of these, pixels whose weight is not 0.
         num_gaussians: (H, W) int32, Gaussians that contribute to the pixel.
     """
 
     weighted: Tensor
     total: Tensor
+    distance: Tensor
     num_pixels: Tensor
+    num_weighted: Tensor
     num_gaussians: Tensor
 
 
@@ -203,7 +207,7 @@ def rasterize(
             units: x, y, and the sums over pixels of the absolute values |x|, |y|.
         stats: (abs_grad_sum (N,) float32, views (N,) int32). For each visible Gaussian, backward adds the norm of the
             two absolute values, and 1.
-        threads: CPU threads; 0 = ``torch.get_num_threads()``. The result does not depend on it.
+        threads: CPU threads; 0: see `thread_count`. The result does not depend on it.
 
     Raises:
         ValueError: A shape, dtype or device is not as above.
@@ -249,12 +253,10 @@ def importance(
     _check(view, rows, {"pixel_weights": (pixel_weights, means.dtype, (view.height, view.width))})
     count, counters = means.shape[0], dict(dtype=torch.int32, device=means.device)
     result = Importance(
-        means.new_empty(count), means.new_empty(count), torch.empty(count, **counters),
-        torch.empty(view.height, view.width, **counters),
-    )  # fmt: skip
+        *means.new_empty(3, count), *torch.empty(2, count, **counters), torch.empty(view.height, view.width, **counters)
+    )
     _C.importance(
         _rows(rows), view._for_engine(means.dtype), queue_for(means.device), antialiased=antialiased,
-        threads=thread_count(threads), pixel_weights=pixel_weights.contiguous(),
-        **result._asdict(),
+        threads=thread_count(threads), pixel_weights=pixel_weights.contiguous(), **result._asdict(),
     )  # fmt: skip
     return result

@@ -248,7 +248,7 @@ void run_backward(const CudaFrame& made, const Rows& rows, const Rows& v_rows, c
 }
 
 /// Unchecked arguments of importance.
-struct ImportanceArgs { Array pixel_weights, weighted, total, num_pixels, num_gaussians; };
+struct ImportanceArgs { Array pixel_weights, weighted, total, distance, num_pixels, num_weighted, num_gaussians; };
 
 /// Checks the arguments of importance and calls run(gaussians, view, weights, out) without the GIL.
 template <class T, class Run>
@@ -260,7 +260,9 @@ void with_importance(const Rows& rows, const ViewArgs& view_args, const Options&
     const T* weights = checked<const T>(args.pixel_weights, "pixel_weights", {view.height, view.width}, device);
     const Importance<T> out{checked<T>(args.weighted, "weighted", {g.count}, device),
                             checked<T>(args.total, "total", {g.count}, device),
+                            checked<T>(args.distance, "distance", {g.count}, device),
                             checked<int32_t>(args.num_pixels, "num_pixels", {g.count}, device),
+                            checked<int32_t>(args.num_weighted, "num_weighted", {g.count}, device),
                             checked<int32_t>(args.num_gaussians, "num_gaussians", {view.height, view.width}, device)};
     nb::gil_scoped_release released;
     run(g, view, weights, out);
@@ -271,7 +273,7 @@ struct LossArgs {
     Array image, photo;
     OptionalArray mask;
     double ssim_weight;
-    int threads;
+    int margin, threads;
     Array values;
     OptionalArray v_image;
 };
@@ -281,20 +283,26 @@ template <class T, class Run> void with_loss(const LossArgs& args, const Run& ru
     const Array& image = args.image;
     const Device device = image.device();
     const Shape& shape = image.shape();
-    if (shape.size() != 3 || shape[0] != 3) refuse("image", "shape (3, H, W)", shape_text(shape));
-    const int64_t h = shape[1], w = shape[2];
-    if (h < 1 || w < 1 || h * w > Limits::pixels_max) refuse("image", "1 to 2^30 pixels", shape_text(shape));
+    if (shape.size() != 3 || shape[0] < 1) refuse("image", "shape (C, H, W)", shape_text(shape));
+    const int64_t c = shape[0], h = shape[1], w = shape[2];
+    const int64_t shortest = 2 * int64_t(args.margin) + 1;
+    if (args.margin < 0 || h < shortest || w < shortest)
+        refuse("image", "sides of at least " + std::to_string(shortest) + " px", shape_text(shape));
+    if (h > Limits::pixels_max / w || c > 3 * Limits::pixels_max / (h * w))
+        refuse("image", "at most 2^30 pixels of 3 channels", shape_text(shape));
     const bool bytes = args.photo.is_of<uint8_t>();
-    const LossInput<T> input{static_cast<int>(w),
+    const LossInput<T> input{static_cast<int>(c),
+                             static_cast<int>(w),
                              static_cast<int>(h),
-                             checked<const T>(image, "image", {3, h, w}, device),
-                             bytes ? nullptr : checked<const T>(args.photo, "photo", {3, h, w}, device),
-                             bytes ? checked<const uint8_t>(args.photo, "photo", {3, h, w}, device) : nullptr,
+                             args.margin,
+                             checked<const T>(image, "image", {c, h, w}, device),
+                             bytes ? nullptr : checked<const T>(args.photo, "photo", {c, h, w}, device),
+                             bytes ? checked<const uint8_t>(args.photo, "photo", {c, h, w}, device) : nullptr,
                              checked<const bool>(args.mask, "mask", {h, w}, device),
                              args.ssim_weight,
                              checked_threads(args.threads)};
     T* values = checked<T>(args.values, "values", {3}, device);
-    T* v = checked<T>(args.v_image, "v_image", {3, h, w}, device);
+    T* v = checked<T>(args.v_image, "v_image", {c, h, w}, device);
     nb::gil_scoped_release released;
     run(input, values, v);
 }
@@ -377,9 +385,11 @@ NB_MODULE(_C, m) {
     m.def(
         "importance",
         [](const Rows& rows, const ViewArgs& view, const Queue& queue, bool antialiased, int threads,
-           Array pixel_weights, Array weighted, Array total, Array num_pixels, Array num_gaussians) {
+           Array pixel_weights, Array weighted, Array total, Array distance, Array num_pixels, Array num_weighted,
+           Array num_gaussians) {
             const Options options = make_options(antialiased, 0, threads);
-            const ImportanceArgs args{pixel_weights, weighted, total, num_pixels, num_gaussians};
+            const ImportanceArgs args{pixel_weights, weighted,     total,        distance,
+                                      num_pixels,    num_weighted, num_gaussians};
             const auto on_cpu = [&](const auto& g, const auto& v, const auto* weights, const auto& out) {
                 importance(g, v, options, weights, out);
             };
@@ -397,14 +407,14 @@ NB_MODULE(_C, m) {
             }
         },
         nb::arg("rows"), nb::arg("view"), nb::arg("queue"), nb::kw_only(), nb::arg("antialiased"), nb::arg("threads"),
-        nb::arg("pixel_weights"), nb::arg("weighted"), nb::arg("total"), nb::arg("num_pixels"),
-        nb::arg("num_gaussians"));
+        nb::arg("pixel_weights"), nb::arg("weighted"), nb::arg("total"), nb::arg("distance"),
+        nb::arg("num_pixels"), nb::arg("num_weighted"), nb::arg("num_gaussians"));
 
     m.def(
         "photometric_loss",
-        [](Array image, Array photo, const Queue& queue, OptionalArray mask, double ssim_weight, int threads,
-           Array values, OptionalArray v_image) {
-            const LossArgs args{image, photo, mask, ssim_weight, threads, values, v_image};
+        [](Array image, Array photo, const Queue& queue, OptionalArray mask, double ssim_weight, int margin,
+           int threads, Array values, OptionalArray v_image) {
+            const LossArgs args{image, photo, mask, ssim_weight, margin, threads, values, v_image};
             if (is_cuda(engine_device(image, "image"))) {
                 TorchMemory scratch(queue.allocate);
                 const cuda::Context context = queue.context(image.device(), scratch);
@@ -418,7 +428,7 @@ NB_MODULE(_C, m) {
             }
         },
         nb::arg("image"), nb::arg("photo"), nb::arg("queue"), nb::kw_only(), nb::arg("mask").none(),
-        nb::arg("ssim_weight"), nb::arg("threads"), nb::arg("values"), nb::arg("v_image").none());
+        nb::arg("ssim_weight"), nb::arg("margin"), nb::arg("threads"), nb::arg("values"), nb::arg("v_image").none());
 
     nb::dict limits;
     limits["near"] = Limits::near;

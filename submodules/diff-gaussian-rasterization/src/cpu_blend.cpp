@@ -270,19 +270,22 @@ void importance_tile(const Frame<T>& frame, int64_t tile_index, const T* pixel_w
     walk_tile(
         frame, tile_index, tile,
         [&](const Instance& instance, const Splat<T>&, const B*, const auto& for_each_group) {
-            B weighted(0), total(0);
-            int num_pixels = 0;
-            for_each_group([&](int at, Vec2<B>, B alpha, B transmittance, Mask<T> contributes) {
+            B weighted(0), total(0), distance(0);
+            int num_pixels = 0, num_weighted = 0;
+            for_each_group([&](int at, Vec2<B> d, B alpha, B transmittance, Mask<T> contributes) {
                 const B weight = select(contributes, blend_weight(transmittance, alpha), B(0));
-                weighted += weight * B::load(pixel_weight + at);
+                const B factor = B::load(pixel_weight + at);
+                weighted += weight * factor;
                 total += weight;
+                distance += weight * sqrt(d.x * d.x + d.y * d.y);
                 num_pixels += count(contributes);
+                num_weighted += count(contributes & (abs(factor) > B(0)));
                 (B::load(taken + at) + select(contributes, B(1), B(0))).store(taken + at);
             });
-            const B both[2] = {weighted, total};
-            T sums[2];
-            sums_of_lanes<2>(both, sums);
-            slots[frame.slot_of(instance)] = {sums[0], sums[1], num_pixels};
+            const B parts[3] = {weighted, total, distance};
+            T sums[3];
+            sums_of_lanes<3>(parts, sums);
+            slots[frame.slot_of(instance)] = {sums[0], sums[1], sums[2], num_pixels, num_weighted};
         },
         [&](const Instance& instance) { slots[frame.slot_of(instance)] = {}; });
     int32_t counts[kTilePixels];
@@ -326,9 +329,7 @@ void importance(const Gaussians<T>& gaussians, const View<T>& view, const Option
     for (int64_t n = 0; n < gaussians.count; ++n) {
         ImportanceSlot<T> all{};
         for (int64_t s = frame.slot_begin[n]; s < frame.slot_begin[n + 1]; ++s) all.add(slots[s]);
-        out.weighted[n] = all.weighted;
-        out.total[n] = all.total;
-        out.num_pixels[n] = all.num_pixels;
+        out.store(n, all);
     }
 }
 

@@ -142,17 +142,19 @@ BandSums measure_band(const LossInput<T>& in, const Window<T>& window, const Ban
     for (int i = 0; i < kLanes<T>; ++i) lane.set(i, T(i));
     for (int row = band.begin; row < band.end; row += kBlurRows) {
         const int num_rows = std::min(kBlurRows, band.end - row);
+        const int first_row = in.margin - row, end_row = in.height - in.margin - row;  // of those that count
         B row_sums[kBlurRows] = {};
         for (int i = 0; i < stride; i += kLanes<T>) {
             B blurred[kMaps][kBlurRows];
             for (int map = 0; map < kMaps; ++map)
                 means.blur_columns(window, map, row - band.begin, i, blurred[map]);
-            const Mask<T> inside = lane < B(in.width - i);
+            const Mask<T> inside = (lane >= B(in.margin - i)) & (lane < B(in.width - in.margin - i));
             for (int r = 0; r < num_rows; ++r) {
                 const WindowMeans<B> m{blurred[0][r], blurred[1][r], blurred[2][r], blurred[3][r]};
-                row_sums[r] += select(inside, ssim(m), B(0));
+                const bool counts = r >= first_row && r < end_row;
+                if (counts) row_sums[r] += select(inside, ssim(m), B(0));
                 if (!gradients) continue;
-                const WindowGradient<B> g = ssim_vjp(m, B(v_ssim));
+                const WindowGradient<B> g = ssim_vjp(m, select(inside, B(counts ? v_ssim : 0), B(0)));
                 T* out = gradients + int64_t(row + r) * stride + i;
                 g.x.store(out);
                 g.xx.store(out + map_size);
@@ -214,25 +216,25 @@ template <class T> LossOutput<T> photometric_loss(const LossInput<T>& in, T* v_i
     const int stride = round_up(in.width, kLanes<T>);
     const int64_t map_size = int64_t(in.height) * stride;
     const int num_bands = (in.height + kBandRows - 1) / kBandRows;
-    const double num_values = 3.0 * in.width * in.height;
     const MixedLossGradient v = mixed_loss_vjp(in.ssim_weight);
-    const T v_l1 = T(v.l1 / num_values), v_ssim = T(v.ssim / num_values);
-    Buffer<T> gradients(v_image ? 9 * map_size : 0);
+    const T v_l1 = T(v.l1 / in.num_values()), v_ssim = T(v.ssim / in.num_similarities());
+    Buffer<T> gradients(v_image ? 3 * in.channels * map_size : 0);
     const auto gradients_of = [&](int channel) {
         return v_image ? gradients.data() + 3 * map_size * channel : nullptr;
     };
-    std::vector<BandSums> sums(3 * num_bands);
+    const int64_t all_bands = int64_t(in.channels) * num_bands;
+    std::vector<BandSums> sums(all_bands);
     Team team(in.num_threads);
     const auto band_of = [&](int64_t i) -> Band {
         const int begin = static_cast<int>(i % num_bands) * kBandRows;
         return {static_cast<int>(i / num_bands), begin, std::min(in.height, begin + kBandRows)};
     };
-    team.for_each(3 * num_bands, [&](int64_t i) {
+    team.for_each(all_bands, [&](int64_t i) {
         const Band band = band_of(i);
         sums[i] = measure_band(in, window, band, v_ssim, gradients_of(band.channel), map_size, stride);
     });
     if (v_image) {
-        team.for_each(3 * num_bands, [&](int64_t i) {
+        team.for_each(all_bands, [&](int64_t i) {
             const Band band = band_of(i);
             pull_back_band(in, window, band, v_l1, gradients_of(band.channel), map_size, stride, v_image);
         });
@@ -242,7 +244,7 @@ template <class T> LossOutput<T> photometric_loss(const LossInput<T>& in, T* v_i
         total.l1 += band.l1;
         total.ssim += band.ssim;
     }
-    const double l1 = total.l1 / num_values, similarity = total.ssim / num_values;
+    const double l1 = total.l1 / in.num_values(), similarity = total.ssim / in.num_similarities();
     return {T(mixed_loss(in.ssim_weight, l1, similarity)), T(l1), T(similarity)};
 }
 

@@ -326,11 +326,13 @@ struct ImportancePass {
         fixed.weight = p.pass.pixel_weights[pixel];
         flow.transmittance = state ? state[0] : 1.0f;
     }
-    __device__ void visit(const Splat<float>&, Vec2<float>, float alpha, const Fixed& fixed, Flow& flow) {
+    __device__ void visit(const Splat<float>&, Vec2<float> d, float alpha, const Fixed& fixed, Flow& flow) {
         const float weight = blend_weight(flow.transmittance, alpha);
         sum.weighted += weight * fixed.weight;
         sum.total += weight;
+        sum.distance += weight * sqrt(d.x * d.x + d.y * d.y);
         ++sum.num_pixels;
+        sum.num_weighted += fixed.weight != 0;
         flow.transmittance = transmittance_after(flow.transmittance, alpha);
     }
     __device__ void store(const Params& p, int64_t instance, uint32_t) { p.slots[instance] = sum; }
@@ -342,9 +344,7 @@ __global__ void sum_importance_kernel(const ImportanceSlot<float>* slots, SlotOr
     if (n >= count) return;
     ImportanceSlot<float> all{};
     for (int64_t i = order.begin[n]; i < order.begin[n + 1]; ++i) all.add(slots[order.slots[i]]);
-    out.weighted[n] = all.weighted;
-    out.total[n] = all.total;
-    out.num_pixels[n] = all.num_pixels;
+    out.store(n, all);
 }
 
 /// An array of zeros.

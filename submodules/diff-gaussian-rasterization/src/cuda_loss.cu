@@ -31,8 +31,10 @@ struct LossParams {
     int64_t pixels;  // of a channel
     float v_l1, v_ssim;  // dL/d|x - y| and dL/dSSIM of one value
     Sums* sums;  // (blocks)
-    float* gradients;  // (3,3,H,W): dL/d(window means of x, x^2, xy) of each channel, or null
-    float* v_image;  // (3,H,W)
+    float* gradients;  // (3,C,H,W): dL/d(window means of x, x^2, xy) of each channel, or null
+    float* v_image;  // (C,H,W)
+
+    __device__ int64_t map_size() const { return in.channels * pixels; }
 };
 
 /// The block's tile; left and top in px.
@@ -44,8 +46,8 @@ struct Tile {
           top(static_cast<int>(blockIdx.x) % p.tiles / p.tiles_x * kTile) {}
 };
 
-__device__ __forceinline__ bool is_inside(const LossParams& p, int x, int y) {
-    return x >= 0 && x < p.in.width && y >= 0 && y < p.in.height;
+__device__ __forceinline__ bool is_inside(const LossParams& p, int x, int y, int margin = 0) {
+    return x >= margin && x < p.in.width - margin && y >= margin && y < p.in.height - margin;
 }
 
 /// Image (x) and photo (y) of a pixel inside the image; zero where the mask is false.
@@ -146,13 +148,14 @@ __global__ void __launch_bounds__(kThreads) similarity_kernel(LossParams p) {
         if (!is_inside(p, x, y)) continue;
         const WindowMeans<float> means{(u[i] + d[i]) / 2, (u[i] - d[i]) / 2, (uu[i] + dd[i]) / 2, (uu[i] - dd[i]) / 4};
         l1 += abs(memory.d.at[first_row + i + kRadius][column + kRadius]);
-        similarity += ssim(means);
+        const bool counts = is_inside(p, x, y, p.in.margin);
+        similarity += counts ? ssim(means) : 0.0f;
         if (!p.gradients) continue;
-        const WindowGradient<float> gradient = ssim_vjp(means, p.v_ssim);
+        const WindowGradient<float> gradient = ssim_vjp(means, counts ? p.v_ssim : 0.0f);
         float* out = p.gradients + tile.channel * p.pixels + int64_t(y) * p.in.width + x;
         out[0] = gradient.x;
-        out[3 * p.pixels] = gradient.xx;
-        out[6 * p.pixels] = gradient.xy;
+        out[p.map_size()] = gradient.xx;
+        out[2 * p.map_size()] = gradient.xy;
     }
 
     const float warp_l1 = warp_sum(l1), warp_ssim = warp_sum(similarity);
@@ -186,7 +189,7 @@ __global__ void __launch_bounds__(kThreads) gradient_kernel(LossParams p) {
         const int64_t pixel = int64_t(y) * p.in.width + x;
 #pragma unroll
         for (int map = 0; map < 3; ++map)
-            memory.gradient[map].at[row][column] = inside ? gradients[3 * map * p.pixels + pixel] : 0.0f;
+            memory.gradient[map].at[row][column] = inside ? gradients[map * p.map_size() + pixel] : 0.0f;
     }
     __syncthreads();
     for (int i = threadIdx.x; i < kRows * kTile / kOutputs; i += kThreads) {
@@ -221,7 +224,7 @@ constexpr int kSumThreads = 512;
 struct SumParams {
     const Sums* sums;
     int64_t count;
-    double num_values, ssim_weight;
+    double num_values, num_similarities, ssim_weight;
     float* values;  // loss, L1, SSIM
 };
 
@@ -241,7 +244,7 @@ __global__ void __launch_bounds__(kSumThreads) sum_kernel(SumParams p) {
         partial[threadIdx.x].ssim += partial[threadIdx.x + half].ssim;
     }
     if (threadIdx.x != 0) return;
-    const double l1 = partial[0].l1 / p.num_values, similarity = partial[0].ssim / p.num_values;
+    const double l1 = partial[0].l1 / p.num_values, similarity = partial[0].ssim / p.num_similarities;
     p.values[0] = static_cast<float>(mixed_loss(p.ssim_weight, l1, similarity));
     p.values[1] = static_cast<float>(l1);
     p.values[2] = static_cast<float>(similarity);
@@ -253,23 +256,23 @@ void photometric_loss(const Context& context, const LossInput<float>& input, flo
     const DeviceGuard guard(context.device);
     const int64_t pixels = int64_t(input.width) * input.height;
     const int tiles_x = (input.width + kTile - 1) / kTile, tiles_y = (input.height + kTile - 1) / kTile;
-    const int64_t blocks = int64_t(3) * tiles_x * tiles_y;
-    const double num_values = 3.0 * static_cast<double>(pixels);
+    const int64_t blocks = int64_t(input.channels) * tiles_x * tiles_y;
     const MixedLossGradient v = mixed_loss_vjp(input.ssim_weight);
     const LossParams params{input,
                             window_weights<float>(),
                             tiles_x,
                             tiles_x * tiles_y,
                             pixels,
-                            static_cast<float>(v.l1 / num_values),
-                            static_cast<float>(v.ssim / num_values),
+                            static_cast<float>(v.l1 / input.num_values()),
+                            static_cast<float>(v.ssim / input.num_similarities()),
                             context.scratch.array<Sums>(blocks),
-                            v_image ? context.scratch.array<float>(9 * pixels) : nullptr,
+                            v_image ? context.scratch.array<float>(3 * input.channels * pixels) : nullptr,
                             v_image};
     launch("similarity_kernel", context, {blocks, kThreads, sizeof(SimilarityMemory)}, similarity_kernel, params);
     if (v_image)
         launch("gradient_kernel", context, {blocks, kThreads, sizeof(GradientMemory)}, gradient_kernel, params);
-    const SumParams sum_params{params.sums, blocks, num_values, input.ssim_weight, values};
+    const SumParams sum_params{params.sums,           blocks, input.num_values(), input.num_similarities(),
+                               input.ssim_weight, values};
     launch("sum_kernel", context, {1, kSumThreads, kSumThreads * sizeof(Sums)}, sum_kernel, sum_params);
 }
 

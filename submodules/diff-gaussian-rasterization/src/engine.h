@@ -33,8 +33,19 @@ void backward(const Frame<T>& frame, const Gaussians<T>& gaussians, const Images
 /// Sums over pixels of the weight of each Gaussian, and counts.
 template <class T> struct Importance {
     T *weighted, *total;     // (N) sum of pixel weight * weight; sum of weight
+    T* distance;             // (N) sum of weight * distance of the pixel from the mean, px
     int32_t* num_pixels;     // (N) to which the Gaussian contributes
+    int32_t* num_weighted;   // (N) of these, with a pixel weight other than 0
     int32_t* num_gaussians;  // (H,W) that contribute to the pixel
+
+    /// Writes the sums of Gaussian n.
+    DGR_FN void store(int64_t n, const ImportanceSlot<T>& sums) const {
+        weighted[n] = sums.weighted;
+        total[n] = sums.total;
+        distance[n] = sums.distance;
+        num_pixels[n] = sums.num_pixels;
+        num_weighted[n] = sums.num_weighted;
+    }
 };
 template <class T>
 void importance(const Gaussians<T>& gaussians, const View<T>& view, const Options& options, const T* pixel_weights,
@@ -42,16 +53,20 @@ void importance(const Gaussians<T>& gaussians, const View<T>& view, const Option
 
 /// The input of mixed_loss of an image and a photo. SSIM pads with zeros.
 template <class T> struct LossInput {
-    int width, height;
-    const T* image;  // (3,H,W)
-    const T* photo;              // (3,H,W); if null, photo_bytes is used
-    const uint8_t* photo_bytes;  // (3,H,W) 0 to 255
+    int channels, width, height;
+    int margin;                  // px; the mean of SSIM leaves out what is nearer to an edge
+    const T* image;              // (C,H,W)
+    const T* photo;              // (C,H,W); if null, photo_bytes is used
+    const uint8_t* photo_bytes;  // (C,H,W) 0 to 255
     const bool* mask;            // (H,W) or null; image and photo are zero where it is false
     double ssim_weight;
     int num_threads;
+
+    double num_values() const { return double(channels) * width * height; }
+    double num_similarities() const { return double(channels) * (width - 2 * margin) * (height - 2 * margin); }
 };
 template <class T> struct LossOutput { T loss, l1, ssim; };
-/// v_image: (3,H,W) dL/dimage, an output; may be null.
+/// v_image: (C,H,W) dL/dimage, an output; may be null.
 template <class T> LossOutput<T> photometric_loss(const LossInput<T>& input, T* v_image);
 
 /// A step of Adam [Kingma and Ba, arXiv:1412.6980] for one tensor. All arrays are (count, width).

@@ -82,13 +82,15 @@ struct Instance {
 
 /// Sums of importance over the pixels of one tile.
 template <class T> struct ImportanceSlot {
-    T weighted, total;
-    int32_t num_pixels;
+    T weighted, total, distance;
+    int32_t num_pixels, num_weighted;
 
     DGR_FN void add(const ImportanceSlot& other) {
         weighted += other.weighted;
         total += other.total;
+        distance += other.distance;
         num_pixels += other.num_pixels;
+        num_weighted += other.num_weighted;
     }
 };
 

@@ -33,5 +33,5 @@ def mean_squared_distance(points: Tensor | np.ndarray) -> Tensor:
     if neighbours < 1:
         return torch.zeros(len(xyz), device=device)
     # The first result is the point itself or a duplicate, both at distance 0.
-    distances, _ = cKDTree(xyz).query(xyz, k=neighbours + 1, workers=-1)
+    distances, _ = cKDTree(xyz).query(xyz, k=neighbours + 1, workers=torch.get_num_threads())
     return torch.from_numpy(np.square(distances[:, 1:]).mean(axis=1).astype(np.float32)).to(device)
