@@ -98,18 +98,12 @@ __global__ void group_begin_kernel(const uint32_t* keys, int64_t count, int64_t 
     for (int64_t group = before + 1; group <= here && group <= num_groups; ++group) begin[group] = i;
 }
 
-__global__ void count_segments_kernel(const int64_t* tile_begin, int64_t num_tiles, int32_t* counts) {
+__global__ void block_tile_kernel(const int64_t* tile_begin, int64_t num_tiles, uint32_t* block_tile) {
     const int64_t tile = thread_index();
     if (tile >= num_tiles) return;
-    const int64_t segments = (tile_begin[tile + 1] - tile_begin[tile] + kSegment - 1) / kSegment;
-    counts[tile] = static_cast<int32_t>(segments > 1 ? segments : 1);
-}
-
-__global__ void segment_tile_kernel(const int64_t* segment_begin, int64_t num_tiles, uint32_t* segment_tile) {
-    const int64_t tile = thread_index();
-    if (tile >= num_tiles) return;
-    for (int64_t s = segment_begin[tile]; s < segment_begin[tile + 1]; ++s)
-        segment_tile[s] = static_cast<uint32_t>(tile);
+    const int64_t end = first_block(tile_begin[tile + 1], tile + 1);
+    for (int64_t block = first_block(tile_begin[tile], tile); block < end; ++block)
+        block_tile[block] = static_cast<uint32_t>(tile);
 }
 
 __global__ void count_up_kernel(uint32_t* values, int64_t count) {
@@ -149,16 +143,12 @@ int64_t order_by_depth(const Context& context, const ProjectionOutput& projected
     return num_instances;
 }
 
-void plan_segments(const Context& context, Memory& kept, Frame& frame) {
+void plan_backward(const Context& context, Memory& kept, Frame& frame) {
     const int64_t num_tiles = frame.view.num_tiles();
-    const Grid grid = one_thread_each(num_tiles, kThreads);
-    frame.max_segments = frame.num_instances / kSegment + num_tiles;
-    frame.segment_begin = kept.array<int64_t>(num_tiles + 1);
-    frame.segment_tile = kept.array<uint32_t>(frame.max_segments);
-    int32_t* counts = context.scratch.array<int32_t>(num_tiles);
-    launch("count_segments", context, grid, count_segments_kernel, frame.tile_begin, num_tiles, counts);
-    exclusive_sum(context, counts, frame.segment_begin, num_tiles);
-    launch("segment_tile", context, grid, segment_tile_kernel, frame.segment_begin, num_tiles, frame.segment_tile);
+    frame.max_blocks = first_block(frame.num_instances, num_tiles);
+    frame.block_tile = kept.array<uint32_t>(frame.max_blocks);
+    launch("block_tile", context, one_thread_each(num_tiles, kThreads), block_tile_kernel, frame.tile_begin, num_tiles,
+           frame.block_tile);
 }
 
 }  // namespace
@@ -182,7 +172,7 @@ void order_instances(const Context& context, Memory& kept, const ProjectionOutpu
                               context.stream),
               "copying the instances");
     find_groups(context, by_tile.keys, count, num_tiles, frame.tile_begin);
-    if (frame.options.is_differentiable) plan_segments(context, kept, frame);
+    if (frame.options.is_differentiable) plan_backward(context, kept, frame);
 }
 
 SlotOrder order_slots(const Context& context, const Frame& frame) {

@@ -52,7 +52,7 @@ struct BlendInput {
     double log_opacity;
     Channels<double> channels;
     V2 offset(V2 pixel) const { return {pixel.x - mean.x, pixel.y - mean.y}; }
-    double alpha(V2 d) const { return dgr::exp2(log2_alpha(log_opacity * kLog2e, conic, d)); }
+    double alpha(V2 d) const { return dgr::exp2(log2_alpha(log_opacity * kLog2e, exponent_conic(conic), d)); }
 };
 struct PixelValue {
     Channels<double> channels;
@@ -133,7 +133,7 @@ void bind_math(nb::module_& m) {
         SplatGradient<double> sum{};
         const V2 d = in.offset(as<V2>(pixel));
         const double u =
-            blend_vjp<true>(in.channels, in.alpha(d), transmittance, true, v_out.channels, remainder, sum);
+            blend_vjp<true>(in.channels, in.alpha(d), odds_of(in.alpha(d)), transmittance, true, v_out.channels, remainder, sum);
         ColumnSums<double> column{};
         add_row(d.y, u, column);
         add_column(d.x, column, sum);
