@@ -3,9 +3,9 @@
     python -m benchmarks.cuda_counts                  # the kernels of a training step, on an H200
     python -m benchmarks.cuda_counts --arch 75 --all  # every kernel, with the code for a T4
 
-For each kernel: registers of a thread, spilled bytes, shared memory of a block, warps that a multiprocessor of three GPUs
-holds, and the instructions of its innermost loop, per splat-pixel pair where the loop blends. Exits with 1 where a kernel
-spills or is above its limit. Needs nvcc; the loops are read with nvdisasm, of the CUDA toolkit or of the package
+For each kernel: registers of a thread, spilled bytes, shared memory of a block, warps that a multiprocessor of three
+GPUs holds, and the instructions of its innermost loop, per splat-pixel pair where the loop blends. Exits with 1 where a
+kernel spills or is above its limit. Needs nvcc; the loops are read with nvdisasm, of the CUDA toolkit or of the package
 nvidia-cuda-nvdisasm.
 """
 
@@ -79,7 +79,7 @@ def short_names(mangled: list[str]) -> dict[str, str]:
     lines = subprocess.run(["c++filt"], input="\n".join(mangled), check=True, capture_output=True, text=True).stdout
     names = {}
     for name, line in zip(mangled, lines.splitlines(), strict=True):
-        plain = re.sub(r"\(anonymous namespace\)::|dgr::|cuda::|^void ", "", line).replace("> >", ">>").replace("> >", ">>")
+        plain = re.sub(r"\(anonymous namespace\)::|dgr::|cuda::|^void ", "", line).replace("> >", ">>")
         names[name] = plain.split("(")[0]
     return names
 
@@ -122,8 +122,11 @@ def innermost_loop(lines: list[str]) -> tuple[int, int]:
 
 
 def find_disassembler(nvcc: str) -> Path | None:
-    """nvdisasm on the PATH, beside nvcc, or of a package."""
-    places = [Path(nvcc).resolve().parent, *(p for folder in sys.path for p in Path(folder or ".").glob("nvidia/cu*/bin"))]
+    """Nvdisasm on the PATH, beside nvcc, or of a package."""
+    places = [
+        Path(nvcc).resolve().parent,
+        *(p for folder in sys.path for p in Path(folder or ".").glob("nvidia/cu*/bin")),
+    ]
     found = shutil.which("nvdisasm") or next((p / "nvdisasm" for p in places if (p / "nvdisasm").is_file()), None)
     return Path(found) if found else None
 

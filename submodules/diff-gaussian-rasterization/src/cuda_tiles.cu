@@ -6,7 +6,7 @@ namespace dgr::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kLarge = 64;  // a warp writes the instances of a Gaussian with more tiles together
+constexpr int kLarge = 64;  // a warp writes more entries of one Gaussian or gap together
 
 __device__ int64_t thread_index() { return int64_t(blockIdx.x) * blockDim.x + threadIdx.x; }
 
@@ -89,13 +89,32 @@ __global__ void __launch_bounds__(kThreads) emit_kernel(EmitParams p) {
     }
 }
 
+/// Groups [begin, end) between keys i - 1 and i.
+struct Gap {
+    int64_t begin = 0, end = 0;
+    __device__ Gap(const uint32_t* keys, int64_t count, int64_t num_groups, int64_t i) {
+        if (i > count) return;
+        begin = i == 0 ? 0 : int64_t(keys[i - 1]) + 1;
+        const int64_t here = i == count ? num_groups : int64_t(keys[i]);
+        end = (here < num_groups ? here : num_groups) + 1;
+    }
+};
+
 /// begin[g] = number of keys below g, for g = 0 to num_groups. The keys are sorted; thread i handles the groups between
-/// keys i - 1 and i.
-__global__ void group_begin_kernel(const uint32_t* keys, int64_t count, int64_t num_groups, int64_t* begin) {
+/// keys i - 1 and i, unless they are many: a warp fills large gaps together.
+__global__ void __launch_bounds__(kThreads)
+    group_begin_kernel(const uint32_t* keys, int64_t count, int64_t num_groups, int64_t* begin) {
     const int64_t i = thread_index();
-    if (i > count) return;
-    const int64_t before = i == 0 ? -1 : int64_t(keys[i - 1]), here = i == count ? num_groups : int64_t(keys[i]);
-    for (int64_t group = before + 1; group <= here && group <= num_groups; ++group) begin[group] = i;
+    const Gap gap(keys, count, num_groups, i);
+    const bool is_large = gap.end - gap.begin > kLarge;
+    if (!is_large)
+        for (int64_t group = gap.begin; group < gap.end; ++group) begin[group] = i;
+    for (unsigned large = __ballot_sync(kAllLanes, is_large); large != 0; large &= large - 1) {
+        const int lane = threadIdx.x % kWarp;
+        const int64_t of_warp = i - lane + __ffs(static_cast<int>(large)) - 1;
+        const Gap wide(keys, count, num_groups, of_warp);
+        for (int64_t group = wide.begin + lane; group < wide.end; group += kWarp) begin[group] = of_warp;
+    }
 }
 
 __global__ void block_tile_kernel(const int64_t* tile_begin, int64_t num_tiles, uint32_t* block_tile) {
