@@ -100,7 +100,7 @@ def compiler_report(text: str) -> dict[str, Counts]:
 
 
 def innermost_loop(lines: list[str]) -> tuple[int, int]:
-    """Instructions and exponentials of the innermost loop of a kernel with the most of these; (0, 0) without a loop."""
+    """Instructions and exponentials of the innermost loop with the most of these; (0, 0) without a loop."""
     labels: dict[str, int] = {}
     code: list[str] = []
     for line in lines:
@@ -108,16 +108,16 @@ def innermost_loop(lines: list[str]) -> tuple[int, int]:
             labels[match[1]] = len(code)
         elif (match := re.match(r"\s+/\*[0-9a-f]+\*/\s+(.*?)\s*;", line)) and match[1] != "NOP":
             code.append(match[1])
-    # Behind the last EXIT are functions, and code that is rarely run.
-    code = code[: max((i for i, instruction in enumerate(code) if instruction == "EXIT"), default=len(code))]
+    # Behind the last EXIT, a jump without a condition is the way back from code that is rarely run.
+    last_exit = max((i for i, instruction in enumerate(code) if instruction.endswith("EXIT")), default=len(code))
     loops = []
     for end, instruction in enumerate(code):
-        match = re.search(r"\bBRA .*\((\.L_\w+)\)", instruction)
-        if match and labels.get(match[1], end + 1) < end:
-            loops.append((labels[match[1]], end + 1))
+        match = re.match(r"(@\S+ )?BRA(?:\.U)? .*\((\.L_\w+)\)", instruction)
+        if match and (match[1] or end < last_exit) and labels.get(match[2], end + 1) < end:
+            loops.append((labels[match[2]], end + 1))
     inner = [a for a in loops if not any(a != b and a[0] <= b[0] and b[1] <= a[1] for b in loops)]
-    sizes = [(sum("MUFU.EX2" in line for line in code[begin:end]), end - begin) for begin, end in inner]
-    pairs, instructions = max(sizes, default=(0, 0))
+    pairs, size = max(((sum("MUFU.EX2" in line for line in code[a:b]), a - b) for a, b in loops), default=(0, 0))
+    instructions = -size if pairs else max((b - a for a, b in inner), default=0)
     return instructions, pairs
 
 

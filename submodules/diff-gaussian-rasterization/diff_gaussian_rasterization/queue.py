@@ -12,6 +12,9 @@ from torch.utils.dlpack import to_dlpack
 from . import _C
 
 
+SCRATCH_CHUNK = 64 << 20  # bytes: the scratch memory of a call for a million Gaussians takes two to four of them
+
+
 def array(tensor: Tensor) -> Any:
     """The values of a tensor for the engine, which can also take the tensor itself but needs 3 us more for that."""
     return to_dlpack(tensor.detach())
@@ -23,6 +26,7 @@ def queue_for(device: torch.device) -> Any:
         stream=torch.cuda.current_stream(device).cuda_stream if device.type != "cpu" else 0,
         allocate=partial(torch.empty, dtype=torch.uint8, device=device),
         deterministic=torch.are_deterministic_algorithms_enabled(),
+        chunk=SCRATCH_CHUNK if device.type != "cpu" else 0,
     )
 
 

@@ -248,8 +248,8 @@ void blend_tile_backward(const Frame<T>& frame, int64_t tile_index, const Images
             for_each_group([&](int at, Vec2<B> d, B alpha, B transmittance,
                                Mask<T> contributes) __attribute__((always_inline)) {
                 B remainder = B::load(v.remainder + at);
-                const B u =
-                    blend_vjp<kDepth>(channels, alpha, odds_of(alpha), transmittance, contributes, v.load(at), remainder, sums);
+                const B u = blend_vjp<kDepth>(channels, alpha, odds_of(alpha), transmittance, contributes, v.load(at),
+                                              remainder, sums);
                 remainder.store(v.remainder + at);
                 add_row(d.y, u, columns[at % kTile / kLanes<T>]);
                 if constexpr (kAbsolute) add_absolute(conic, d, u, sums.abs_mean);

@@ -10,6 +10,12 @@ namespace {
 
 constexpr int kTile = Limits::tile;
 constexpr int kBatch = 256;  // splats in shared memory at a time
+// Blocks of forward that a multiprocessor is to hold: 5 leave 48 registers a thread, and Turing runs 1024 threads at most.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+constexpr int kForwardBlocks = 4;
+#else
+constexpr int kForwardBlocks = 5;
+#endif
 
 /// The pixels of a tile are numbered so that a warp has 8 x 4 of them: warps can then skip small splats.
 constexpr int kBlockWidth = 8, kBlockHeight = 4;
@@ -17,7 +23,8 @@ constexpr int kWarpsAcross = kTile / kBlockWidth;
 __device__ int pixel_x(int pixel) { return pixel / kWarp % kWarpsAcross * kBlockWidth + pixel % kBlockWidth; }
 __device__ int pixel_y(int pixel) { return pixel / kWarp / kWarpsAcross * kBlockHeight + pixel % kWarp / kBlockWidth; }
 __device__ int thread_of_pixel(int x, int y) {
-    return (y / kBlockHeight * kWarpsAcross + x / kBlockWidth) * kWarp + y % kBlockHeight * kBlockWidth + x % kBlockWidth;
+    return (y / kBlockHeight * kWarpsAcross + x / kBlockWidth) * kWarp + y % kBlockHeight * kBlockWidth +
+           x % kBlockWidth;
 }
 
 /// The index in frame.states of the state before a segment > 0: 1 + num_channels arrays of kTilePixels. Tiles do not
@@ -67,7 +74,7 @@ template <int kChannels> struct PixelSum {
     float transmittance = 1;
     float sums[kChannels > 0 ? kChannels : 1] = {};
     unsigned last = 0;  // 1 + index in the tile of the last splat of the batches so far
-    int newest = -1;    // index in the batch of the last splat of this batch
+    int newest = -1;  // index in the batch of the last splat of this batch
     int32_t taken = 0;
     bool is_open;
 
@@ -129,7 +136,7 @@ __device__ void write_pixel(const BlendParams& p, const PixelSum<kChannels>& sum
 }
 
 /// kChannels: 3 = colour, 4 = colour and inverse depth, 0 = only transmittance and number of Gaussians.
-template <int kChannels> __global__ void __launch_bounds__(kTilePixels) blend_kernel(BlendParams p) {
+template <int kChannels> __global__ void __launch_bounds__(kTilePixels, kForwardBlocks) blend_kernel(BlendParams p) {
     const Frame& frame = p.frame;
     const View<float>& view = frame.view;
     BlendShared& shared = block_shared<BlendShared>();
@@ -237,7 +244,7 @@ __device__ void stream_pixels(const typename Pass::Fixed* fixed, typename Pass::
     const int lane = threadIdx.x % kWarp;
     const float right = static_cast<float>(corner.x + kTile);
     Vec2<float> at{static_cast<float>(corner.x + (-lane & (kTile - 1))),
-                   static_cast<float>(corner.y + (lane == 0 ? 0 : lane <= kTile ? -1 : -2))};
+                   static_cast<float>(corner.y - (lane + kTile - 1) / kTile)};
     fixed += kBefore - lane, flows += kBefore - lane;
     typename Pass::Flow flow{};
     for (const auto* end = fixed + kTilePixels + kWarp; fixed != end; fixed += kUnrolled, flows += kUnrolled) {
@@ -331,8 +338,10 @@ template <bool kDepth, bool kAbsolute> struct GradientPass {
         return {from[pixel], from[plane + pixel], from[2 * plane + pixel]};
     }
     static __device__ Channels<float> channels_of(const Fixed& fixed) {
-        if constexpr (kDepth) return {fixed.v_color, fixed.v_inverse_depth};
-        else return {fixed.v_color, 0};
+        if constexpr (kDepth)
+            return {fixed.v_color, fixed.v_inverse_depth};
+        else
+            return {fixed.v_color, 0};
     }
     static __device__ Flow shifted(Flow flow) {
         return {__shfl_up_sync(kAllLanes, flow.transmittance, 1), __shfl_up_sync(kAllLanes, flow.remainder, 1)};
@@ -362,8 +371,8 @@ template <bool kDepth, bool kAbsolute> struct GradientPass {
     __device__ void visit(const Channels<float>& channels, const Sym2<float>& exponent, Vec2<float> d, float alpha,
                           const Fixed& fixed, Flow& flow) {
         const float capped = min(alpha, float(Limits::alpha_max)), odds = capped * approximate_reciprocal(1 - capped);
-        const float u = blend_vjp<kDepth>(channels, alpha, odds, flow.transmittance, true, channels_of(fixed),
-                                          flow.remainder, sum);
+        const float u =
+            blend_vjp<kDepth>(channels, alpha, odds, flow.transmittance, true, channels_of(fixed), flow.remainder, sum);
         const float u_y = u * d.y;
         add_column(d.x, {u, u_y, u_y * d.y}, sum);
         if constexpr (kAbsolute) add_absolute(half_off_diagonal(exponent), d, u, sum.abs_mean);
@@ -464,12 +473,13 @@ Frame render(const Context& context, Memory& kept, const Gaussians<float>& gauss
     const ProjectionOutput projected{splats, radius_px, scratch.array<uint32_t>(count), scratch.array<uint32_t>(count),
                                      scratch.array<int32_t>(count)};
     project(context, gaussians, view, options, projected);
-    order_instances(context, kept, projected, frame);
     if (options.is_differentiable) {
         frame.pixel_last = kept.array<uint32_t>(num_tiles * kTilePixels);
         frame.tile_last = kept.array<uint32_t>(num_tiles);
-        frame.states = kept.array<float>(frame.num_instances / kSegment * (1 + num_channels) * kTilePixels);
     }
+    order_instances(context, kept, projected, frame);
+    if (options.is_differentiable)
+        frame.states = kept.array<float>(frame.num_instances / kSegment * (1 + num_channels) * kTilePixels);
     const Grid grid{num_tiles, kTilePixels, static_cast<int64_t>(sizeof(BlendShared))};
     const BlendParams params{frame, out, num_gaussians};
     if (num_channels == 4)

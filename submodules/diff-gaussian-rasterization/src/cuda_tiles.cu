@@ -176,10 +176,10 @@ void order_instances(const Context& context, Memory& kept, const ProjectionOutpu
     Memory& scratch = context.scratch;
     const int64_t num_tiles = frame.view.num_tiles();
     EmitParams params{frame.view, frame.splats, nullptr, nullptr, frame.num_gaussians, nullptr, nullptr};
+    frame.tile_begin = kept.array<int64_t>(num_tiles + 1);  // while the GPU is busy, as it is not after the next line
     const int64_t count = order_by_depth(context, projected, frame.num_gaussians, params);
     frame.num_instances = count;
     frame.instances = kept.array<uint32_t>(count);
-    frame.tile_begin = kept.array<int64_t>(num_tiles + 1);
     Pairs by_tile{scratch.array<uint32_t>(count), frame.instances, scratch.array<uint32_t>(count),
                   scratch.array<uint32_t>(count)};
     params.tiles = by_tile.keys;

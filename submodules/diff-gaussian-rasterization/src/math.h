@@ -281,7 +281,7 @@ template <class T> DGR_FN Vec3<T> sh_basis_vjp(int degree, Vec3<T> n, const T v[
 
 // ---- Blending ----
 
-/// The conic with the factors of the exponent, the same for all pixels: log2(alpha) is log2(opacity) + xx d.x^2 + xy d.x d.y + yy d.y^2.
+/// The conic with the factors of the exponent: log2(alpha) is log2(opacity) + xx d.x^2 + xy d.x d.y + yy d.y^2.
 template <class T> DGR_FN Sym2<T> exponent_conic(Sym2<T> q) {
     const T k(-0.5 * kLog2e);
     return {k * q.xx, T(2) * k * q.xy, k * q.yy};

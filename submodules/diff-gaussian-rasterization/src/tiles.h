@@ -30,7 +30,8 @@ template <class T> DGR_FN Chord<T> chord_at(T slope, T half_chord, T inv_extent,
     return {slope * dy, half_chord * sqrt(max(T(1) - t * t, T(0)))};
 }
 
-/// Heights in an ellipse. The rightmost point is turn above the mean, the leftmost -turn; inv_extent: 1 / half_extent.y.
+/// Heights in an ellipse. The rightmost point is turn above the mean, the leftmost -turn; inv_extent: 1 /
+/// half_extent.y.
 template <class T> struct EllipseHeights { T turn, inv_extent; };
 template <class T> DGR_FN EllipseHeights<T> ellipse_heights(const Splat<T>& s) {
     return {-s.conic.xy / s.conic.yy * s.half_extent.x, T(1) / s.half_extent.y};
@@ -52,8 +53,8 @@ DGR_FN Vec2<T> chord_between(const Splat<T>& s, const EllipseHeights<T>& heights
 template <class T> DGR_FN TileSpan tile_span(const View<T>& view, const Splat<T>& s, const TileBox& box, int tile_y) {
     if (box.y_end - box.y_begin == 1 || box.x_end - box.x_begin == 1) return {box.x_begin, box.x_end};
     const int y_end = (tile_y + 1) * Limits::tile;
-    const Vec2<T> chord =
-        chord_between(s, ellipse_heights(s), T(tile_y * Limits::tile), T((y_end < view.height ? y_end : view.height) - 1));
+    const Vec2<T> chord = chord_between(s, ellipse_heights(s), T(tile_y * Limits::tile),
+                                        T((y_end < view.height ? y_end : view.height) - 1));
     const T beyond(view.tiles_x() * Limits::tile);
     const int first = static_cast<int>(floor(min(max(chord.x, T(0)), beyond))) / Limits::tile;
     const int last = static_cast<int>(ceil(min(max(chord.y, T(0)), T(view.width - 1)))) / Limits::tile;
