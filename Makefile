@@ -5,7 +5,7 @@
 #   make test     lint and the whole test suite (TEST_DATA=folder adds the tests on real captures)
 #   make sanitize the CPU engine's tests on builds with AddressSanitizer, UndefinedBehaviorSanitizer, ThreadSanitizer
 #   make fuzz     inputs that a fuzzer finds, for SECONDS=60; findings are files, and the exit code says if there are any
-#   make bench    the rasterizer's speed, the instructions of its innermost loops, and the seconds of each --help
+#   make bench    the rasterizer's speed, the instructions of its innermost loops (CUDA: with nvcc), seconds of each --help
 #   make docs     the site of docs/, into build/docs
 #   make gpu-check   on a machine with a GPU: tests, speed, training; the results go to OUT=folder
 #   make viewer-bundle   the script of the pages that view.py --html writes, anew from viewer/web (needs npm)
@@ -136,6 +136,7 @@ fuzz: setup-dev
 bench: setup
 	$(BIN)/python -m benchmarks.rasterizer
 	$(BIN)/python -m benchmarks.instructions
+	$(BIN)/python -m benchmarks.cuda_counts
 	$(BIN)/python -m benchmarks.start
 
 docs: setup-dev

@@ -44,7 +44,7 @@ struct PlainTile {
             for (int column = 0; column < kTile; column += kLanes<float>) {
                 const int at = row * kTile + column;
                 const Vec2<B> d{d_x[column / kLanes<float>], d_y};
-                const B alpha = exp2(log2_alpha(log2_opacity, conic, d));
+                const B alpha = exp2(log2_alpha(log2_opacity, exponent_conic(conic), d));
                 const B before = B::load(transmittance + at);
                 visit(at, d, alpha, before);
                 transmittance_after(before, alpha).store(transmittance + at);
@@ -70,7 +70,7 @@ struct PlainTile {
                 const Channels<B> v_pixel{{B::load(v[0] + at), B::load(v[1] + at), B::load(v[2] + at)}, B(0)};
                 B rest = B::load(remainder + at);
                 const Mask<float> all{Mask<float>::Lanes{} == Mask<float>::Lanes{}};
-                const B u = blend_vjp<false>(channels, alpha, before, all, v_pixel, rest, of_splat);
+                const B u = blend_vjp<false>(channels, alpha, odds_of(alpha), before, all, v_pixel, rest, of_splat);
                 rest.store(remainder + at);
                 add_row(d.y, u, columns[at % kTile / kLanes<float>]);
             });

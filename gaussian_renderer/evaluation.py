@@ -10,6 +10,7 @@ from compact_splats.gaussian_renderer import render
 from compact_splats.scene import Scene
 from compact_splats.scene.cameras import Camera
 from compact_splats.scene.gaussian_model import GaussianModel
+from compact_splats.utils.device_copies import on_device
 from compact_splats.utils.images import to_uint8
 from compact_splats.utils.losses import psnr
 
@@ -21,7 +22,7 @@ Scores = dict[str, dict[str, float]]  # [split][metric]
 def ground_truth(camera: Camera, device: torch.device) -> tuple[Tensor, Tensor | None]:
     """A camera's photo (3,H,W) uint8 and, if it has one, its mask (H,W) bool, on a device."""
     photo, mask = camera.required_photo.pixels(), camera.required_photo.mask()
-    return photo.to(device, non_blocking=True), None if mask is None else mask.to(device, non_blocking=True)
+    return on_device(photo, device), None if mask is None else on_device(mask, device)
 
 
 @torch.no_grad()

@@ -238,9 +238,15 @@ class GaussianModel:
         Raises:
             IndexError: ``source`` leaves ``[0, N)``.
         """
+        if len(source):
+            least, most = torch.stack(source.aminmax()).tolist()
+            if not 0 <= least <= most < self.num_gaussians:
+                raise IndexError(f"indices {least}..{most} of {self.num_gaussians} Gaussians")
+        self._rebuild(source, fresh)
+
+    def _rebuild(self, source: Tensor, fresh: Tensor) -> None:
+        """``remap`` with indices that are right; nothing is read back from a GPU."""
         num = self.num_gaussians
-        if len(source) and not 0 <= int(source.min()) <= int(source.max()) < num:
-            raise IndexError(f"indices {int(source.min())}..{int(source.max())} of {num} Gaussians")
 
         def moved(values: Tensor) -> Tensor:
             values = values[source]
@@ -272,10 +278,31 @@ class GaussianModel:
         """Prune all other Gaussians.
 
         Args:
-            survivors: (M,) int64 indices, or (N,) bool.
+            survivors: (M,) int64 indices, or (N,) bool; nothing changes if all are true.
         """
-        source = survivors.nonzero().squeeze(1) if survivors.dtype == torch.bool else survivors
-        self.remap(source, torch.zeros_like(source, dtype=torch.bool))
+        if survivors.dtype != torch.bool:
+            self.remap(survivors, torch.zeros_like(survivors, dtype=torch.bool))
+            return
+        source = survivors.nonzero().squeeze(1)
+        if len(source) < self.num_gaussians:
+            self._rebuild(source, torch.zeros_like(source, dtype=torch.bool))
+
+    @torch.no_grad()
+    def duplicate(self, parents: Tensor) -> dict[str, Tensor]:
+        """Replace each of some Gaussians by two that are equal to it, and new to the optimizer.
+
+        Args:
+            parents: (M,) int64, different indices.
+
+        Returns:
+            By name, the 2 M last rows of each parameter: the new Gaussians, those of a parent side by side.
+        """
+        survives = torch.ones(self.num_gaussians, dtype=torch.bool, device=self.device)
+        survives[parents] = False
+        survivors = survives.nonzero().squeeze(1)
+        source = torch.cat([survivors, parents.repeat_interleave(2)])
+        self._rebuild(source, torch.arange(len(source), device=self.device) >= len(survivors))
+        return {name: values[len(survivors) :] for name, values in self.parameters.items()}
 
     @torch.no_grad()
     def cap_opacity(self, max_opacity: float) -> None:

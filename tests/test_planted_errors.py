@@ -27,9 +27,21 @@ class Mistake:
 
 
 MISTAKES = {
-    "index: the last splat of a pixel is counted from 0": Mistake("cuda_blend.cu", "seen + i + 1", "seen + i"),
+    "index: the last splat of a pixel is counted from 0": Mistake(
+        "cuda_blend.cu", "last = seen + newest + 1", "last = seen + newest"
+    ),
     "index: a tile's instances begin one too early": Mistake(
         "cuda_tiles.cu", "begin[group] = i;", "begin[group] = i > 0 ? i - 1 : 0;"
+    ),
+    "index: a segment begins with the state of the next": Mistake(
+        "cuda_blend.cu", "tile_begin / kSegment + segment - 1)", "tile_begin / kSegment + segment)"
+    ),
+    "index: a row of pixels ends one too late": Mistake("cuda_blend.cu", "corner.x + kTile)", "corner.x + kTile + 1)"),
+    "numbers: a reciprocal has 10 right bits": Mistake(
+        "cuda_blend.cu", "approximate_reciprocal(1 - capped)", "approximate_reciprocal(1 - capped) * 1.001f"
+    ),
+    "index: a wide gap between groups is filled one too late": Mistake(
+        "cuda_tiles.cu", "group = wide.begin + lane;", "group = wide.begin + lane + 1;"
     ),
     "barrier: a batch of splats is read before all of it is loaded": Mistake(
         "cuda_blend.cu", "splat[i % 4];\n    }\n    __syncthreads();\n", "splat[i % 4];\n    }\n"

@@ -35,6 +35,13 @@ def behind(case: Case) -> Case:
     return case.but(camera=camera)
 
 
+def with_invisible(case: Case, first: int, end: int) -> Case:
+    """The same with a range of Gaussians that no tile has."""
+    opacities = case.inputs["opacities"].clone()
+    opacities[first:end] = 0.001
+    return case.but({"opacities": opacities})
+
+
 def many_in_one_pixel(num: int) -> Case:
     """An image of one pixel in which each of `num` Gaussians shows."""
     case = make_case(21, num, 1, 1, in_front=True, size=30.0)
@@ -54,6 +61,7 @@ CASES = {
     "no Gaussians": make_case(29, 0, 35, 20),
     "one Gaussian": make_case(30, 1, 35, 20, in_front=True),
     "all culled": behind(make_case(31, 50, 35, 20, in_front=True)),
+    "most invisible": with_invisible(make_case(35, 300, 35, 20, in_front=True), 20, 280),
     "hundreds of tiles each": make_case(32, 12, 400, 330, in_front=True, size=25.0),
     "more rows of tiles than lanes": make_case(33, 8, 70, 700, in_front=True, size=25.0, color="sh0"),
     "a thousand": make_case(34, 1000, 99, 70, size=0.5, color="sh2"),
@@ -109,3 +117,30 @@ def test_cuda_equals_the_cpu(engine, name, mode, request):
         # Worst measured: 1e-6 of the largest.
         slack = 2e-5 * max(expected["total"].tolist(), default=0) + in_band / 255
         assert ((actual[score] - expected[score]).abs() <= slack).all(), score
+
+
+def test_small_scratch_arrays_share_a_tensor_and_change_nothing(engine, monkeypatch):
+    """Other tests have each array apart, so that a write beside one is noticed; training on a GPU does not."""
+    if engine.name != "emulated":
+        pytest.skip("the allocator of torch is not counted")
+    case, queue, sizes = CASES["a thousand"], engine.module.Queue, []
+
+    def run_with(chunk: int) -> dict[str, Tensor]:
+        def counting_queue(**settings):
+            def allocate(num_bytes: int) -> Tensor:
+                sizes.append(num_bytes)
+                return settings["allocate"](num_bytes)
+
+            return queue(**{**settings, "allocate": allocate, "chunk": chunk})
+
+        sizes.clear()
+        monkeypatch.setattr(engine.module, "Queue", counting_queue)
+        return engine.run(case, torch.float32)
+
+    apart = run_with(0)
+    num_apart = len(sizes)
+    together = run_with(1 << 20)
+    assert len(sizes) <= num_apart / 2
+    assert torch.equal(apart["image"], together["image"])
+    for name in ("d_means", "d_sh_rest"):
+        assert relative_error(together[name], apart[name]) < 1e-5

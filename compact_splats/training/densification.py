@@ -103,11 +103,8 @@ class Densification(Strategy):
         return num_split, num_pruned
 
     def _prune(self, model: GaussianModel, prune_mask: Tensor) -> int:
-        survivors = ~prune_mask.flatten()
-        if survivors.all():
-            return 0
         num_before = model.num_gaussians
-        model.keep(survivors)
+        model.keep(~prune_mask.flatten())
         return num_before - model.num_gaussians
 
     def _split(
@@ -187,18 +184,15 @@ def split_long_axis(model: GaussianModel, parents: Tensor) -> None:
         model: has M Gaussians more afterwards.
         parents: (M,) int64, different indices.
     """
-    survives = torch.ones(model.num_gaussians, dtype=torch.bool, device=model.device)
-    survives[parents] = False
-    survivors = survives.nonzero().squeeze(1)
-    source = torch.cat([survivors, parents.repeat_interleave(2)])
-    model.remap(source, torch.arange(len(source), device=model.device) >= len(survivors))
-
-    children = {name: values[len(survivors) :] for name, values in model.parameters.items()}
+    children = model.duplicate(parents)
     log_scales = children["log_scales"]
-    long_axis = torch.nn.functional.one_hot(log_scales.argmax(1), 3).bool()
-    sign = torch.tensor([1.0, -1.0], device=model.device).repeat(len(parents))
-    sigma = log_scales[long_axis].exp()
-    direction = rotation_matrices(children["quats"]).transpose(1, 2)[long_axis]  # the column of the longest axis
-    children["means"] += (sign * SPLIT_OFFSET * 3 * sigma)[:, None] * direction
+    longest = log_scales.argmax(1, keepdim=True)
+    sign = torch.ones(len(parents), 2, device=model.device)
+    sign[:, 1] = -1
+    sigma = log_scales.gather(1, longest).exp()
+    column = longest[:, :, None].expand(-1, 3, 1)  # of the rotation: the longest axis
+    direction = rotation_matrices(children["quats"]).gather(2, column).squeeze(2)
+    children["means"] += sign.view(-1, 1) * SPLIT_OFFSET * 3 * sigma * direction
+    long_axis = torch.arange(3, device=model.device) == longest
     log_scales += torch.where(long_axis, math.log(1 - SPLIT_OFFSET), 0.5 * math.log(1 - SPLIT_OFFSET**2))
     children["opacity_logits"].copy_((SPLIT_OPACITY * children["opacity_logits"].sigmoid()).logit())

@@ -13,6 +13,7 @@ from compact_splats.gaussian_renderer import importance
 from compact_splats.scene.cameras import Camera
 from compact_splats.training.training import Training
 from compact_splats.training.view_sampler import ViewSampler
+from compact_splats.utils.device_copies import on_device
 
 EDGE_KERNEL = np.array([[-1, -1, -1], [-1, 8, -1], [-1, -1, -1]], np.float32)
 
@@ -26,7 +27,7 @@ class EdgeImportance:
 
     def __init__(self, views: ViewSampler) -> None:
         self._views = views
-        self._edge_maps: dict[Camera, np.ndarray] = {}  # uint8: a quarter of the memory, and exact
+        self._edge_maps: dict[Camera, Tensor] = {}  # uint8: a quarter of the memory, and exact
 
     def __call__(self, training: Training, num_views: int | None) -> Tensor:
         """Importance of the Gaussians of ``training.model``.
@@ -40,16 +41,17 @@ class EdgeImportance:
         """
 
         def of_view(camera: Camera) -> Tensor:
-            weights = self.edge_weights(camera).to(training.model.device)
+            weights = self.edge_weights(camera, training.model.device)
             return normalised_by_mean(importance(camera, training.model, weights).weighted)
 
         return training.mean_over_views(self._views.draw_many(num_views), of_view)
 
-    def edge_weights(self, camera: Camera) -> Tensor:
-        """(H,W) float32 in [0,1] on the CPU, computed once per view; zero where a mask excludes the pixel."""
+    def edge_weights(self, camera: Camera, device: torch.device | str = "cpu") -> Tensor:
+        """(H,W) float32 in [0,1]; zero where a mask excludes the pixel. The edges are found once per view."""
         if camera not in self._edge_maps:
-            self._edge_maps[camera] = edge_map(camera.required_photo.pixels(), camera.required_photo.mask())
-        return min_max_normalised(torch.from_numpy(self._edge_maps[camera]))
+            edges = edge_map(camera.required_photo.pixels(), camera.required_photo.mask())
+            self._edge_maps[camera] = torch.from_numpy(edges)
+        return min_max_normalised(on_device(self._edge_maps[camera], device))
 
     def state_dict(self) -> dict[str, Any]:
         """State of the order of views."""

@@ -81,8 +81,14 @@ class NaturalSelection(Strategy):
         """Tune the weight, and add the regularisation."""
         if not self._is_due(training.step):
             return loss
-        self.tune(training.step, training.model.opacities)
+        if self._tunes(training.step):
+            self.tune(training.step, training.model.opacities)
         return loss + self.regularisation(training.step, training.model.parameters["opacity_logits"])
+
+    def _tunes(self, step: int) -> bool:
+        """Whether ``step`` reads the budget-th opacity."""
+        running = self._running(step)
+        return running is not None and (running[1].first_goal is None or running[0].tunes_weight(step))
 
     @torch.no_grad()
     def tune(self, step: int, opacities: Tensor) -> None:
@@ -130,11 +136,20 @@ class NaturalSelection(Strategy):
 
     def edit(self, step: int, model: GaussianModel) -> int:
         """Prune what is due at ``step``, and return the number of Gaussians pruned."""
-        mask = self.prune_mask(step, model.opacities) if self._is_due(step) else None
+        mask = self.prune_mask(step, model.opacities) if self._may_prune(step, model.num_gaussians) else None
         if mask is None:
             return 0
+        num_before = model.num_gaussians
         model.keep(~mask)
-        return int(mask.sum())
+        return num_before - model.num_gaussians
+
+    def _may_prune(self, step: int, num_gaussians: int) -> bool:
+        """Whether ``step`` looks at the opacities: it prunes, or the round ends."""
+        running = self._running(step)
+        if running is None or not self._is_due(step):
+            return False
+        each = running[0]
+        return each.prunes(step) or step >= each.window.end or num_gaussians < each.enough * self.budget
 
     @torch.no_grad()
     def prune_mask(self, step: int, opacities: Tensor) -> Tensor | None:
@@ -148,27 +163,25 @@ class NaturalSelection(Strategy):
             (N,) bool; None where there are none.
         """
         running = self._running(step)
-        if running is None:
+        opacities = opacities.flatten()
+        if running is None or not self._may_prune(step, len(opacities)):
             return None
         each, state = running
-        opacities = opacities.flatten()
-        is_last_step = step >= each.window.end
-        if not (is_last_step or each.is_due(step)):
-            return None
-        survives = torch.ones_like(opacities, dtype=torch.bool)
+        survives, num_left = torch.ones_like(opacities, dtype=torch.bool), len(opacities)
         if each.prunes(step):
             survives = opacities >= each.min_opacity
-            if survives.sum() < self.budget:  # the threshold would leave less than the budget
-                survives = highest(opacities, self.budget)
-        if is_last_step or survives.sum() < each.enough * self.budget:
-            survives = self._exactly_budget(opacities, survives)
+            num_left = int(survives.sum())
+            if num_left < self.budget:  # the threshold would leave less than the budget
+                survives, num_left = highest(opacities, self.budget), min(self.budget, len(opacities))
+        if step >= each.window.end or num_left < each.enough * self.budget:
             state.ended_at = step
-        return None if survives.all() else ~survives
+            if num_left > self.budget:
+                survives, num_left = self._exactly_budget(opacities, survives), self.budget
+        return None if num_left == len(opacities) else ~survives
 
     def _exactly_budget(self, opacities: Tensor, survives: Tensor) -> Tensor:
         indices = survives.nonzero().squeeze(1)
-        if len(indices) > self.budget:
-            indices = indices[draw_without_replacement(opacities[indices], self.budget, self.generator)]
+        indices = indices[draw_without_replacement(opacities[indices], self.budget, self.generator)]
         kept = torch.zeros_like(survives)
         kept[indices] = True
         return kept

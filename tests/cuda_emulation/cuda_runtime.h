@@ -148,7 +148,15 @@ inline float __uint_as_float(unsigned bits) {
     std::memcpy(&value, &bits, sizeof value);
     return value;
 }
-inline float __fdividef(float a, float b) { return a / b; }
+namespace cuda_emulation {
+/// What an instruction that is wrong by up to `ulps` units in the last place may give instead of a positive number:
+/// the most or the least, depending on its bits.
+inline float approximate(float exact, int ulps) {
+    if (!(exact > 1e-30f && exact < 1e30f)) return exact;
+    const unsigned bits = __float_as_uint(exact);
+    return __uint_as_float((bits * 2654435769u) >> 31 ? bits + unsigned(ulps) : bits - unsigned(ulps));
+}
+}  // namespace cuda_emulation
 
 // ---- The runtime ----
 enum cudaError_t {

@@ -10,6 +10,8 @@ from usable_processors import default_threads
 
 from . import _C
 
+SCRATCH_CHUNK = 64 << 20  # bytes: the scratch memory of a call for a million Gaussians takes two to four of them
+
 
 def queue_for(device: torch.device) -> Any:
     """The engine's queue for tensors on a device: torch's current stream and torch's allocator."""
@@ -17,6 +19,7 @@ def queue_for(device: torch.device) -> Any:
         stream=torch.cuda.current_stream(device).cuda_stream if device.type != "cpu" else 0,
         allocate=partial(torch.empty, dtype=torch.uint8, device=device),
         deterministic=torch.are_deterministic_algorithms_enabled(),
+        chunk=SCRATCH_CHUNK if device.type != "cpu" else 0,
     )
 
 

@@ -176,7 +176,7 @@ AnyFrame forward_on_cuda(const Rows& rows, const ViewArgs& view_args, const Opti
     const Images<float> out = make_images<float>(view, "", arrays, device);
     int32_t* radii_out = checked<int32_t>(radii, "radii", {gaussians.count}, device);
     CudaFrame made{{}, std::make_unique<TorchMemory>(queue.allocate), radii};
-    TorchMemory scratch(queue.allocate);
+    TorchMemory scratch = queue.scratch();
     {
         nb::gil_scoped_release released;
         made.frame =
@@ -242,7 +242,7 @@ void run_backward(const CudaFrame& made, const Rows& rows, const Rows& v_rows, c
     const auto images = make_images<const float>(frame.view, "", args.images, device);
     const auto v_images = make_images<const float>(frame.view, "v_", args.v_images, device);
     const Gradients<float> out = make_gradients<float>(v_rows, args, g, device);
-    TorchMemory scratch(queue.allocate);
+    TorchMemory scratch = queue.scratch();
     nb::gil_scoped_release released;
     cuda::backward(queue.context(device, scratch), frame, g, images, v_images, out);
 }
@@ -339,11 +339,11 @@ NB_MODULE(_C, m) {
     nb::class_<Queue>(m, "Queue")
         .def(
             "__init__",
-            [](Queue* self, uintptr_t stream, nb::object allocate, bool deterministic) {
-                new (self) Queue{stream, std::move(allocate), deterministic};
+            [](Queue* self, uintptr_t stream, nb::object allocate, bool deterministic, int64_t chunk) {
+                new (self) Queue{stream, std::move(allocate), deterministic, chunk};
             },
             nb::kw_only(), nb::arg("stream") = 0, nb::arg("allocate").none() = nb::none(),
-            nb::arg("deterministic") = false);
+            nb::arg("deterministic") = false, nb::arg("chunk") = 0);
     nb::class_<OutputArrays>(m, "Outputs")
         .def(
             "__init__",
@@ -394,7 +394,7 @@ NB_MODULE(_C, m) {
                 importance(g, v, options, weights, out);
             };
             if (rows.is_on_cuda()) {
-                TorchMemory scratch(queue.allocate);
+                TorchMemory scratch = queue.scratch();
                 const cuda::Context context = queue.context(rows.device(), scratch);
                 with_importance<float>(rows, view, options, args,
                                        [&](const auto& g, const auto& v, const auto* weights, const auto& out) {
@@ -416,7 +416,7 @@ NB_MODULE(_C, m) {
            int threads, Array values, OptionalArray v_image) {
             const LossArgs args{image, photo, mask, ssim_weight, margin, threads, values, v_image};
             if (is_cuda(engine_device(image, "image"))) {
-                TorchMemory scratch(queue.allocate);
+                TorchMemory scratch = queue.scratch();
                 const cuda::Context context = queue.context(image.device(), scratch);
                 with_loss<float>(args, [&](const LossInput<float>& input, float* sums, float* v) {
                     cuda::photometric_loss(context, input, sums, v);

@@ -74,10 +74,10 @@ template <class T> struct Chords {
         const int begin = first_pixel(mean_y - s.half_extent.y);
         const int end = last_pixel(mean_y + s.half_extent.y, tile.height) + 1;
         const B inv_extent(T(1) / s.half_extent.y);
+        const Sym2<T> e = exponent_conic(s.conic);
         for (int row = 0; row < kTile; row += kLanes<T>) {
             const B dy = lane + B(T(tile.y + row)) - B(s.mean.y);
-            const RowExponent<B> terms =
-                row_exponent(B(s.log2_opacity), {B(s.conic.xx), B(s.conic.xy), B(s.conic.yy)}, dy);
+            const RowExponent<B> terms = row_exponent(B(s.log2_opacity), {B(e.xx), B(e.xy), B(e.yy)}, dy);
             dy.store(d_y + row);
             terms.linear.store(linear + row);
             terms.constant.store(constant + row);
@@ -124,7 +124,7 @@ void walk_tile(const Frame<T>& frame, int64_t tile_index, TilePixels<T>& tile, c
         if (k + 1 < end) chords_of[(k + 1) % 2].compute(splat_at(k + 1), tile, lane);
         const Chords<T>& chords = chords_of[k % 2];
         const Splat<T> s = splat_at(k);
-        const B conic_xx(s.conic.xx);
+        const B e_xx(exponent_conic(s.conic).xx);
         B d_x[kTile / kLanes<T>];
         for (int i = 0; i < kTile / kLanes<T>; ++i) d_x[i] = lane + B(T(tile.x + i * kLanes<T>) - s.mean.x);
         const auto for_each_group = [&](const auto& visit) __attribute__((always_inline)) {
@@ -139,7 +139,7 @@ void walk_tile(const Frame<T>& frame, int64_t tile_index, TilePixels<T>& tile, c
                     const Vec2<B> d{d_x[column / kLanes<T>], d_y};
                     // Far from the mean of a thin splat, rounding errors can make this any number. The cap at
                     // alpha_max makes all values above 0 equal; NaN stays NaN.
-                    const B exponent = min(B(1), log2_alpha(conic_xx, terms, d.x));
+                    const B exponent = min(B(1), log2_alpha(e_xx, terms, d.x));
                     const B before = B::load(tile.transmittance + at);
                     const Mask<T> reaches = exponent >= B(Limits::log2_alpha_min);
                     // Without closed pixels some lane reaches.
@@ -248,8 +248,8 @@ void blend_tile_backward(const Frame<T>& frame, int64_t tile_index, const Images
             for_each_group([&](int at, Vec2<B> d, B alpha, B transmittance,
                                Mask<T> contributes) __attribute__((always_inline)) {
                 B remainder = B::load(v.remainder + at);
-                const B u =
-                    blend_vjp<kDepth>(channels, alpha, transmittance, contributes, v.load(at), remainder, sums);
+                const B u = blend_vjp<kDepth>(channels, alpha, odds_of(alpha), transmittance, contributes, v.load(at),
+                                              remainder, sums);
                 remainder.store(v.remainder + at);
                 add_row(d.y, u, columns[at % kTile / kLanes<T>]);
                 if constexpr (kAbsolute) add_absolute(conic, d, u, sums.abs_mean);

@@ -44,14 +44,13 @@ struct Frame {
     const int32_t* radius_px = nullptr;    // (N)
     int64_t* tile_begin = nullptr;         // (tiles + 1)
     uint32_t* instances = nullptr;         // (I) index of the Gaussian, sorted by tile, depth, index
-    // If options.is_differentiable. The instances of a tile are split into segments; every tile has at least one.
-    int64_t max_segments = 0;          // upper bound of the number of segments
-    int64_t* segment_begin = nullptr;  // (tiles + 1)
-    uint32_t* segment_tile = nullptr;  // (segments)
+    // If options.is_differentiable.
+    int64_t max_blocks = 0;            // upper bound of the number of blocks in backward, see first_block
+    uint32_t* block_tile = nullptr;    // (blocks)
     uint32_t* pixel_last = nullptr;    // (tiles, 256) 1 + index in the tile of the last instance blended, or 0
     uint32_t* tile_last = nullptr;     // (tiles) maximum of pixel_last
     int num_channels = 0;              // blended: 3 = colour, 4 = colour and inverse depth, 0 = none
-    float* states = nullptr;  // (segments - tiles, 1 + channels, 256) transmittance and sums before a segment
+    float* states = nullptr;  // (I / segment, 1 + channels, 256) transmittance and sums before a segment
 };
 
 /// radius_px: (N), an output that the frame refers to.

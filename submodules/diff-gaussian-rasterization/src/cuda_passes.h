@@ -11,7 +11,14 @@ namespace dgr::cuda {
 /// Instances of a segment, which is the work of one warp in backward. Forward stores the state of the pixels before
 /// each segment but the first; segments of 32 instances would need four times the memory.
 constexpr int kSegment = 128;
+/// Warps of a block in backward. Their segments are of the same tile, so that they share what is constant for a pixel.
+constexpr int kSegmentWarps = 4;
+constexpr int kBlockInstances = kSegment * kSegmentWarps;
 constexpr int kTilePixels = Limits::tile * Limits::tile;
+
+/// The first of a tile's blocks in backward. The next tile's is at least as many higher as the tile needs, because
+/// floor(a + b) >= floor(a) + floor(b).
+DGR_FN int64_t first_block(int64_t tile_begin, int64_t tile) { return tile_begin / kBlockInstances + tile; }
 
 /// The depth key of culled Gaussians, which sorts last.
 constexpr uint32_t kCulledKey = 0xffffffffu;

@@ -6,7 +6,7 @@ namespace dgr::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kLarge = 64;  // a warp writes the instances of a Gaussian with more tiles together
+constexpr int kLarge = 64;  // a warp writes more entries of one Gaussian or gap together
 
 __device__ int64_t thread_index() { return int64_t(blockIdx.x) * blockDim.x + threadIdx.x; }
 
@@ -89,27 +89,40 @@ __global__ void __launch_bounds__(kThreads) emit_kernel(EmitParams p) {
     }
 }
 
+/// Groups [begin, end) between keys i - 1 and i.
+struct Gap {
+    int64_t begin = 0, end = 0;
+    __device__ Gap(const uint32_t* keys, int64_t count, int64_t num_groups, int64_t i) {
+        if (i > count) return;
+        begin = i == 0 ? 0 : int64_t(keys[i - 1]) + 1;
+        const int64_t here = i == count ? num_groups : int64_t(keys[i]);
+        end = (here < num_groups ? here : num_groups) + 1;
+    }
+};
+
 /// begin[g] = number of keys below g, for g = 0 to num_groups. The keys are sorted; thread i handles the groups between
-/// keys i - 1 and i.
-__global__ void group_begin_kernel(const uint32_t* keys, int64_t count, int64_t num_groups, int64_t* begin) {
+/// keys i - 1 and i, unless they are many: a warp fills large gaps together.
+__global__ void __launch_bounds__(kThreads)
+    group_begin_kernel(const uint32_t* keys, int64_t count, int64_t num_groups, int64_t* begin) {
     const int64_t i = thread_index();
-    if (i > count) return;
-    const int64_t before = i == 0 ? -1 : int64_t(keys[i - 1]), here = i == count ? num_groups : int64_t(keys[i]);
-    for (int64_t group = before + 1; group <= here && group <= num_groups; ++group) begin[group] = i;
+    const Gap gap(keys, count, num_groups, i);
+    const bool is_large = gap.end - gap.begin > kLarge;
+    if (!is_large)
+        for (int64_t group = gap.begin; group < gap.end; ++group) begin[group] = i;
+    for (unsigned large = __ballot_sync(kAllLanes, is_large); large != 0; large &= large - 1) {
+        const int lane = threadIdx.x % kWarp;
+        const int64_t of_warp = i - lane + __ffs(static_cast<int>(large)) - 1;
+        const Gap wide(keys, count, num_groups, of_warp);
+        for (int64_t group = wide.begin + lane; group < wide.end; group += kWarp) begin[group] = of_warp;
+    }
 }
 
-__global__ void count_segments_kernel(const int64_t* tile_begin, int64_t num_tiles, int32_t* counts) {
+__global__ void block_tile_kernel(const int64_t* tile_begin, int64_t num_tiles, uint32_t* block_tile) {
     const int64_t tile = thread_index();
     if (tile >= num_tiles) return;
-    const int64_t segments = (tile_begin[tile + 1] - tile_begin[tile] + kSegment - 1) / kSegment;
-    counts[tile] = static_cast<int32_t>(segments > 1 ? segments : 1);
-}
-
-__global__ void segment_tile_kernel(const int64_t* segment_begin, int64_t num_tiles, uint32_t* segment_tile) {
-    const int64_t tile = thread_index();
-    if (tile >= num_tiles) return;
-    for (int64_t s = segment_begin[tile]; s < segment_begin[tile + 1]; ++s)
-        segment_tile[s] = static_cast<uint32_t>(tile);
+    const int64_t end = first_block(tile_begin[tile + 1], tile + 1);
+    for (int64_t block = first_block(tile_begin[tile], tile); block < end; ++block)
+        block_tile[block] = static_cast<uint32_t>(tile);
 }
 
 __global__ void count_up_kernel(uint32_t* values, int64_t count) {
@@ -149,16 +162,12 @@ int64_t order_by_depth(const Context& context, const ProjectionOutput& projected
     return num_instances;
 }
 
-void plan_segments(const Context& context, Memory& kept, Frame& frame) {
+void plan_backward(const Context& context, Memory& kept, Frame& frame) {
     const int64_t num_tiles = frame.view.num_tiles();
-    const Grid grid = one_thread_each(num_tiles, kThreads);
-    frame.max_segments = frame.num_instances / kSegment + num_tiles;
-    frame.segment_begin = kept.array<int64_t>(num_tiles + 1);
-    frame.segment_tile = kept.array<uint32_t>(frame.max_segments);
-    int32_t* counts = context.scratch.array<int32_t>(num_tiles);
-    launch("count_segments", context, grid, count_segments_kernel, frame.tile_begin, num_tiles, counts);
-    exclusive_sum(context, counts, frame.segment_begin, num_tiles);
-    launch("segment_tile", context, grid, segment_tile_kernel, frame.segment_begin, num_tiles, frame.segment_tile);
+    frame.max_blocks = first_block(frame.num_instances, num_tiles);
+    frame.block_tile = kept.array<uint32_t>(frame.max_blocks);
+    launch("block_tile", context, one_thread_each(num_tiles, kThreads), block_tile_kernel, frame.tile_begin, num_tiles,
+           frame.block_tile);
 }
 
 }  // namespace
@@ -167,10 +176,10 @@ void order_instances(const Context& context, Memory& kept, const ProjectionOutpu
     Memory& scratch = context.scratch;
     const int64_t num_tiles = frame.view.num_tiles();
     EmitParams params{frame.view, frame.splats, nullptr, nullptr, frame.num_gaussians, nullptr, nullptr};
+    frame.tile_begin = kept.array<int64_t>(num_tiles + 1);  // while the GPU is busy, as it is not after the next line
     const int64_t count = order_by_depth(context, projected, frame.num_gaussians, params);
     frame.num_instances = count;
     frame.instances = kept.array<uint32_t>(count);
-    frame.tile_begin = kept.array<int64_t>(num_tiles + 1);
     Pairs by_tile{scratch.array<uint32_t>(count), frame.instances, scratch.array<uint32_t>(count),
                   scratch.array<uint32_t>(count)};
     params.tiles = by_tile.keys;
@@ -182,7 +191,7 @@ void order_instances(const Context& context, Memory& kept, const ProjectionOutpu
                               context.stream),
               "copying the instances");
     find_groups(context, by_tile.keys, count, num_tiles, frame.tile_begin);
-    if (frame.options.is_differentiable) plan_segments(context, kept, frame);
+    if (frame.options.is_differentiable) plan_backward(context, kept, frame);
 }
 
 SlotOrder order_slots(const Context& context, const Frame& frame) {

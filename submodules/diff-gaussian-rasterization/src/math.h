@@ -294,18 +294,22 @@ template <class T> DGR_FN Vec3<T> sh_basis_vjp(int degree, Vec3<T> n, const T v[
 
 // ---- Blending ----
 
-/// The part of log2_alpha that depends on d.y: the pixels of a row share it.
-template <class T> struct RowExponent { T linear, constant; };
-template <class T> DGR_FN RowExponent<T> row_exponent(T log2_opacity, Sym2<T> q, T d_y) {
+/// The conic with the factors of the exponent: log2(alpha) is log2(opacity) + xx d.x^2 + xy d.x d.y + yy d.y^2.
+template <class T> DGR_FN Sym2<T> exponent_conic(Sym2<T> q) {
     const T k(-0.5 * kLog2e);
-    return {T(2) * k * q.xy * d_y, k * q.yy * d_y * d_y + log2_opacity};
+    return {k * q.xx, T(2) * k * q.xy, k * q.yy};
+}
+/// The part of log2_alpha that depends on d.y: the pixels of a row share it. e: exponent_conic.
+template <class T> struct RowExponent { T linear, constant; };
+template <class T> DGR_FN RowExponent<T> row_exponent(T log2_opacity, Sym2<T> e, T d_y) {
+    return {e.xy * d_y, e.yy * d_y * d_y + log2_opacity};
 }
 /// log2 of opacity * exp(-d^T Q d / 2) with d = pixel - mean in px.  [eq. 12]
-template <class T> DGR_FN T log2_alpha(T q_xx, RowExponent<T> row, T d_x) {
-    return d_x * (T(-0.5 * kLog2e) * q_xx * d_x + row.linear) + row.constant;
+template <class T> DGR_FN T log2_alpha(T e_xx, RowExponent<T> row, T d_x) {
+    return d_x * (e_xx * d_x + row.linear) + row.constant;
 }
-template <class T> DGR_FN T log2_alpha(T log2_opacity, Sym2<T> q, Vec2<T> d) {
-    return log2_alpha(q.xx, row_exponent(log2_opacity, q, d.y), d.x);
+template <class T> DGR_FN T log2_alpha(T log2_opacity, Sym2<T> e, Vec2<T> d) {
+    return log2_alpha(e.xx, row_exponent(log2_opacity, e, d.y), d.x);
 }
 /// tau: alpha >= alpha_min inside the ellipse d^T Q d <= tau. It is increased by 1e-4, so that no pixel is lost to
 /// rounding, and is negative if alpha < alpha_min everywhere. Half extents: sqrt(tau cov.xx), sqrt(tau cov.yy).
@@ -351,20 +355,25 @@ DGR_FN T whole_remainder(const Channels<T>& pixel, T transmittance, const Channe
     sum += pixel.inverse_depth * v.inverse_depth;
     return sum;
 }
+/// Capped alpha / (1 - capped alpha). The CUDA engine computes it by an approximate reciprocal.
+template <class T> DGR_FN T odds_of(T alpha) {
+    const T capped = min(alpha, T(Limits::alpha_max));
+    return capped / (T(1) - capped);
+}
 /// VJP of blend_weight and transmittance_after, for one splat in one pixel: u. Splats are visited front to back.
 /// [eq. 14]
 /// kDepth: the inverse depth has a gradient, too.
 /// channels        of the splat
 /// alpha           before the cap, where the gradient of alpha becomes zero
+/// odds            odds_of(alpha)
 /// transmittance   before the splat
 /// contributes     if false, only the remainder is read and alpha may be NaN
 /// v               dL/d of the pixel
 /// remainder       v . (the pixel's value minus that of all splats visited so far); updated
 /// sum             color and inverse_depth are added to
 template <bool kDepth, class T>
-DGR_FN T blend_vjp(const Channels<T>& channels, T alpha, T transmittance, MaskOf<T> contributes, const Channels<T>& v,
-                   T& remainder, SplatGradient<T>& sum) {
-    const T capped = min(alpha, T(Limits::alpha_max));
+DGR_FN T blend_vjp(const Channels<T>& channels, T alpha, T odds, T transmittance, MaskOf<T> contributes,
+                   const Channels<T>& v, T& remainder, SplatGradient<T>& sum) {
     const T weight = select(contributes, blend_weight(transmittance, alpha), T(0));
     T value = channels.color.x * v.color.x + channels.color.y * v.color.y + channels.color.z * v.color.z;
     if constexpr (kDepth) {
@@ -376,8 +385,7 @@ DGR_FN T blend_vjp(const Channels<T>& channels, T alpha, T transmittance, MaskOf
     sum.color.x += weight * v.color.x;
     sum.color.y += weight * v.color.y;
     sum.color.z += weight * v.color.z;
-    return select(contributes & (alpha < T(Limits::alpha_max)), contribution - remainder * (capped / (T(1) - capped)),
-                  T(0));
+    return select(contributes & (alpha < T(Limits::alpha_max)), contribution - remainder * odds, T(0));
 }
 
 /// The sums over the rows of one column of u, u d.y and u d.y^2: d.x is the same in all rows.
@@ -403,6 +411,8 @@ template <class T> DGR_FN void add_absolute(const Sym2<T>& q, Vec2<T> d, T u, Ve
     abs_mean.x += abs(u * (q.xx * d.x + q.xy * d.y));
     abs_mean.y += abs(u * (q.xy * d.x + q.yy * d.y));
 }
+/// The matrix of a quadratic form that is stored as the factors of x^2, x y and y^2.
+template <class T> DGR_FN Sym2<T> half_off_diagonal(Sym2<T> form) { return {form.xx, T(0.5) * form.xy, form.yy}; }
 /// dL/dmean = Q (sum of u d) and dL/dconic from the sum of u d d^T.
 template <class T> DGR_FN SplatGradient<T> gradient_from_sums(const Sym2<T>& q, SplatGradient<T> sum) {
     sum.mean = {q.xx * sum.mean.x + q.xy * sum.mean.y, q.xy * sum.mean.x + q.yy * sum.mean.y};

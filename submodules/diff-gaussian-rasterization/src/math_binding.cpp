@@ -52,7 +52,7 @@ struct BlendInput {
     double log_opacity;
     Channels<double> channels;
     V2 offset(V2 pixel) const { return {pixel.x - mean.x, pixel.y - mean.y}; }
-    double alpha(V2 d) const { return dgr::exp2(log2_alpha(log_opacity * kLog2e, conic, d)); }
+    double alpha(V2 d) const { return dgr::exp2(log2_alpha(log_opacity * kLog2e, exponent_conic(conic), d)); }
 };
 struct PixelValue {
     Channels<double> channels;
@@ -140,8 +140,8 @@ void bind_math(nb::module_& m) {
         double remainder = whole_remainder(out.channels, out.transmittance, v_out.channels, v_out.transmittance);
         SplatGradient<double> sum{};
         const V2 d = in.offset(as<V2>(pixel));
-        const double u =
-            blend_vjp<true>(in.channels, in.alpha(d), transmittance, true, v_out.channels, remainder, sum);
+        const double alpha = in.alpha(d), u = blend_vjp<true>(in.channels, alpha, odds_of(alpha), transmittance, true,
+                                                              v_out.channels, remainder, sum);
         ColumnSums<double> column{};
         add_row(d.y, u, column);
         add_column(d.x, column, sum);

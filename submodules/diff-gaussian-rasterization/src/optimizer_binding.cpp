@@ -55,7 +55,7 @@ void adam_of(const std::vector<const AdamStepArgs*>& args, const Queue& queue, c
         nb::gil_scoped_release released;
         return adam(steps.data(), num_steps, radius_px, threads);
     }
-    TorchMemory scratch(queue.allocate);
+    TorchMemory scratch = queue.scratch();
     const cuda::Context context = queue.context(device, scratch);
     nb::gil_scoped_release released;
     cuda::adam(context, steps.data(), num_steps, radius_px);
@@ -88,7 +88,7 @@ void add_gradients_of(const std::vector<const GradientSumArgs*>& args, const Que
         nb::gil_scoped_release released;
         return add_gradients(gradients.data(), num_gradients, loss_at, static_cast<float>(largest), usable_at, threads);
     }
-    TorchMemory scratch(queue.allocate);
+    TorchMemory scratch = queue.scratch();
     const cuda::Context context = queue.context(device, scratch);
     nb::gil_scoped_release released;
     cuda::add_gradients(context, gradients.data(), num_gradients, loss_at, static_cast<float>(largest), usable_at);

@@ -30,16 +30,21 @@ template <class T> DGR_FN Chord<T> chord_at(T slope, T half_chord, T inv_extent,
     return {slope * dy, half_chord * sqrt(max(T(1) - t * t, T(0)))};
 }
 
+/// Heights in an ellipse. The rightmost point is turn above the mean, the leftmost -turn; inv_extent: 1 /
+/// half_extent.y.
+template <class T> struct EllipseHeights { T turn, inv_extent; };
+template <class T> DGR_FN EllipseHeights<T> ellipse_heights(const Splat<T>& s) {
+    return {-s.conic.xy / s.conic.yy * s.half_extent.x, T(1) / s.half_extent.y};
+}
 /// Leftmost and rightmost x in px of the part of the ellipse between two heights, both within the ellipse's extent or
 /// clamped to it.  [eq. 13]
-template <class T> DGR_FN Vec2<T> chord_between(const Splat<T>& s, T y_top, T y_bottom) {
+template <class T>
+DGR_FN Vec2<T> chord_between(const Splat<T>& s, const EllipseHeights<T>& heights, T y_top, T y_bottom) {
     const T top = y_top - s.mean.y, bottom = y_bottom - s.mean.y;
-    // The rightmost point of the ellipse is at height turn, the leftmost at -turn, or the nearest heights in range.
-    const T turn = -s.conic.xy / s.conic.yy * s.half_extent.x;
-    const T right_y = min(max(turn, top), bottom), left_y = min(max(-turn, top), bottom);
-    const T inv_extent = T(1) / s.half_extent.y;
-    const Chord<T> left = chord_at(s.slope, s.half_chord, inv_extent, left_y);
-    const Chord<T> right = chord_at(s.slope, s.half_chord, inv_extent, right_y);
+    // At a turn, or at the nearest height in range.
+    const T right_y = min(max(heights.turn, top), bottom), left_y = min(max(-heights.turn, top), bottom);
+    const Chord<T> left = chord_at(s.slope, s.half_chord, heights.inv_extent, left_y);
+    const Chord<T> right = chord_at(s.slope, s.half_chord, heights.inv_extent, right_y);
     return {s.mean.x + left.middle - left.half, s.mean.x + right.middle + right.half};
 }
 
@@ -48,8 +53,8 @@ template <class T> DGR_FN Vec2<T> chord_between(const Splat<T>& s, T y_top, T y_
 template <class T> DGR_FN TileSpan tile_span(const View<T>& view, const Splat<T>& s, const TileBox& box, int tile_y) {
     if (box.y_end - box.y_begin == 1 || box.x_end - box.x_begin == 1) return {box.x_begin, box.x_end};
     const int y_end = (tile_y + 1) * Limits::tile;
-    const Vec2<T> chord =
-        chord_between(s, T(tile_y * Limits::tile), T((y_end < view.height ? y_end : view.height) - 1));
+    const Vec2<T> chord = chord_between(s, ellipse_heights(s), T(tile_y * Limits::tile),
+                                        T((y_end < view.height ? y_end : view.height) - 1));
     const T beyond(view.tiles_x() * Limits::tile);
     const int first = static_cast<int>(floor(min(max(chord.x, T(0)), beyond))) / Limits::tile;
     const int last = static_cast<int>(ceil(min(max(chord.y, T(0)), T(view.width - 1)))) / Limits::tile;
