@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import random
 import sysconfig
 from collections.abc import Callable
 from functools import partial
@@ -14,10 +16,12 @@ import torch
 from native_build import ROOT, BuildError, run
 from torch import Tensor
 
-__all__ = ["KERNELS", "MODULE", "BuildError", "GuardedMemory", "build", "build_engine", "load", "run", "why_not"]
+__all__ = ["KERNELS", "MODULE", "POISON", "SEED", "BuildError", "GuardedMemory", "build", "build_engine", "load", "run", "why_not"]
 
 SOURCES = Path(__file__).parent / "cuda_emulation"
 KERNELS = ROOT / "submodules" / "diff-gaussian-rasterization" / "src"
+SEED = int(os.environ.setdefault("CUDA_EMULATION_SEED", str(random.randrange(2**31))))  # of the emulation, too
+POISON = 1 + SEED % 255  # each byte of memory that nothing has been written to, in this run
 MODULE = f"_C{sysconfig.get_config_var('EXT_SUFFIX')}"
 
 
@@ -59,7 +63,7 @@ def load(path: Path, memory: GuardedMemory) -> ModuleType:
 class GuardedMemory:
     """Device memory for the emulated engine: poison until it is written, and nothing may be written beside it."""
 
-    _POISON = 255  # four of them are a NaN, or the largest unsigned number
+    _POISON = POISON
     _GUARD = 4096  # bytes behind each allocation
     _ALIGNMENT = 256  # the engine asks for one byte less than this too many, and starts at the first multiple
 

@@ -147,7 +147,6 @@ template <int kChannels> __global__ void __launch_bounds__(kTilePixels) blend_ke
     if (is_inside) write_pixel(p, sum, int64_t(y) * view.width + x);
     if (!frame.pixel_last) return;
     frame.pixel_last[tile * kTilePixels + threadIdx.x] = sum.last;
-    __syncthreads();
     if (threadIdx.x == 0) shared.last = 0;
     __syncthreads();
     atomicMax(&shared.last, sum.last);
@@ -188,7 +187,8 @@ __device__ void load_pixels(SegmentShared<Pass>& shared, const SegmentParams<Pas
 }
 
 /// Passes the pixels of a tile through the lanes: in each step a lane passes its pixel's Flow to the next lane, which
-/// has the next splat. Lane l visits pixel i in step l + i.
+/// has the next splat. Lane l visits pixel i in step l + i. The last lane overwrites shared.flow[i] 31 steps after lane 0
+/// read it, without a barrier in between: what it writes came from that read through the shuffles.
 template <class Pass>
 __device__ void stream_pixels(SegmentShared<Pass>& shared, Pass& pass, const Splat<float>& s, Vec2<int> corner,
                               unsigned index, bool has_splat) {
