@@ -15,9 +15,8 @@
 #include "cuda_passes.h"
 #include "smoke_engines.h"
 
+namespace smoke {
 namespace {
-
-using namespace smoke;
 
 bool quick = false, failed = false;
 
@@ -285,16 +284,17 @@ int run(const std::vector<std::string>& parts) {
 }
 
 }  // namespace
+}  // namespace smoke
 
 int main(int argc, char** argv) {
     std::vector<std::string> parts;
     for (int i = 1; i < argc; ++i)
         if (std::strcmp(argv[i], "--quick") == 0)
-            quick = true;
+            smoke::quick = true;
         else
             parts.emplace_back(argv[i]);
     try {
-        return run(parts);
+        return smoke::run(parts);
     } catch (const std::exception& error) {
         std::fprintf(stderr, "smoke: %s\n", error.what());
         return 1;

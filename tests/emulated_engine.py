@@ -16,7 +16,10 @@ import torch
 from native_build import ROOT, BuildError, run
 from torch import Tensor
 
-__all__ = ["KERNELS", "MODULE", "POISON", "SEED", "BuildError", "GuardedMemory", "build", "build_engine", "load", "run", "why_not"]
+__all__ = [
+    "KERNELS", "MODULE", "POISON", "SEED", "BuildError", "GuardedMemory", "build", "build_engine", "load", "run",
+    "why_not",
+]  # fmt: skip
 
 SOURCES = Path(__file__).parent / "cuda_emulation"
 KERNELS = ROOT / "submodules" / "diff-gaussian-rasterization" / "src"
@@ -30,14 +33,19 @@ def why_not() -> str | None:
     return native_build.why_not("the emulated CUDA engine")
 
 
-def build(*targets: str) -> Path:
+def build(*targets: str, sanitizers: str = "", jobs: int = 2) -> Path:
     """Builds what has changed of these targets, and returns the build folder, where they lie.
+
+    Args:
+        targets: of cuda_emulation/CMakeLists.txt.
+        sanitizers: as for the compiler's ``-fsanitize``; such builds have folders of their own.
+        jobs: compilers at once.
 
     Raises:
         BuildError: A source does not compile.
     """
-    folder = native_build.folder_for("cuda_emulation")
-    native_build.build(SOURCES, folder, targets)
+    folder = native_build.folder_for("cuda_emulation" + (f"-{sanitizers.partition(',')[0]}" if sanitizers else ""))
+    native_build.build(SOURCES, folder, targets, [f"-Dsanitizers={sanitizers}"], jobs)
     return folder
 
 

@@ -1,5 +1,5 @@
-"""The CUDA kernels under ThreadSanitizer, on the emulation: the threads of a block are fibres between which nothing is an
-order but barriers, and the values of shuffles. Each barrier of the kernels is left out once, and a race is reported.
+"""The CUDA kernels under ThreadSanitizer, on the emulation: between the threads of a block, which are fibres, only
+barriers and the values of shuffles are an order. Each barrier of the kernels is left out once, and a race is reported.
 """
 
 import os
@@ -51,6 +51,6 @@ def test_the_kernels_have_no_race(program):
 
 @pytest.mark.parametrize("barrier", barriers())
 def test_each_barrier_is_needed_and_its_lack_is_reported(program, barrier):
-    """A barrier that is not there gives no order: the accesses that it keeps apart are a race, whatever the order was."""
+    """A barrier that is left out is no order: the accesses that it keeps apart are a race, whatever came first."""
     done = run(program, without=barrier)
     assert done.returncode == RACE and "ThreadSanitizer: data race" in done.stderr, done.stdout + done.stderr[-3000:]
