@@ -7,6 +7,8 @@ import subprocess
 import emulated_engine
 import pytest
 
+from benchmarks import smoke as first_minute
+
 
 def smoke(name: str, *parts: str) -> subprocess.CompletedProcess:
     """Run a build of smoke on the emulation: work waits in its stream until it is synchronized."""
@@ -37,3 +39,30 @@ def test_kernels_that_round_differently_count_tiles_differently_and_the_results_
     assert done.returncode == 0, done.stdout + done.stderr
     assert int(re.search(r"beyond the last tile: (\d+)", done.stdout)[1]) > 0, done.stdout
     assert "beyond the last tile: 0" in smoke("smoke", "edges").stdout
+
+
+@pytest.fixture(scope="module")
+def toolchain():
+    module = first_minute.load_toolchain()
+    try:
+        return module.find({**os.environ, "DGR_CUDA": "", "DGR_CUDA_ARCHS": "90-real"}, module.Gpus())
+    except module.Unavailable as reason:
+        pytest.skip(str(reason))
+
+
+def test_nvcc_compiles_it_without_a_warning(toolchain, tmp_path):
+    """Its own source, with the flags of the whole call; the engine's sources: test_install.py."""
+    call = first_minute.command(
+        toolchain.nvcc, [*toolchain.flags, "-O0", "-Werror", "all-warnings"], tmp_path / "smoke.o"
+    )
+    call = [part for part in call if not part.startswith(str(emulated_engine.KERNELS)) or part.endswith("smoke.cu")]
+    done = subprocess.run([*call, "-c"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_without_a_gpu_it_is_one_line_and_exit_code_2(monkeypatch, capsys):
+    module = first_minute.load_toolchain()
+    monkeypatch.setattr(module, "detect_gpus", lambda: module.Gpus())
+    monkeypatch.setattr(first_minute, "load_toolchain", lambda: module)
+    assert first_minute.main() == 2
+    assert capsys.readouterr().err == "smoke: there is no GPU that the driver can use\n"
