@@ -18,6 +18,7 @@
 namespace smoke {
 namespace {
 
+constexpr const char* kParts[] = {"crowd", "segments", "edges", "primitives", "times", "tiny"};
 bool quick = false, failed = false;
 
 void report(bool is_right, const std::string& text) {
@@ -250,6 +251,10 @@ void print_times(cudaStream_t stream) {
 }
 
 int run(const std::vector<std::string>& parts) {
+    for (const std::string& part : parts) {
+        const auto is_part = [&](const char* name) { return part == name; };
+        if (std::none_of(std::begin(kParts), std::end(kParts), is_part)) throw std::runtime_error("no part " + part);
+    }
     int num_devices = 0;
     const cudaError_t error = cudaGetDeviceCount(&num_devices);
     if (error != cudaSuccess || num_devices == 0) {

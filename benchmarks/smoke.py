@@ -7,6 +7,7 @@ Needs nvcc and no Python package. Exit codes: 0 = both engines agree, 1 = they d
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import os
 import subprocess
@@ -18,6 +19,7 @@ from types import ModuleType
 
 HERE = Path(__file__).parent
 ENGINE = HERE.parent / "submodules" / "diff-gaussian-rasterization"
+PARTS = ("crowd", "segments", "edges", "primitives", "times")
 NO_NVCC = 3
 # The CPU engine's sources are compiled for any processor here, where GCC takes loops that end early for uninitialized.
 HOST_WARNINGS = "-Xcompiler=-Wno-psabi,-Wno-maybe-uninitialized"
@@ -42,6 +44,12 @@ def command(nvcc: Path, flags: Sequence[str], program: Path) -> list[str]:
 
 def main() -> int:
     """Build and run; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)} (default: all)")
+    parser.add_argument("--quick", action="store_true", help="small sizes")
+    options = parser.parse_args()
+    if unknown := set(options.parts) - set(PARTS):
+        parser.error(f"there is no part {', '.join(sorted(unknown))}: choose from {', '.join(PARTS)}")
     toolchain = load_toolchain()
     gpus = toolchain.detect_gpus()
     if not gpus.capabilities:
@@ -57,7 +65,7 @@ def main() -> int:
         flags = [*found.flags, f"-L{found.cudart.parent}"]
         if subprocess.run(command(found.nvcc, flags, program)).returncode != 0:
             return 1
-        return subprocess.run([program, *sys.argv[1:]]).returncode
+        return subprocess.run([program, *["--quick"] * options.quick, *options.parts]).returncode
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import os
 import re
 import subprocess
+import sys
 
 import emulated_engine
 import pytest
@@ -64,5 +65,6 @@ def test_without_a_gpu_it_is_one_line_and_exit_code_2(monkeypatch, capsys):
     module = first_minute.load_toolchain()
     monkeypatch.setattr(module, "detect_gpus", lambda: module.Gpus())
     monkeypatch.setattr(first_minute, "load_toolchain", lambda: module)
+    monkeypatch.setattr(sys, "argv", ["smoke"])
     assert first_minute.main() == 2
     assert capsys.readouterr().err == "smoke: there is no GPU that the driver can use\n"
