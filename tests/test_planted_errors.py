@@ -65,13 +65,6 @@ MISTAKES = {
         shown_by="smoke",
         says=CRASH,
     ),
-    "stream: a copy on another stream": Mistake(
-        "cuda_tiles.cu",
-        "cudaMemcpyDeviceToDevice,\n                          context.stream)",
-        "cudaMemcpyDeviceToDevice, nullptr)",
-        shown_by="smoke",
-        says="FAILED crowd",
-    ),
     "stream: a kernel on another stream": Mistake(
         "cuda_tiles.cu",
         'launch("count_up", context,',

@@ -25,6 +25,7 @@ def test_both_engines_agree_and_all_stages_are_timed():
     assert done.returncode == 0 and "FAILED" not in said, f"CUDA_EMULATION_SEED={emulated_engine.SEED}\n{said}"
     for scene in ("crowd", "segments", "edges"):
         assert f"ok     {scene}: by atomics, and the CPU" in said and f"ok     {scene}: deterministic, and the" in said
+    assert said.count("beyond the last tile: 0") == 3  # these kernels round alike
     assert "ok     sort and scan: 0 to 4097 keys, 1 to 32 bits" in said
     for stage in ("copy", "project", "forward", "backward, by atomics", "loss", "Adam of sh_rest", "sort, 32 bits"):
         assert re.search(rf"^{stage} +[\d.]+ ms", said, re.MULTILINE), stage
@@ -39,7 +40,6 @@ def test_kernels_that_round_differently_count_tiles_differently_and_the_results_
     done = smoke("smoke_fused", "edges")
     assert done.returncode == 0, done.stdout + done.stderr
     assert int(re.search(r"beyond the last tile: (\d+)", done.stdout)[1]) > 0, done.stdout
-    assert "beyond the last tile: 0" in smoke("smoke", "edges").stdout
 
 
 @pytest.fixture(scope="module")
