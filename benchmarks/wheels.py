@@ -9,6 +9,7 @@ Needs no package itself. Left out is what only other commands use: convert.py, t
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import re
 from pathlib import Path
@@ -43,5 +44,11 @@ def lacking() -> list[str]:
     return [pinned.get(name, name) for module, name in NEEDED.items() if importlib.util.find_spec(module) is None]
 
 
+def main() -> None:
+    """Print them."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    print(*lacking(), sep="\n")
+
+
 if __name__ == "__main__":
-    print("\n".join(lacking()))
+    main()
