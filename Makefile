@@ -3,11 +3,11 @@
 #
 #   make demo     a scene that the project makes itself: train, render, measure, compress, and a picture at the end
 #   make test     lint and the whole test suite (TEST_DATA=folder adds the tests on real captures)
-#   make sanitize the CPU engine's tests on builds with AddressSanitizer, UndefinedBehaviorSanitizer, ThreadSanitizer
+#   make sanitize both engines' tests on builds with AddressSanitizer, UndefinedBehaviorSanitizer, ThreadSanitizer
 #   make fuzz     inputs that a fuzzer finds, for SECONDS=60; findings are files, and the exit code says if there are any
 #   make bench    the rasterizer's speed, the instructions of its innermost loops (CUDA: with nvcc), seconds of each --help
 #   make docs     the site of docs/, into build/docs
-#   make gpu-check   on a machine with a GPU: tests, speed, training; the results go to OUT=folder
+#   make gpu-check   on a machine with a GPU: tests, speed, training, in MINUTES; the results go to OUT=folder
 #   make viewer-bundle   the script of the pages that view.py --html writes, anew from viewer/web (needs npm)
 #   make lint     ruff and mypy
 #   make wheel    compact-splats as an sdist and a wheel, into OUT=dist
@@ -148,7 +148,8 @@ gpu:
 	@[ "$(DEVICE)" = cpu ] || $(PYTHON) submodules/diff-gaussian-rasterization/build_backend/cuda_toolchain.py --gpu
 
 gpu-check: gpu setup-dev
-	$(BIN)/python -m benchmarks.gpu_check --out $(or $(OUT),output/gpu-check) --device $(or $(DEVICE),cuda) $(if $(QUICK),--quick)
+	$(BIN)/python -m benchmarks.gpu_check --out $(or $(OUT),output/gpu-check) --device $(or $(DEVICE),cuda) $(if $(QUICK),--quick) \
+	    $(if $(MINUTES),--minutes $(MINUTES))
 
 viewer-bundle:
 	compact_splats/viewer/web/build.sh

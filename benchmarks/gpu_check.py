@@ -1,11 +1,12 @@
 """Checks this project on a GPU, in four parts: smoke, tests, speed, train.
 
-    make gpu-check OUT=folder
+    make gpu-check OUT=folder MINUTES=15
     python -m benchmarks.gpu_check --out folder smoke tests
 
-Each part takes less than 10 minutes; without a name all parts run. A step that fails or exceeds its time limit does not
-stop the others. Exit codes: 0 = all steps passed, 1 = a step failed, 2 = no GPU. No network is needed. OUT gets
-summary.txt, which is written step by step, log.txt, the figures of the speed as JSON, and a picture of each training.
+Each part takes less than 10 minutes, and all together less than MINUTES; without a name all parts run. A step that
+fails or exceeds its time limit does not stop the others. Exit codes: 0 = all steps passed, 1 = a step failed, 2 = no
+GPU. No network is needed. OUT gets summary.txt, which is written step by step, log.txt, the figures of the speed as
+JSON, and a picture of each training.
 """
 
 from __future__ import annotations
@@ -15,12 +16,11 @@ import importlib.util
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,12 +29,14 @@ import diff_gaussian_rasterization
 import torch
 from usable_processors import num_processors
 
+from benchmarks.smoke import NO_NVCC
+from benchmarks.steps import PART_SECONDS, Check
 from compact_splats.arguments import pick_device
 from compact_splats.utils.errors import InputError
 from compact_splats.utils.machine import machine_info
 
 ROOT = Path(__file__).parent.parent
-PART_SECONDS = 560
+TEST_PROCESSES = 6  # they share the GPU and its memory
 PARITY_DB = 1.0  # difference of test PSNR between GPU and CPU that rounding may cause in PARITY_STEPS
 
 
@@ -50,6 +52,7 @@ class Sizes:
         demo_budget: its final number of Gaussians.
         training: options of train.py.
         parity_steps: length of the training on both devices.
+        smoke: options of benchmarks.smoke.
     """
 
     speed: tuple[str, ...] = (
@@ -62,99 +65,15 @@ class Sizes:
     demo_budget: int = 20_000
     training: tuple[str, ...] = ()
     parity_steps: int = 1500
+    smoke: tuple[str, ...] = ()
 
 
 QUICK = Sizes(
     speed=("--gaussians", "500", "2000", "--sizes", "96x64", "--repeats", "2"),
     profiled=("--gaussians", "2000", "--size", "96x64"), capture="fox_tiny", capture_budget=2000,
     demo=("--width", "96", "--height", "64", "--views", "12", "--points", "1500"), demo_budget=1000,
-    training=("--iterations", "60"), parity_steps=40,
+    training=("--iterations", "60"), parity_steps=40, smoke=("--quick",),
 )  # fmt: skip
-
-
-class Check:
-    """Runs steps, and writes summary.txt and log.txt.
-
-    Args:
-        folder: of the files that stay.
-        device: to check.
-        sizes: of scenes and trainings.
-
-    Attributes:
-        work: folder of all other files.
-        deadline: time.monotonic() at which the part ends.
-        failed: names of the steps that failed.
-    """
-
-    def __init__(self, folder: Path, work: Path, device: torch.device, sizes: Sizes) -> None:
-        self.folder, self.work, self.device, self.sizes = folder, work, device, sizes
-        self.deadline = time.monotonic() + PART_SECONDS
-        self.failed: list[str] = []
-
-    def run(
-        self, name: str, command: list[str], limit: float, environ: Mapping[str, str] | None = None, *, shown: int = 0
-    ) -> bool:
-        """Run a step.
-
-        Args:
-            name: of the step.
-            command: its output goes to log.txt.
-            limit: s.
-            environ: variables to add.
-            shown: lines at the end of the output that also go to summary.txt; of a step that fails at least 15.
-
-        Returns:
-            Whether it ended with exit code 0.
-        """
-        limit, start = min(limit, self.deadline - time.monotonic()), time.monotonic()
-        if limit <= 0:
-            return self.result(name, "too slow", "no time left in this part")
-        log = self.folder / "log.txt"
-        with log.open("ab") as file:
-            file.write(f"\n===== {name}: {' '.join(command)}\n".encode())
-            file.flush()
-            begin = file.tell()
-            code = run_group(command, environ, file, limit)
-        status = "ok" if code == 0 else "too slow" if code is None else "failed"
-        self.result(name, status, f"exit code {code}" if code else "", time.monotonic() - start)
-        with log.open("rb") as file:
-            file.seek(begin)
-            lines = file.read().decode(errors="replace").splitlines()
-        count = shown if code == 0 else max(shown, 15)
-        for line in lines[-count:] if count else []:
-            self.say(f"    {line}")
-        return code == 0
-
-    def result(self, name: str, status: str, note: str = "", seconds: float = 0.0) -> bool:
-        """Report the status of a step, "ok", "skipped", "failed" or "too slow"; whether it is "ok"."""
-        self.say(f"{name:<30}{status:<10}{seconds:>7.1f} s  {note}".rstrip())
-        if status in ("failed", "too slow"):
-            self.failed.append(name)
-        return status == "ok"
-
-    def say(self, text: str) -> None:
-        """Print a line, and append it to summary.txt."""
-        print(text, flush=True)
-        with (self.folder / "summary.txt").open("a", encoding="utf-8") as file:
-            file.write(text + "\n")
-
-
-def run_group(command: list[str], environ: Mapping[str, str] | None, output: Any, limit: float) -> int | None:
-    """Run a program, and end it with all that it started; its exit code, or None after ``limit`` seconds."""
-    environ = {**os.environ, "PYTHONUNBUFFERED": "1", **(environ or {})}
-    process = subprocess.Popen(
-        command, cwd=ROOT, env=environ, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
-    )
-    try:
-        return process.wait(limit)
-    except subprocess.TimeoutExpired:
-        return None
-    finally:
-        try:
-            os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass  # nothing of it runs any more
-        process.wait()
 
 
 def python(module: str, *arguments: object) -> list[str]:
@@ -196,22 +115,63 @@ def driver() -> str:
 
 
 def smoke(check: Check) -> None:
-    """Every call of the engine on small inputs, and a short training."""
+    """Both engines side by side without torch, every call of the engine on small inputs, and a short training."""
+    first_minute(check)
     check.run("engine", python("benchmarks.exercise", "--device", check.device.type), 120)
     scene = check.work / "small"
     if check.run("small scene", python("compact_splats.demo.scene", scene, *QUICK.demo), 60):
         train_once(check, check.device, scene, "fast", QUICK.demo_budget, 120, *QUICK.training)
 
 
+def first_minute(check: Check) -> None:
+    """smoke.cu, which needs nvcc."""
+    if check.device.type == "cpu":
+        check.result("smoke.cu", "skipped", "needs a GPU")
+        return
+    code, lines, seconds = check.call("smoke.cu", python("benchmarks.smoke", *check.sizes.smoke), 240)
+    if code == NO_NVCC:
+        check.result("smoke.cu", "skipped", lines[-1] if lines else "")
+        return
+    status = "ok" if code == 0 else "too slow" if code is None else "failed"
+    check.result("smoke.cu", status, f"exit code {code}" if code else "", seconds)
+    for line in lines:
+        check.say(f"    {line}")
+
+
+def test_files(which: str, where: list[str]) -> list[str]:
+    """The files below ``where`` with tests that ``-k which`` selects."""
+    command = python("pytest", "-q", "--collect-only", "-p", "no:cacheprovider", "-k", which, *where)
+    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout
+    return list(dict.fromkeys(line.partition("::")[0] for line in said.splitlines() if "::" in line))
+
+
 def tests(check: Check) -> None:
-    """The engine's tests on this device, and its calls under compute-sanitizer."""
+    """The engine's tests on this device, several files at once, and its calls under compute-sanitizer."""
     on_gpu = check.device.type != "cpu"
     where = ["tests"] if on_gpu else ["tests/test_rasterizer_bits.py", "tests/test_photometric_loss.py"]
     which = "cuda and not emulat and not install" if on_gpu else "cpu"
-    command = python("pytest", "-q", "-p", "no:cacheprovider", "-k", which, *where)
-    passed = check.run("tests", command, 300, shown=1)
-    if passed and " passed" not in (check.folder / "summary.txt").read_text().splitlines()[-1]:
+    files = test_files(which, where)
+    if not files:
+        check.result("tests", "failed", "none were found")
+
+    def run_file(file: str) -> None:
+        command = python("pytest", "-q", "-p", "no:cacheprovider", "-k", which, file)
+        code, lines, seconds = check.call(file, command, 300)
+        status = "too slow" if code is None else "ok" if code == 0 else "failed"
+        check.result(Path(file).name, status, lines[-1].strip("= ") if lines else "", seconds)
+        for line in lines:
+            if line.startswith(("FAILED", "ERROR")):
+                check.say(f"    {line[:200]}")
+
+    with ThreadPoolExecutor(max(1, min(TEST_PROCESSES, (os.cpu_count() or 1) // 2))) as pool:
+        list(pool.map(run_file, files))
+    if files and not any(" passed" in line for line in (check.folder / "summary.txt").read_text().splitlines()):
         check.result("tests", "failed", "all were skipped")
+    sanitizer(check, on_gpu)
+
+
+def sanitizer(check: Check, on_gpu: bool) -> None:
+    """The engine's calls under compute-sanitizer."""
     places = ["/usr/local/cuda/bin", "/usr/local/cuda/compute-sanitizer", os.environ.get("PATH", "")]
     tool = shutil.which("compute-sanitizer", path=os.pathsep.join(places)) if on_gpu else None
     for name in ("memcheck", "racecheck"):
@@ -261,6 +221,7 @@ def train(check: Check) -> None:
         scene, budget = demo, sizes.demo_budget
     for schedule, limit in (("fast", 120), ("full", 240)):
         run = train_once(check, check.device, scene.resolve(), schedule, budget, limit, *sizes.training)
+        profile_trained(check, scene.resolve(), run)
         render = python("render.py", "-m", run, "--skip-train", "--device", check.device.type)
         if check.run(f"{run.name}: render", render, 60):
             picture = check.folder / f"{run.name}.png"
@@ -274,6 +235,15 @@ def train(check: Check) -> None:
     if len(values) == len(runs):
         gap = max(values) - min(values)
         check.result("parity", "ok" if gap <= PARITY_DB else "failed", f"test PSNR differs by {gap:.3f} dB")
+
+
+def profile_trained(check: Check, scene: Path, run: Path) -> None:
+    """The kernels of a step on a trained model."""
+    models = sorted(run.glob("point_cloud/iteration_*/point_cloud.ply"), key=lambda path: path.stat().st_mtime)
+    if models:
+        options = ["--scene", scene, "--ply", models[-1], "--device", check.device.type]
+        out = check.folder / f"kernels-{run.name}.json"
+        check.run(f"{run.name}: kernels", python("benchmarks.kernels", *options, "--out", out), 60, shown=20)
 
 
 def train_once(
@@ -307,6 +277,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)} (default: all)")
     parser.add_argument("--out", type=Path, required=True, help="folder of the results")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: to try this script")
+    parser.add_argument("--minutes", type=float, help="for all parts together; what finds no time left fails")
     parser.add_argument("--quick", action="store_true", help="tiny sizes: to try this script")
     options = parser.parse_args()
     if unknown := set(options.parts) - PARTS.keys():
@@ -328,9 +299,10 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as work:
         check = Check(options.out.resolve(), Path(work), device, QUICK if options.quick else Sizes())
         check.say(head(device))
+        end = time.monotonic() + 60 * (options.minutes or 60 * len(PARTS))
         for name in options.parts or PARTS:
             check.say(f"\n{name}")
-            check.deadline = time.monotonic() + PART_SECONDS
+            check.deadline = min(time.monotonic() + PART_SECONDS, end)
             PARTS[name](check)
     check.say(f"\nfailed: {', '.join(check.failed)}" if check.failed else "\nall steps passed")
     return int(bool(check.failed))

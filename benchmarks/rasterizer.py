@@ -276,13 +276,19 @@ def num_pairs(camera: Camera, model: GaussianModel) -> dict[str, int]:
 
 @contextmanager
 def deterministic(is_on: bool) -> Iterator[None]:
-    """Within it, torch asks for the same bits from run to run; what cannot give them only warns."""
+    """Within it, torch asks for the same bits from run to run; what cannot give them only warns.
+
+    torch would fill new memory then, too, which takes time and is not asked for by ``--deterministic`` of train.py.
+    """
     before = torch.are_deterministic_algorithms_enabled()
+    filled = torch.utils.deterministic.fill_uninitialized_memory
     torch.use_deterministic_algorithms(is_on, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(before)
+        torch.utils.deterministic.fill_uninitialized_memory = filled
 
 
 def table(results: list[dict]) -> str:

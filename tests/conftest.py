@@ -38,6 +38,7 @@ def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
     """Each engine that can run here, in use by all of diff_gaussian_rasterization for the length of the test."""
     if request.param == "emulated":
         chosen, memory = request.getfixturevalue("emulated_engine_and_memory")
+        print(f"CUDA_EMULATION_SEED={emulated_engine.SEED}")  # pytest shows it where a test fails
         with chosen.active():
             yield chosen
         memory.check()

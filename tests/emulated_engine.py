@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import random
 import sysconfig
 from collections.abc import Callable
 from functools import partial
@@ -14,10 +16,15 @@ import torch
 from native_build import ROOT, BuildError, run
 from torch import Tensor
 
-__all__ = ["KERNELS", "MODULE", "BuildError", "GuardedMemory", "build", "build_engine", "load", "run", "why_not"]
+__all__ = [
+    "KERNELS", "MODULE", "POISON", "SEED", "BuildError", "GuardedMemory", "build", "build_engine", "load", "run",
+    "why_not",
+]  # fmt: skip
 
 SOURCES = Path(__file__).parent / "cuda_emulation"
 KERNELS = ROOT / "submodules" / "diff-gaussian-rasterization" / "src"
+SEED = int(os.environ.setdefault("CUDA_EMULATION_SEED", str(random.randrange(2**31))))  # of the emulation, too
+POISON = 1 + SEED % 255  # each byte of memory that nothing has been written to, in this run
 MODULE = f"_C{sysconfig.get_config_var('EXT_SUFFIX')}"
 
 
@@ -26,14 +33,19 @@ def why_not() -> str | None:
     return native_build.why_not("the emulated CUDA engine")
 
 
-def build(*targets: str) -> Path:
+def build(*targets: str, sanitizers: str = "", jobs: int = 2) -> Path:
     """Builds what has changed of these targets, and returns the build folder, where they lie.
+
+    Args:
+        targets: of cuda_emulation/CMakeLists.txt.
+        sanitizers: as for the compiler's ``-fsanitize``; such builds have folders of their own.
+        jobs: compilers at once.
 
     Raises:
         BuildError: A source does not compile.
     """
-    folder = native_build.folder_for("cuda_emulation")
-    native_build.build(SOURCES, folder, targets)
+    folder = native_build.folder_for("cuda_emulation" + (f"-{sanitizers.partition(',')[0]}" if sanitizers else ""))
+    native_build.build(SOURCES, folder, targets, [f"-Dsanitizers={sanitizers}"], jobs)
     return folder
 
 
@@ -59,7 +71,7 @@ def load(path: Path, memory: GuardedMemory) -> ModuleType:
 class GuardedMemory:
     """Device memory for the emulated engine: poison until it is written, and nothing may be written beside it."""
 
-    _POISON = 255  # four of them are a NaN, or the largest unsigned number
+    _POISON = POISON
     _GUARD = 4096  # bytes behind each allocation
     _ALIGNMENT = 256  # the engine asks for one byte less than this too many, and starts at the first multiple
 

@@ -240,7 +240,7 @@ class Engine:
             case, leaves, dtype, inverse_depth=True, screen_means=screen_means, stats=stats, threads=threads
         )
         values = {name: getattr(out, name) for name in ("image", "transmittance", "radii", "inverse_depth")}
-        assert out.image.dtype == dtype and out.image.device.type == self.device
+        assert out.image.dtype == dtype and out.image.device.type == torch.device(self.device).type
         with self.active():
             _weighted(case, values, out.image).backward()
         gradients = {f"d_{name}": leaf.grad for name, leaf in leaves.items()} | {"d_screen_means": screen_means.grad}

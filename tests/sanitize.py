@@ -1,27 +1,32 @@
-"""Runs the engine's tests on builds of the CPU engine that carry the compiler's sanitizers.
+"""Runs the engine's tests on builds of both engines that carry the compiler's sanitizers.
 
     python tests/sanitize.py [address] [thread]
 
-The builds lie in build/sanitize-*; the installed package is not touched. On "address" (with undefined behaviour) and on
-"thread" run the tests in Python, with the sanitized package before the installed one, and then engine_fuzz on the
-fuzzer's inputs and on new ones. Exit code 1 where a test fails or a sanitizer reports.
+The builds lie in build/sanitize-* and build/cuda_emulation*; the installed package is not touched. On "address" (with
+undefined behaviour) and on "thread" run the CPU engine's tests in Python, with the sanitized package before the
+installed one, and engine_fuzz on the fuzzer's inputs and on new ones. The CUDA kernels run on the emulation: smoke.cu
+on both, with another seed each time, and on "address" the tests in Python. Exit code 1 where a test fails or a
+sanitizer reports.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import random
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
+import emulated_engine
 import engine_fuzzer
 import native_build
 
 TESTS = Path(__file__).parent
 SUPPRESSIONS = TESTS / "sanitized_engine" / "thread.supp"
+EMULATED = "address,undefined"
 SANITIZERS = {"address": "address,undefined", "thread": "thread"}
 LIBRARY = {"address": "libasan.so", "thread": "libtsan.so"}
 # All that calls the CPU engine in this process; the CUDA engine's tests on the CPU have a build of their own.
@@ -30,6 +35,13 @@ FILES = (
     "test_photometric_loss.py", "test_adam.py", "test_math_vjps.py", "test_compat.py", "test_renderer.py",
     "test_binding_fuzz.py",
 )  # fmt: skip
+KERNEL_FILES = (
+    "test_rasterizer_parity.py", "test_rasterizer.py", "test_rasterizer_bits.py", "test_photometric_loss.py",
+    "test_adam.py", "test_renderer.py", "test_compat.py",
+)  # fmt: skip
+# Parts of smoke.cu: ThreadSanitizer makes a shuffle a hundred times slower.
+PARTS = {"address": ("crowd", "segments", "edges", "primitives"), "thread": ("tiny", "segments")}
+NUM_SEEDS = 5
 NUM_RUNS = {"address": 300, "thread": 300}  # of engine_fuzz
 
 
@@ -80,6 +92,32 @@ def run_engine(kind: str, program: Path) -> int:
     return done.returncode
 
 
+def run_smoke(kind: str, program: Path) -> int:
+    """The number of runs of smoke.cu on the emulation that fail; a failure prints its seed."""
+    failed = 0
+    for _ in range(NUM_SEEDS):
+        seed = random.randrange(2**31)
+        variables = os.environ | {"TSAN_OPTIONS": "halt_on_error=1", "CUDA_EMULATION_SEED": str(seed)}
+        command = [str(program), "--quick", *PARTS[kind]]
+        done = subprocess.run(command, env=variables, capture_output=True, text=True)
+        if done.returncode != 0:
+            failed += 1
+            print(f"CUDA_EMULATION_SEED={seed} {' '.join(command)}\n{(done.stdout + done.stderr)[-6000:]}")
+    return failed
+
+
+def run_kernels(kind: str, jobs: int) -> dict[str, int]:
+    """What fails of the CUDA kernels on the emulation: smoke.cu, and on "address" the tests in Python."""
+    if kind == "thread":
+        return {"smoke.cu": run_smoke(kind, emulated_engine.build("smoke_races", jobs=jobs) / "smoke_races")}
+    folder = emulated_engine.build("smoke", "_C", sanitizers=EMULATED, jobs=jobs)
+    variables = environment(kind, folder) | {"EMULATED_ENGINE": str(folder / emulated_engine.MODULE)}
+    files = [str(TESTS / name) for name in KERNEL_FILES]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "emulated", "--timeout=1200"]
+    tests = subprocess.run([*command, *files], env=variables, cwd=native_build.ROOT).returncode
+    return {"smoke.cu": run_smoke(kind, folder / "smoke"), "the kernels' tests in Python": tests}
+
+
 def main() -> int:
     """Build and run each; 1 where anything failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -92,6 +130,7 @@ def main() -> int:
         started = time.perf_counter()
         program = engine_fuzzer.build(SANITIZERS[kind], jobs=options.jobs)
         failures = {"engine_fuzz": run_engine(kind, program)}
+        failures |= run_kernels(kind, options.jobs)
         if not options.engine_only:
             native_build.build(engine_fuzzer.SOURCES, program.parent, ["_C"], jobs=options.jobs)
             failures["the tests in Python"] = run_python_tests(kind, program.parent)

@@ -7,7 +7,7 @@ import emulated_engine
 import numpy as np
 import pytest
 
-POISON = -1  # as an int32: every byte is 255
+POISON = int(np.full(4, emulated_engine.POISON, np.uint8).view(np.int32)[0])
 
 
 class Library:

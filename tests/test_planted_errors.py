@@ -1,11 +1,13 @@
 """Mistakes put into the CUDA kernels, one at a time: the tests that pass on the right kernels fail on each.
 
 A mistake is a replacement in a copy of one source file, which is compiled alone and linked with the good build's rest.
+Barriers that are missing have a test of their own: test_races.py.
 """
 
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -25,6 +27,8 @@ class Mistake:
     shown_by: str = "test_rasterizer_parity.py"
     says: str = "AssertionError"
 
+
+CRASH = "FAILED crowd"  # or the program ends, as it takes poison for an index
 
 MISTAKES = {
     "index: the last splat of a pixel is counted from 0": Mistake(
@@ -66,6 +70,27 @@ MISTAKES = {
         "__shfl_up_sync(kAllLanes, flow.transmittance, 1), ",
         "__shfl_down_sync(kAllLanes, flow.transmittance, 1), ",
     ),
+    "stream: the number of instances is read before it is there": Mistake(
+        "cuda_tiles.cu",
+        'check(cudaStreamSynchronize(context.stream), "projection and sort by depth");',
+        "",
+        shown_by="smoke",
+        says=CRASH,
+    ),
+    "stream: a kernel on another stream": Mistake(
+        "cuda_tiles.cu",
+        'launch("count_up", context,',
+        'launch("count_up", Context{context.device, nullptr, context.scratch},',
+        shown_by="smoke",
+        says=CRASH,
+    ),
+    "stream: memory that backward needs is freed after forward": Mistake(
+        "cuda_tiles.cu",
+        "frame.segment_begin = kept.array",
+        "frame.segment_begin = context.scratch.array",
+        shown_by="smoke",
+        says="FAILED crowd",
+    ),
     "memory: one more than there is": Mistake(
         "cuda_tiles.cu", "if (i < count) values[i] =", "if (i <= count) values[i] =", says="wrote beside an array"
     ),
@@ -73,32 +98,34 @@ MISTAKES = {
 
 
 def build_with(mistake: Mistake, folder: Path) -> Path:
-    """The extension module with a mistake in it, in a folder."""
+    """The extension module, or the program smoke, with a mistake in it, in a folder."""
     text = (emulated_engine.KERNELS / mistake.source).read_text()
     assert text.count(mistake.right) == 1, f"{mistake.source} has changed: adapt this test"
     wrong_source, wrong_object = folder / mistake.source, folder / f"{mistake.source}.o"
     wrong_source.write_text(text.replace(mistake.right, mistake.wrong))
 
-    build = emulated_engine.build_engine().parent
+    is_smoke = mistake.shown_by == "smoke"
+    build = emulated_engine.build("smoke" if is_smoke else "_C")
+    parts = ("kernels", "emulation", "cpu_engine", "smoke_main" if is_smoke else "_C")
     units = {unit["file"]: unit for unit in json.loads((build / "compile_commands.json").read_text())
-             if "/_C.dir/" in unit["output"]}  # fmt: skip
+             if any(f"/{part}.dir/" in unit["output"] for part in parts)}  # fmt: skip
     source = next(file for file in units if Path(file).name == mistake.source)
     compiler, *arguments = shlex.split(units[source]["command"])
     options = [argument for argument in arguments if argument.startswith(("-I", "-D", "-O", "-f", "-std"))]
     emulated_engine.run([compiler, *options, "-x", "c++", "-w", "-c", str(wrong_source), "-o", str(wrong_object)])
     objects = [build / unit["output"] for file, unit in units.items() if file != source]
-    module = folder / emulated_engine.MODULE
-    libraries = sorted(build.glob("libnanobind*.a"))
-    emulated_engine.run(
-        [compiler, "-shared", "-o", str(module), *map(str, [*objects, wrong_object, *libraries]), "-pthread"]
-    )
-    return module
+    result = folder / ("smoke" if is_smoke else emulated_engine.MODULE)
+    kind = [] if is_smoke else ["-shared", *map(str, sorted(build.glob("libnanobind*.a")))]
+    emulated_engine.run([compiler, "-o", str(result), *map(str, [*objects, wrong_object]), *kind, "-pthread"])
+    return result
 
 
-def run_tests(test_file: str, module: Path) -> subprocess.CompletedProcess:
-    """Runs a test file on an extension module in a process of its own, up to the first failure."""
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-k", "emulated", test_file]
-    environment = os.environ | {"EMULATED_ENGINE": str(module)}
+def run_tests(shown_by: str, program: Path) -> subprocess.CompletedProcess:
+    """Runs smoke, or a test file on an extension module in a process of its own, up to the first failure."""
+    environment = os.environ | {"EMULATED_ENGINE": str(program), "CUDA_EMULATION_SEED": "254"}
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-k", "emulated", shown_by]
+    if shown_by == "smoke":
+        command = [str(program), "--quick", "crowd"]
     return subprocess.run(command, env=environment, cwd=Path(__file__).parent, capture_output=True, text=True)
 
 
@@ -108,10 +135,11 @@ def needs_a_build() -> None:
         pytest.skip(reason)
 
 
-@pytest.mark.parametrize("test_file", sorted({mistake.shown_by for mistake in MISTAKES.values()}))
-def test_the_right_kernels_pass(test_file):
+@pytest.mark.parametrize("shown_by", sorted({mistake.shown_by for mistake in MISTAKES.values()}))
+def test_the_right_kernels_pass(shown_by):
     """Or the failures below would show nothing."""
-    result = run_tests(test_file, emulated_engine.build_engine())
+    smoke = shown_by == "smoke"
+    result = run_tests(shown_by, emulated_engine.build("smoke") / "smoke" if smoke else emulated_engine.build_engine())
     assert result.returncode == 0, result.stdout[-3000:]
 
 
@@ -120,4 +148,6 @@ def test_a_mistake_in_a_kernel_fails(name, tmp_path):
     mistake = MISTAKES[name]
     result = run_tests(mistake.shown_by, build_with(mistake, tmp_path))
     said = result.stdout + result.stderr
+    if mistake.says == CRASH and result.returncode == -signal.SIGSEGV:
+        return
     assert result.returncode == 1 and mistake.says in said, said[-3000:]

@@ -1,8 +1,9 @@
 // Stands in for CUDA's header of the same name where .cu files are compiled as C++: the built-ins and the part of the
-// runtime that the engine's kernels use, on the CPU. Device memory is ordinary memory, and a launch returns when the
-// kernel is done. What is not here, the kernels do without.
+// runtime that the engine uses, on the CPU. Device memory is ordinary memory. A launch returns when the kernel is done;
+// in a process that has created a stream, work waits in its stream's queue until the stream is synchronized.
 #pragma once
 
+#include <atomic>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -108,22 +109,19 @@ inline int __all_sync(unsigned mask, int predicate, cuda_emulation::CallSite at 
     return int(cuda_emulation::meet(cuda_emulation::Collective::all, mask, predicate != 0, 0, warpSize, at));
 }
 
-// ---- Atomics: fibres change only where they wait, so that plain code is indivisible ----
+// ---- Atomics: relaxed, so that ThreadSanitizer takes no order from them ----
 namespace cuda_emulation {
 template <class T> T fetch_add(T* address, T value) {
-    const T before = *address;
-    *address = before + value;
-    return before;
+    return std::atomic_ref(*address).fetch_add(value, std::memory_order_relaxed);
 }
 template <class T> T fetch_max(T* address, T value) {
-    const T before = *address;
-    if (value > before) *address = value;
+    std::atomic_ref at(*address);
+    T before = at.load(std::memory_order_relaxed);
+    while (!at.compare_exchange_weak(before, value > before ? value : before, std::memory_order_relaxed)) {}
     return before;
 }
 }  // namespace cuda_emulation
-inline int atomicAdd(int* address, int value) {
-    return int(cuda_emulation::fetch_add(reinterpret_cast<unsigned*>(address), unsigned(value)));  // wraps around
-}
+inline int atomicAdd(int* address, int value) { return cuda_emulation::fetch_add(address, value); }  // wraps around
 inline unsigned atomicAdd(unsigned* address, unsigned value) { return cuda_emulation::fetch_add(address, value); }
 inline unsigned long long atomicAdd(unsigned long long* address, unsigned long long value) {
     return cuda_emulation::fetch_add(address, value);
@@ -182,6 +180,24 @@ struct cudaLaunchConfig_t {
     cudaStream_t stream;
 };
 
+struct cudaDeviceProp {
+    char name[256];
+    int major, minor;
+};
+enum cudaMemPoolAttr { cudaMemPoolAttrReleaseThreshold = 4 };
+using cudaMemPool_t = struct CUmemPoolHandle_st*;
+constexpr unsigned cudaStreamNonBlocking = 1;
+
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned flags);
+/// Throws away what still waits in its queue, and gives back all memory that was freed.
+cudaError_t cudaStreamDestroy(cudaStream_t stream);
+/// Memory is poison until it is written, and again once its free has had its turn in the stream.
+cudaError_t cudaMallocAsync(void** memory, size_t bytes, cudaStream_t stream);
+cudaError_t cudaFreeAsync(void* memory, cudaStream_t stream);
+cudaError_t cudaDeviceGetDefaultMemPool(cudaMemPool_t* pool, int device);
+cudaError_t cudaMemPoolSetAttribute(cudaMemPool_t pool, cudaMemPoolAttr attribute, void* value);
+cudaError_t cudaGetDeviceCount(int* count);
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device);
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind, cudaStream_t stream = {});
 cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t stream = {});
 cudaError_t cudaStreamSynchronize(cudaStream_t stream);
@@ -197,7 +213,10 @@ cudaError_t cudaDriverGetVersion(int* version);
 cudaError_t cudaRuntimeGetVersion(int* version);
 
 namespace cuda_emulation {
-cudaError_t launch(const cudaLaunchConfig_t& config, const std::function<void()>& thread);
+using Work = std::function<cudaError_t()>;
+/// Does the work at once, or puts it into the stream's queue.
+cudaError_t enqueue(cudaStream_t stream, Work work);
+cudaError_t launch(const cudaLaunchConfig_t& config, std::function<void()> thread);
 }
 
 /// Arguments are converted to the kernel's parameters, as by CUDA's own template, and every thread gets a copy.
@@ -208,5 +227,5 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
     static_assert((sizeof(Params) + ... + 0) <= 4096, "a kernel takes at most 4 kB of parameters");
     const auto convert = [](Params... values) { return std::tuple<Params...>(values...); };
     const auto parameters = convert(std::forward<Args>(args)...);
-    return cuda_emulation::launch(*config, [&] { std::apply(kernel, parameters); });
+    return cuda_emulation::launch(*config, [=] { std::apply(kernel, parameters); });
 }

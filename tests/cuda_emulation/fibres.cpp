@@ -1,5 +1,6 @@
 #include "fibres.h"
 
+#include <pthread.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -10,6 +11,7 @@
 #include <memory>
 #include <mutex>
 #include <numeric>
+#include <random>
 #include <sstream>
 #include <stdexcept>
 #include <string_view>
@@ -32,8 +34,37 @@ namespace {
 constexpr size_t kGuard = 4096;  // bytes behind the largest shared memory that must stay as they are
 }
 namespace dgr::cuda {  // where the kernels' host side declares it
-alignas(128) unsigned char block_memory[cuda_emulation::kMaxShared + kGuard];
+alignas(4096) unsigned char block_memory[cuda_emulation::kMaxShared + kGuard];
 }
+
+// What the sanitizers have to know about fibres. For ThreadSanitizer a switch is no order: what happened before what
+// only follows from barriers and shuffles, as on a GPU. This file itself is never built with ThreadSanitizer.
+#ifdef CUDA_EMULATION_TSAN
+extern "C" {
+void* __tsan_get_current_fiber();
+void* __tsan_create_fiber(unsigned flags);
+void __tsan_switch_to_fiber(void* fiber, unsigned flags);
+void __tsan_acquire(void* address);
+void __tsan_release(void* address);
+}
+#else
+static void* __tsan_get_current_fiber() { return nullptr; }
+static void* __tsan_create_fiber(unsigned) { return nullptr; }
+static void __tsan_switch_to_fiber(void*, unsigned) {}
+static void __tsan_acquire(void*) {}
+static void __tsan_release(void*) {}
+#endif
+#ifdef __SANITIZE_ADDRESS__
+extern "C" {
+void __sanitizer_start_switch_fiber(void** fake_stack, const void* bottom, size_t size);
+void __sanitizer_finish_switch_fiber(void* fake_stack, const void** bottom, size_t* size);
+void __asan_unpoison_memory_region(const volatile void* memory, size_t size);
+}
+#else
+static void __sanitizer_start_switch_fiber(void**, const void*, size_t) {}
+static void __sanitizer_finish_switch_fiber(void*, const void**, size_t*) {}
+static void __asan_unpoison_memory_region(const volatile void*, size_t) {}
+#endif
 
 #ifdef CUDA_EMULATION_ASSEMBLY
 // Keeps what the ABI says a call keeps (but for the floating point modes, which nobody changes), leaves this stack, and
@@ -69,29 +100,55 @@ namespace {
 /// A stack and where it was left.
 class Context {
   public:
-#ifdef CUDA_EMULATION_ASSEMBLY
+    /// The thread that calls, on its own stack.
+    void adopt() {
+        fiber_ = __tsan_get_current_fiber();
+        pthread_attr_t attributes;
+        void* bottom = nullptr;
+        if (pthread_getattr_np(pthread_self(), &attributes) != 0) return;
+        pthread_attr_getstack(&attributes, &bottom, &size_);
+        pthread_attr_destroy(&attributes);
+        bottom_ = bottom;
+    }
     void start(unsigned char* stack, size_t size, void (*entry)()) {
+        if (!fiber_) fiber_ = __tsan_create_fiber(0);
+        bottom_ = stack, size_ = size, fake_stack_ = nullptr;
+        __asan_unpoison_memory_region(stack, size);
+#ifdef CUDA_EMULATION_ASSEMBLY
         auto* top = reinterpret_cast<void**>(stack + size);
         *--top = nullptr;  // where entry would return to; above it, as after any call, the stack is aligned to 16
         *--top = reinterpret_cast<void*>(entry);
         for (int i = 0; i < 6; ++i) *--top = nullptr;
         left_at_ = top;
-    }
-    void switch_to(Context& other) { cuda_emulation_switch(&left_at_, other.left_at_); }
-
-  private:
-    void* left_at_ = nullptr;
 #else
-    void start(unsigned char* stack, size_t size, void (*entry)()) {
         getcontext(&context_);
         context_.uc_stack.ss_sp = stack;
         context_.uc_stack.ss_size = size;
         context_.uc_link = nullptr;
         makecontext(&context_, entry, 0);
+#endif
     }
-    void switch_to(Context& other) { swapcontext(&context_, &other.context_); }
+    /// The first that a fibre does.
+    static void entered() { __sanitizer_finish_switch_fiber(nullptr, nullptr, nullptr); }
+    void switch_to(Context& other) {
+        constexpr unsigned kNoSync = 1;
+        __tsan_switch_to_fiber(other.fiber_, kNoSync);
+        __sanitizer_start_switch_fiber(&fake_stack_, other.bottom_, other.size_);
+#ifdef CUDA_EMULATION_ASSEMBLY
+        cuda_emulation_switch(&left_at_, other.left_at_);
+#else
+        swapcontext(&context_, &other.context_);
+#endif
+        __sanitizer_finish_switch_fiber(fake_stack_, nullptr, nullptr);
+    }
 
   private:
+    void *fiber_ = nullptr, *fake_stack_ = nullptr;
+    const void* bottom_ = nullptr;
+    size_t size_ = 0;
+#ifdef CUDA_EMULATION_ASSEMBLY
+    void* left_at_ = nullptr;
+#else
     ucontext_t context_;
 #endif
 };
@@ -120,14 +177,17 @@ class Stacks {
 enum class State : uint8_t { ready, at_collective, at_barrier, returned };
 
 struct Thread {
-    Context context;
+    Context* context;
     State state;
     Collective collective;
     Barrier barrier;
     unsigned mask;
     uint32_t value, result;
-    int argument, width;
+    int argument, width, source;
     CallSite at;
+    char order[2];  // addresses for ThreadSanitizer: what the lane did before its collectives, by turns
+    unsigned turn;
+    uint32_t turns;  // of all lanes at the last collective, a bit each
 };
 struct Warp { uint32_t ready, waiting; };  // a bit for each lane
 
@@ -137,14 +197,16 @@ enum class Order { forwards, backwards, shuffled };
 struct Machine {
     std::mutex mutex;
     Stacks stacks;
-    Context scheduler;
-    std::unique_ptr<Thread[]> threads{new Thread[kMaxThreads]};
+    Context scheduler, contexts[kMaxThreads];
+    std::unique_ptr<Thread[]> threads{new Thread[kMaxThreads]{}};
     Warp warps[kMaxThreads / kLanes];
     unsigned num_threads = 0, current = 0;
     const std::function<void()>* body = nullptr;
     std::string failure;
     Order order = Order::forwards;
-    uint32_t random_state = 1;  // goes on from launch to launch: a rerun runs in another order
+    unsigned round = 0;  // of barriers
+    char start, end, barrier[2];  // addresses for ThreadSanitizer: of the block, of the grid, and of barriers, by turns
+    uint32_t random_state = seed() | 1;  // goes on from launch to launch: a rerun runs in another order
 
     uint32_t random() {  // xorshift [Marsaglia 2003]
         random_state ^= random_state << 13;
@@ -187,13 +249,13 @@ int pick(uint32_t lanes) {
 void enter(Context& from, unsigned thread) {
     active->current = thread;
     threadIdx.x = thread;
-    from.switch_to(active->threads[thread].context);
+    from.switch_to(*active->threads[thread].context);
 }
 
 /// Leaves the current fibre, for another of its warp as long as there is one.
 void suspend() {
     Machine& m = *active;
-    Context& from = m.threads[m.current].context;
+    Context& from = *m.threads[m.current].context;
     const uint32_t ready = m.warps[m.current / kLanes].ready;
     if (ready != 0 && m.failure.empty())
         enter(from, m.current / kLanes * kLanes + unsigned(pick(ready)));
@@ -210,11 +272,14 @@ void suspend() {
 
 void fibre_main() {
     Machine& m = *active;
+    Context::entered();
+    __tsan_acquire(&m.start);
     try {
         (*m.body)();
     } catch (const std::exception& error) { m.failure = std::string("the kernel threw ") + error.what(); } catch (...) {
         m.failure = "the kernel threw an exception";
     }
+    __tsan_release(&m.end);
     m.threads[m.current].state = State::returned;
     m.warps[m.current / kLanes].ready &= ~(1u << m.current % kLanes);
     suspend();
@@ -253,13 +318,17 @@ bool is_complete(const Warp& warp, const Thread* lanes, const Thread& last) {
 }
 
 void give_results(Thread* lanes, Collective kind, unsigned mask) {
-    uint32_t votes = 0;
-    for (uint32_t rest = mask; rest != 0; rest &= rest - 1)
-        votes |= (lanes[__builtin_ctz(rest)].value != 0 ? 1u : 0u) << __builtin_ctz(rest);
+    uint32_t votes = 0, turns = 0;
+    for (uint32_t rest = mask; rest != 0; rest &= rest - 1) {
+        const int lane = __builtin_ctz(rest);
+        votes |= (lanes[lane].value != 0 ? 1u : 0u) << lane;
+        turns |= lanes[lane].turn << lane;
+    }
     for (uint32_t rest = mask; rest != 0; rest &= rest - 1) {
         const int lane = __builtin_ctz(rest);
         Thread& t = lanes[lane];
         t.state = State::ready;
+        t.turns = turns;
         switch (kind) {
             case Collective::syncwarp:
                 t.result = 0;
@@ -275,7 +344,9 @@ void give_results(Thread* lanes, Collective kind, unsigned mask) {
                 break;
             default: {
                 const int source = source_lane(t, lane);
-                t.result = mask >> source & 1u ? lanes[source].value : kPoisonWord;
+                const bool is_there = mask >> source & 1u;
+                t.source = is_there ? source : lane;
+                t.result = is_there ? lanes[source].value : 0x01010101u * poison();
             }
         }
     }
@@ -323,6 +394,7 @@ bool open_barrier() {
         if (t.state != State::at_barrier || t.barrier != first.barrier || !is_same_place(t.at, first.at)) return false;
         votes += t.value != 0;
     }
+    ++m.round;
     const bool all = votes == m.num_threads;
     const uint32_t results[] = {0, all, votes != 0, votes};
     for (unsigned i = 0; i < m.num_threads; ++i) {
@@ -351,17 +423,38 @@ void arrange(std::vector<uint32_t>& items, uint32_t count) {
         for (uint32_t i = count; i > 1; --i) std::swap(items[i - 1], items[active->random() % i]);
 }
 
-void run_block(size_t shared_bytes) {
+/// Takes the threads' contexts in another order in each block: ThreadSanitizer finds no races within a context, and
+/// those between blocks are to be found.
+void start_threads(uint32_t block) {
     Machine& m = *active;
-    unsigned char* memory = dgr::cuda::block_memory;
-    std::memset(memory, kPoison, kMaxShared + kGuard);
-    const unsigned num_warps = (m.num_threads + kLanes - 1) / kLanes;
-    for (unsigned w = 0; w < num_warps; ++w) m.warps[w] = {0, 0};
     for (unsigned i = 0; i < m.num_threads; ++i) {
-        m.threads[i].context.start(m.stacks.of(i), Stacks::size_of(i), fibre_main);
+        const auto place = static_cast<unsigned>((i + uint64_t{37} * block) % m.num_threads);
+        m.threads[i].context = &m.contexts[place];
+        m.threads[i].context->start(m.stacks.of(place), Stacks::size_of(place), fibre_main);
         m.threads[i].state = State::ready;
         m.warps[i / kLanes].ready |= 1u << i % kLanes;
     }
+}
+
+/// Is this the call that CUDA_EMULATION_UNORDERED=file:line names? To ThreadSanitizer it is then not there.
+bool is_ordered(const CallSite& at) {
+    static const char* const name = std::getenv("CUDA_EMULATION_UNORDERED");
+    static const int line = name ? std::atoi(std::strrchr(name, ':') + 1) : -1;
+    return at.line != line || text_of(at) != name;
+}
+
+void run_block(uint32_t block, size_t shared_bytes) {
+    Machine& m = *active;
+    unsigned char* memory = dgr::cuda::block_memory;
+#ifdef CUDA_EMULATION_TSAN
+    // New memory: no block races with the one before it.
+    mmap(memory, kMaxShared + kGuard, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+#endif
+    std::memset(memory, poison(), kMaxShared + kGuard);
+    __tsan_release(&m.start);
+    const unsigned num_warps = (m.num_threads + kLanes - 1) / kLanes;
+    for (unsigned w = 0; w < num_warps; ++w) m.warps[w] = {0, 0};
+    start_threads(block);
     std::vector<uint32_t> warps;
     const auto has_returned = [](const Thread& t) { return t.state == State::returned; };
     do {
@@ -378,13 +471,35 @@ void run_block(size_t shared_bytes) {
     }
     const auto* end = memory + kMaxShared + kGuard;
     const auto* changed = std::find_if(memory + shared_bytes, const_cast<unsigned char*>(end),
-                                       [](unsigned char byte) { return byte != kPoison; });
+                                       [](unsigned char byte) { return byte != poison(); });
     if (changed != end)
         m.failure = "wrote to byte " + std::to_string(changed - memory) + " of shared memory, of which it asked for " +
                     std::to_string(shared_bytes);
 }
 
 }  // namespace
+
+namespace {
+/// What a lane is ordered after. CUDA promises an order of memory for __syncwarp only. A shuffled value, and what depends
+/// on it, comes after what its source did to get it; a vote is no order.
+void acquire(Collective kind, Thread* lanes, const Thread& me, unsigned mask) {
+    const bool is_shuffle = kind >= Collective::shfl && kind <= Collective::shfl_xor;
+    uint32_t sources = is_shuffle ? 1u << me.source : kind == Collective::syncwarp ? mask : 0;
+    if (!is_ordered(me.at)) sources = 0;
+    for (; sources != 0; sources &= sources - 1) {
+        const int lane = __builtin_ctz(sources);
+        __tsan_acquire(&lanes[lane].order[me.turns >> lane & 1u]);
+    }
+}
+}  // namespace
+
+uint32_t seed() {
+    static const uint32_t the_seed = [] {
+        const char* wanted = std::getenv("CUDA_EMULATION_SEED");
+        return wanted ? static_cast<uint32_t>(std::strtoul(wanted, nullptr, 10)) : std::random_device{}();
+    }();
+    return the_seed;
+}
 
 uint32_t meet(Collective kind, unsigned mask, uint32_t value, int argument, int width, const CallSite& at) {
     Machine& m = *active;
@@ -405,6 +520,8 @@ uint32_t meet(Collective kind, unsigned mask, uint32_t value, int argument, int 
     me.argument = argument;
     me.width = width;
     me.at = at;
+    me.turn ^= 1;
+    __tsan_release(&me.order[me.turn]);
     warp.waiting |= 1u << lane;
     if (is_complete(warp, lanes, me)) {
         give_results(lanes, kind, mask);
@@ -414,6 +531,7 @@ uint32_t meet(Collective kind, unsigned mask, uint32_t value, int argument, int 
         warp.ready &= ~(1u << lane);
         suspend();
     }
+    acquire(kind, lanes, me, mask);
     return me.result;
 }
 
@@ -425,7 +543,10 @@ int wait_for_block(Barrier kind, int predicate, const CallSite& at) {
     me.value = predicate != 0;
     me.at = at;
     m.warps[m.current / kLanes].ready &= ~(1u << m.current % kLanes);
+    char* const order = &m.barrier[m.round % 2];
+    if (is_ordered(at)) __tsan_release(order);
     suspend();
+    if (is_ordered(at)) __tsan_acquire(order);
     return int(me.result);
 }
 
@@ -434,6 +555,7 @@ std::string run_grid(uint32_t num_blocks, uint32_t threads_per_block, size_t sha
     Machine& m = machine();
     const std::lock_guard lock(m.mutex);
     active = &m;
+    m.scheduler.adopt();
     m.failure.clear();
     m.body = &thread;
     m.num_threads = threads_per_block;
@@ -444,13 +566,15 @@ std::string run_grid(uint32_t num_blocks, uint32_t threads_per_block, size_t sha
     arrange(blocks, num_blocks);
     for (const uint32_t b : blocks) {
         blockIdx.x = b;
-        run_block(shared_bytes);
+        run_block(b, shared_bytes);
         if (!m.failure.empty()) {
-            m.failure = "block " + std::to_string(b) + " of " + std::to_string(num_blocks) + ": " + m.failure;
+            m.failure = "block " + std::to_string(b) + " of " + std::to_string(num_blocks) + ": " + m.failure +
+                        " (CUDA_EMULATION_SEED=" + std::to_string(seed()) + ")";
             break;
         }
     }
     active = nullptr;
+    __tsan_acquire(&m.end);
     return std::exchange(m.failure, {});
 }
 

@@ -13,8 +13,11 @@ namespace cuda_emulation {
 constexpr int kLanes = 32;
 constexpr unsigned kMaxThreads = 1024;  // of a block
 constexpr size_t kMaxShared = 48 * 1024;  // bytes of a block that need no attribute of the kernel
-constexpr unsigned char kPoison = 0xff;  // four of them are -1, and a NaN
-constexpr uint32_t kPoisonWord = 0xffffffffu;
+
+/// Chooses the poison and the order of threads: CUDA_EMULATION_SEED, else another in every process.
+uint32_t seed();
+/// Every byte of memory that nothing has been written to; 255 for seed 254: four of those are -1, and a NaN.
+inline unsigned char poison() { return static_cast<unsigned char>(1 + seed() % 255); }
 
 /// Where a kernel calls something, for messages; std::source_location is younger than some compilers that know C++20.
 struct CallSite {

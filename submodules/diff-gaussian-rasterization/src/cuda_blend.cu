@@ -169,7 +169,6 @@ template <int kChannels> __global__ void __launch_bounds__(kTilePixels, kForward
     if (is_inside) write_pixel(p, sum, int64_t(y) * view.width + x);
     if (!frame.pixel_last) return;
     frame.pixel_last[tile * kTilePixels + threadIdx.x] = sum.last;
-    __syncthreads();
     if (threadIdx.x == 0) shared.last = 0;
     __syncthreads();
     atomicMax(&shared.last, sum.last);
@@ -237,7 +236,8 @@ template <class Pass> struct LaneSplat {
 constexpr int kUnrolled = 4;  // steps
 
 /// Passes the pixels of a tile through the lanes: in each step a lane passes its pixel's Flow to the next lane, which
-/// has the next splats. Lane l visits pixel i in step l + i.
+/// has the next splats. Lane l visits pixel i in step l + i. The last lane overwrites flows[i] 31 steps after lane 0
+/// read it, without a barrier in between: what it writes came from that read through the shuffles.
 template <class Pass>
 __device__ void stream_pixels(const typename Pass::Fixed* fixed, typename Pass::Flow* flows, LaneSplat<Pass>& first,
                               LaneSplat<Pass>& second, Vec2<int> corner) {
