@@ -11,7 +11,6 @@ from torch.utils.dlpack import to_dlpack
 
 from . import _C
 
-
 SCRATCH_CHUNK = 64 << 20  # bytes: the scratch memory of a call for a million Gaussians takes two to four of them
 
 
