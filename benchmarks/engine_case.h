@@ -63,9 +63,9 @@ struct Case {
 /// What the parts read and write.
 struct Arrays {
     const Case& scene;
-    std::vector<float> image, transmittance, v_image, weights, weighted, total, moments, ones;
+    std::vector<float> image, transmittance, v_image, weights, weighted, total, distance, moments, ones;
     std::vector<float> v_means, v_quats, v_log_scales, v_opacity_logits, v_sh_dc, v_sh_rest, abs_grad_sum;
-    std::vector<int32_t> num_pixels, num_gaussians, views;
+    std::vector<int32_t> num_pixels, num_weighted, num_gaussians, views;
     Frame<float> frame;
     Buffer<SplatGradient<float>> slots;
     LossOutput<float> loss{};
@@ -75,7 +75,8 @@ struct Arrays {
         const int64_t n = s.header.count, pixels = s.num_pixels();
         image.resize(3 * pixels), v_image.resize(3 * pixels), transmittance.resize(pixels);
         weights.assign(pixels, 1), num_gaussians.resize(pixels);
-        weighted.resize(n), total.resize(n), num_pixels.resize(n), views.resize(n), abs_grad_sum.resize(n);
+        weighted.resize(n), total.resize(n), distance.resize(n), num_pixels.resize(n), num_weighted.resize(n);
+        views.resize(n), abs_grad_sum.resize(n);
         v_means.resize(3 * n), v_quats.resize(4 * n), v_log_scales.resize(3 * n), v_opacity_logits.resize(n);
         v_sh_dc.resize(3 * n), v_sh_rest.resize(s.sh_rest.size());
         moments.resize(2 * (s.sh_rest.size() + 14 * n));
@@ -107,7 +108,7 @@ PART part_plan(Arrays& a) {
 }
 PART part_forward(Arrays& a) { a.frame = forward(a.scene.gaussians(), a.scene.view, a.scene.options, a.images()); }
 PART part_loss(Arrays& a) {
-    const LossInput<float> input{a.scene.view.width, a.scene.view.height, a.image.data(), nullptr,
+    const LossInput<float> input{3, a.scene.view.width, a.scene.view.height, 0, a.image.data(), nullptr,
                                  a.scene.photo.data(), nullptr, 0.2, 1};
     a.loss = photometric_loss(input, a.v_image.data());
 }
@@ -125,7 +126,8 @@ PART part_backward_with_stats(Arrays& a) {
 }
 PART part_importance(Arrays& a) {
     importance(a.scene.gaussians(), a.scene.view, a.scene.options, a.weights.data(),
-               {a.weighted.data(), a.total.data(), a.num_pixels.data(), a.num_gaussians.data()});
+               {a.weighted.data(), a.total.data(), a.distance.data(), a.num_pixels.data(), a.num_weighted.data(),
+                a.num_gaussians.data()});
 }
 PART part_add_gradients(Arrays& a) {
     std::vector<GradientSum> gradients;

@@ -150,14 +150,15 @@ template <class Engine> struct Arrays {
         const auto rows = [&](int64_t width) { return e.template room<float>(n * width); };
         gradients = {rows(3), rows(4), rows(3), nullptr, rows(1), rows(3), rows(rest), nullptr, rows(4),
                      e.put(std::vector<float>(n, 0.0f)), e.put(std::vector<int32_t>(n, 0))};
-        importance = {rows(1), rows(1), e.template room<int32_t>(n), e.template room<int32_t>(pixels)};
+        importance = {rows(1), rows(1), rows(1), e.template room<int32_t>(n), e.template room<int32_t>(n),
+                      e.template room<int32_t>(pixels)};
         radii = e.template room<int32_t>(n);
         weights = e.put(s.weights);
         std::vector<uint8_t> photo(3 * pixels), mask(pixels);
         Random random{4};
         for (uint8_t& value : photo) value = static_cast<uint8_t>(random.bits());
         for (uint8_t& value : mask) value = random.bits() % 8 != 0;
-        loss_input = {s.view.width, s.view.height, images.image, nullptr, e.put(photo),
+        loss_input = {3, s.view.width, s.view.height, 0, images.image, nullptr, e.put(photo),
                       reinterpret_cast<const bool*>(e.put(mask)), 0.2, e.options.num_threads};
         loss_values = e.template room<float>(3), v_loss = e.template room<float>(3 * pixels);
         adam = {e.put(s.sh_rest), gradients.sh_rest, e.put(std::vector<float>(n * rest, 0.01f)),
@@ -185,9 +186,10 @@ template <class Engine> Results results_of(Engine& e, const Scene& s) {
               {"d opacities", e.get(v.opacities, n)}, {"d sh_dc", e.get(v.sh_dc, 3 * n)},
               {"d sh_rest", e.get(v.sh_rest, rest * n)}, {"d screen", e.get(v.screen_means, 4 * n)},
               {"abs_grad_sum", e.get(v.abs_grad_sum, n)}, {"weighted", e.get(a.importance.weighted, n)},
-              {"total", e.get(a.importance.total, n)}, {"loss", e.get(a.loss_values, 3)},
+              {"total", e.get(a.importance.total, n)}, {"distance", e.get(a.importance.distance, n)}, {"loss", e.get(a.loss_values, 3)},
               {"d loss", e.get(a.v_loss, 3 * pixels)}, {"Adam", e.get(a.adam.values, rest * n)}};
     r["views"] = as_floats(e.get(v.views, n));
+    r["num_weighted"] = as_floats(e.get(a.importance.num_weighted, n));
     r["num_pixels"] = as_floats(e.get(a.importance.num_pixels, n));
     r["num_gaussians"] = as_floats(e.get(a.importance.num_gaussians, pixels));
     return r;

@@ -109,7 +109,7 @@ inline int tiles_of_last(const Scene& scene) {
     const float *mean = &scene.means[3 * last], *quat = &scene.quats[4 * last], *scale = &scene.scales[3 * last];
     const GaussianShape<float> shape{
         false, {quat[0], quat[1], quat[2], quat[3]}, {scale[0], scale[1], scale[2]}, {}};
-    const Projection<float> p = project_gaussian(scene.view.camera, false, {mean[0], mean[1], mean[2]}, shape,
+    const Projection<float> p = project_gaussian(scene.view.camera, false, {}, {mean[0], mean[1], mean[2]}, shape,
                                                  scene.opacities[last]);
     const Splat<float> splat = make_splat(scene.view.camera, scene.view.width, scene.view.height, p).splat;
     const TileBox box = tile_box(scene.view, splat);
