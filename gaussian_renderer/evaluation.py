@@ -10,6 +10,7 @@ from compact_splats.gaussian_renderer import render
 from compact_splats.scene import Scene
 from compact_splats.scene.cameras import Camera
 from compact_splats.scene.gaussian_model import GaussianModel
+from compact_splats.scene.photos import Planes
 from compact_splats.utils.images import to_uint8
 from compact_splats.utils.losses import psnr
 
@@ -18,10 +19,20 @@ NUM_TRAIN_VIEWS = 5  # measured in addition to the test views
 Scores = dict[str, dict[str, float]]  # [split][metric]
 
 
-def ground_truth(camera: Camera, device: torch.device) -> tuple[Tensor, Tensor | None]:
-    """A camera's photo (3,H,W) uint8 and, if it has one, its mask (H,W) bool, on a device."""
-    photo, mask = camera.required_photo.pixels(), camera.required_photo.mask()
-    return photo.to(device, non_blocking=True), None if mask is None else mask.to(device, non_blocking=True)
+def ground_truth(camera: Camera, device: torch.device, background: Tensor) -> tuple[Tensor, Tensor | None]:
+    """A camera's photo over a background, and its mask.
+
+    Args:
+        camera: with a photo.
+        device: of the results.
+        background: (3,) RGB in [0, 1], in main memory; only a photo with an alpha channel that is no mask shows it.
+
+    Returns:
+        (3,H,W) uint8 and, if there is a mask, (H,W) bool.
+    """
+    planes = camera.required_photo.planes()
+    planes = Planes(*(None if plane is None else plane.to(device, non_blocking=True) for plane in planes))
+    return planes.over(background), planes.mask
 
 
 @torch.no_grad()
@@ -37,7 +48,7 @@ def view_pair(camera: Camera, model: GaussianModel, background: Tensor) -> tuple
         Image and photo, each (3,H,W) uint8; both are black where the photo is masked.
     """
     image = to_uint8(render(camera, model, background).image)
-    photo, mask = ground_truth(camera, image.device)
+    photo, mask = ground_truth(camera, image.device, background)
     return (image, photo) if mask is None else (image * mask, photo * mask)
 
 

@@ -5,12 +5,14 @@ from dataclasses import dataclass
 from os.path import isfile  # Path.is_file raises if a name is too long
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from compact_splats.scene.cameras import Camera
 from compact_splats.scene.colmap import has_colmap_model, read_colmap
+from compact_splats.scene.normalization import EXTENT, Units
 from compact_splats.scene.photos import Photo
-from compact_splats.scene.points import Points, random_points_in_box, random_points_in_view, read_points_ply
+from compact_splats.scene.points import Points, random_points_around_object, random_points_in_view, read_points_ply
 from compact_splats.scene.posed_photo import PosedPhoto
 from compact_splats.scene.transforms import read_transforms
 from compact_splats.utils.errors import InputError
@@ -18,19 +20,20 @@ from compact_splats.utils.pictures import find_mask, picture_size
 
 TEST_EVERY = 8
 _MAX_WIDTH = 1600  # px; wider photos are resized by default [3DGS]
-_BLENDER_HALF_SIDE = 1.3  # of the cube that contains the NeRF synthetic objects [3DGS]
+_USUAL_EXTENTS = 0.1, 1000.0  # scene units; of others, a note says that the scene is scaled
 
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """The data that a training starts from.
+    """The data that a training starts from, in world units, see ``scene.normalization``.
 
     Attributes:
         train: training views.
         test: test views; empty without ``eval``.
         points: the initial point cloud.
-        extent: 1.1 x the largest distance of a training camera centre from their mean, world units.
+        extent: that the learning rate of the means is in proportion to, world units.
         missing: names of registered photos that are not on disk.
+        units: from world units to the coordinates of the data set and of the files that are written.
     """
 
     train: tuple[Camera, ...]
@@ -38,6 +41,7 @@ class Scene:
     points: Points
     extent: float
     missing: tuple[str, ...] = ()
+    units: Units = Units()
 
 
 def load_scene(
@@ -45,9 +49,10 @@ def load_scene(
     images: str = "images",
     resolution: int = -1,
     eval: bool = True,
-    white_background: bool = False,
+    alpha: str = "auto",
     seed: int = 0,
     num_random_points: int = 100_000,
+    units: Units | None = None,
 ) -> Scene:
     """Load a COLMAP, Blender, nerfstudio or instant-ngp data set. Photos are decoded on first use.
 
@@ -58,9 +63,11 @@ def load_scene(
             the width in px.
         eval: every 8th photo by name becomes a test view (Blender: the photos of the test file); otherwise all are
             training views.
-        white_background: composite transparent Blender photos on white instead of black.
+        alpha: what an alpha channel is. "mask": transparent pixels do not count; "composite": the photo is composited
+            over the background, so that they stay empty; "auto": composite in Blender data sets, else mask.
         seed: of the random points of data sets without points.
         num_random_points: of these data sets.
+        units: those of an earlier run on the scene; None: from the training cameras.
 
     Raises:
         InputError: the folder does not exist, is not a data set, is broken, or has no photo to train on.
@@ -79,14 +86,16 @@ def load_scene(
             f"{source} has no photo to train on: {len(test_photos)} are test views, {len(missing)} registered but not "
             "on disk; add photos, or train without --eval"
         )
-    background = (255 if white_background else 0) if data.is_blender else None
+    if units is None:
+        units = _units(train_photos, data.points)
+    composite = alpha == "composite" or alpha == "auto" and data.is_blender
     train, test = (
-        tuple(_camera(photo, _mask_path(source, photo), resolution, background) for photo in photos)
+        tuple(_camera(photo, units, _mask_path(source, photo), resolution, composite) for photo in photos)
         for photos in (train_photos, test_photos)
     )
     _report(missing, resized=resolution == -1 and any(c.required_photo.lens.width > _MAX_WIDTH for c in train + test))
-    points = _points(data, train, num_random_points, torch.Generator().manual_seed(seed))
-    return Scene(train, test, points, _extent(train), missing)
+    points = _points(data, units, train, num_random_points, torch.Generator().manual_seed(seed))
+    return Scene(train, test, points, EXTENT, missing, units)
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,7 +161,20 @@ def _mask_path(source: Path, posed: PosedPhoto) -> Path | None:
     return posed.mask_path or find_mask(source / "masks", posed.name)
 
 
-def _camera(posed: PosedPhoto, mask_path: Path | None, resolution: int, background: int | None) -> Camera:
+def _units(photos: list[PosedPhoto], points: Points | None) -> Units:
+    """Of a scene with these training photos; a note where that matters."""
+    motions = np.stack([photo.world_to_camera for photo in photos])
+    units = Units.of_views([photo.lens for photo in photos], motions, None if points is None else points.xyz.numpy())
+    low, high = _USUAL_EXTENTS
+    if units.is_offset:
+        offset = " ".join(f"{each:.15g}" for each in units.offset)
+        _note(f"the scene lies far from its origin: files hold its coordinates minus {offset}, as config.json says")
+    elif not low <= units.scale * EXTENT <= high:
+        _note(f"the cameras' extent is {units.scale * EXTENT:.3g} units: it is scaled inside, files keep its units")
+    return units
+
+
+def _camera(posed: PosedPhoto, units: Units, mask_path: Path | None, resolution: int, composite: bool) -> Camera:
     on_disk = picture_size(posed.path)
     if not _is_reduced(on_disk, (posed.lens.width, posed.lens.height)):
         raise InputError(
@@ -164,8 +186,8 @@ def _camera(posed: PosedPhoto, mask_path: Path | None, resolution: int, backgrou
     lens = posed.lens.scaled(*on_disk)
     size = _target_size(on_disk, resolution)
     pinhole = lens.pinhole().scaled(*size)
-    photo = Photo(posed.path, lens, size, mask_path, background)
-    motion = torch.from_numpy(posed.world_to_camera).float()
+    photo = Photo(posed.path, lens, size, mask_path, composite)
+    motion = torch.from_numpy(units.world_motion(posed.world_to_camera)).float()
     return Camera(posed.name, *size, pinhole.fx, pinhole.fy, pinhole.cx, pinhole.cy, motion, photo)
 
 
@@ -197,18 +219,14 @@ def _target_size(size: tuple[int, int], resolution: int) -> tuple[int, int]:
     return target, max(1, height * target // width)
 
 
-def _extent(cameras: tuple[Camera, ...]) -> float:
-    centres = torch.stack([camera.centre for camera in cameras]).double()
-    return 1.1 * float((centres - centres.mean(dim=0)).norm(dim=1).max())
-
-
-def _points(data: _DataSet, train: tuple[Camera, ...], num_random: int, generator: torch.Generator) -> Points:
+def _points(
+    data: _DataSet, units: Units, train: tuple[Camera, ...], num_random: int, generator: torch.Generator
+) -> Points:
     if data.points is not None and len(data.points.xyz):
-        return data.points
+        return Points(torch.from_numpy(units.world_points(data.points.xyz.numpy())).float(), data.points.rgb)
     _note(f"the scene has no points: starting from {num_random:,} random ones")
-    if data.is_blender:
-        return random_points_in_box(num_random, _BLENDER_HALF_SIDE, generator)
-    return random_points_in_view(train, num_random, generator)
+    random_points = random_points_around_object if data.is_blender else random_points_in_view
+    return random_points(train, num_random, generator)
 
 
 def _report(missing: tuple[str, ...], resized: bool) -> None:

@@ -55,25 +55,26 @@ class _Element:
 # ---- writing ----
 
 
-def write_elements(path: str | Path, elements: Mapping[str, np.ndarray]) -> None:
+def write_elements(path: str | Path, elements: Mapping[str, np.ndarray], comments: Sequence[str] = ()) -> None:
     """Write a file of elements.
 
     Args:
         path: the file; replaced in one move.
         elements: structured arrays (N,) of little-endian columns, by the element's name.
+        comments: lines of the header, in ASCII.
 
     Raises:
         InputError: the file cannot be written.
     """
     with atomic_write(path, num_bytes=sum(table.nbytes for table in elements.values())) as temporary:
         with open(temporary, "wb") as file:
-            for part in _parts(elements):
+            for part in _parts(elements, comments):
                 file.write(part)
 
 
-def _parts(elements: Mapping[str, np.ndarray]) -> Iterator[bytes | memoryview]:
+def _parts(elements: Mapping[str, np.ndarray], comments: Sequence[str]) -> Iterator[bytes | memoryview]:
     """The bytes of the file, piece by piece: the arrays are not copied."""
-    lines = ["ply", "format binary_little_endian 1.0"]
+    lines = ["ply", "format binary_little_endian 1.0", *(f"comment {each}" for each in comments)]
     for name, table in elements.items():
         lines.append(f"element {name} {len(table)}")
         lines += [f"property {_NAMES[kind.lstrip('<|')]} {column}" for column, kind, *_ in table.dtype.descr]
@@ -117,6 +118,22 @@ def read_element(path: str | Path, name: str, fix: str) -> Columns:
     if name not in elements:
         raise InputError(path, f"the element '{name}'", "none", fix)
     return elements[name]
+
+
+def read_comments(path: str | Path, fix: str) -> list[str]:
+    """The comments in the header of a file, see :func:`read_elements`.
+
+    Raises:
+        InputError: no such file, or no PLY.
+    """
+    with open_file(path, "a PLY file", "check the path") as file:
+        start = file.read(_MAX_HEADER)
+    try:
+        lines = start[: _header(start)[2]].splitlines()
+    except _Broken as error:
+        expected, found = error.args
+        raise InputError(path, expected, found, fix) from error
+    return [line[8:].decode("latin-1") for line in lines if line.startswith(b"comment ")]
 
 
 def _read(file: BinaryIO, num_bytes: int, names: Sequence[str]) -> dict[str, Columns]:

@@ -122,7 +122,7 @@ def test_small_models_make_pages(num, sh_degree, tmp_path):
 
 def none(folder):
     ply.write(folder / "m.ply", {name: row[:0] for name, row in rows_of(1, 3).items()})
-    return folder / "m.ply", "contains no Gaussians"
+    return folder / "m.ply", "has no Gaussians"
 
 
 def not_finite(folder):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from compact_splats.gaussian_renderer import importance
+from compact_splats.gaussian_renderer.evaluation import ground_truth
 from compact_splats.scene.cameras import Camera
 from compact_splats.training.training import Training
 from compact_splats.training.view_sampler import ViewSampler
@@ -40,15 +41,24 @@ class EdgeImportance:
         """
 
         def of_view(camera: Camera) -> Tensor:
-            weights = self.edge_weights(camera).to(training.model.device)
+            weights = self.edge_weights(camera, training.fixed_background).to(training.model.device)
             return normalised_by_mean(importance(camera, training.model, weights).weighted)
 
         return training.mean_over_views(self._views.draw_many(num_views), of_view)
 
-    def edge_weights(self, camera: Camera) -> Tensor:
-        """(H,W) float32 in [0,1] on the CPU, computed once per view; zero where a mask excludes the pixel."""
+    def edge_weights(self, camera: Camera, background: Tensor = torch.zeros(3)) -> Tensor:  # noqa: B008
+        """Edges of a photo over a background; computed once per view.
+
+        Args:
+            camera: with a photo.
+            background: (3,) RGB in [0,1].
+
+        Returns:
+            (H,W) float32 in [0,1] on the CPU; zero where a mask excludes the pixel.
+        """
         if camera not in self._edge_maps:
-            self._edge_maps[camera] = edge_map(camera.required_photo.pixels(), camera.required_photo.mask())
+            photo, mask = ground_truth(camera, torch.device("cpu"), background)
+            self._edge_maps[camera] = edge_map(photo, mask)
         return min_max_normalised(torch.from_numpy(self._edge_maps[camera]))
 
     def state_dict(self) -> dict[str, Any]:
