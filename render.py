@@ -174,7 +174,7 @@ def read_scene(config: RenderConfig) -> Scene:
     """Load the scene; see :func:`load_scene`."""
     return load_scene(
         config.source_path, config.images, config.resolution, config.eval, config.alpha,
-        units=RunFolder(config.model_path).units(),
+        units=RunFolder(config.model_path).units(), sparse=config.sparse,
     )  # fmt: skip
 
 

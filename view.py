@@ -75,7 +75,10 @@ def find_cameras(config: ViewConfig) -> tuple[dict[str, tuple[Camera, ...]], Uni
     folder = run_folder(config.model)
     known = None if folder is None else RunFolder(folder).units()
     if config.source_path is not None:
-        scene = load_scene(config.source_path, config.images, config.resolution, config.eval, config.alpha, units=known)
+        scene = load_scene(
+            config.source_path, config.images, config.resolution, config.eval, config.alpha, units=known,
+            sparse=config.sparse,
+        )  # fmt: skip
         return {"train": scene.train, "test": scene.test}, known or scene.units.without_offset()
     if folder is None or not (folder / "cameras.json").exists():
         return {}, known

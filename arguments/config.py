@@ -35,7 +35,13 @@ class SceneConfig:
         "photo is composited over the background, and they stay empty; auto: composite in Blender scenes and with "
         "--random-background, else mask"
     )  # fmt: skip
-    eval: bool = option(False, type=bool, help="hold out every 8th photo as test view")
+    sparse: int | None = option(
+        None, type=int, help="number of the COLMAP model in the folder sparse (default: the one with the most photos)"
+    )
+    eval: bool = option(
+        False, type=bool, help="hold out test views: those that the scene lists (test.txt, test_filenames), else every "
+        "8th photo"
+    )  # fmt: skip
     antialiasing: bool = option(False, type=bool, help="reduce the opacity of splats that are widened to a pixel")
 
 

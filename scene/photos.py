@@ -1,6 +1,7 @@
 """Ground-truth photos: decoded on first use, undistorted, resized, and kept as uint8.
 
-The orientation tag is ignored, as structure from motion ignores it: poses refer to the stored pixels.
+The orientation tag is ignored, as structure from motion ignores it: poses refer to the stored pixels. Only where the
+size of the camera says otherwise, ``load_scene`` has the photo turned.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from compact_splats.scene.lens import Lens, undistortion
 from compact_splats.utils.errors import InputError
-from compact_splats.utils.pictures import mask_values, open_picture, rgb_and_alpha
+from compact_splats.utils.pictures import UPRIGHT, in_proportion, mask_values, open_picture, rgb_and_alpha, turned
 
 
 class Planes(NamedTuple):
@@ -53,8 +54,9 @@ class Photo:
         path: the photo.
         lens: intrinsics, at the size of the file. Distortion is removed: the result has ``lens.pinhole()``.
         size: (width, height) px to resize to.
-        mask_path: optional picture; its zero pixels are left out of the loss.
+        mask_path: optional picture; its dark pixels are left out of the loss.
         composite: an alpha channel is composited over the background; otherwise it is a mask.
+        orientation: the tag by which the stored pixels are turned; 1: not at all.
     """
 
     path: Path
@@ -62,6 +64,7 @@ class Photo:
     size: tuple[int, int]
     mask_path: Path | None = None
     composite: bool = False
+    orientation: int = UPRIGHT
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
     _decoded: list[Planes] = field(default_factory=list, repr=False)
 
@@ -111,13 +114,13 @@ class Photo:
             self._decoded[0] = pinned
 
     def _decode(self) -> Planes:
-        rgb, alpha = _read_photo(self.path)
+        rgb, alpha = _read_photo(self.path, self.orientation)
         if rgb.shape[:2] != (self.lens.height, self.lens.width):
             raise InputError(
                 f"photo {self.path} changed while the scene was loaded: it is {rgb.shape[1]}x{rgb.shape[0]} px, not "
                 f"{self.lens.width}x{self.lens.height} px; load it again"
             )
-        weight = None if self.mask_path is None else _read_mask(self.mask_path, rgb.shape[:2])
+        weight = None if self.mask_path is None else _read_mask(self.mask_path, rgb.shape[:2], self.orientation)
         if not self.composite:
             weight, alpha = _combine(alpha, weight), None
         elif alpha is not None:
@@ -127,15 +130,17 @@ class Photo:
         return _resized(rgb, alpha, weight, self.size)
 
 
-def _read_photo(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
+def _read_photo(path: Path, orientation: int = UPRIGHT) -> tuple[np.ndarray, np.ndarray | None]:
     """(H,W,3) uint8 RGB and, if the file has alpha, (H,W) uint8 alpha."""
     with open_picture(path) as picture:
-        return rgb_and_alpha(picture)
+        return rgb_and_alpha(picture if orientation == UPRIGHT else turned(picture, orientation))
 
 
-def _read_mask(path: Path, shape: tuple[int, int]) -> np.ndarray:
-    """(H,W) uint8 of 0 and 255, resized to the photo's ``shape`` (H,W)."""
+def _read_mask(path: Path, shape: tuple[int, int], orientation: int = UPRIGHT) -> np.ndarray:
+    """(H,W) uint8 of 0 and 255, resized to the photo's ``shape`` (H,W); turned as the photo is, if only that fits."""
     with open_picture(path) as picture:
+        if orientation != UPRIGHT and not in_proportion(picture.size, shape[::-1]):
+            picture = turned(picture, orientation)
         mask = mask_values(picture)
     return cv2.resize(mask, shape[::-1], interpolation=cv2.INTER_NEAREST)
 

@@ -95,7 +95,8 @@ def read_elements(path: str | Path, names: Sequence[str], fix: str) -> dict[str,
         fix: what the user can do about a broken file, for the message.
 
     Returns:
-        For each of ``names`` that the file has, arrays (N,) by property, in the file's order; float64 from ascii.
+        For each of ``names`` that the file has, arrays (N,) by property, in the file's order; from ascii float64, or
+        int64 for integers.
 
     Raises:
         InputError: no such file, no PLY, one that is shorter than its header says, or lists in one of these elements.
@@ -159,7 +160,7 @@ def _read(file: BinaryIO, num_bytes: int, names: Sequence[str]) -> dict[str, Col
 
 def _header(start: bytes) -> tuple[str, list[_Element], int]:
     """Byte order ("" for text), elements, and where their data starts."""
-    opening = re.match(rb"ply(\r\n|\n|\r)", start)
+    opening = re.match(rb"(?:\xef\xbb\xbf)?ply(\r\n|\n|\r)", start)  # some editors write a byte order mark
     if not opening:
         raise _Broken("a PLY file", f"one that starts with {start[:8]!r}")
     last = opening[1] + b"end_header" + opening[1]
@@ -225,11 +226,18 @@ def _columns(file: BinaryIO, element: _Element, order: str) -> Columns:
         raise _Broken(f"numbers as '{element.name}' of a PLY file", "lists")
     if not order:
         table = _numbers(file, element.count * len(element.kinds)).reshape(element.count, len(element.kinds))
-        return dict(zip(element.kinds, table.T, strict=True))
+        columns = zip(element.kinds.values(), table.T, strict=True)
+        return dict(zip(element.kinds, (_declared(str(kind), values) for kind, values in columns), strict=True))
     table = np.fromfile(file, element.dtype(order), element.count)
     if len(table) != element.count:  # the file has become shorter
         raise _Broken(f"{element.count:,} rows of '{element.name}'", f"{len(table):,}")
     return {name: table[name] for name in element.kinds}
+
+
+def _declared(kind: str, values: np.ndarray) -> np.ndarray:
+    """float64 from text, as integers where the header says so and they are."""
+    is_whole = kind[0] in "iu" and (np.abs(values) < 1 << 53).all() and (values == np.rint(values)).all()
+    return values.astype(np.int64) if is_whole else values
 
 
 def _numbers(file: BinaryIO, count: int) -> np.ndarray:

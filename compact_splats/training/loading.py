@@ -34,7 +34,7 @@ def load(
     """
     scene = load_scene(
         config.source_path, config.images, config.resolution, config.eval, config.alpha, config.seed,
-        num_random_points, units,
+        num_random_points, units, sparse=config.sparse,
     )  # fmt: skip
     check(scene)
     first = scene.train[0]

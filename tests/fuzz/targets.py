@@ -31,6 +31,7 @@ from compact_splats.compression.codec import PROFILES, encode
 from compact_splats.compression.files import read_model
 from compact_splats.scene import load_scene, ply
 from compact_splats.scene.colmap import read_colmap
+from compact_splats.scene.names import SceneFiles
 from compact_splats.scene.photos import _read_mask, _read_photo
 from compact_splats.scene.points import Points, read_points_ply
 from compact_splats.suite.budgets import read_budgets
@@ -83,7 +84,8 @@ def read_colmap_file(data: bytes, folder: Path) -> None:
     if not scene.exists():
         (write_colmap(scene, COLMAP_CAMERAS, num_images=3) / name).with_suffix(".bin").unlink()
     (scene / "sparse" / "0" / name).write_bytes(data[1:])
-    frames, points = read_colmap(scene / "sparse" / "0", scene / "images")
+    data = read_colmap(scene / "sparse" / "0", SceneFiles(scene))
+    frames, points = data.photos, data.points
     _check_points(points)
     for frame in frames:
         assert ".." not in frame.path.parts and frame.path.is_relative_to(scene / "images")
