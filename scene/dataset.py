@@ -148,7 +148,7 @@ def _near_points(points: Points | None, photos: list[PosedPhoto]) -> Points | No
         return None
     near, num_far = without_far(points, np.stack([photo.world_to_camera for photo in photos]))
     if num_far:
-        note(f"{num_far:,} of {len(points.xyz):,} points are 1,000 times as far as the others and are left out")
+        note(f"{num_far:,} of {len(points.xyz):,} points are over 1,000 times as far as the others, and left out")
     return near
 
 

@@ -83,7 +83,7 @@ def masks_of_scene(source: Path, photos: dict[str, Path]) -> dict[str, Path]:
     found: dict[str, Path] = {}
     names = list(photos)
     for folder in sorted(path for path in source.iterdir() if path.name.lower() in _FOLDERS and path.is_dir()):
-        files = list(walk(folder, is_picture))
+        files = sorted(walk(folder, is_picture))
         masks = find_masks(names, files, folder)
         if files and not masks:
             note(

@@ -256,7 +256,7 @@ class _Name:
             yield "suffix"
         elif named != file and len(parts) == len(found):
             yield "encoding"
-        if not self.is_inside or len(parts) != len(found):
+        if not self.is_inside or len(parts) != len(found) or ("\\" not in self.raw and parts[:-1] != found[:-1]):
             yield "folders"
 
 
@@ -318,7 +318,7 @@ def _split(name: str) -> tuple[bool, Parts]:
 
 
 def _readings(text: str) -> list[str]:
-    """Text, and what its bytes are in other encodings: "联通" in GBK is valid UTF-8, too."""
+    """Text, and what its bytes are in other encodings: "母" in GBK is valid UTF-8, too."""
     if text.isascii():
         return [text]
     content, found = text.encode("utf-8", "surrogateescape"), [text]

@@ -17,7 +17,7 @@ from compact_splats.utils.floats import to_float32
 
 _BOX_SHARE = 0.9  # of the distance from the middle to the border of a picture
 MAX_BAD = 0.1  # share of the photos or points that are left out where their numbers can't be used; more is an error
-_FAR = 1000  # times the distance of 90 % of the points from the cameras
+_FAR = ((0.9, 1e3), (0.5, 1e6))  # share of the points, and how many times their distance is too far
 _CLOUDS = ("points3d.ply", "sparse_pc.ply")  # of COLMAP's converters and 3DGS; of nerfstudio
 # Properties of colours in PLY files: 3DGS and others, MeshLab, CloudCompare.
 _COLOURS = [
@@ -67,7 +67,7 @@ def colours_to_bytes(rgb: np.ndarray) -> np.ndarray:
 
 
 def without_far(points: Points, motions: np.ndarray) -> tuple[Points, int]:
-    """Leave out points more than 1,000 times as far from the cameras as 90 % of the points are.
+    """Leave out points more than 1,000 times as far from the cameras as 90 % of the points, or 10^6 times as half.
 
     Structure from motion finds such points for rays that are nearly parallel. One at 1e20 overflows float32 squares.
 
@@ -82,8 +82,9 @@ def without_far(points: Points, motions: np.ndarray) -> tuple[Points, int]:
     middle = centres.mean(dim=0)
     distances = (points.xyz - middle).norm(dim=1)
     spread = (centres - middle).norm(dim=1).max()
-    usual = distances.sort().values[int(0.9 * (len(distances) - 1))]
-    is_near = distances <= _FAR * torch.maximum(usual, spread)
+    ranked = distances.sort().values
+    limit = min(factor * max(ranked[int(share * (len(ranked) - 1))], spread) for share, factor in _FAR)
+    is_near = distances <= limit
     return Points(points.xyz[is_near], points.rgb[is_near]), int((~is_near).sum())
 
 
