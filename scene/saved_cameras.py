@@ -18,7 +18,7 @@ _FILE = "the cameras of a run"
 _FIX = "train again, or give the scene with -s"
 
 
-def camera_entries(cameras: Iterable[Camera], units: Units) -> list[dict[str, Any]]:
+def camera_entries(cameras: Iterable[Camera], units: Units = Units()) -> list[dict[str, Any]]:  # noqa: B008
     """The content of ``cameras.json``.
 
     Args:

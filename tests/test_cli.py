@@ -22,6 +22,7 @@ SHARED_FLAGS = [
     ("-r 2", "resolution", 2),
     ("--resolution -1", "resolution", -1),
     ("-w", "white_background", True),
+    ("--alpha mask", "alpha", "mask"),
     ("--white_background", "white_background", True),
     ("--eval", "eval", True),
     ("--antialiasing", "antialiasing", True),

@@ -13,6 +13,7 @@ from scene_writers import PINHOLE, write_cameras, write_colmap, write_images, wr
 from compact_splats.scene import load_scene
 from compact_splats.scene.colmap import read_colmap
 from compact_splats.scene.names import SceneFiles
+from compact_splats.scene.normalization import Units
 
 CAPTURES = ["fox_tiny", "monstree_small", "sceaux_small"]
 
@@ -82,7 +83,7 @@ def test_text_by_hand(tmp_path):
     (model / "points3D.txt").write_text("# Points\n5 1 2 3 10 20 30 0.1 1 0 2 0\n9 4 5 6 255 0 7 0.1\n")
     for name in ("a b.png", "sub/c.png"):
         write_photo(tmp_path / "images" / name)
-    scene = load_scene(tmp_path, eval=False)
+    scene = load_scene(tmp_path, eval=False, units=Units())
     first, second = scene.train
     assert (first.name, second.name) == ("a b.png", "sub/c.png")
     assert (first.fx, first.fy, first.cx, first.cy) == (50, 50, 20, 15)
@@ -105,10 +106,12 @@ def test_every_eighth_photo_by_name_is_for_testing(tmp_path):
 
 
 def test_extent_is_that_of_the_training_cameras(tmp_path):
-    """Extent: 1.1 x the largest distance of a training camera from the mean of these, test cameras left aside."""
+    """1.1 x the largest distance of a training camera from the mean of these is the unit, test cameras left aside."""
     write_colmap(tmp_path)  # centres at x = 0 ... 9, of which 0 and 8 are for testing
     centres = np.array([1, 2, 3, 4, 5, 6, 7, 9])
-    assert load_scene(tmp_path).extent == pytest.approx(1.1 * np.abs(centres - centres.mean()).max(), rel=1e-6)
+    scene = load_scene(tmp_path)
+    extent = 1.1 * np.abs(centres - centres.mean()).max()
+    assert scene.extent * scene.units.scale == pytest.approx(extent, rel=1e-12)
 
 
 def test_evenly_reduced_photos_rescale_the_intrinsics(tmp_path):
