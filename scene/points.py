@@ -60,7 +60,7 @@ def checked_points(source: Path, xyz: np.ndarray, rgb: np.ndarray) -> Points:
 
 def colours_to_bytes(rgb: np.ndarray) -> np.ndarray:
     """(P,3) colours in [0,255] from floats in [0,1], 16-bit integers, or what is in [0,255] already; NaN stays."""
-    highest = np.nanmax(rgb, initial=0)
+    highest = rgb[np.isfinite(rgb)].max(initial=0)
     if rgb.dtype.kind == "f" and highest <= 2:  # a little more than 1 is overexposed
         return np.clip(rgb.astype(np.float64), 0, 1) * 255
     return rgb / 257 if rgb.dtype.kind in "iu" and 255 < highest <= 65535 else rgb

@@ -24,6 +24,7 @@ SHARED_FLAGS = [
     ("-w", "white_background", True),
     ("--alpha mask", "alpha", "mask"),
     ("--white_background", "white_background", True),
+    ("--sparse 1", "sparse", 1),
     ("--eval", "eval", True),
     ("--antialiasing", "antialiasing", True),
     ("--device cpu", "device", "cpu"),

@@ -50,7 +50,7 @@ def test_text_equals_binary(test_data, name, tmp_path):
     points, text_points = binary.points, text.points
     assert len(points.xyz) == len(text_points.xyz)
     # Rows may come in another order.
-    first, second = (np.sort(p.xyz.numpy().view("f4,f4,f4").ravel()) for p in (points, text_points))
+    first, second = (np.sort(p.xyz.numpy().view("f8,f8,f8").ravel()) for p in (points, text_points))
     np.testing.assert_array_equal(first, second)
 
 
