@@ -36,7 +36,9 @@ def find_masks(names: Sequence[str], files: Iterable[Path], folder: Path) -> dic
     Raises:
         InputError: two masks fit one photo, or one fits two photos.
     """
-    whole, marked = defaultdict(set), defaultdict(set)  # masks by the name of their photo, without and after the mark
+    # Masks by the name of their photo: the whole name, and without the mark.
+    whole: dict[str, set[Path]] = defaultdict(set)
+    marked: dict[str, set[Path]] = defaultdict(set)
     for path in files:
         *folders, file = spelling(path.relative_to(folder).parts, 1)
         for table, stem in ((whole, file), (marked, _MARK.fullmatch(file)[2])):  # type: ignore[index]
@@ -44,7 +46,7 @@ def find_masks(names: Sequence[str], files: Iterable[Path], folder: Path) -> dic
                 table[joint.join([*folders, stem])].add(path)
     found: dict[str, Path] = {}
     for table in (whole, marked):
-        taken, users = set(found.values()), {}
+        taken, users = set(found.values()), dict[Path, str]()
         for name in (name for name in names if name not in found):
             candidates, is_whole = _candidates(table, name, taken)
             if len(candidates) > 1:

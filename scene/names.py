@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from os.path import isdir, isfile  # Path's functions raise if a name is too long
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path, PureWindowsPath
 from urllib.parse import unquote
 
 from compact_splats.utils.errors import InputError, brief, note
@@ -175,7 +175,7 @@ class SceneFiles:
     def _say(self, origin: Path, wanted: list["_Name"], others: dict[int, Path], from_scene: bool) -> None:
         i, path = next(iter(others.items()))
         place = path.relative_to(self.source).as_posix()
-        kinds = set()
+        kinds: set[str] = set()
         for j, file in others.items():
             named = self._registered(wanted[j], from_scene) if wanted[j].is_inside else wanted[j].parts
             kinds.update(wanted[j].differences(named, self._inside(file)))
@@ -193,11 +193,11 @@ class Listing:
     """
 
     def __init__(self, names: Sequence[Iterable[str]]) -> None:
-        paths = [(i, PurePosixPath(name)) for i, several in enumerate(names) for name in set(several)]
-        self._of = defaultdict(set)
+        paths = [(i, Path(name)) for i, several in enumerate(names) for name in set(several)]
+        self._of: dict[Path, set[int]] = defaultdict(set)
         for i, path in paths:
             self._of[path].add(i)
-        self._index = _Index(PurePosixPath(), list(self._of), is_deep=True)
+        self._index = _Index(Path(), list(self._of), is_deep=True)
 
     def find(self, origin: Path, name: str) -> set[int]:
         """The numbers of the photos with a name: none, or one, or one that is registered several times.
@@ -206,7 +206,7 @@ class Listing:
             InputError: the name fits several photos.
         """
         wanted = _Name(origin, name)
-        exact = self._of.get(PurePosixPath(*wanted.parts))
+        exact = self._of.get(Path(*wanted.parts))
         if exact:
             return exact
         for level in (0, 1):
@@ -269,9 +269,9 @@ class _Index:
         is_deep: whether a name also fits a file in a subfolder that the name does not contain.
     """
 
-    def __init__(self, root: PurePosixPath, files: Iterable[PurePosixPath], is_deep: bool) -> None:
-        self._paths: tuple[dict[str, set], ...] = (defaultdict(set), defaultdict(set))  # of each level
-        self._deep: tuple[dict[str, set], ...] = (defaultdict(set), defaultdict(set))
+    def __init__(self, root: Path, files: Iterable[Path], is_deep: bool) -> None:
+        self._paths: tuple[dict[str, set[Path]], ...] = (defaultdict(set), defaultdict(set))  # of each level
+        self._deep: tuple[dict[str, set[Path]], ...] = (defaultdict(set), defaultdict(set))
         for path in files:
             for text in _readings(path.relative_to(root).as_posix()):
                 parts = tuple(text.split("/"))
@@ -282,7 +282,7 @@ class _Index:
                     for k in range(1, len(key) if is_deep else 0):
                         self._deep[level]["/".join(key[-k:])].add(path)
 
-    def find(self, name: _Name, level: int) -> set:
+    def find(self, name: _Name, level: int) -> set[Path]:
         """The files that a name fits best at a level: 0: other spellings, 1: other suffixes."""
         keys = [spelling(parts, level) for parts in name.readings()]
         for k in range(min(len(name.parts), _MAX_DEPTH), 0, -1):
@@ -345,7 +345,7 @@ def shown(name: str) -> str:
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
-def _only(origin: Path, name: _Name, candidates: set) -> Path:
+def _only(origin: Path, name: _Name, candidates: set[Path]) -> Path:
     if len(candidates) > 1:
         first, second, *_ = sorted(candidates)
         raise InputError(f"{origin}: '{name.shown}' fits both {first} and {second}; rename or remove one of them")

@@ -31,31 +31,31 @@ def split(data: DataSet, source: Path, eval: bool) -> tuple[list[PosedPhoto], li
     Raises:
         InputError: a list is broken, or names none of the photos.
     """
-    if not eval or data.test is not None:
-        train, test = (sorted(photos, key=_registered) for photos in (data.photos, data.test or []))
-        return (train, test) if eval else (train + test, [])
-    places = (data.origin.parent, source)
-    photos = sorted(data.photos, key=_registered)
-    origin = data.origin
-    test_file = next((place / "test.txt" for place in places if (place / "test.txt").is_file()), None)
+    photos, test_photos = (sorted(each, key=_registered) for each in (data.photos, data.test or []))
+    if not eval:
+        return photos + test_photos, []
+    if data.test is not None:
+        return photos, test_photos
+    every = set(range(len(photos)))
+    test_file = next(
+        (path for path in (data.origin.with_name("test.txt"), source / "test.txt") if path.is_file()), None
+    )
     if data.splits:
-        lists = {name: _listed(origin, names, photos, f"{name}_filenames") for name, names in data.splits.items()}
-        test = lists.get("test") or lists.get("val") or set(range(len(photos))) - lists["train"]
-        train = lists.get("train", set(range(len(photos))) - lists.get("val", set())) - test
-        where = f"the lists in {origin}"
+        lists = {name: _listed(data.origin, names, photos, f"{name}_filenames") for name, names in data.splits.items()}
+        test = lists.get("test") or lists.get("val") or every - lists["train"]
+        train = lists.get("train", every - lists.get("val", set())) - test
+        where = f"the lists in {data.origin}"
     elif test_file is not None:
         test = _listed(test_file, _lines(test_file), photos, "lines")
-        train = set(range(len(photos))) - test
-        where = str(test_file)
+        train = every - test
+        where = f"the list {test_file}"
     else:
         counted = [(_registered(photo), i) for i, photo in enumerate(photos)] + [(name, -1) for name in data.left_out]
         test = {i for _, i in sorted(counted)[::TEST_EVERY]} - {-1}
-        return [photo for i, photo in enumerate(photos) if i not in test], [photos[i] for i in sorted(test)]
-    rest = len(photos) - len(train | test)
-    note(
-        f"{where} divide{'s' * (not data.splits)} the photos: {len(train)} training and {len(test)} test views"
-        + (f", {rest} in neither" if rest else "")
-    )
+        train, where = every - test, ""
+    if where:
+        others = f", {len(every - train - test)} in neither" if every - train - test else ""
+        note(f"test views are by {where}: {len(train)} training and {len(test)} test views{others}")
     return [photos[i] for i in sorted(train)], [photos[i] for i in sorted(test)]
 
 
@@ -75,7 +75,7 @@ def _listed(origin: Path, names: Sequence[str], photos: Sequence[PosedPhoto], wh
         )
     if unknown:
         note(f"{origin}: {len(unknown)} of its {len(names)} {what} are names of no photo, such as '{unknown[0]}'")
-    return set().union(*found)
+    return set[int]().union(*found)
 
 
 def _lines(path: Path) -> list[str]:
