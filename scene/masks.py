@@ -36,16 +36,19 @@ def find_masks(names: Sequence[str], files: Iterable[Path], folder: Path) -> dic
     Raises:
         InputError: two masks fit one photo, or one fits two photos.
     """
-    # Masks by the name of their photo: the whole name, and without the mark.
+    # Masks by the name of their photo: the whole name, without the mark, and without the suffix of the photo.
     whole: dict[str, set[Path]] = defaultdict(set)
     marked: dict[str, set[Path]] = defaultdict(set)
+    bare: dict[str, set[Path]] = defaultdict(set)
     for path in files:
         *folders, file = spelling(path.relative_to(folder).parts, 1)
-        for table, stem in ((whole, file), (marked, _MARK.fullmatch(file)[2])):  # type: ignore[index]
+        folders = folders[folders[:1] == ["images"] :]  # COLMAP's names may begin with it
+        name = _MARK.fullmatch(file)[2]  # type: ignore[index]
+        for table, stem in ((whole, file), (marked, name), (bare, spelling((name,), 1)[0])):
             for joint in "/_":
                 table[joint.join([*folders, stem])].add(path)
     found: dict[str, Path] = {}
-    for table in (whole, marked):
+    for table in (whole, marked, bare):
         taken, users = set(found.values()), dict[Path, str]()
         for name in (name for name in names if name not in found):
             candidates, is_whole = _candidates(table, name, taken)
@@ -87,7 +90,7 @@ def masks_of_scene(source: Path, photos: dict[str, Path]) -> dict[str, Path]:
     for folder in sorted(path for path in source.iterdir() if path.name.lower() in _FOLDERS and path.is_dir()):
         files = sorted(walk(folder, is_picture))
         masks = find_masks(names, files, folder)
-        if files and not masks:
+        if files and names and not masks:
             note(
                 f"{folder} contains {len(files)} pictures, such as {files[0].name}, but none has the name of a photo, "
                 f"such as {names[0]}: no mask is used"

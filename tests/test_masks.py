@@ -37,7 +37,7 @@ def masked(scene) -> dict:
 NAMES = [
     "000.png", "000.PNG", "000.jpg", "000.tiff", "000.png.png", "000.PNG.png", "000_mask.png", "000_Mask.jpg",
     "000.mask.png", "000-mask.png", "000_masks.png", "000.png.mask.png", "000.png_mask.png",
-    "mask_000.png", "mask-000.jpg",
+    "mask_000.png", "mask-000.jpg", "000.jpg.png", "000.JPG_mask.png",
 ]  # fmt: skip
 
 
@@ -53,7 +53,7 @@ def test_names_of_masks(tmp_path, name, folder, capsys):
 
 
 @pytest.mark.parametrize(
-    "name, is_mask", [(name, "mask" in name.lower() or ".png.png" in name.lower()) for name in NAMES]
+    "name, is_mask", [(name, "mask" in name.lower() or name.lower().count(".") > 1) for name in NAMES]
 )
 def test_masks_beside_the_photos(tmp_path, name, is_mask):
     """Only what is marked as a mask, or has the photo's whole name in front, is one; 000.jpg may be another photo."""
@@ -61,6 +61,21 @@ def test_masks_beside_the_photos(tmp_path, name, is_mask):
         return
     scene = load_scene(scene_with_masks(tmp_path, {f"images/{name}": HALF}), eval=False)
     assert list(masked(scene)) == ["000.png"] * is_mask and len(scene.train) == 4
+
+
+def test_a_mask_of_another_photo_is_no_substitute(tmp_path):
+    """Of photos that differ in the suffix alone, each gets its own mask."""
+    write_transforms(tmp_path, num_frames=2, frame=lambda i: {"file_path": f"images/a.{['png', 'tiff'][i]}"})
+    for suffix in ("png", "tiff"):
+        write_photo(tmp_path / f"images/a.{suffix}")
+    (tmp_path / "masks").mkdir()
+    Image.fromarray(HALF).save(tmp_path / "masks/a.tiff.png")
+    assert list(masked(load_scene(tmp_path, eval=False))) == ["a.tiff"]
+
+
+def test_masks_in_a_folder_of_the_same_name_as_the_photos(tmp_path):
+    """COLMAP puts the mask of images/000.png into masks/images/."""
+    assert list(masked(load_scene(scene_with_masks(tmp_path, {"masks/images/000.png.png": HALF})))) == ["000.png"]
 
 
 def test_masks_of_photos_in_folders(tmp_path):

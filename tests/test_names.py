@@ -215,6 +215,7 @@ def test_masks_and_point_clouds_by_other_names(tmp_path):
     write_transforms(
         tmp_path, num_frames=2, frame=lambda i: {"mask_path": "D:\\x\\masks_of_me\\M.PNG"}, ply_file_path="/y/Cloud.ply"
     )
+    write_photo(tmp_path / "masks/other.png", mode="L")
     scene = load_scene(tmp_path, eval=False)
     assert len(scene.points.xyz) == 1 and scene.train[0].photo.mask_path == tmp_path / "masks_of_me/m.png"
 
