@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from compact_splats.arguments.config import ALPHAS
 from compact_splats.scene.cameras import Camera
 from compact_splats.scene.colmap import has_colmap_model, read_colmap
 from compact_splats.scene.normalization import EXTENT, Units
@@ -78,6 +79,8 @@ def load_scene(
         raise InputError(f"scene folder {source} {problem} (see -s)")
     if resolution == 0 or resolution < -1:
         raise InputError(f"--resolution must be 1, 2, 4, 8, a width in px, or -1, not {resolution}")
+    if alpha not in ALPHAS:
+        raise InputError(f"--alpha must be {', '.join(ALPHAS[:-1])} or {ALPHAS[-1]}, not {alpha!r}")
     data = _read(source, images)
     missing = tuple(photo.name for photo in (*data.photos, *data.test) if not isfile(photo.path))
     train_photos, test_photos = _split(data, eval)

