@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from compact_splats.arguments.config import ALPHAS
 from compact_splats.scene.cameras import Camera
 from compact_splats.scene.layout import read_data_set
 from compact_splats.scene.masks import masks_of_scene, say_masks
@@ -82,6 +83,8 @@ def load_scene(
         raise InputError(f"scene folder {source} {problem} (see -s)")
     if resolution == 0 or resolution < -1:
         raise InputError(f"--resolution must be 1, 2, 4, 8, a width in px, or -1, not {resolution}")
+    if alpha not in ALPHAS:
+        raise InputError(f"--alpha must be {', '.join(ALPHAS[:-1])} or {ALPHAS[-1]}, not {alpha!r}")
     data = read_data_set(source, images, sparse)
     registered = [*data.photos, *(data.test or [])]
     missing = tuple(photo for photo in registered if not isfile(photo.path))
