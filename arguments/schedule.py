@@ -14,8 +14,8 @@ MIN_DENSIFICATION_INTERVAL = 10
 # Below this share of the steps opacities have no time to recover from a cap, nor from pruning by them.
 MIN_FACTOR_WITH_CAPS = 0.1
 ROUNDING = 1e-3  # steps: what counts as no difference between two positions in a schedule
-# Where the scene has no points, training starts from so many random ones per Gaussian of the budget. More cost time, and
-# leave densification no room for others.
+# Where the scene has no points, training starts from so many random ones per Gaussian of the budget. More take
+# time, and the room in which densification adds others.
 RANDOM_POINTS = 2
 RANDOM_POINTS_LIMITS = 1_000, 100_000
 BETAS = (0.9, 0.999)  # Adam's own

@@ -21,6 +21,7 @@ from compact_splats.utils.pictures import find_mask, picture_size
 
 TEST_EVERY = 8
 _MAX_WIDTH = 1600  # px; wider photos are resized by default [3DGS]
+_INFINITY = 1e18  # world units, whose square float32 still holds
 _USUAL_EXTENTS = 0.1, 1000.0  # scene units; of others, a note says that the scene is scaled
 
 
@@ -226,7 +227,8 @@ def _points(
     data: _DataSet, units: Units, train: tuple[Camera, ...], num_random: int, generator: torch.Generator
 ) -> Points:
     if data.points is not None and len(data.points.xyz):
-        return Points(torch.from_numpy(units.world_points(data.points.xyz.numpy())).float(), data.points.rgb)
+        xyz = units.world_points(data.points.xyz.numpy()).clip(-_INFINITY, _INFINITY)
+        return Points(torch.from_numpy(xyz).float(), data.points.rgb)
     _note(f"the scene has no points: starting from {num_random:,} random ones")
     random_points = random_points_around_object if data.is_blender else random_points_in_view
     return random_points(train, num_random, generator)
