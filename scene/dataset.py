@@ -22,6 +22,7 @@ from compact_splats.utils.errors import InputError, note
 from compact_splats.utils.pictures import UPRIGHT, lacks_end, picture_orientation, picture_size
 
 _MAX_WIDTH = 1600  # px; wider photos are resized by default [3DGS]
+_INFINITY = 1e18  # world units, whose square float32 still holds
 _USUAL_EXTENTS = 0.1, 1000.0  # scene units; of others, a note says that the scene is scaled
 
 
@@ -260,7 +261,8 @@ def _points(
     in_box: bool,
 ) -> Points:
     if found is not None:
-        return Points(torch.from_numpy(units.world_points(found.xyz.numpy())).float(), found.rgb)
+        xyz = units.world_points(found.xyz.numpy()).clip(-_INFINITY, _INFINITY)
+        return Points(torch.from_numpy(xyz).float(), found.rgb)
     note(f"the scene has no points: starting from {num_random:,} random ones")
     random_points = random_points_around_object if in_box else random_points_in_view
     return random_points(train, num_random, generator)

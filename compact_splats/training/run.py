@@ -15,7 +15,7 @@ from compact_splats.arguments import TrainConfig, pick_device
 from compact_splats.arguments.device import use_deterministic_algorithms, use_threads
 from compact_splats.arguments.interval import Interval
 from compact_splats.arguments.options import to_json
-from compact_splats.arguments.schedule import Schedule
+from compact_splats.arguments.schedule import Schedule, num_random_points
 from compact_splats.arguments.sharing import shared
 from compact_splats.gaussian_renderer import DEVICES
 from compact_splats.gaussian_renderer.evaluation import Scores
@@ -81,8 +81,8 @@ def _train(
 ) -> dict[str, Any]:  # fmt: skip
     """Train in a folder that no other process writes to; ``about`` is that of the checkpoint to continue from."""
     schedule = shared(config.make_schedule(), processes.count)
-    num_points = config.make_schedule().num_random_points(config.final_budget)
-    scene = load(config, partial(check_memory, config, schedule, processes, device), num_points)
+    check = partial(check_memory, config, schedule, processes, device)
+    scene = load(config, check, num_random_points(config.final_budget))
     if config.all_photos:
         check_all_photos(scene, config.source_path)
     check_same_start(processes, config, scene)
