@@ -29,6 +29,7 @@ from compact_splats.compression import ColorBasis, decode, formats, read_model, 
 from compact_splats.compression.arrays import Arrays
 from compact_splats.compression.compact import CompactQuantizer
 from compact_splats.compression.container import MAGIC, input_errors, unpack
+from compact_splats.compression.files import file_offset, load_model
 from compact_splats.compression.finetune import Photos
 from compact_splats.compression.posthoc import Goals, PostHoc, Result, Stage
 from compact_splats.compression.quantizer import Quantizer
@@ -36,7 +37,7 @@ from compact_splats.compression.seed import SeedQuantizer
 from compact_splats.gaussian_renderer import DEVICES
 from compact_splats.scene import ply
 from compact_splats.scene.cameras import Camera
-from compact_splats.scene.gaussian_model import GaussianModel
+from compact_splats.scene.normalization import Units
 from compact_splats.training.loading import Decoding, load
 from compact_splats.training.random_streams import random_stream
 from compact_splats.training.run_folder import RunFolder
@@ -81,9 +82,10 @@ def compress(config: CompressConfig) -> dict[str, Any]:
     source = RunFolder(config.model_path).find_ply(config.iteration)[0] if config.ply is None else config.ply
     out = config.out or default_out(config)
     check_writable(out.parent)
-    model = read_checked(source, device)
+    known = None if config.model_path is None else RunFolder(config.model_path).units()
+    scene = load(config, units=known)
+    model = load_model(source, device, scene.units if known else scene.units.without_offset())
     model.antialiased = config.antialiasing
-    scene = load(config)
     with closing(Decoding(scene, device)) as decoding:
         decoding.finish()
     config.say(f"{source}: {model.num_gaussians:,} Gaussians, {source.stat().st_size / MB:.2f} MB")
@@ -95,7 +97,7 @@ def compress(config: CompressConfig) -> dict[str, Any]:
     photos = Photos(scene, views, torch.full((3,), float(config.white_background)), config.lambda_dssim)
     config.say(HEADER)
     stage = PostHoc(
-        model, quantizer_of(config, scene.train), decode, photos, config.make_schedule(),
+        model, quantizer_of(config, scene.train, model.units), decode, photos, config.make_schedule(),
         RATES[config.profile], report=lambda stage: config.say(table_line(stage)), quiet=config.quiet,
     )  # fmt: skip
     with input_errors(source, "repair the model or train it again"):
@@ -114,9 +116,11 @@ def compress(config: CompressConfig) -> dict[str, Any]:
     return summary
 
 
-def quantizer_of(config: CompressConfig, cameras: Sequence[Camera]) -> Quantizer:
+def quantizer_of(config: CompressConfig, cameras: Sequence[Camera], units: Units) -> Quantizer:
     """The quantizer of the profile, with the colour basis of the training cameras."""
-    return SeedQuantizer() if config.profile == "seed" else CompactQuantizer(color_basis=ColorBasis.of_cameras(cameras))
+    if config.profile == "seed":
+        return SeedQuantizer()
+    return CompactQuantizer(color_basis=ColorBasis.of_cameras(cameras, units))
 
 
 def goals_of(config: CompressConfig) -> Goals | None:
@@ -134,18 +138,6 @@ def default_out(config: CompressConfig) -> Path:
     if config.model_path is not None:
         return config.model_path / "compressed" / f"{config.profile}.gsz"
     return config.ply.parent / "compressed" / f"{config.ply.stem}.gsz"
-
-
-def read_checked(path: Path, device: torch.device) -> GaussianModel:
-    """Read a model of any format.
-
-    Raises:
-        InputError: it can't be read, or has no Gaussians.
-    """
-    arrays = read_model(path)
-    if not len(arrays["means"]):
-        raise InputError(f"{path} has no Gaussians: give a trained model")
-    return GaussianModel.from_arrays(arrays, device)
 
 
 def table_line(stage: Stage) -> str:
@@ -210,8 +202,11 @@ def export(argv: Sequence[str]) -> None:
     out = args.out or source.with_name(f"{bare_name(source)}.{args.format}")
     if out.exists() and out.samefile(source):
         raise InputError(f"{out} is the model itself: name another file with --out")
-    arrays = read_model(source)
-    writer_of(args.format)(out, arrays)
+    arrays, offset = read_model(source), file_offset(source)
+    if args.format == "ply" and offset is not None:
+        ply.write(out, arrays, offset)
+    else:
+        writer_of(args.format)(out, arrays)
     if not args.quiet:
         print(f"{out}: {described_size(len(arrays['means']), out)}")
 

@@ -80,11 +80,16 @@ def measure(pairs: list[Pair], lpips: Distance | None, device: torch.device, lab
         label: text of the progress bar.
 
     Returns:
-        For each metric the value of each view by file name; None if it was not measured or is not finite.
+        For each metric the value of each view by file name; None if it was not measured or is not finite, or if no
+        pixel counts: render.py makes masked pixels black in both images.
     """
     scores: dict[str, Scores] = {metric: {} for metric in METRICS}
     for pair in tqdm(pairs, desc=label, unit="view", leave=False):
         image, photo = (pixels.to(device) for pixels in pair.read())
+        if not (image.any() or photo.any()):
+            for metric in METRICS:
+                scores[metric][pair.name] = None
+            continue
         scores["SSIM"][pair.name] = number(ssim(image, photo))
         scores["PSNR"][pair.name] = number(psnr(image, photo))
         measurable = lpips is not None and min(image.shape[1:]) >= MIN_SIZE

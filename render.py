@@ -18,13 +18,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from compact_splats.arguments.device import pick_device, use_threads
-from compact_splats.compression import read_model
+from compact_splats.compression import load_model
 from compact_splats.gaussian_renderer import DEVICES, render
 from compact_splats.gaussian_renderer.evaluation import view_pair
 from compact_splats.gaussian_renderer.maps import count_map, depth_map, depth_step, quantized, shades
 from compact_splats.gaussian_renderer.video import render_video
 from compact_splats.scene import Camera, Scene, load_scene
 from compact_splats.scene.gaussian_model import GaussianModel
+from compact_splats.scene.normalization import Units
 from compact_splats.scene.paths import views_along
 from compact_splats.scene.saved_cameras import read_cameras
 from compact_splats.training.run_folder import RunFolder
@@ -56,29 +57,28 @@ def render_scene(config: RenderConfig) -> None:
     path, method = find_model(config)
     if config.video is None:
         check_writable(config.model_path)
-    model = GaussianModel.from_arrays(read_model(path), device)
-    model.antialiased = config.antialiasing
     background = torch.full((3,), float(config.white_background))
-    config.say(f"{path}: {model.num_gaussians:,} Gaussians")
     if config.video:
-        views = video_views(config)
+        views, units = video_views(config)
+        model = read_gaussians(config, path, device, units)
         config.say(render_video(config.video, views, config.frame_rate(), model, background, quiet=config.quiet))
         return
     scene = read_scene(config)
+    model = read_gaussians(config, path, device, scene.units)
     splits = chosen_views(config, scene)
     if config.time:
         times = measure_times([camera for views in splits.values() for camera in views], model, background)
         write_json(config.model_path / "timing.json", {**times, "model": str(path.absolute())})
         config.say(describe_times(times))
         return
-    step = depth_step(scene.extent)
+    step = depth_step(scene.extent * scene.units.scale)
     for split, views in splits.items():
         folder = config.model_path / split / method
         for index, camera in enumerate(tqdm(views, desc=split, unit="view", disable=config.quiet)):
             for kind, pixels in zip(("renders", "gt"), view_pair(camera, model, background), strict=True):
                 write_png(picture_path(folder, kind, index), pixels)
             if config.depth:
-                depth = depth_map(camera, model)
+                depth = depth_map(camera, model) * scene.units.scale
                 inverse = torch.where(depth > 0, 1 / depth, 0)  # gives near objects most of the colour scale
                 write_map(folder, "depth", index, quantized(depth, step), inverse)
             if config.counts:
@@ -108,28 +108,47 @@ def write_map(folder: Path, kind: str, index: int, values: Tensor, shown: Tensor
     write_png(picture_path(folder, f"{kind}_in_colours", index), in_colours(shades(shown), shown > 0))
 
 
-def video_views(config: RenderConfig) -> list[Camera]:
-    """The camera of each frame of a video.
+def read_gaussians(config: RenderConfig, path: Path, device: torch.device, units: Units) -> GaussianModel:
+    """Read the model, in world units.
+
+    Args:
+        config: the options.
+        path: of any format.
+        device: of the model.
+        units: of the scene or its cameras.
+
+    Raises:
+        InputError: it can't be read.
+    """
+    known = RunFolder(config.model_path).units()
+    model = load_model(path, device, units if known else units.without_offset())
+    model.antialiased = config.antialiasing
+    config.say(f"{path}: {model.num_gaussians:,} Gaussians")
+    return model
+
+
+def video_views(config: RenderConfig) -> tuple[list[Camera], Units]:
+    """The camera of each frame of a video, and the units of the cameras.
 
     Raises:
         InputError: there are no cameras, or the path can't be made from them.
     """
-    cameras = find_cameras(config)
+    cameras, units = find_cameras(config)
     size = config.frame_size(cameras[0].width, cameras[0].height)
-    return views_along(config.path or "orbit", cameras, config.num_frames(len(cameras)), size)
+    return views_along(config.path or "orbit", cameras, config.num_frames(len(cameras)), size), units
 
 
-def find_cameras(config: RenderConfig) -> tuple[Camera, ...]:
-    """The cameras of the run's ``cameras.json`` or, without that file, of the scene, sorted by name.
+def find_cameras(config: RenderConfig) -> tuple[tuple[Camera, ...], Units]:
+    """The cameras of the run's ``cameras.json`` or, without that file, of the scene, sorted by name; and their units.
 
     Raises:
         InputError: there are none.
     """
     saved = config.model_path / "cameras.json"
     if saved.exists() or config.source_path is None:
-        return read_cameras(saved)
+        return read_cameras(saved, RunFolder(config.model_path).units())
     scene = read_scene(config)
-    return tuple(sorted(scene.test + scene.train, key=lambda camera: camera.name))
+    return tuple(sorted(scene.test + scene.train, key=lambda camera: camera.name)), scene.units
 
 
 def find_model(config: RenderConfig) -> tuple[Path, str]:
@@ -154,8 +173,9 @@ def find_model(config: RenderConfig) -> tuple[Path, str]:
 def read_scene(config: RenderConfig) -> Scene:
     """Load the scene; see :func:`load_scene`."""
     return load_scene(
-        config.source_path, config.images, config.resolution, config.eval, config.white_background, seed=0
-    )
+        config.source_path, config.images, config.resolution, config.eval, config.alpha,
+        units=RunFolder(config.model_path).units(), sparse=config.sparse,
+    )  # fmt: skip
 
 
 def chosen_views(config: RenderConfig, scene: Scene) -> dict[str, tuple[Camera, ...]]:

@@ -13,13 +13,13 @@ from contextlib import closing
 from typing import NoReturn
 
 from compact_splats.arguments.device import pick_device, use_threads
-from compact_splats.compression import read_model
+from compact_splats.compression import load_model
 from compact_splats.gaussian_renderer import DEVICES
 from compact_splats.scene import Camera, load_scene
 from compact_splats.scene.gaussian_model import GaussianModel
+from compact_splats.scene.normalization import Units
 from compact_splats.scene.saved_cameras import read_cameras
 from compact_splats.training.run_folder import RunFolder
-from compact_splats.utils.errors import InputError
 from compact_splats.utils.signals import StopRequest
 from compact_splats.utils.usage import MB
 from compact_splats.viewer import open_page
@@ -44,11 +44,9 @@ def view(config: ViewConfig) -> None:
     device = pick_device(config.device, DEVICES)
     use_threads(config.threads)
     path = RunFolder(config.model).find_ply(config.iteration)[0] if config.model.is_dir() else config.model
-    arrays = read_model(path)
-    if not len(arrays["means"]):
-        raise InputError(f"{path} contains no Gaussians; give a trained model")
-    views = find_views(find_cameras(config), arrays["means"])
-    model = GaussianModel.from_arrays(arrays, device)
+    cameras, units = find_cameras(config)
+    model = load_model(path, device, units)
+    views = find_views(cameras, model.means.detach().cpu().numpy())
     model.antialiased = config.antialiasing
     num_cameras = len(views.cameras)
     config.say(f"{path}: {model.num_gaussians:,} Gaussians, SH degree {model.max_sh_degree}, {num_cameras} cameras")
@@ -65,20 +63,27 @@ def view(config: ViewConfig) -> None:
     config.say(f"{config.html}: {config.html.stat().st_size / MB:.1f} MB, opens in any current browser")
 
 
-def find_cameras(config: ViewConfig) -> dict[str, tuple[Camera, ...]]:
+def find_cameras(config: ViewConfig) -> tuple[dict[str, tuple[Camera, ...]], Units | None]:
     """The cameras by split: those of the scene, with photos, else those of the run's ``cameras.json``, without.
+
+    Returns:
+        The cameras, and the units of the model and them; None without cameras.
 
     Raises:
         InputError: the scene or ``cameras.json`` can't be read.
     """
+    folder = run_folder(config.model)
+    known = None if folder is None else RunFolder(folder).units()
     if config.source_path is not None:
         scene = load_scene(
-            config.source_path, config.images, config.resolution, config.eval, config.white_background, seed=0
-        )
-        return {"train": scene.train, "test": scene.test}
-    folder = run_folder(config.model)
-    saved = None if folder is None else folder / "cameras.json"
-    return {"": read_cameras(saved)} if saved is not None and saved.exists() else {}
+            config.source_path, config.images, config.resolution, config.eval, config.alpha, units=known,
+            sparse=config.sparse,
+        )  # fmt: skip
+        return {"train": scene.train, "test": scene.test}, known or scene.units.without_offset()
+    if folder is None or not (folder / "cameras.json").exists():
+        return {}, known
+    cameras, units = read_cameras(folder / "cameras.json", known)
+    return {"": cameras}, units
 
 
 def serve(config: ViewConfig, name: str, model: GaussianModel, views: Views) -> NoReturn:

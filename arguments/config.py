@@ -12,6 +12,7 @@ from compact_splats.arguments.schedule import FAST, FULL, QUICK, DensificationRo
 from compact_splats.utils.errors import InputError
 
 SCHEDULES = {"full": FULL, "fast": FAST, "quick": QUICK}
+ALPHAS = ("auto", "mask", "composite")
 SELECTIONS = ("natural", "cutoff", "none")
 
 
@@ -29,7 +30,18 @@ class SceneConfig:
         "-1: full size, but at most 1600 px wide"
     )  # fmt: skip
     white_background: bool = option(False, type=bool, short="-w", help="white instead of black background")
-    eval: bool = option(False, type=bool, help="hold out every 8th photo as test view")
+    alpha: str = option(
+        "auto", choices=ALPHAS, help="alpha channel of a photo; mask: transparent pixels do not count; composite: the "
+        "photo is composited over the background, and they stay empty; auto: composite in Blender scenes and with "
+        "--random-background, else mask"
+    )  # fmt: skip
+    sparse: int | None = option(
+        None, type=int, help="number of the COLMAP model in the folder sparse (default: the one with the most photos)"
+    )
+    eval: bool = option(
+        False, type=bool, help="hold out test views: those that the scene lists (test.txt, test_filenames), else every "
+        "8th photo"
+    )  # fmt: skip
     antialiasing: bool = option(False, type=bool, help="reduce the opacity of splats that are widened to a pixel")
 
 
@@ -120,6 +132,8 @@ class TrainConfig(MachineConfig, SceneConfig):
 
     def __post_init__(self) -> None:
         check(self)
+        if self.random_background and self.alpha == "auto":
+            object.__setattr__(self, "alpha", "composite")  # config.json says it, which render.py and others read
         if self.viewer is not None:
             in_range(0, 65535, "--viewer", self.viewer)
         at_least(0, "--threads", self.threads)

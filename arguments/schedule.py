@@ -14,7 +14,17 @@ MIN_DENSIFICATION_INTERVAL = 10
 # Below this share of the steps opacities have no time to recover from a cap, nor from pruning by them.
 MIN_FACTOR_WITH_CAPS = 0.1
 ROUNDING = 1e-3  # steps: what counts as no difference between two positions in a schedule
+# Where the scene has no points, training starts from so many random ones per Gaussian of the budget. More take
+# time, and the room in which densification adds others.
+RANDOM_POINTS = 2
+RANDOM_POINTS_LIMITS = 1_000, 100_000
 BETAS = (0.9, 0.999)  # Adam's own
+
+
+def num_random_points(budget: int) -> int:
+    """Number of random points from which a training to ``budget`` Gaussians starts, where the scene has none."""
+    fewest, most = RANDOM_POINTS_LIMITS
+    return min(max(RANDOM_POINTS * budget, fewest), most)
 
 
 @dataclass(frozen=True)
@@ -242,8 +252,6 @@ class Schedule:
 
     Attributes:
         sh_degree_at: steps at whose beginning one more SH degree joins.
-        random_points: where the scene has no points, training starts from so many per Gaussian of the budget, chosen at
-            random; but at least 10,000 and at most 100,000.
         photo_divisors: pairs of a step and a divisor: up to and including the step, photos are smaller by the divisor.
         mean_from: the result is the mean of the parameters after each step from this one on; None: those of the last.
     """
@@ -254,7 +262,6 @@ class Schedule:
     selection_rounds: tuple[SelectionRound, ...]
     optimizer_phases: tuple[OptimizerPhase, ...]
     learning_rates: LearningRates = field(default_factory=LearningRates)
-    random_points: float = math.inf
     photo_divisors: tuple[tuple[int, int], ...] = ()
     mean_from: int | None = None
 
@@ -285,10 +292,6 @@ class Schedule:
             "sh_dc": rates.sh_dc * batch * others,
             "sh_rest": rates.sh_rest * math.sqrt(phase.sh_rest_batch) * others * rates.sh_rest_factor,
         }
-
-    def num_random_points(self, budget: int) -> int:
-        """Number of random points from which training starts, where the scene has none."""
-        return int(min(max(self.random_points * budget, 10_000), 100_000))
 
     def photo_divisor(self, step: int) -> int:
         """By what the size of the photos is divided at ``step``."""
@@ -505,7 +508,6 @@ QUICK = Schedule(
     learning_rates=LearningRates(
         horizon=3_000, factor=2.15, means_factor=8.0, sh_rest_factor=2.5, exponent=1 / 3, fall_from=1_800, fall_to=0.3
     ),
-    random_points=2.0,
     photo_divisors=((450, 4), (1_200, 2)),
     mean_from=2_700,
 )

@@ -63,7 +63,7 @@ def main() -> None:
 
     arrays = ply.read(options.model)
     num = len(arrays["means"])
-    cameras = load_scene(options.scene, options.images, options.resolution, True).test
+    scene = load_scene(options.scene, options.images, options.resolution, True)
     print(machine_info())
     print("| format | bytes/Gaussian | PSNR (dB) | SSIM | write, read (s) |\n|---|---|---|---|---|")
     for name, ending, write, read, how in cases(num):
@@ -75,8 +75,8 @@ def main() -> None:
             again = read(path)
             seconds = f"{written - started:.2f}, {time.perf_counter() - written:.2f}"
             size = path.stat().st_size / num
-        model = GaussianModel.from_arrays(again, "cpu")
-        found = evaluate(cameras, model)
+        model = GaussianModel.from_arrays(again, "cpu", scene.units.without_offset())
+        found = evaluate(scene.test, model)
         print(f"| {name} | {size:.2f} | {found['psnr']:.3f} | {found['ssim']:.4f} | {seconds} |", flush=True)
 
 

@@ -38,12 +38,13 @@ def main() -> None:
     config = ViewConfig.from_command_line(["-m", str(args.model)])
     path = RunFolder(args.model).find_ply()[0]
     rows, background = read_model(path), torch.full((3,), float(config.white_background))
-    cameras = [camera for views in view.find_cameras(config).values() for camera in views][: -args.views - 1 : -1]
-    ours = [rendered(camera, GaussianModel.from_arrays(rows, "cpu"), background) for camera in cameras]
+    splits, units = view.find_cameras(config)
+    cameras = [camera for views in splits.values() for camera in views][: -args.views - 1 : -1]
+    ours = [rendered(camera, GaussianModel.from_arrays(rows, "cpu", units), background) for camera in cameras]
     photos = [pixels_of(camera.photo.pixels()) for camera in cameras]
     with tempfile.TemporaryDirectory() as folder:
         spz.write(Path(folder) / "model.spz", rows)
-        packed = GaussianModel.from_arrays(spz.read(Path(folder) / "model.spz"), "cpu")
+        packed = GaussianModel.from_arrays(spz.read(Path(folder) / "model.spz"), "cpu", units)
         as_packed = [rendered(camera, packed, background) for camera in cameras]
         out = Path(folder) / "page.html"
         view.main(["-m", str(args.model), "--html", str(out), "--quiet"])

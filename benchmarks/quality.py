@@ -15,6 +15,7 @@ from pathlib import Path
 
 from compact_splats.arguments.config import SCHEDULES
 from compact_splats.arguments.device import use_threads
+from compact_splats.arguments.schedule import num_random_points
 from compact_splats.gaussian_renderer.evaluation import evaluate
 from compact_splats.scene import load_scene
 from compact_splats.scene.gaussian_model import GaussianModel
@@ -32,7 +33,7 @@ def measure(folder: Path, resolution: int, name: str, budget: int, seed: int) ->
     kind, _, steps = name.partition(":")
     schedule = SCHEDULES[kind]
     schedule = schedule.scaled(int(steps) / schedule.iterations) if steps else schedule
-    scene = load_scene(folder, resolution=resolution, num_random_points=schedule.num_random_points(budget))
+    scene = load_scene(folder, resolution=resolution, num_random_points=num_random_points(budget))
     model = GaussianModel.from_points(scene.points, 3, "cpu")
     strategies = standard_strategies(scene, schedule, budget, seed=seed)
     start, course = time.process_time(), []

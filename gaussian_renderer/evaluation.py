@@ -10,19 +10,30 @@ from compact_splats.gaussian_renderer import render
 from compact_splats.scene import Scene
 from compact_splats.scene.cameras import Camera
 from compact_splats.scene.gaussian_model import GaussianModel
+from compact_splats.scene.photos import Planes
 from compact_splats.utils.device_copies import on_device
 from compact_splats.utils.images import to_uint8
 from compact_splats.utils.losses import psnr
 
 NUM_TRAIN_VIEWS = 5  # measured in addition to the test views
 
-Scores = dict[str, dict[str, float]]  # [split][metric]
+Scores = dict[str, dict[str, float | None]]  # [split][metric]
 
 
-def ground_truth(camera: Camera, device: torch.device) -> tuple[Tensor, Tensor | None]:
-    """A camera's photo (3,H,W) uint8 and, if it has one, its mask (H,W) bool, on a device."""
-    photo, mask = camera.required_photo.pixels(), camera.required_photo.mask()
-    return on_device(photo, device), None if mask is None else on_device(mask, device)
+def ground_truth(camera: Camera, device: torch.device, background: Tensor) -> tuple[Tensor, Tensor | None]:
+    """A camera's photo over a background, and its mask.
+
+    Args:
+        camera: with a photo.
+        device: of the results.
+        background: (3,) RGB in [0, 1], in main memory; only a photo with an alpha channel that is no mask shows it.
+
+    Returns:
+        (3,H,W) uint8 and, if there is a mask, (H,W) bool.
+    """
+    planes = camera.required_photo.planes()
+    planes = Planes(*(None if plane is None else on_device(plane, device) for plane in planes))
+    return planes.over(background), planes.mask
 
 
 @torch.no_grad()
@@ -38,7 +49,7 @@ def view_pair(camera: Camera, model: GaussianModel, background: Tensor) -> tuple
         Image and photo, each (3,H,W) uint8; both are black where the photo is masked.
     """
     image = to_uint8(render(camera, model, background).image)
-    photo, mask = ground_truth(camera, image.device)
+    photo, mask = ground_truth(camera, image.device, background)
     return (image, photo) if mask is None else (image * mask, photo * mask)
 
 
@@ -46,26 +57,35 @@ def evaluate(
     cameras: Sequence[Camera],
     model: GaussianModel,
     background: Tensor = torch.zeros(3),  # noqa: B008
-) -> dict[str, float]:
+) -> dict[str, float | None]:
     """Mean PSNR (dB), SSIM and L1 of views, equal to those of metrics.py.
 
     Args:
-        cameras: at least one, with photos.
+        cameras: with photos. Views of which a mask leaves no pixel are not measured.
         model: the Gaussians.
         background: (3,) RGB in [0, 1].
+
+    Returns:
+        The means over finite values; None where there are none.
     """
-    totals = dict.fromkeys(("psnr", "ssim", "l1"), 0.0)
-    for camera in cameras:
+    found: dict[str, list[float]] = {"psnr": [], "ssim": [], "l1": []}
+    for camera in filter(has_pixels, cameras):
         pair = view_pair(camera, model, background)
         image, photo = (pixels.float() / 255 for pixels in pair)
         loss = photometric_loss(image, photo)  # needs far less memory than utils.losses
         for name, value in (("psnr", psnr(image, photo)), ("ssim", loss.ssim), ("l1", loss.l1)):
-            totals[name] += value.item()
-    return {name: total / len(cameras) for name, total in totals.items()}
+            found[name] += [value.item()] if value.isfinite() else []
+    return {name: sum(values) / len(values) if values else None for name, values in found.items()}
+
+
+def has_pixels(camera: Camera) -> bool:
+    """Whether the mask of a camera's photo leaves any pixel."""
+    mask = camera.required_photo.mask()
+    return mask is None or bool(mask.any())
 
 
 def measure(scene: Scene, model: GaussianModel, background: Tensor) -> Scores:
-    """Quality of the test views, if any, and of ``NUM_TRAIN_VIEWS`` training views."""
+    """Quality of the test views, if any, and of ``NUM_TRAIN_VIEWS`` training views; of those that have pixels."""
     stride = max(1, len(scene.train) // NUM_TRAIN_VIEWS)
     splits = {"test": scene.test, "train": scene.train[::stride][:NUM_TRAIN_VIEWS]}
-    return {name: evaluate(views, model, background) for name, views in splits.items() if views}
+    return {name: evaluate(views, model, background) for name, views in splits.items() if any(map(has_pixels, views))}

@@ -35,12 +35,12 @@ def count_map(camera: Camera, model: GaussianModel) -> Tensor:
 
 
 def depth_step(extent: float) -> float:
-    """World units per step of 16-bit depth maps: the smallest power of ten with which they reach ten extents.
+    """Units per step of 16-bit depth maps: the smallest power of ten with which they reach ten extents.
 
     Args:
-        extent: of the scene, world units.
+        extent: of the scene, positive, in any unit.
     """
-    return 10.0 ** math.ceil(math.log10(max(_MAX_DEPTH_EXTENTS * extent, 1e-6) / MAX_VALUE))
+    return 10.0 ** math.ceil(math.log10(_MAX_DEPTH_EXTENTS * extent / MAX_VALUE))
 
 
 def quantized(values: Tensor, step: float = 1.0) -> Tensor:

@@ -4,9 +4,11 @@ Observations, tracks, rigs and frames are skipped: the images file contains the 
 Format: https://colmap.github.io/format.html; camera models: https://colmap.github.io/cameras.html.
 """
 
+import codecs
 import io
 import struct
 from array import array
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,13 +16,14 @@ import numpy as np
 import torch
 
 from compact_splats.scene.lens import Lens
-from compact_splats.scene.points import Points, checked_points
-from compact_splats.scene.posed_photo import PosedPhoto, checked_lens, rigid_motion, safe_name
+from compact_splats.scene.names import Found, SceneFiles
+from compact_splats.scene.points import Points, checked_points, colours_to_bytes, points_beside
+from compact_splats.scene.posed_photo import DataSet, PosedPhoto, checked_lens, rigid_motion, usable_photos
 from compact_splats.utils.errors import InputError
 from compact_splats.utils.files import open_file
 from compact_splats.utils.geometry import rotation_matrices_of_unit
 
-_Cameras = dict[int, Lens]
+_Camera = tuple[str, int, int, tuple[float, ...]]  # model, width, height, parameters
 _Image = tuple[str, int, tuple[float, ...]]  # name, camera id, pose qw qx qy qz tx ty tz
 
 _MODELS = {  # name: (number in the binary file, number of parameters)
@@ -31,32 +34,65 @@ _MODELS = {  # name: (number in the binary file, number of parameters)
     "OPENCV": (4, 8),
     "OPENCV_FISHEYE": (5, 8),
     "FULL_OPENCV": (6, 12),
+    "FOV": (7, 5),
+    "SIMPLE_RADIAL_FISHEYE": (8, 4),
+    "RADIAL_FISHEYE": (9, 5),
+    "THIN_PRISM_FISHEYE": (10, 12),
+    "RAD_TAN_THIN_PRISM_FISHEYE": (11, 16),
+    "SIMPLE_DIVISION": (12, 4),
+    "DIVISION": (13, 5),
+    "SIMPLE_FISHEYE": (14, 3),
+    "FISHEYE": (15, 4),
+    "EUCM": (16, 6),
+    "EQUIRECTANGULAR": (17, 2),
 }
+_UNDISTORTED = tuple(_MODELS)[:7]
 _MAX_PARAMS = max(num_params for _, num_params in _MODELS.values())
+_MIN_PARAMS = min(num_params for _, num_params in _MODELS.values())
 _ONE_FOCAL_LENGTH = ("SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL")
 _BROKEN = "copy the file again or rerun COLMAP"
+_MAX_WORDS = 32  # of a line of images.txt that are looked at
 
 
-def read_colmap(model: Path, images: Path) -> tuple[list[PosedPhoto], Points | None]:
+def read_colmap(model: Path, files: SceneFiles) -> DataSet:
     """Read a sparse model.
 
     Args:
-        model: folder with cameras, images and points3D, each .bin or .txt; .bin is preferred.
-        images: folder of the photos.
-
-    Returns:
-        The photos in the order of the file, and the points, None without a points file.
+        model: folder with cameras, images and points3D, each .bin or .txt; .bin is preferred. The points may also be
+            points3D.ply.
+        files: of the scene, for the photos.
 
     Raises:
         InputError: a file is missing, broken, or contains impossible values.
     """
     path, is_binary = _find(model, "cameras")
-    lenses = (_read_cameras_binary if is_binary else _read_cameras_text)(path)
-    if not lenses:
+    cameras = (_read_cameras_binary if is_binary else _read_cameras_text)(path)
+    if not cameras:
         raise InputError(path, "at least one camera", "none", _BROKEN)
-    path, is_binary = _find(model, "images")
-    registered = (_read_images_binary if is_binary else _read_images_text)(path)
-    return [_posed_photo(path, image, lenses, images) for image in registered], _read_points(model)
+    images_path, is_binary = _find(model, "images")
+    images = (_read_images_binary if is_binary else _read_images_text)(images_path)
+    lenses = _Lenses(path, cameras, images_path, images)
+
+    def posed(found: Found, image: _Image) -> PosedPhoto:
+        name, camera_id, pose = image
+        rotation = _rotation_from_quaternion(np.array(pose[:4]))
+        motion = rigid_motion(images_path, found.name, rotation, np.array(pose[4:]))
+        return PosedPhoto(found, lenses[camera_id], motion)
+
+    found = files.match(images_path, [name for name, *_ in images])
+    photos, left_out = usable_photos(found, posed, images)
+    return DataSet(images_path, photos, _read_points(model), left_out=left_out)
+
+
+def num_registered(model: Path) -> int:
+    """The number of photos in a sparse model; 0 if it can't be read."""
+    try:
+        path, is_binary = _find(model, "images")
+        if is_binary:
+            return _Cursor(path).count(_MIN_IMAGE)
+        return len(_read_images_text(path))
+    except InputError:
+        return 0
 
 
 def has_colmap_model(folder: Path) -> bool:
@@ -71,14 +107,25 @@ def _find(model: Path, stem: str) -> tuple[Path, bool]:
     raise InputError(f"{model} contains neither {stem}.bin nor {stem}.txt; copy the whole sparse model there")
 
 
-def _posed_photo(path: Path, image: _Image, lenses: _Cameras, images: Path) -> PosedPhoto:
-    name, camera_id, pose = image
-    safe_name(path, name)
-    if camera_id not in lenses:
-        raise InputError(f"{path}: '{name}' has camera {camera_id}, which the cameras file does not contain; {_BROKEN}")
-    rotation = _rotation_from_quaternion(np.array(pose[:4]))
-    motion = rigid_motion(path, name, rotation, np.array(pose[4:]))
-    return PosedPhoto(name, images / name, lenses[camera_id], motion)
+class _Lenses(dict[int, Lens]):
+    """The lenses of the cameras that photos use; those of other cameras are not looked at."""
+
+    def __init__(self, path: Path, cameras: dict[int, _Camera], images_path: Path, images: list[_Image]) -> None:
+        self.path, self.cameras = path, cameras
+        uses = Counter(camera_id for _, camera_id, _ in images)
+        for camera_id, num_photos in uses.items():
+            if camera_id not in cameras:
+                name = next(name for name, used, _ in images if used == camera_id)
+                missing = f"camera {camera_id}, which the cameras file does not contain"
+                raise InputError(f"{images_path}: '{name}' has {missing}; {_BROKEN}")
+            if cameras[camera_id][0] not in _UNDISTORTED:
+                found = f"{cameras[camera_id][0]} of {num_photos} photos"
+                fix = "undistort the photos with COLMAP's image_undistorter"
+                raise InputError(path, f"a camera model out of {', '.join(_UNDISTORTED)}", found, fix)
+
+    def __missing__(self, camera_id: int) -> Lens:
+        lens = self[camera_id] = _lens(self.path, *self.cameras[camera_id])
+        return lens
 
 
 def _rotation_from_quaternion(q: np.ndarray) -> np.ndarray:
@@ -98,8 +145,7 @@ def _lens(path: Path, model: str, width: int, height: int, params: tuple[float, 
 
 
 def _unknown_model(path: Path, found: str) -> InputError:
-    fix = "undistort the photos with COLMAP's image_undistorter"
-    return InputError(path, f"a camera model out of {', '.join(_MODELS)}", found, fix)
+    return InputError(path, f"a camera model of COLMAP ({', '.join(_MODELS)})", found, _BROKEN)
 
 
 def _content(path: Path) -> bytes:
@@ -134,13 +180,11 @@ class _Cursor:
         return count
 
     def string(self) -> str:
+        """A name; bytes that are not UTF-8 are kept as they are in Python's names of files."""
         end = self.data.find(b"\0", self.offset)
-        try:
-            if end < 0:
-                raise ValueError
-            text = self.data[self.offset : end].decode()
-        except ValueError:
-            raise self.broken(f"a name in UTF-8 at byte {self.offset}", "other bytes") from None
+        if end < 0:
+            raise self.broken(f"the end of a name after byte {self.offset}", "none")
+        text = self.data[self.offset : end].decode("utf-8", "surrogateescape")
         self.offset = end + 1
         return text
 
@@ -149,22 +193,25 @@ class _Cursor:
             raise self.broken(f"the end at byte {self.offset}", f"{len(self.data)} bytes")
 
 
-def _read_cameras_binary(path: Path) -> _Cameras:
-    cursor, lenses = _Cursor(path), {}
+def _read_cameras_binary(path: Path) -> dict[int, _Camera]:
+    cursor, cameras = _Cursor(path), {}
     names = {number: (name, num_params) for name, (number, num_params) in _MODELS.items()}
-    for _ in range(cursor.count(24 + 3 * 8)):
+    for _ in range(cursor.count(24 + 8 * _MIN_PARAMS)):
         camera_id, number, width, height = cursor.take("IiQQ")
         if number not in names:
             raise _unknown_model(path, f"number {number}")
         model, num_params = names[number]
-        lenses[camera_id] = _lens(path, model, width, height, cursor.take(f"{num_params}d"))
+        cameras[camera_id] = model, width, height, cursor.take(f"{num_params}d")
     cursor.finish()
-    return lenses
+    return cameras
+
+
+_MIN_IMAGE = 64 + 1 + 8  # bytes: head, name, number of observations
 
 
 def _read_images_binary(path: Path) -> list[_Image]:
     cursor, images = _Cursor(path), []
-    for _ in range(cursor.count(64 + 1 + 8)):
+    for _ in range(cursor.count(_MIN_IMAGE)):
         _, *pose, camera_id = cursor.take("I7dI")
         name = cursor.string()
         cursor.skip(24 * cursor.count(24))  # observations: x, y, point
@@ -178,7 +225,7 @@ def _read_points(model: Path) -> Points | None:
         return _read_points_binary(model / "points3D.bin")
     if (model / "points3D.txt").is_file():
         return _read_points_text(model / "points3D.txt")
-    return None
+    return points_beside(model)
 
 
 # "track" is the length of the track that follows, of two 32-bit numbers an item.
@@ -208,49 +255,79 @@ def _read_points_binary(path: Path) -> Points:
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
     """(number, line) without comments. An iterator, as a list of short lines takes many times the file's memory."""
-    for number, line in enumerate(io.BytesIO(_content(path)), 1):
-        if line.startswith(b"#"):
-            continue
-        try:
-            yield number, line.decode().strip()
-        except ValueError:
-            raise InputError(path, f"text in UTF-8 in line {number}", "other bytes", _BROKEN) from None
+    content = _content(path).removeprefix(codecs.BOM_UTF8)
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):  # PowerShell
+        content = content.decode("utf-16", "replace").encode()
+    for number, line in enumerate(io.BytesIO(content), 1):
+        if not line.startswith(b"#"):
+            yield number, line.decode("utf-8", "surrogateescape").strip()
 
 
 def _bad_line(path: Path, number: int, expected: str, line: str) -> InputError:
     return InputError(path, f"{expected} in line {number}", f"'{line[:80]}'", _BROKEN)
 
 
-def _read_cameras_text(path: Path) -> _Cameras:
-    lenses = {}
+def _whole(text: str) -> int:
+    """An integer; other programs write 180.0 or 179.99999.
+
+    Raises:
+        ValueError: no number, or infinite.
+    """
+    try:
+        return int(text)
+    except ValueError:
+        number = float(text)
+        if not abs(number) < 2**63:
+            raise ValueError from None
+        return round(number)
+
+
+def _read_cameras_text(path: Path) -> dict[int, _Camera]:
+    cameras = {}
     for number, line in _lines(path):
         if not line:
             continue
         try:
             camera_id, model, width, height, *params = line.split(maxsplit=4 + _MAX_PARAMS)
-            values = int(camera_id), int(width), int(height), tuple(map(float, params))
+            values = _whole(camera_id), _whole(width), _whole(height), tuple(map(float, params))
         except ValueError:
             raise _bad_line(path, number, "CAMERA_ID MODEL WIDTH HEIGHT PARAMS", line) from None
         if model not in _MODELS:
             raise _unknown_model(path, model)
         if len(params) != _MODELS[model][1]:
             raise _bad_line(path, number, f"{_MODELS[model][1]} parameters", line)
-        lenses[values[0]] = _lens(path, model, *values[1:])
-    return lenses
+        cameras[values[0]] = model, *values[1:]
+    return cameras
 
 
 def _read_images_text(path: Path) -> list[_Image]:
-    images, lines = [], _lines(path)
-    for number, line in lines:
-        if not line:
+    """Each image has a second line of observations, or an empty one; some programs leave it out."""
+    images, follows_image = [], False
+    for number, line in _lines(path):
+        if not line or (follows_image and _is_observations(line)):
+            follows_image = False
             continue
         try:
             _, qw, qx, qy, qz, tx, ty, tz, camera_id, name = line.split(maxsplit=9)
-            images.append((name, int(camera_id), tuple(map(float, (qw, qx, qy, qz, tx, ty, tz)))))
+            images.append((name, _whole(camera_id), tuple(map(float, (qw, qx, qy, qz, tx, ty, tz)))))
         except ValueError:
-            raise _bad_line(path, number, "IMAGE_ID QW QX QY QZ TX TY TZ CAMERA_ID NAME", line) from None
-        next(lines, None)  # the observations, possibly an empty line
+            expected = "IMAGE_ID QW QX QY QZ TX TY TZ CAMERA_ID NAME"
+            raise _bad_line(path, number, f"{expected}{' or X Y POINT3D_ID ...' * follows_image}", line) from None
+        follows_image = True
     return images
+
+
+def _is_observations(line: str) -> bool:
+    """Whether a line is a list of X Y POINT3D_ID; an image has the number of words of no such list, or a name."""
+    words = line.split(maxsplit=_MAX_WORDS)
+    if len(words) <= _MAX_WORDS and len(words) % 3:
+        return False
+    try:
+        for word in words[:_MAX_WORDS]:
+            float(word)
+    except ValueError:
+        return False
+    return True
 
 
 def _read_points_text(path: Path) -> Points:
@@ -259,9 +336,12 @@ def _read_points_text(path: Path) -> Points:
         if not line:
             continue
         try:
-            _, x, y, z, r, g, b, *_ = line.split(maxsplit=7)
-            values.extend((float(x), float(y), float(z), int(r), int(g), int(b)))
+            _, *numbers = line.split(maxsplit=7)[:7]
+            x, y, z, r, g, b = map(float, numbers)
+            values.extend((x, y, z, r, g, b))
         except (ValueError, OverflowError):  # OverflowError: integers beyond the range of floats
             raise _bad_line(path, number, "POINT3D_ID X Y Z R G B ERROR TRACK", line) from None
     table = np.array(values).reshape(-1, 6)
-    return checked_points(path, table[:, :3], table[:, 3:])
+    colours = table[:, 3:]
+    is_whole = (colours == np.rint(colours)).all()
+    return checked_points(path, table[:, :3], colours if is_whole else colours_to_bytes(colours))

@@ -1,36 +1,42 @@
-"""``load_scene``: finds the format of a data set, splits training and test views, checks photos and masks."""
+"""``load_scene``: reads a data set, splits training and test views, checks photos and masks."""
 
-import sys
 from dataclasses import dataclass
 from os.path import isfile  # Path.is_file raises if a name is too long
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
 import torch
 
+from compact_splats.arguments.config import ALPHAS
 from compact_splats.scene.cameras import Camera
-from compact_splats.scene.colmap import has_colmap_model, read_colmap
+from compact_splats.scene.layout import read_data_set
+from compact_splats.scene.masks import masks_of_scene, say_masks
+from compact_splats.scene.names import what_lies_in
+from compact_splats.scene.normalization import EXTENT, Units
 from compact_splats.scene.photos import Photo
-from compact_splats.scene.points import Points, random_points_in_box, random_points_in_view, read_points_ply
-from compact_splats.scene.posed_photo import PosedPhoto
-from compact_splats.scene.transforms import read_transforms
-from compact_splats.utils.errors import InputError
-from compact_splats.utils.pictures import find_mask, picture_size
+from compact_splats.scene.points import Points, random_points_around_object, random_points_in_view, without_far
+from compact_splats.scene.posed_photo import PosedPhoto, checked_lens
+from compact_splats.scene.splits import split
+from compact_splats.utils.errors import InputError, note
+from compact_splats.utils.pictures import UPRIGHT, lacks_end, picture_orientation, picture_size
 
-TEST_EVERY = 8
 _MAX_WIDTH = 1600  # px; wider photos are resized by default [3DGS]
-_BLENDER_HALF_SIDE = 1.3  # of the cube that contains the NeRF synthetic objects [3DGS]
+_INFINITY = 1e18  # world units, whose square float32 still holds
+_USUAL_EXTENTS = 0.1, 1000.0  # scene units; of others, a note says that the scene is scaled
 
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """The data that a training starts from.
+    """The data that a training starts from, in world units, see ``scene.normalization``.
 
     Attributes:
         train: training views.
         test: test views; empty without ``eval``.
         points: the initial point cloud.
-        extent: 1.1 x the largest distance of a training camera centre from their mean, world units.
+        extent: that the learning rate of the means is in proportion to, world units.
         missing: names of registered photos that are not on disk.
+        units: from world units to the coordinates of the data set and of the files that are written.
     """
 
     train: tuple[Camera, ...]
@@ -38,6 +44,7 @@ class Scene:
     points: Points
     extent: float
     missing: tuple[str, ...] = ()
+    units: Units = Units()
 
 
 def load_scene(
@@ -45,22 +52,28 @@ def load_scene(
     images: str = "images",
     resolution: int = -1,
     eval: bool = True,
-    white_background: bool = False,
+    alpha: str = "auto",
     seed: int = 0,
     num_random_points: int = 100_000,
+    units: Units | None = None,
+    *,
+    sparse: int | None = None,
 ) -> Scene:
     """Load a COLMAP, Blender, nerfstudio or instant-ngp data set. Photos are decoded on first use.
 
     Args:
         source: the folder.
-        images: subfolder of the photos. They may be smaller than their cameras by one factor, as in ``images_4``.
+        images: subfolder of the photos. They may be smaller than their cameras by one factor, as in ``images_4``, or
+            larger.
         resolution: 1, 2, 4 or 8 divides the size of the photos; -1 limits their width to 1600 px; any other number is
             the width in px.
-        eval: every 8th photo by name becomes a test view (Blender: the photos of the test file); otherwise all are
-            training views.
-        white_background: composite transparent Blender photos on white instead of black.
+        eval: hold out test views, see ``scene.splits.split``; otherwise all are training views.
+        alpha: what an alpha channel is. "mask": transparent pixels do not count; "composite": the photo is composited
+            over the background, so that they stay empty; "auto": composite in Blender data sets, else mask.
         seed: of the random points of data sets without points.
         num_random_points: of these data sets.
+        units: those of an earlier run on the scene; None: from the training cameras.
+        sparse: which COLMAP model ``sparse/N``; None: that with the most photos.
 
     Raises:
         InputError: the folder does not exist, is not a data set, is broken, or has no photo to train on.
@@ -71,121 +84,162 @@ def load_scene(
         raise InputError(f"scene folder {source} {problem} (see -s)")
     if resolution == 0 or resolution < -1:
         raise InputError(f"--resolution must be 1, 2, 4, 8, a width in px, or -1, not {resolution}")
-    data = _read(source, images)
-    missing = tuple(photo.name for photo in (*data.photos, *data.test) if not isfile(photo.path))
-    train_photos, test_photos = _split(data, eval)
+    if alpha not in ALPHAS:
+        raise InputError(f"--alpha must be {', '.join(ALPHAS[:-1])} or {ALPHAS[-1]}, not {alpha!r}")
+    data = read_data_set(source, images, sparse)
+    registered = [*data.photos, *(data.test or [])]
+    missing = tuple(photo for photo in registered if not isfile(photo.path))
+    if len(missing) == len(registered):
+        raise _no_photos(source, data.origin, missing)
+    train_photos, test_photos = (
+        [photo for photo in photos if isfile(photo.path)] for photos in split(data, source, eval)
+    )
     if not train_photos:
         raise InputError(
             f"{source} has no photo to train on: {len(test_photos)} are test views, {len(missing)} registered but not "
             "on disk; add photos, or train without --eval"
         )
-    background = (255 if white_background else 0) if data.is_blender else None
+    _say_missing(missing)
+    composite = alpha == "composite" or alpha == "auto" and data.test is not None
+    masks = _masks(source, train_photos + test_photos, is_alpha_mask=not composite)
+    file_points = _near_points(data.points, train_photos)
+    if units is None:
+        units = _units(train_photos, file_points)
+    fits: list[_Fit] = []
     train, test = (
-        tuple(_camera(photo, _mask_path(source, photo), resolution, background) for photo in photos)
+        tuple(_camera(photo, units, masks.get(photo.path), resolution, composite, fits) for photo in photos)
         for photos in (train_photos, test_photos)
     )
-    _report(missing, resized=resolution == -1 and any(c.required_photo.lens.width > _MAX_WIDTH for c in train + test))
-    points = _points(data, train, num_random_points, torch.Generator().manual_seed(seed))
-    return Scene(train, test, points, _extent(train), missing)
+    _say_fits(fits, resolution)
+    generator = torch.Generator().manual_seed(seed)
+    points = _points(file_points, units, train, num_random_points, generator, in_box=data.test is not None)
+    return Scene(train, test, points, EXTENT, tuple(photo.name for photo in missing), units)
 
 
-@dataclass(frozen=True, eq=False)
-class _DataSet:
-    """The result of a reader; ``test``: photos that the data set itself declares as test views."""
-
-    photos: list[PosedPhoto]
-    test: list[PosedPhoto]
-    points: Points | None
-    is_blender: bool = False
-
-
-def _read(source: Path, images: str) -> _DataSet:
-    folder = source / images
-    for model in (source / "sparse" / "0", source / "sparse"):
-        if has_colmap_model(model):
-            _require_images(source, images)
-            photos, points = read_colmap(model, folder)
-            return _DataSet(photos, [], points)
-    if (source / "transforms_train.json").is_file():
-        photos, points_path = read_transforms(source / "transforms_train.json", images)
-        test_file = source / "transforms_test.json"
-        test = read_transforms(test_file, images)[0] if test_file.is_file() else []
-        return _DataSet(photos, test, _points_file(source, points_path), is_blender=True)
-    if (source / "transforms.json").is_file():
-        if images != "images":
-            _require_images(source, images)
-        photos, points_path = read_transforms(source / "transforms.json", images)
-        return _DataSet(photos, [], _points_file(source, points_path))
-    raise InputError(
-        f"{source} is not a scene: it contains no sparse/0/cameras.bin (COLMAP), transforms_train.json (Blender) or "
-        "transforms.json (nerfstudio); see -s, or make a scene from photos with convert.py"
+def _no_photos(source: Path, origin: Path, missing: tuple[PosedPhoto, ...]) -> InputError:
+    """None of the registered photos is on disk: says where the first was looked for, and what lies there."""
+    if not missing:
+        return InputError(f"{source} has no photo to train on: {origin} registers none; register photos")
+    first = missing[0]
+    return InputError(
+        f"none of the {len(missing)} photos of {origin} is found: {first.path} does not exist, and "
+        f"{what_lies_in(first.path)}; copy the photos there, or name their folder inside the scene folder with -i"
     )
 
 
-def _require_images(source: Path, images: str) -> None:
-    if not (source / images).is_dir():
-        folders = sorted(path.name for path in source.iterdir() if path.is_dir())
-        raise InputError(f"photo folder {source / images} does not exist; name one of {folders} with -i")
+def _say_missing(missing: tuple[PosedPhoto, ...]) -> None:
+    if missing:
+        names = ", ".join(photo.name for photo in missing[:5]) + (", ..." if len(missing) > 5 else "")
+        note(f"{len(missing)} registered photos are not on disk and left out: {names}")
 
 
-def _points_file(source: Path, named: Path | None) -> Points | None:
-    """Points from the file named in transforms.json, or from points3d.ply if it exists."""
-    path = named or source / "points3d.ply"
-    return read_points_ply(path) if named or path.is_file() else None
+def _masks(source: Path, photos: list[PosedPhoto], *, is_alpha_mask: bool) -> dict[Path, Path]:
+    """Masks by the paths of photos: those that the data set names, else those found by their names."""
+    named = {photo.path: photo.mask_path for photo in photos if photo.mask_path is not None}
+    others = {photo.name: photo.path for photo in photos if photo.mask_path is None}
+    found = masks_of_scene(source, others)
+    masks = named | {others[name]: mask for name, mask in found.items()}
+    for mask in named.values():
+        if not isfile(mask):
+            raise InputError(f"mask {mask} does not exist; add it or remove its entry")
+    say_masks(list(masks.values()), [photo.path for photo in photos], is_alpha_mask=is_alpha_mask)
+    return masks
 
 
-def _split(data: _DataSet, eval: bool) -> tuple[list[PosedPhoto], list[PosedPhoto]]:
-    """Training and test photos that are on disk, sorted by name."""
-    train, test = (
-        sorted((photo for photo in photos if isfile(photo.path)), key=lambda photo: photo.name)
-        for photos in (data.photos, data.test)
-    )
-    if not eval:
-        return train + test, []
-    if data.is_blender:
-        return train, test
-    return [photo for i, photo in enumerate(train) if i % TEST_EVERY], train[::TEST_EVERY]
+def _near_points(points: Points | None, photos: list[PosedPhoto]) -> Points | None:
+    """The points without those that are very far; None if there are none."""
+    if points is None or not len(points.xyz):
+        return None
+    near, num_far = without_far(points, np.stack([photo.world_to_camera for photo in photos]))
+    if num_far:
+        note(f"{num_far:,} of {len(points.xyz):,} points are over 1,000 times as far as the others, and left out")
+    return near
 
 
-def _mask_path(source: Path, posed: PosedPhoto) -> Path | None:
-    """The mask named by the data set, else the one in masks/ with the photo's name."""
-    return posed.mask_path or find_mask(source / "masks", posed.name)
+def _units(photos: list[PosedPhoto], points: Points | None) -> Units:
+    """Of a scene with these training photos; a note where that matters."""
+    motions = np.stack([photo.world_to_camera for photo in photos])
+    units = Units.of_views([photo.lens for photo in photos], motions, None if points is None else points.xyz.numpy())
+    low, high = _USUAL_EXTENTS
+    if units.is_offset:
+        offset = " ".join(f"{each:.15g}" for each in units.offset)
+        note(f"the scene lies far from its origin: files hold its coordinates minus {offset}, as config.json says")
+    elif not low <= units.scale * EXTENT <= high:
+        note(f"the cameras' extent is {units.scale * EXTENT:.3g} units: it is scaled inside, files keep its units")
+    return units
 
 
-def _camera(posed: PosedPhoto, mask_path: Path | None, resolution: int, background: int | None) -> Camera:
-    on_disk = picture_size(posed.path)
-    if not _is_reduced(on_disk, (posed.lens.width, posed.lens.height)):
-        raise InputError(
-            f"photo {posed.path} is {on_disk[0]}x{on_disk[1]} px, its camera {posed.lens.width}x{posed.lens.height} "
-            "px: use the photos that the cameras were found with"
-        )
-    if mask_path is not None:
-        _check_mask(mask_path, on_disk)
-    lens = posed.lens.scaled(*on_disk)
-    size = _target_size(on_disk, resolution)
+class _Fit(NamedTuple):
+    """How a photo fits its camera."""
+
+    size: tuple[int, int]  # px, upright
+    orientation: int  # the tag by which it is turned
+    is_enlarged: bool
+    is_cut: bool  # a JPEG without its end marker
+
+
+def _camera(
+    posed: PosedPhoto, units: Units, mask: Path | None, resolution: int, composite: bool, fits: list[_Fit]
+) -> Camera:
+    """Appends how the photo fits to ``fits``."""
+    fit = _fit(posed)
+    fits.append(fit)
+    if mask is not None:
+        _check_mask(mask, fit)
+    lens = checked_lens(posed.path, posed.lens.scaled(*fit.size))
+    size = _target_size(fit.size, resolution)
     pinhole = lens.pinhole().scaled(*size)
-    photo = Photo(posed.path, lens, size, mask_path, background)
-    motion = torch.from_numpy(posed.world_to_camera).float()
+    photo = Photo(posed.path, lens, size, mask, composite, fit.orientation)
+    motion = torch.from_numpy(units.world_motion(posed.world_to_camera)).float()
     return Camera(posed.name, *size, pinhole.fx, pinhole.fy, pinhole.cx, pinhole.cy, motion, photo)
 
 
-def _is_reduced(size: tuple[int, int], full: tuple[int, int]) -> bool:
-    """Whether ``size`` is ``full`` divided by one factor of at least 1, with either side rounded up or down."""
-    (w, h), (full_w, full_h) = size, full
+def _fit(posed: PosedPhoto) -> _Fit:
+    """Turned by its orientation tag only where nothing else fits: poses refer to the pixels as they are stored.
+
+    Raises:
+        InputError: the photo has other proportions than its camera.
+    """
+    full, size = (posed.lens.width, posed.lens.height), picture_size(posed.path)
+    orientation, cause = UPRIGHT, "use the photos that the cameras were found with"
+    if not _is_scaled(size, full) and _is_scaled(size[::-1], full):
+        orientation = picture_orientation(posed.path)
+        if orientation >= 5:  # turned by a quarter
+            size = size[::-1]
+        cause = "the photo is turned by 90 degrees, and has no orientation tag that says which way; turn it back"
+    if not _is_scaled(size, full):
+        raise InputError(f"photo {posed.path} is {size[0]}x{size[1]} px, its camera {full[0]}x{full[1]} px: {cause}")
+    return _Fit(size, orientation, size[0] > full[0] or size[1] > full[1], lacks_end(posed.path))
+
+
+def _is_scaled(size: tuple[int, int], full: tuple[int, int]) -> bool:
+    """Whether one size is the other divided by one factor, with either side rounded up or down."""
+    (w, h), (full_w, full_h) = sorted((size, full))
     lowest = max((w - 1) / full_w, (h - 1) / full_h)
     highest = min((w + 1) / full_w, (h + 1) / full_h)
     return w <= full_w and h <= full_h and lowest < highest
 
 
-def _check_mask(path: Path, photo_size_px: tuple[int, int]) -> None:
-    if not isfile(path):
-        raise InputError(f"mask {path} does not exist; add it or remove its entry")
+def _check_mask(path: Path, fit: _Fit) -> None:
     size = picture_size(path)
-    if not (_is_reduced(size, photo_size_px) or _is_reduced(photo_size_px, size)):
+    if not (_is_scaled(size, fit.size) or (fit.orientation != UPRIGHT and _is_scaled(size[::-1], fit.size))):
         raise InputError(
-            f"mask {path} is {size[0]}x{size[1]} px, its photo {photo_size_px[0]}x{photo_size_px[1]} px: make the mask "
-            "again in the proportions of the photo"
+            f"mask {path} is {size[0]}x{size[1]} px, its photo {fit.size[0]}x{fit.size[1]} px: make the mask again in "
+            "the proportions of the photo"
         )
+
+
+def _say_fits(fits: list[_Fit], resolution: int) -> None:
+    if num := sum(fit.orientation != UPRIGHT for fit in fits):
+        note(f"{num} photos are turned as their orientation tags say, because only so they fit their cameras")
+    if num := sum(fit.is_enlarged for fit in fits):
+        note(f"{num} photos are larger than their cameras, which are scaled up")
+    if num := sum(fit.is_cut for fit in fits):
+        note(
+            f"{num} photos are JPEG files without an end marker; one that lacks more than 1 % of its pixels is refused"
+        )
+    if resolution == -1 and any(fit.size[0] > _MAX_WIDTH for fit in fits):
+        note(f"photos wider than {_MAX_WIDTH} px are resized to {_MAX_WIDTH}; -r 1 keeps their size")
 
 
 def _target_size(size: tuple[int, int], resolution: int) -> tuple[int, int]:
@@ -197,27 +251,18 @@ def _target_size(size: tuple[int, int], resolution: int) -> tuple[int, int]:
     return target, max(1, height * target // width)
 
 
-def _extent(cameras: tuple[Camera, ...]) -> float:
-    centres = torch.stack([camera.centre for camera in cameras]).double()
-    return 1.1 * float((centres - centres.mean(dim=0)).norm(dim=1).max())
-
-
-def _points(data: _DataSet, train: tuple[Camera, ...], num_random: int, generator: torch.Generator) -> Points:
-    if data.points is not None and len(data.points.xyz):
-        return data.points
-    _note(f"the scene has no points: starting from {num_random:,} random ones")
-    if data.is_blender:
-        return random_points_in_box(num_random, _BLENDER_HALF_SIDE, generator)
-    return random_points_in_view(train, num_random, generator)
-
-
-def _report(missing: tuple[str, ...], resized: bool) -> None:
-    if missing:
-        names = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
-        _note(f"{len(missing)} registered photos are not on disk and left out: {names}")
-    if resized:
-        _note(f"photos wider than {_MAX_WIDTH} px are resized to {_MAX_WIDTH}; -r 1 keeps their size")
-
-
-def _note(text: str) -> None:
-    print(f"note: {text}", file=sys.stderr)
+def _points(
+    found: Points | None,
+    units: Units,
+    train: tuple[Camera, ...],
+    num_random: int,
+    generator: torch.Generator,
+    *,
+    in_box: bool,
+) -> Points:
+    if found is not None:
+        xyz = units.world_points(found.xyz.numpy()).clip(-_INFINITY, _INFINITY)
+        return Points(torch.from_numpy(xyz).float(), found.rgb)
+    note(f"the scene has no points: starting from {num_random:,} random ones")
+    random_points = random_points_around_object if in_box else random_points_in_view
+    return random_points(train, num_random, generator)

@@ -17,6 +17,7 @@ from simple_knn import mean_squared_distance
 from torch import Tensor, nn
 
 from compact_splats.scene import ply
+from compact_splats.scene.normalization import Units
 from compact_splats.scene.points import Points
 
 SH_C0 = 0.28209479177387814  # the constant basis function
@@ -43,6 +44,7 @@ class GaussianModel:
         sh_degree: degree that is rendered now.
         max_sh_degree: degree that ``sh_rest`` has room for.
         antialiased: rendering compensates the opacity of splats that are widened to a pixel; files do not say it.
+        units: from the coordinates of the parameters to those of files. A ``Training`` sets those of its scene.
     """
 
     def __init__(self, parameters: dict[str, Tensor], sh_degree: int) -> None:
@@ -52,6 +54,7 @@ class GaussianModel:
         self.optimizer: Any = None
         self.per_gaussian: dict[str, Tensor] = {}
         self.antialiased = False
+        self.units = Units()
         self.sh_degree = sh_degree
         self.max_sh_degree = math.isqrt(parameters["sh_rest"].shape[1] + 1) - 1
 
@@ -80,7 +83,13 @@ class GaussianModel:
         return cls({name: values.to(device, copy=True) for name, values in parameters.items()}, sh_degree=0)
 
     @classmethod
-    def load_ply(cls, path: str | Path, device: torch.device | str, max_sh_degree: int | None = None) -> GaussianModel:
+    def load_ply(
+        cls,
+        path: str | Path,
+        device: torch.device | str,
+        max_sh_degree: int | None = None,
+        units: Units = Units(),  # noqa: B008  frozen
+    ) -> GaussianModel:
         """Read a 3DGS PLY of any SH degree from 0 to 3; the degree it has is rendered in full.
 
         Args:
@@ -88,46 +97,59 @@ class GaussianModel:
             device: of the parameters.
             max_sh_degree: degree of the model: higher coefficients are dropped, missing ones start at zero. None: that
                 of the file.
+            units: of the scene in which the model is rendered; an offset that the file names comes first.
 
         Raises:
             InputError: not a 3DGS PLY, see ``scene.ply.read``.
         """
-        arrays = ply.read(path)
+        arrays, units = ply.read(path), units.with_offset(ply.read_offset(path))
         if max_sh_degree is None:
-            return cls.from_arrays(arrays, device)
+            return cls.from_arrays(arrays, device, units)
         read = arrays["sh_rest"]
         room = (max_sh_degree + 1) ** 2 - 1
         arrays["sh_rest"] = np.zeros((len(read), room, 3), np.float32)
         arrays["sh_rest"][:, : read.shape[1]] = read[:, :room]
-        model = cls.from_arrays(arrays, device)
+        model = cls.from_arrays(arrays, device, units)
         model.sh_degree = min(max_sh_degree, math.isqrt(read.shape[1] + 1) - 1)
         return model
 
     @classmethod
-    def from_arrays(cls, arrays: dict[str, np.ndarray], device: torch.device | str) -> GaussianModel:
+    def from_arrays(
+        cls,
+        arrays: dict[str, np.ndarray],
+        device: torch.device | str,
+        units: Units = Units(),  # noqa: B008  frozen
+    ) -> GaussianModel:
         """Make a model of arrays; their SH degree is rendered in full.
 
         Args:
             arrays: float32, by ``PARAMETER_NAMES``, in the shapes of the attribute ``parameters``; they are copied.
             device: of the parameters.
+            units: the arrays are in the coordinates of files, the model is in world units.
         """
-        model = cls({name: torch.from_numpy(each).to(device, copy=True) for name, each in arrays.items()}, sh_degree=0)
-        model.sh_degree = model.max_sh_degree
+        parameters = {name: torch.from_numpy(each).to(device, copy=True) for name, each in arrays.items()}
+        model = cls(units.world_model(parameters), sh_degree=0)
+        model.sh_degree, model.units = model.max_sh_degree, units
         return model
 
     def with_parameters(self, parameters: dict[str, Tensor]) -> GaussianModel:
         """A model of other parameters that is rendered like this one, without optimizer."""
         model = GaussianModel(parameters, self.sh_degree)
-        model.antialiased = self.antialiased
+        model.antialiased, model.units = self.antialiased, self.units
         return model
 
+    def file_parameters(self) -> dict[str, Tensor]:
+        """The parameters in the coordinates of files, without graph; those that are equal share memory."""
+        return self.units.file_model({name: values.detach() for name, values in self.parameters.items()})
+
     def save_ply(self, path: str | Path) -> None:
-        """Write a 3DGS PLY.
+        """Write a 3DGS PLY in the coordinates of files.
 
         Raises:
             InputError: the file cannot be written.
         """
-        ply.write(path, {name: values.detach().cpu().numpy() for name, values in self.parameters.items()})
+        arrays = {name: values.cpu().numpy() for name, values in self.file_parameters().items()}
+        ply.write(path, arrays, self.units.offset)
 
     # ---- what the renderer reads ----
 

@@ -1,6 +1,7 @@
 """Ground-truth photos: decoded on first use, undistorted, resized, and kept as uint8.
 
-The orientation tag is ignored, as structure from motion ignores it: poses refer to the stored pixels.
+The orientation tag is ignored, as structure from motion ignores it: poses refer to the stored pixels. Only where the
+size of the camera says otherwise, ``load_scene`` has the photo turned.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -16,7 +18,32 @@ from torch import Tensor
 
 from compact_splats.scene.lens import Lens, undistortion
 from compact_splats.utils.errors import InputError
-from compact_splats.utils.pictures import mask_values, open_picture, rgb_and_alpha
+from compact_splats.utils.pictures import UPRIGHT, in_proportion, mask_values, open_picture, rgb_and_alpha, turned
+
+
+class Planes(NamedTuple):
+    """A decoded photo.
+
+    Attributes:
+        rgb: (3,H,W) uint8, multiplied by alpha where there is alpha: the photo over black.
+        alpha: (H,W) uint8; None: opaque, or alpha is a mask.
+        mask: (H,W) bool, True where the pixel counts in the loss; None if all do.
+    """
+
+    rgb: Tensor
+    alpha: Tensor | None
+    mask: Tensor | None
+
+    def over(self, background: Tensor) -> Tensor:
+        """(3,H,W) uint8, the photo over a background: colour * alpha + background * (1 - alpha), rounded.
+
+        Args:
+            background: (3,) RGB in [0, 1], in main memory.
+        """
+        if self.alpha is None or not background.any():
+            return self.rgb
+        behind = (255 - self.alpha) * background.to(self.alpha.device)[:, None, None]
+        return self.rgb + behind.round_().byte()
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,39 +54,53 @@ class Photo:
         path: the photo.
         lens: intrinsics, at the size of the file. Distortion is removed: the result has ``lens.pinhole()``.
         size: (width, height) px to resize to.
-        mask_path: optional picture; its zero pixels are left out of the loss.
-        background: (0-255 grey) to composite an alpha channel on; None: the alpha channel is a mask.
+        mask_path: optional picture; its dark pixels are left out of the loss.
+        composite: an alpha channel is composited over the background; otherwise it is a mask.
+        orientation: the tag by which the stored pixels are turned; 1: not at all.
     """
 
     path: Path
     lens: Lens
     size: tuple[int, int]
     mask_path: Path | None = None
-    background: int | None = None
+    composite: bool = False
+    orientation: int = UPRIGHT
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
-    _decoded: list[tuple[Tensor, Tensor | None]] = field(default_factory=list, repr=False)
+    _decoded: list[Planes] = field(default_factory=list, repr=False)
 
-    def pixels(self) -> Tensor:
-        """(3,H,W) uint8 RGB.
+    def planes(self) -> Planes:
+        """What is kept of the photo.
 
         Raises:
             InputError: the photo or its mask can't be decoded, or the photo has another size than ``lens``.
         """
-        return self._get()[0]
+        with self._lock:
+            if not self._decoded:
+                self._decoded.append(self._decode())
+            return self._decoded[0]
+
+    def pixels(self) -> Tensor:
+        """(3,H,W) uint8 RGB; over black, if alpha is composited.
+
+        Raises:
+            InputError: as for ``planes``.
+        """
+        return self.planes().rgb
 
     def mask(self) -> Tensor | None:
         """(H,W) bool, True where the pixel counts in the loss; None if all do.
 
         Raises:
-            InputError: as for ``pixels``.
+            InputError: as for ``planes``.
         """
-        return self._get()[1]
+        return self.planes().mask
 
     def smaller(self, width: int, height: int) -> Photo:
         """The same photo at another size, decoded; a pixel counts where most of its area does."""
-        rgb, mask = self._get()
+        rgb, alpha, mask = self.planes()
         weight = None if mask is None else mask.numpy().astype(np.uint8) * 255
-        decoded = _resized(np.ascontiguousarray(rgb.permute(1, 2, 0).numpy()), weight, (width, height))
+        alpha = None if alpha is None else alpha.numpy()
+        decoded = _resized(np.ascontiguousarray(rgb.permute(1, 2, 0).numpy()), alpha, weight, (width, height))
         return replace(self, size=(width, height), _lock=threading.Lock(), _decoded=[decoded])
 
     def pin_memory(self) -> None:
@@ -68,48 +109,45 @@ class Photo:
         Raises:
             InputError: as for ``pixels``.
         """
-        rgb, mask = self._get()
-        pinned = rgb.pin_memory(), None if mask is None else mask.pin_memory()
+        pinned = Planes(*(None if plane is None else plane.pin_memory() for plane in self.planes()))
         with self._lock:
             self._decoded[0] = pinned
 
-    def _get(self) -> tuple[Tensor, Tensor | None]:
-        with self._lock:
-            if not self._decoded:
-                self._decoded.append(self._decode())
-            return self._decoded[0]
-
-    def _decode(self) -> tuple[Tensor, Tensor | None]:
-        rgb, alpha = _read_photo(self.path)
+    def _decode(self) -> Planes:
+        rgb, alpha = _read_photo(self.path, self.orientation)
         if rgb.shape[:2] != (self.lens.height, self.lens.width):
             raise InputError(
                 f"photo {self.path} changed while the scene was loaded: it is {rgb.shape[1]}x{rgb.shape[0]} px, not "
                 f"{self.lens.width}x{self.lens.height} px; load it again"
             )
-        if alpha is not None and self.background is not None:
-            rgb, alpha = _composite(rgb, alpha, self.background), None
-        weight = _combine(alpha, None if self.mask_path is None else _read_mask(self.mask_path, rgb.shape[:2]))
+        weight = None if self.mask_path is None else _read_mask(self.mask_path, rgb.shape[:2], self.orientation)
+        if not self.composite:
+            weight, alpha = _combine(alpha, weight), None
+        elif alpha is not None:
+            rgb, alpha = (_premultiplied(rgb, alpha), alpha) if alpha.min() < 255 else (rgb, None)
         if not self.lens.is_pinhole:
-            rgb, weight = _undistort(rgb, weight, self.lens)
-        return _resized(rgb, weight, self.size)
+            rgb, alpha, weight = _undistort(rgb, alpha, weight, self.lens)
+        return _resized(rgb, alpha, weight, self.size)
 
 
-def _read_photo(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
+def _read_photo(path: Path, orientation: int = UPRIGHT) -> tuple[np.ndarray, np.ndarray | None]:
     """(H,W,3) uint8 RGB and, if the file has alpha, (H,W) uint8 alpha."""
     with open_picture(path) as picture:
-        return rgb_and_alpha(picture)
+        return rgb_and_alpha(picture if orientation == UPRIGHT else turned(picture, orientation))
 
 
-def _read_mask(path: Path, shape: tuple[int, int]) -> np.ndarray:
-    """(H,W) uint8 of 0 and 255, resized to the photo's ``shape`` (H,W)."""
+def _read_mask(path: Path, shape: tuple[int, int], orientation: int = UPRIGHT) -> np.ndarray:
+    """(H,W) uint8 of 0 and 255, resized to the photo's ``shape`` (H,W); turned as the photo is, if only that fits."""
     with open_picture(path) as picture:
+        if orientation != UPRIGHT and not in_proportion(picture.size, shape[::-1]):
+            picture = turned(picture, orientation)
         mask = mask_values(picture)
     return cv2.resize(mask, shape[::-1], interpolation=cv2.INTER_NEAREST)
 
 
-def _composite(rgb: np.ndarray, alpha: np.ndarray, background: int) -> np.ndarray:
-    opacity = alpha[..., None].astype(np.float32) / 255
-    return np.rint(rgb * opacity + background * (1 - opacity)).astype(np.uint8)
+def _premultiplied(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """The photo over black. Resizing must not mix in the colours of transparent pixels, which mean nothing."""
+    return np.rint(rgb * (alpha[..., None].astype(np.float32) / 255)).astype(np.uint8)
 
 
 def _combine(a: np.ndarray | None, b: np.ndarray | None) -> np.ndarray | None:
@@ -119,19 +157,30 @@ def _combine(a: np.ndarray | None, b: np.ndarray | None) -> np.ndarray | None:
     return np.minimum(a, b)
 
 
-def _undistort(rgb: np.ndarray, weight: np.ndarray | None, lens: Lens) -> tuple[np.ndarray, np.ndarray | None]:
+def _undistort(
+    rgb: np.ndarray, alpha: np.ndarray | None, weight: np.ndarray | None, lens: Lens
+) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
     maps = undistortion(lens)
-    rgb = cv2.remap(rgb, maps.map_xy, maps.map_fraction, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    if weight is not None:
-        weight = cv2.remap(weight, maps.map_xy, maps.map_fraction, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    rgb, alpha, weight = (
+        None
+        if each is None
+        else cv2.remap(each, maps.map_xy, maps.map_fraction, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        for each in (rgb, alpha, weight)
+    )
     valid = None if maps.valid.all() else np.where(maps.valid, 255, 0).astype(np.uint8)
-    return rgb, _combine(weight, valid)
+    return rgb, alpha, _combine(weight, valid)
 
 
-def _resized(rgb: np.ndarray, weight: np.ndarray | None, size: tuple[int, int]) -> tuple[Tensor, Tensor | None]:
-    """(3,H,W) uint8 and, where there is a weight, (H,W) bool, true where most of a pixel's area counts."""
-    counts = None if weight is None else torch.from_numpy(_resize(weight, size) > 127)
-    return torch.from_numpy(np.ascontiguousarray(_resize(rgb, size).transpose(2, 0, 1))), counts
+def _resized(rgb: np.ndarray, alpha: np.ndarray | None, weight: np.ndarray | None, size: tuple[int, int]) -> Planes:
+    """A pixel counts where there is no weight, or where most of its area counts."""
+    rgb, alpha, weight = (None if each is None else _resize(each, size) for each in (rgb, alpha, weight))
+    if alpha is not None:
+        rgb = np.minimum(rgb, alpha[..., None])  # both are rounded, and the photo over white stays below 256
+    return Planes(
+        torch.from_numpy(np.ascontiguousarray(rgb.transpose(2, 0, 1))),
+        None if alpha is None else torch.from_numpy(alpha),
+        None if weight is None else torch.from_numpy(weight > 127),
+    )
 
 
 def _resize(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
 
-from compact_splats.scene.ply_file import Columns, read_element, write_elements
+from compact_splats.scene.normalization import Vector
+from compact_splats.scene.ply_file import Columns, read_comments, read_element, write_elements
 from compact_splats.utils.errors import InputError
 from compact_splats.utils.floats import to_float32
 
@@ -17,15 +19,17 @@ _COLUMNS_OF = {
     "log_scales": ("scale_0", "scale_1", "scale_2"),
     "quats": ("rot_0", "rot_1", "rot_2", "rot_3"),
 }
+_OFFSET = "offset"  # the comment
 _REST_COUNTS = tuple(3 * ((degree + 1) ** 2 - 1) for degree in range(4))  # 0, 9, 24, 45
 
 
-def write(path: str | Path, arrays: dict[str, np.ndarray]) -> None:
+def write(path: str | Path, arrays: dict[str, np.ndarray], offset: Vector = (0.0, 0.0, 0.0)) -> None:
     """Write a model, values before activation.
 
     Args:
         path: the file; replaced in one move.
         arrays: float32, by name and in the shapes of ``GaussianModel.parameters``.
+        offset: was subtracted from the coordinates; a comment says so unless it is zero.
 
     Raises:
         InputError: the file cannot be written.
@@ -44,7 +48,32 @@ def write(path: str | Path, arrays: dict[str, np.ndarray]) -> None:
     }
     names = [name for group in columns for name in group]
     table = np.ascontiguousarray(np.concatenate(list(columns.values()), axis=1), "<f4")
-    write_elements(path, {"vertex": table.view([(name, "<f4") for name in names]).reshape(num)})
+    write_elements(
+        path, {"vertex": table.view([(name, "<f4") for name in names]).reshape(num)}, offset_comments(offset)
+    )
+
+
+def offset_comments(offset: Vector) -> list[str]:
+    """The comments of a PLY from whose coordinates ``offset`` was subtracted; none for zero."""
+    return [f"{_OFFSET} {' '.join(map(repr, offset))}", "add the offset to x y z"] if any(offset) else []
+
+
+def read_offset(path: str | Path) -> Vector | None:
+    """The offset that a comment of the file names; None: there is no such comment.
+
+    Raises:
+        InputError: no such file, or no PLY.
+    """
+    for comment in read_comments(path, "save or download the model again"):
+        name, *numbers = comment.split() or [""]
+        if name == _OFFSET and len(numbers) == 3:
+            try:
+                x, y, z = map(float, numbers)
+            except ValueError:
+                continue
+            if math.isfinite(x) and math.isfinite(y) and math.isfinite(z):
+                return x, y, z
+    return None
 
 
 def read(path: str | Path) -> dict[str, np.ndarray]:

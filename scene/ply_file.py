@@ -55,25 +55,26 @@ class _Element:
 # ---- writing ----
 
 
-def write_elements(path: str | Path, elements: Mapping[str, np.ndarray]) -> None:
+def write_elements(path: str | Path, elements: Mapping[str, np.ndarray], comments: Sequence[str] = ()) -> None:
     """Write a file of elements.
 
     Args:
         path: the file; replaced in one move.
         elements: structured arrays (N,) of little-endian columns, by the element's name.
+        comments: lines of the header, in ASCII.
 
     Raises:
         InputError: the file cannot be written.
     """
     with atomic_write(path, num_bytes=sum(table.nbytes for table in elements.values())) as temporary:
         with open(temporary, "wb") as file:
-            for part in _parts(elements):
+            for part in _parts(elements, comments):
                 file.write(part)
 
 
-def _parts(elements: Mapping[str, np.ndarray]) -> Iterator[bytes | memoryview]:
+def _parts(elements: Mapping[str, np.ndarray], comments: Sequence[str]) -> Iterator[bytes | memoryview]:
     """The bytes of the file, piece by piece: the arrays are not copied."""
-    lines = ["ply", "format binary_little_endian 1.0"]
+    lines = ["ply", "format binary_little_endian 1.0", *(f"comment {each}" for each in comments)]
     for name, table in elements.items():
         lines.append(f"element {name} {len(table)}")
         lines += [f"property {_NAMES[kind.lstrip('<|')]} {column}" for column, kind, *_ in table.dtype.descr]
@@ -94,7 +95,8 @@ def read_elements(path: str | Path, names: Sequence[str], fix: str) -> dict[str,
         fix: what the user can do about a broken file, for the message.
 
     Returns:
-        For each of ``names`` that the file has, arrays (N,) by property, in the file's order; float64 from ascii.
+        For each of ``names`` that the file has, arrays (N,) by property, in the file's order; from ascii float64, or
+        int64 for integers.
 
     Raises:
         InputError: no such file, no PLY, one that is shorter than its header says, or lists in one of these elements.
@@ -117,6 +119,22 @@ def read_element(path: str | Path, name: str, fix: str) -> Columns:
     if name not in elements:
         raise InputError(path, f"the element '{name}'", "none", fix)
     return elements[name]
+
+
+def read_comments(path: str | Path, fix: str) -> list[str]:
+    """The comments in the header of a file, see :func:`read_elements`.
+
+    Raises:
+        InputError: no such file, or no PLY.
+    """
+    with open_file(path, "a PLY file", "check the path") as file:
+        start = file.read(_MAX_HEADER)
+    try:
+        lines = start[: _header(start)[2]].splitlines()
+    except _Broken as error:
+        expected, found = error.args
+        raise InputError(path, expected, found, fix) from error
+    return [line[8:].decode("latin-1") for line in lines if line.startswith(b"comment ")]
 
 
 def _read(file: BinaryIO, num_bytes: int, names: Sequence[str]) -> dict[str, Columns]:
@@ -142,7 +160,7 @@ def _read(file: BinaryIO, num_bytes: int, names: Sequence[str]) -> dict[str, Col
 
 def _header(start: bytes) -> tuple[str, list[_Element], int]:
     """Byte order ("" for text), elements, and where their data starts."""
-    opening = re.match(rb"ply(\r\n|\n|\r)", start)
+    opening = re.match(rb"(?:\xef\xbb\xbf)?ply(\r\n|\n|\r)", start)  # some editors write a byte order mark
     if not opening:
         raise _Broken("a PLY file", f"one that starts with {start[:8]!r}")
     last = opening[1] + b"end_header" + opening[1]
@@ -208,11 +226,18 @@ def _columns(file: BinaryIO, element: _Element, order: str) -> Columns:
         raise _Broken(f"numbers as '{element.name}' of a PLY file", "lists")
     if not order:
         table = _numbers(file, element.count * len(element.kinds)).reshape(element.count, len(element.kinds))
-        return dict(zip(element.kinds, table.T, strict=True))
+        columns = zip(element.kinds.values(), table.T, strict=True)
+        return dict(zip(element.kinds, (_declared(str(kind), values) for kind, values in columns), strict=True))
     table = np.fromfile(file, element.dtype(order), element.count)
     if len(table) != element.count:  # the file has become shorter
         raise _Broken(f"{element.count:,} rows of '{element.name}'", f"{len(table):,}")
     return {name: table[name] for name in element.kinds}
+
+
+def _declared(kind: str, values: np.ndarray) -> np.ndarray:
+    """float64 from text, as integers where the header says so and they are."""
+    is_whole = kind[0] in "iu" and (np.abs(values) < 1 << 53).all() and (values == np.rint(values)).all()
+    return values.astype(np.int64) if is_whole else values
 
 
 def _numbers(file: BinaryIO, count: int) -> np.ndarray:

@@ -10,9 +10,21 @@ import torch
 from torch import Tensor
 
 from compact_splats.scene.cameras import Camera
+from compact_splats.scene.normalization import EXTENT, camera_centres
 from compact_splats.scene.ply_file import read_element
-from compact_splats.utils.errors import InputError
+from compact_splats.utils.errors import InputError, note
 from compact_splats.utils.floats import to_float32
+
+_BOX_SHARE = 0.9  # of the distance from the middle to the border of a picture
+MAX_BAD = 0.1  # share of the photos or points that are left out where their numbers can't be used; more is an error
+_FAR = ((0.9, 1e3), (0.5, 1e6))  # share of the points, and how many times their distance is too far
+_CLOUDS = ("points3d.ply", "sparse_pc.ply")  # of COLMAP's converters and 3DGS; of nerfstudio
+# Properties of colours in PLY files: 3DGS and others, MeshLab, CloudCompare.
+_COLOURS = [
+    tuple(f"{prefix}{name}" for name in names)
+    for names in (("red", "green", "blue"), ("r", "g", "b"))
+    for prefix in ("", "diffuse_", "scalar_", "ambient_", "vertex_", "color_", "colour_")
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,7 +32,7 @@ class Points:
     """A coloured point cloud.
 
     Attributes:
-        xyz: (P,3) float32, world units.
+        xyz: (P,3) float32 in world units; from a reader float64 in scene coordinates.
         rgb: (P,3) uint8.
     """
 
@@ -29,33 +41,84 @@ class Points:
 
 
 def checked_points(source: Path, xyz: np.ndarray, rgb: np.ndarray) -> Points:
-    """Make points of (P,3) coordinates and (P,3) colours in [0,255] of any dtype.
+    """Make points of (P,3) coordinates and (P,3) colours in [0,255] of any dtype; a note says how many are left out.
 
     Raises:
-        InputError: a coordinate is not finite as float32, or a colour is out of range.
+        InputError: more than one point and more than 10 % have coordinates that are not finite as float32, or colours
+            out of range.
     """
-    xyz = to_float32(xyz)
-    bad = ~(np.isfinite(xyz).all(axis=1) & ((rgb >= 0) & (rgb <= 255)).all(axis=1))
-    if bad.any():
+    bad = ~(np.isfinite(to_float32(xyz)).all(axis=1) & ((rgb >= 0) & (rgb <= 255)).all(axis=1))
+    if bad.sum() > max(1, MAX_BAD * len(bad)) or (len(bad) and bad.all()):
         found = f"{bad.sum()} of {len(bad)} points otherwise, the first at index {np.flatnonzero(bad)[0]}"
         raise InputError(source, "finite positions and colours in 0..255", found, "copy the file again or rebuild it")
-    return Points(torch.from_numpy(xyz), torch.from_numpy(np.ascontiguousarray(rgb, dtype=np.uint8)))
+    if bad.any():
+        note(f"{bad.sum():,} of {len(bad):,} points in {source} have no finite position and colour and are left out")
+        xyz, rgb = xyz[~bad], rgb[~bad]
+    xyz = np.ascontiguousarray(xyz, np.float64)
+    return Points(torch.from_numpy(xyz), torch.from_numpy(np.ascontiguousarray(np.rint(rgb), dtype=np.uint8)))
 
 
-def random_points_in_box(num_points: int, half_side: float, generator: torch.Generator) -> Points:
-    """Grey points, uniform in the cube of +-``half_side`` around the origin."""
-    xyz = (torch.rand(num_points, 3, generator=generator) * 2 - 1) * half_side
-    return Points(xyz, torch.full((num_points, 3), 128, dtype=torch.uint8))
+def colours_to_bytes(rgb: np.ndarray) -> np.ndarray:
+    """(P,3) colours in [0,255] from floats in [0,1], 16-bit integers, or what is in [0,255] already; NaN stays."""
+    highest = rgb[np.isfinite(rgb)].max(initial=0)
+    if rgb.dtype.kind == "f" and highest <= 2:  # a little more than 1 is overexposed
+        return np.clip(rgb.astype(np.float64), 0, 1) * 255
+    return rgb / 257 if rgb.dtype.kind in "iu" and 255 < highest <= 65535 else rgb
+
+
+def without_far(points: Points, motions: np.ndarray) -> tuple[Points, int]:
+    """Leave out points more than 1,000 times as far from the cameras as 90 % of the points, or 10^6 times as half.
+
+    Structure from motion finds such points for rays that are nearly parallel. One at 1e20 overflows float32 squares.
+
+    Args:
+        points: in scene coordinates.
+        motions: (V,4,4) float64, world to camera in scene coordinates.
+
+    Returns:
+        The other points, and the number of those left out.
+    """
+    centres = torch.from_numpy(camera_centres(motions))
+    middle = centres.mean(dim=0)
+    distances = (points.xyz - middle).norm(dim=1)
+    spread = (centres - middle).norm(dim=1).max()
+    ranked = distances.sort().values
+    limit = min(factor * max(ranked[int(share * (len(ranked) - 1))], spread) for share, factor in _FAR)
+    is_near = distances <= limit
+    return Points(points.xyz[is_near], points.rgb[is_near]), int((~is_near).sum())
+
+
+def random_points_around_object(cameras: tuple[Camera, ...], num_points: int, generator: torch.Generator) -> Points:
+    """Grey points, uniform in a cube that all cameras see: around the point that they look at.
+
+    Half its side is 0.9 of the distance from that point to the border of the median picture: 1.3 scene units for NeRF's
+    synthetic objects, as in 3DGS. Cameras that do not look at one point: see :func:`random_points_in_view`.
+
+    Args:
+        cameras: at least one, in world units.
+        num_points: how many.
+        generator: on the CPU.
+    """
+    motions = torch.stack([camera.world_to_camera for camera in cameras]).double()
+    centres = torch.stack([camera.centre for camera in cameras]).double()
+    focus = _closest_to_axes(centres, motions[:, 2, :3])
+    local = torch.einsum("vij,vj->vi", motions[:, :3, :3], focus - centres)
+    borders = torch.tensor([min(c.width / c.fx, c.height / c.fy) / 2 for c in cameras], dtype=torch.float64)
+    half_sides = _BOX_SHARE * borders * local[:, 2]
+    if not (local[:, :2].norm(dim=1) < 0.5 * half_sides).all():
+        return random_points_in_view(cameras, num_points, generator)
+    unit = torch.rand(num_points, 3, dtype=torch.float64, generator=generator) * 2 - 1
+    return _grey(focus + unit * half_sides.median())
 
 
 def random_points_in_view(cameras: tuple[Camera, ...], num_points: int, generator: torch.Generator) -> Points:
     """Grey points in the volume that the cameras see, each drawn from a random camera, pixel and depth.
 
     Depths reach to twice the distance of the point that the cameras look at: the one closest to all optical axes. For
-    cameras that do not look at one point (outwards, or in parallel), depths reach to twice the cameras' spread.
+    cameras that do not look at one point (outwards, or in parallel), depths reach to four times the cameras' spread.
 
     Args:
-        cameras: at least one.
+        cameras: at least one, in world units.
         num_points: how many.
         generator: on the CPU.
     """
@@ -63,8 +126,7 @@ def random_points_in_view(cameras: tuple[Camera, ...], num_points: int, generato
     centres = torch.stack([camera.centre for camera in cameras]).double()
     axes = motions[:, 2, :3]
     focus_depth = ((_closest_to_axes(centres, axes) - centres) * axes).sum(dim=1)
-    spread = float((centres - centres.mean(dim=0)).norm(dim=1).max())
-    fallback = 2 * spread if spread > 0 else 1.0
+    fallback = 2 * EXTENT / 1.1  # twice the cameras' spread, also where they are at one place
     reach = 2 * torch.where((focus_depth > 0.1 * fallback) & (focus_depth < 50 * fallback), focus_depth, fallback)
 
     which = torch.randint(len(cameras), (num_points,), generator=generator)
@@ -76,7 +138,11 @@ def random_points_in_view(cameras: tuple[Camera, ...], num_points: int, generato
     depth = reach[which] * w.pow(1 / 3)
     local = torch.stack([(u * width - cx) / fx, (v * height - cy) / fy, torch.ones_like(u)], dim=1) * depth[:, None]
     xyz = torch.einsum("nji,nj->ni", motions[which, :3, :3], local) + centres[which]
-    return Points(xyz.float(), torch.full((num_points, 3), 128, dtype=torch.uint8))
+    return _grey(xyz)
+
+
+def _grey(xyz: Tensor) -> Points:
+    return Points(xyz.float(), torch.full(xyz.shape, 128, dtype=torch.uint8))
 
 
 def _closest_to_axes(centres: Tensor, axes: Tensor) -> Tensor:
@@ -86,18 +152,32 @@ def _closest_to_axes(centres: Tensor, axes: Tensor) -> Tensor:
 
 
 def read_points_ply(path: Path) -> Points:
-    """Read a point cloud: an element ``vertex`` with x y z, and red green blue or else grey.
+    """Read a point cloud: an element ``vertex`` with x y z, and red green blue (see ``_COLOURS``) or else grey.
+
+    Names are compared without regard to case. Colours are floats in [0,1], 16-bit, or in [0,255].
 
     Raises:
         InputError: the file is missing or broken, or has no x, y and z.
     """
     fix = "export it again or remove it"
-    vertices = read_element(path, "vertex", fix)
+    vertices = {name.lower(): values for name, values in read_element(path, "vertex", fix).items()}
     missing = [name for name in "xyz" if name not in vertices]
     if missing:
         raise InputError(path, "vertices with x, y and z", f"no {', '.join(missing)}", fix)
     xyz = np.stack([vertices[name] for name in "xyz"], axis=1)
-    colours = [vertices[name] for name in ("red", "green", "blue") if name in vertices]
-    if len(colours) < 3:
-        colours = [np.full(len(xyz), 128)] * 3
-    return checked_points(path, xyz, np.stack(colours, axis=1))
+    names = next((names for names in _COLOURS if all(name in vertices for name in names)), None)
+    if names is None:
+        note(f"{path} has no colours red, green and blue: its points are grey")
+        return checked_points(path, xyz, np.full(xyz.shape, 128))
+    return checked_points(path, xyz, colours_to_bytes(np.stack([vertices[name] for name in names], axis=1)))
+
+
+def points_beside(folder: Path) -> Points | None:
+    """The point cloud in a folder by one of its usual names, in upper or lower case; None if there is none.
+
+    Raises:
+        InputError: as for :func:`read_points_ply`.
+    """
+    files = {path.name.lower(): path for path in folder.iterdir() if path.suffix.lower() == ".ply"}
+    path = next((files[name] for name in _CLOUDS if name in files), None)
+    return None if path is None else read_points_ply(path)

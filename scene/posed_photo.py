@@ -1,12 +1,16 @@
-"""A photo of a data set with its pose and lens, as all readers return it, and checks of what files say about it."""
+"""What all readers return: photos of a data set with pose and lens; and checks of what files say about them."""
 
-from dataclasses import dataclass
-from pathlib import Path, PureWindowsPath
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from compact_splats.scene.lens import Lens
-from compact_splats.utils.errors import InputError
+from compact_splats.scene.names import Found
+from compact_splats.scene.points import MAX_BAD, Points
+from compact_splats.utils.errors import InputError, note
 from compact_splats.utils.floats import to_float32
 
 
@@ -15,49 +19,95 @@ class PosedPhoto:
     """A photo with a pose. The file may be missing.
 
     Attributes:
-        name: relative to the images folder.
-        path: the photo.
+        found: its name and its file.
         lens: intrinsics, at the size for which they were estimated.
         world_to_camera: (4,4) float64, OpenCV axes, a rigid motion.
         mask_path: the mask, if the data set names one.
     """
 
-    name: str
-    path: Path
+    found: Found
     lens: Lens
     world_to_camera: np.ndarray
     mask_path: Path | None = None
 
+    @property
+    def name(self) -> str:
+        """Relative to the images folder."""
+        return self.found.name
 
-def safe_name(source: Path, name: str) -> str:
-    """Return ``name`` if it is a relative path that stays inside its folder.
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self.found.path
+
+
+@dataclass(frozen=True, eq=False)
+class DataSet:
+    """The result of a reader.
+
+    Attributes:
+        origin: the file that names the photos.
+        photos: in the order of the file.
+        test: test views of a data set with files for training and test views (Blender); None: not divided.
+        points: the point cloud; None if there is none.
+        left_out: registered names of the photos whose pose or camera can't be used.
+        splits: names of photos by "train", "val" and "test", where the data set lists them.
+    """
+
+    origin: Path
+    photos: list[PosedPhoto]
+    points: Points | None = None
+    test: list[PosedPhoto] | None = None
+    left_out: list[str] = field(default_factory=list)
+    splits: dict[str, list[str]] = field(default_factory=dict)
+
+
+class BadPhoto(InputError):
+    """The pose or the camera of one photo can't be used."""
+
+
+def usable_photos(
+    found: Iterable[Found], make: Callable[[Found, Any], PosedPhoto], entries: Iterable[Any]
+) -> tuple[list[PosedPhoto], list[str]]:
+    """Make the photos of a data set.
 
     Args:
-        source: the file that contains the name, for the message.
-        name: with slashes or backslashes.
+        found: their files.
+        make: of a file and an entry; raises ``BadPhoto`` if its pose or camera can't be used.
+        entries: what the data set says about each.
+
+    Returns:
+        The photos, and the registered names of those that can't be used; a note says which.
 
     Raises:
-        InputError: it is empty or absolute, or contains ``..`` or control characters.
+        BadPhoto: more than one photo and more than 10 % can't be used, or none can.
     """
-    path = PureWindowsPath(name)  # splits at both kinds of slash and knows drives
-    if not path.parts or path.anchor or ".." in path.parts or not name.isprintable():
-        fix = "move the file into the scene folder, or link it there, and correct its entry"
-        raise InputError(source, "names inside the scene folder", repr(name)[:80], fix)
-    return name
+    photos, left_out, first = [], [], None
+    for file, entry in zip(found, entries, strict=True):
+        try:
+            photos.append(make(file, entry))
+        except BadPhoto as error:
+            first = first or error
+            left_out.append(file.registered)
+    if first is not None:
+        if not photos or len(left_out) > max(1, MAX_BAD * (len(photos) + len(left_out))):
+            raise first
+        note(f"{len(left_out)} photos are left out: {first}")
+    return photos, left_out
 
 
 def checked_lens(source: Path, lens: Lens) -> Lens:
     """Return ``lens`` if its values are possible.
 
     Raises:
-        InputError: a size or a focal length is not positive, a size is 2^15 px or more, or a number is not finite.
+        BadPhoto: a size or a focal length is not positive, a size is 2^15 px or more, or a number is not finite.
     """
     numbers = (lens.fx, lens.fy, lens.cx, lens.cy, *lens.distortion)
     # 2^15 px a side is the limit of OpenCV's fixed-point maps.
     is_valid = 0 < lens.width < 2**15 and 0 < lens.height < 2**15 and lens.fx > 1e-3 and lens.fy > 1e-3
     if not (is_valid and _is_finite(np.array(numbers))):
         found = f"{lens.width}x{lens.height} px with fx fy cx cy ... = {[float(f'{x:.6g}') for x in numbers]}"
-        raise InputError(source, "a size below 32768 px and finite, positive intrinsics", found, "calibrate again")
+        raise BadPhoto(source, "a size below 32768 px and finite, positive intrinsics", found, "calibrate again")
     return lens
 
 
@@ -65,15 +115,15 @@ def rigid_motion(source: Path, name: str, rotation: np.ndarray, translation: np.
     """(4,4) float64 from a (3,3) rotation, up to rounding or a uniform scale, and a (3,) translation.
 
     Raises:
-        InputError: a number is not finite, or the matrix is not a rotation (it mirrors, shears or is singular).
+        BadPhoto: a number is not finite, or the matrix is not a rotation (it mirrors, shears or is singular).
     """
     fix = "register the photo again or take it out of the scene"
     if not (_is_finite(rotation) and _is_finite(translation)):
-        raise InputError(source, f"a finite pose of '{name}'", "NaN or infinity", fix)
+        raise BadPhoto(source, f"a finite pose of '{name}'", "NaN or infinity", fix)
     u, stretch, vt = np.linalg.svd(rotation)
     nearest = u @ vt
     if not (stretch[2] > 0.99 * stretch[0] and np.linalg.det(nearest) > 0):  # 0.99: poses with three digits pass
-        raise InputError(source, f"a rotation in the pose of '{name}'", f"the matrix {rotation.tolist()}", fix)
+        raise BadPhoto(source, f"a rotation in the pose of '{name}'", f"the matrix {rotation.tolist()}", fix)
     motion = np.eye(4)
     motion[:3, :3], motion[:3, 3] = nearest, translation
     return motion

@@ -7,18 +7,19 @@ import math
 from collections import ChainMap
 from collections.abc import Mapping
 from os.path import isfile  # not Path.is_file, which raises where a name is too long
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
 from compact_splats.scene.lens import Lens
-from compact_splats.scene.posed_photo import PosedPhoto, checked_lens, rigid_motion, safe_name
+from compact_splats.scene.names import Found, SceneFiles
+from compact_splats.scene.points import Points, points_beside, read_points_ply
+from compact_splats.scene.posed_photo import BadPhoto, DataSet, PosedPhoto, checked_lens, rigid_motion, usable_photos
 from compact_splats.utils.errors import InputError, brief
 from compact_splats.utils.files import read_json
 from compact_splats.utils.pictures import picture_size
 
-_SUFFIXES = (".png", ".jpg", ".jpeg", ".JPG", ".PNG")
 _FLIP_YZ = np.diag([1.0, -1.0, -1.0])
 _PINHOLES = ("PINHOLE", "SIMPLE_PINHOLE")
 _BROWN = ("OPENCV", "FULL_OPENCV", "SIMPLE_RADIAL", "RADIAL")
@@ -26,16 +27,16 @@ _FIX = "correct the file or export it again"
 _Default = TypeVar("_Default")
 
 
-def read_transforms(path: Path, images: str) -> tuple[list[PosedPhoto], Path | None]:
+def read_transforms(path: Path, files: SceneFiles) -> DataSet:
     """Read a transforms file.
 
     Args:
-        path: the JSON file; photos are relative to its folder.
-        images: folder that replaces ``images/`` at the beginning of the paths in the file.
+        path: the JSON file, in the scene folder.
+        files: of the scene. The photo folder replaces ``images/`` at the beginning of the paths in the file.
 
     Returns:
-        The photos in the order of the file (the lens of a missing photo may be a dummy), and the path of the point
-        cloud, None if the file names none.
+        The lens of a missing photo may be a dummy. The points come from the file that is named as ``ply_file_path``,
+        else from points3d.ply or sparse_pc.ply.
 
     Raises:
         InputError: the file is broken or contains impossible values.
@@ -43,42 +44,49 @@ def read_transforms(path: Path, images: str) -> tuple[list[PosedPhoto], Path | N
     table = read_json(path, "JSON", _FIX)
     if not isinstance(table, dict) or not isinstance(table.get("frames"), list):
         raise InputError(f"{path} contains no list 'frames'; {_FIX}")
-    photos = []
     for index, entry in enumerate(table["frames"]):
         if not isinstance(entry, dict):
             raise InputError(path, f"an object as frame {index}", brief(entry), _FIX)
-        photos.append(_posed_photo(path, ChainMap(entry, table), images))
-    points = table.get("ply_file_path")
-    return photos, None if points is None else path.parent / _name(path, points)
+    names = [_name(path, entry.get("file_path")) for entry in table["frames"]]
+    found = originals = files.match(path, names, from_scene=True)
+    if files.images != "images" and not all("w" in entry or "w" in table for entry in table["frames"]):
+        originals = SceneFiles(files.source).match(path, names, from_scene=True, is_quiet=True)
+
+    def posed(photo: Found, original_and_frame: tuple[Found, dict[str, Any]]) -> PosedPhoto:
+        original, frame = original_and_frame
+        mask = frame.get("mask_path")
+        return PosedPhoto(
+            photo,
+            _lens(path, ChainMap(frame, table), original.path, photo.path),
+            _world_to_camera(path, photo.name, frame.get("transform_matrix")),
+            None if mask is None else files.file(path, _name(path, mask)),
+        )
+
+    photos, left_out = usable_photos(found, posed, zip(originals, table["frames"], strict=True))
+    points = _points(path, files, table.get("ply_file_path"))
+    return DataSet(path, photos, points, left_out=left_out, splits=_splits(path, table))
 
 
-def _posed_photo(path: Path, entry: Mapping[str, Any], images: str) -> PosedPhoto:
-    name = _name(path, entry.get("file_path"))
-    parts = PurePosixPath(name).parts
-    in_images = parts[0] == "images" and len(parts) > 1
-    photo = _with_suffix(path.parent / PurePosixPath(images if in_images else parts[0], *parts[1:]))
-    name = str(PurePosixPath(*parts[in_images:-1], photo.name))
-    mask = entry.get("mask_path")
-    return PosedPhoto(
-        name=name,
-        path=photo,
-        lens=_lens(path, entry, _with_suffix(path.parent / PurePosixPath(*parts)), photo),
-        world_to_camera=_world_to_camera(path, name, entry.get("transform_matrix")),
-        mask_path=None if mask is None else path.parent / _name(path, mask),
-    )
+def _points(path: Path, files: SceneFiles, named: Any) -> Points | None:
+    if named is not None:
+        return read_points_ply(files.file(path, _name(path, named)))
+    return points_beside(files.source)
+
+
+def _splits(path: Path, table: Mapping[str, Any]) -> dict[str, list[str]]:
+    """The lists of photos that nerfstudio reads."""
+    lists = {split: table.get(f"{split}_filenames") for split in ("train", "val", "test")}
+    return {
+        split: [_name(path, name) for name in names]
+        for split, names in lists.items()
+        if isinstance(names, list) and names
+    }
 
 
 def _name(path: Path, name: Any) -> str:
     if not isinstance(name, str):
         raise InputError(path, "a path for each photo", brief(name), _FIX)
-    return str(PurePosixPath(safe_name(path, name.replace("\\", "/"))))
-
-
-def _with_suffix(photo: Path) -> Path:
-    """The path with its suffix, which Blender data sets leave out."""
-    candidates = [photo, *(photo.with_name(photo.name + suffix) for suffix in _SUFFIXES)]
-    missing = photo if photo.suffix in _SUFFIXES else candidates[1]
-    return next((candidate for candidate in candidates if isfile(candidate)), missing)
+    return name.replace("\\", "/").removeprefix("./")
 
 
 def _world_to_camera(path: Path, name: str, matrix: Any) -> np.ndarray:
@@ -109,7 +117,8 @@ def _lens(path: Path, entry: Mapping[str, Any], original: Path, photo: Path) -> 
             return default
         # The bound excludes infinities, NaN and integers beyond the range of floats, which Python's JSON reads.
         if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e30:
-            raise InputError(path, f"a number for '{key}'", brief(value), _FIX)
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            raise (BadPhoto if is_number else InputError)(path, f"a finite number for '{key}'", brief(value), _FIX)
         return float(value)
 
     width, height = number("w", None), number("h", None)
@@ -126,7 +135,7 @@ def _lens(path: Path, entry: Mapping[str, Any], original: Path, photo: Path) -> 
     fy = fx if fy is None else fy
     fisheye, distortion = _distortion(path, entry, number)
     centre = number("cx", width / 2), number("cy", height / 2)
-    return checked_lens(path, Lens(int(width), int(height), fx, fy, *centre, fisheye, distortion))
+    return checked_lens(path, Lens(round(width), round(height), fx, fy, *centre, fisheye, distortion))
 
 
 def _focal_length(angle: float | None, size: float) -> float | None:

@@ -50,9 +50,10 @@ def similarity(source: np.ndarray, target: np.ndarray) -> tuple[float, np.ndarra
 def pose_errors(given: Path, found: Path) -> PoseErrors:
     """Compare two COLMAP scenes, folders with ``sparse/0``."""
     from compact_splats.scene.colmap import read_colmap
+    from compact_splats.scene.names import SceneFiles
 
     cameras = [
-        {Path(frame.name).stem: frame for frame in read_colmap(scene / "sparse" / "0", scene / "images")[0]}
+        {Path(frame.name).stem: frame for frame in read_colmap(scene / "sparse" / "0", SceneFiles(scene)).photos}
         for scene in (given, found)
     ]
     names = sorted(cameras[0].keys() & cameras[1].keys())

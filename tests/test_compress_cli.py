@@ -30,6 +30,7 @@ FLAGS = [
     ("-i images_4", "images", "images_4"),
     ("-r 2", "resolution", 2),
     ("-w", "white_background", True),
+    ("--alpha mask", "alpha", "mask"),
     ("--eval", "eval", True),
     ("--antialiasing", "antialiasing", True),
     ("--device cpu", "device", "cpu"),
@@ -198,7 +199,7 @@ def test_the_file_holds_what_was_asked_for_and_measured(folder, tiny_scene_dir):
     last = summary["course"][-1]
     assert len(rows["means"]) == last["gaussians"] == 171 and path.stat().st_size == last["bytes"]
     scene = load_scene(tiny_scene_dir, eval=True)
-    scores = evaluate(scene.test, GaussianModel.from_arrays(rows, "cpu"), torch.zeros(3))
+    scores = evaluate(scene.test, GaussianModel.from_arrays(rows, "cpu", scene.units), torch.zeros(3))
     assert (scores["psnr"], scores["ssim"]) == (last["test_psnr"], last["test_ssim"])
     assert summary["stopped_by"] == "171 Gaussians" and summary["minutes"] > 0 and summary["peak_rss_mb"] > 0
     assert summary["config"]["target_gaussians"] == 171 and summary["file"] == str(path)

@@ -8,6 +8,7 @@ from pathlib import Path
 import av
 import cv2
 import numpy as np
+import pillow_heif
 import pycolmap
 import pytest
 from PIL import ExifTags, Image
@@ -23,6 +24,8 @@ from compact_splats.photogrammetry.diagnosis import Matches
 from compact_splats.photogrammetry.report import describe
 from compact_splats.scene.dataset import load_scene
 from compact_splats.utils.errors import InputError, Stopped
+
+pillow_heif.register_heif_opener()  # to write it
 
 NUM_PHOTOS = 6
 

@@ -11,6 +11,7 @@ from compact_splats.arguments.schedule import FAST, FULL
 from compact_splats.gaussian_renderer.gradient_stats import GradientStats
 from compact_splats.scene.cameras import Camera
 from compact_splats.scene.gaussian_model import PARAMETER_NAMES, GaussianModel
+from compact_splats.scene.photos import Planes
 from compact_splats.training.densification import Densification, draw_parents, lowest, split_long_axis
 from compact_splats.training.importance import EdgeImportance, edge_map, normalised_by_mean
 from compact_splats.training.sampling import draw_without_replacement
@@ -85,6 +86,9 @@ class FakePhoto:
 
     def mask(self):
         return self._mask
+
+    def planes(self):
+        return Planes(self.pixels(), None, self.mask())
 
 
 def camera_of(photo: FakePhoto) -> Camera:

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import struct
+import sys
 import time
 import tracemalloc
 import zlib
@@ -23,6 +24,7 @@ from compact_splats.arguments.options import from_json, read_json
 from compact_splats.compression.files import read_model
 from compact_splats.scene import load_scene, ply
 from compact_splats.scene.colmap import read_colmap
+from compact_splats.scene.names import SceneFiles
 from compact_splats.scene.points import read_points_ply
 from compact_splats.suite.pairs import Pair
 from compact_splats.utils.errors import InputError
@@ -55,14 +57,32 @@ def refused(where, call, *args, room: int = 16 << 20, **options) -> str:
 CLIMBING = ["../a.png", "images/../../a.png", "a/../a.png", "/etc/passwd", "//host/a.png", "C:/a.png", "\\\\h\\a.png"]
 
 
+_opened: list[str] = []
+sys.addaudithook(lambda event, args: _opened.append(str(args[0])) if event == "open" else None)
+
+
 @pytest.mark.parametrize("name", CLIMBING)
 @pytest.mark.parametrize("key", ["file_path", "mask_path", "ply_file_path"])
 def test_no_entry_of_a_transforms_file_leads_outside(tmp_path, key, name):
+    """Such a name is that of a file in the scene folder or of none, and nothing outside is opened."""
     scene = tmp_path / "scene"
     write_photo(tmp_path / "a.png")
     entry = {key: name}
     write_transforms(scene, num_frames=2, frame=lambda i: entry, **(entry if key == "ply_file_path" else {}))
-    assert "inside the scene folder" in refused(scene / "transforms.json", load_scene, scene)
+    _opened.clear()
+    refused(scene, load_scene, scene)
+    assert not [path for path in _opened if path.endswith("a.png") or path == "/etc/passwd"]
+
+
+@pytest.mark.parametrize("name", CLIMBING)
+def test_no_name_of_a_colmap_model_leads_outside(tmp_path, name):
+    scene = tmp_path / "scene"
+    model = write_colmap(scene, num_images=2)
+    write_photo(tmp_path / "a.png")
+    write_images(model, [(name, 1, (1, 0, 0, 0), (0, 0, 0)), ("001.png", 1, (1, 0, 0, 0), (0, 0, 0))])
+    _opened.clear()
+    assert load_scene(scene, eval=False).missing
+    assert not [path for path in _opened if path.endswith("a.png") or path == "/etc/passwd"]
 
 
 def test_usual_names_and_links_are_followed(tmp_path):
@@ -168,7 +188,7 @@ def test_many_keys_and_many_frames_take_no_more_than_their_sum(tmp_path):
     table = {"fl_x": 35.0, **dict.fromkeys(map(str, range(500_000)), 0), "frames": [frame] * 2000}
     (tmp_path / "transforms.json").write_text(json.dumps(table))
     start = time.process_time()
-    with pytest.raises(InputError, match="2000 registered but not on disk"):
+    with pytest.raises(InputError, match="none of the 2000 photos"):
         load_scene(tmp_path)
     assert time.process_time() - start < SECONDS
 
@@ -185,7 +205,7 @@ def test_text_models_take_memory_by_their_size(tmp_path, name, content):
     (model / f"{name}.txt").write_bytes(content)
     tracemalloc.start()
     try:
-        read_colmap(model, tmp_path / "images")
+        read_colmap(model, SceneFiles(tmp_path))
     except InputError as error:
         assert str(error).isprintable()
     peak = tracemalloc.get_traced_memory()[1]
@@ -200,9 +220,9 @@ def test_points_of_numbers_that_cannot_be(tmp_path, line, number):
     (model / "points3D.bin").unlink()
     (model / "points3D.txt").write_text(line.replace("N", number))
     if (line[2], number) == ("N", "2147483648"):
-        assert read_colmap(model, tmp_path)[1].xyz[0, 0] == 2147483648
+        assert read_colmap(model, SceneFiles(tmp_path)).points.xyz[0, 0] == 2147483648
     else:
-        refused(model / "points3D.txt", read_colmap, model, tmp_path)
+        refused(model / "points3D.txt", read_colmap, model, SceneFiles(tmp_path))
 
 
 # ---- PLY ----
@@ -307,18 +327,18 @@ def test_a_header_without_an_end_is_refused(tmp_path):
 
 
 def test_values_of_other_types_are_read_or_refused(tmp_path):
-    """Colours of 16 bits and coordinates beyond float32 are refused, whole numbers as coordinates are fine."""
+    """Coordinates beyond float32 and colours of 32 bits are refused, whole numbers as coordinates are fine."""
     path = tmp_path / "a.ply"
     for kind, value, fits in (("int", 2**31 - 1, True), ("double", 1e300, False), ("double", 1.5, True)):
         code = {"int": "i", "double": "d"}[kind]
         lines = f"element vertex 1\nproperty {kind} x\nproperty {kind} y\nproperty {kind} z"
         path.write_bytes(ply_header("binary_big_endian", lines) + struct.pack(f">3{code}", *[value] * 3))
         if fits:
-            assert (read_points_ply(path).xyz == np.float32(value)).all()
+            assert (read_points_ply(path).xyz == value).all()
         else:
             refused(path, read_points_ply, path)
-    colours = "".join(f"property ushort {name}\n" for name in ("red", "green", "blue"))
-    path.write_bytes(ply_header("ascii", f"element vertex 1\n{VERTEX}{colours}") + b"1 2 3 256 0 0")
+    colours = "".join(f"property uint {name}\n" for name in ("red", "green", "blue"))
+    path.write_bytes(ply_header("ascii", f"element vertex 1\n{VERTEX}{colours}") + b"1 2 3 65536 0 0")
     refused(path, read_points_ply, path)
 
 

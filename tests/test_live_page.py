@@ -264,10 +264,11 @@ def best_likeness(visit: browser.Visit, expected: np.ndarray, wanted: float) -> 
 def test_a_browser_shows_our_render_at_rest_and_splats_like_it(chromium, tmp_path):
     """At the first camera, after a step to the next, and then in the page's own splats."""
     run, size = write_run(tmp_path / "run"), (480, 320)
-    model = GaussianModel.load_ply(next(run.glob("point_cloud/*/*.ply")), "cpu")
+    cameras, units = read_cameras(run / "cameras.json")
+    model = GaussianModel.load_ply(next(run.glob("point_cloud/*/*.ply")), "cpu", units=units)
 
     def expected(index: int) -> np.ndarray:
-        camera = read_cameras(run / "cameras.json")[index]
+        camera = cameras[index]
         rotation = camera.world_to_camera[:3, :3].numpy().T
         window = window_camera(rotation, camera.centre.numpy(), containing_fov(camera, size[0] / size[1]), *size)
         return rendered(window, model, BLACK)

@@ -58,7 +58,9 @@ def test_a_page_holds_the_whole_model(page, run, tmp_path):
     path.write_bytes(base64.b64decode(part(page.read_text(), "model")))
     rows, given = spz.read(path), ply.read(RunFolder(run).find_ply()[0])
     assert rows["sh_rest"].shape == given["sh_rest"].shape
-    np.testing.assert_allclose(rows["means"].sum(0), given["means"].sum(0), atol=0.05)
+    _, units = read_cameras(run / "cameras.json")
+    means = units.file_points(rows["means"])
+    np.testing.assert_allclose(means.sum(0), given["means"].sum(0), atol=0.05)
 
 
 def test_a_page_names_nothing_outside_of_itself(page):
@@ -122,7 +124,7 @@ def test_small_models_make_pages(num, sh_degree, tmp_path):
 
 def none(folder):
     ply.write(folder / "m.ply", {name: row[:0] for name, row in rows_of(1, 3).items()})
-    return folder / "m.ply", "contains no Gaussians"
+    return folder / "m.ply", "has no Gaussians"
 
 
 def not_finite(folder):
@@ -180,8 +182,8 @@ def test_a_page_that_cannot_be_written_is_refused(run, tmp_path):
 
 def ours(run: Path, index: int, background: float = 0.0) -> np.ndarray:
     """Our render of a camera, (H,W,3) uint8."""
-    model = GaussianModel.load_ply(RunFolder(run).find_ply()[0], "cpu")
-    camera = read_cameras(run / "cameras.json")[index]
+    cameras, units = read_cameras(run / "cameras.json")
+    model, camera = GaussianModel.load_ply(RunFolder(run).find_ply()[0], "cpu", units=units), cameras[index]
     with torch.no_grad():
         image = render(camera, model, torch.full((3,), background)).image
     return to_uint8(image).permute(1, 2, 0).numpy()

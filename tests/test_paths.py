@@ -10,6 +10,7 @@ from scipy.spatial.transform import Rotation
 
 from compact_splats.scene import load_scene
 from compact_splats.scene.cameras import Camera
+from compact_splats.scene.normalization import Units
 from compact_splats.scene.paths import (
     MAX_KNOTS,
     closes,
@@ -207,7 +208,7 @@ def test_cameras_come_back_from_cameras_json_without_photos(tiny_scene_dir, tmp_
     path = tmp_path / "cameras.json"
     path.write_text(json.dumps(camera_entries(scene.test + scene.train)))
     given = sorted(scene.test + scene.train, key=lambda each: each.name)
-    for back, there in zip(read_cameras(path), given, strict=True):
+    for back, there in zip(read_cameras(path, Units())[0], given, strict=True):
         assert dataclasses.replace(back, world_to_camera=None).__dict__ == {
             **there.__dict__, "world_to_camera": None, "photo": None
         }  # fmt: skip
@@ -219,7 +220,7 @@ def test_a_cameras_json_of_3dgs_has_its_principal_point_in_the_centre(tmp_path):
     entry = camera_entries(ring(1))[0]
     del entry["cx"], entry["cy"]
     (tmp_path / "cameras.json").write_text(json.dumps([entry]))
-    (back,) = read_cameras(tmp_path / "cameras.json")
+    (back,), _ = read_cameras(tmp_path / "cameras.json", Units())
     assert (back.cx, back.cy) == (48, 32)
 
 

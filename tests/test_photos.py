@@ -197,15 +197,18 @@ def test_alpha_and_masks_folder_both_count(tmp_path):
 
 
 def test_blender_photos_are_composited(tmp_path):
-    """Blender's transparent pixels take the background's colour, white or black, and all pixels count."""
+    """Blender's transparent pixels take the background's colour, whatever it is, and all pixels count."""
     write_transforms(tmp_path, "transforms_train.json", num_frames=1)
     rgba = write_photo(tmp_path / "images/000.png", mode="RGBA").astype(float)
     alpha = rgba[..., 3:] / 255
-    for white in (True, False):
-        photo = load_scene(tmp_path, white_background=white).train[0].photo
-        expected = (rgba[..., :3] * alpha + 255 * white * (1 - alpha)).transpose(2, 0, 1)
-        assert np.abs(photo.pixels().numpy() - expected).max() <= 0.501  # worst measured: 0.5, the rounding
-        assert photo.mask() is None
+    photo = load_scene(tmp_path).train[0].photo
+    for background in ((0, 0, 0), (1, 1, 1), (0.2, 0.55, 0.9)):
+        expected = (rgba[..., :3] * alpha + 255 * np.array(background) * (1 - alpha)).transpose(2, 0, 1)
+        pixels = photo.planes().over(torch.tensor(background, dtype=torch.float32))
+        assert pixels.dtype == torch.uint8
+        # Worst measured: 0.5 over black and white, 0.996 over others: colour and background are rounded one by one.
+        assert np.abs(pixels.numpy() - expected).max() <= (0.501 if len(set(background)) == 1 else 1.0)
+    assert photo.mask() is None
 
 
 def test_grey_palette_and_16_bit_photos(tmp_path):

@@ -13,7 +13,7 @@ from compact_splats import compression
 from compact_splats.arguments import TrainConfig
 from compact_splats.arguments.compress import FineTuneRates, Phase, PostHocSchedule
 from compact_splats.compression.compact import CompactQuantizer
-from compact_splats.compression.finetune import Photos, as_stored, detached, fine_tune, squares_loss
+from compact_splats.compression.finetune import Photos, as_stored, fine_tune, squares_loss
 from compact_splats.compression.posthoc import Goals, PostHoc, Result, Stage
 from compact_splats.compression.scores import gradient_scores
 from compact_splats.compression.seed import SeedQuantizer
@@ -41,14 +41,14 @@ def scene(tiny_scene_dir) -> Scene:
 
 
 @pytest.fixture(scope="module")
-def trained(tiny_scene_dir, tmp_path_factory) -> GaussianModel:
+def trained(scene, tiny_scene_dir, tmp_path_factory) -> GaussianModel:
     """400 Gaussians after 300 steps. Read only."""
     out = tmp_path_factory.mktemp("run") / "model"
     config = TrainConfig(
         source_path=tiny_scene_dir, model_path=out, final_budget=NUM, iterations=300, eval=True, quiet=True,
         tensorboard=False, threads=1,
     )  # fmt: skip
-    return GaussianModel.load_ply(train(config)["point_cloud"], "cpu")
+    return GaussianModel.load_ply(train(config)["point_cloud"], "cpu", units=scene.units)
 
 
 def photos_of(scene: Scene, seed: int = 0) -> Photos:
@@ -107,7 +107,7 @@ def test_what_is_rendered_is_what_is_stored_and_its_gradient_moves_the_floats(sc
     model.start_training(dict.fromkeys(PARAMETER_NAMES, 0.0))
     before = {name: row.detach().clone() for name, row in model.parameters.items()}
     photos = photos_of(scene)
-    quantizer.fit(before)
+    quantizer.fit(model.file_parameters())
     stored = as_stored(model, quantizer)
     camera = scene.train[copy.deepcopy(photos.views).draw()]
     photo = camera.photo.pixels()
@@ -140,11 +140,12 @@ def test_the_mean_of_the_last_steps_is_left(scene, trained, monkeypatch):
     model, photos = copy.deepcopy(trained), photos_of(scene)
     model.start_training(dict.fromkeys(PARAMETER_NAMES, 0.0))
     update = model.update
-    monkeypatch.setattr(model, "update", lambda names: (update(names), seen.append(copy.deepcopy(detached(model)))))
+    floats = lambda: copy.deepcopy(model.state_dict()["parameters"])  # noqa: E731
+    monkeypatch.setattr(model, "update", lambda names: (update(names), seen.append(floats())))
     phase = Phase(steps=6, refit_every=9, frozen_from=1, mean_from=4)
     fine_tune(model, PlainQuantizer(), photos, phase, FineTuneRates(), Progress(6, quiet=True))
     assert len(seen) == 6
-    for name, row in detached(model).items():
+    for name, row in model.state_dict()["parameters"].items():
         mean = torch.stack([each[name].double() for each in seen[3:]]).mean(0)
         assert torch.allclose(row.double(), mean, rtol=1e-5, atol=1e-7), name
         assert not torch.equal(row, seen[-1][name]), name
@@ -308,11 +309,11 @@ def test_the_file_decodes_to_what_was_rendered_and_measured(stage, scene, quanti
     work = stage(quantizer=quantizer(), decode=decode)
     result = work.run(Goals(rounds=1), 0)
     decoded = decode(result.data)
-    stored = {name: row.detach().numpy() for name, row in as_stored(work.model, work.quantizer).parameters.items()}
+    stored = {name: each.numpy() for name, each in work.quantizer.quantized(work.model.file_parameters()).items()}
     flat = [np.concatenate([rows[name].reshape(380, -1) for name in PARAMETER_NAMES], 1) for rows in (decoded, stored)]
     assert np.array_equal(*(table[np.lexsort(table.T)] for table in flat))
 
-    model = GaussianModel.from_arrays(decoded, "cpu")
+    model = GaussianModel.from_arrays(decoded, "cpu", scene.units)
     assert evaluate(scene.train, model, BLACK)["psnr"] == result.course[-1].train_psnr
     assert evaluate(scene.test, model, BLACK)["ssim"] == result.course[-1].test_ssim
     assert result.course[-1].bytes == len(result.data)
@@ -364,7 +365,3 @@ def test_the_form_that_is_stored_is_taken_before_the_first_step(stage):
     results = [work.run(None, 0) for work in (plain, flipped)]
     assert torch.equal(flipped.model.parameters["quats"], -plain.model.parameters["quats"])
     assert results[1].course[-1].train_psnr == pytest.approx(results[0].course[-1].train_psnr, abs=0.05)
-
-
-def test_detached_rows_share_the_memory_of_the_model(trained):
-    assert all(row.data_ptr() == trained.parameters[name].data_ptr() for name, row in detached(trained).items())

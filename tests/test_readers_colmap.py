@@ -12,6 +12,8 @@ from scene_writers import PINHOLE, write_cameras, write_colmap, write_images, wr
 
 from compact_splats.scene import load_scene
 from compact_splats.scene.colmap import read_colmap
+from compact_splats.scene.names import SceneFiles
+from compact_splats.scene.normalization import Units
 
 CAPTURES = ["fox_tiny", "monstree_small", "sceaux_small"]
 
@@ -43,13 +45,12 @@ def test_text_equals_binary(test_data, name, tmp_path):
     pycolmap = pytest.importorskip("pycolmap")
     source = test_data / "scenes" / name
     pycolmap.Reconstruction(source / "sparse" / "0").write_text(tmp_path)
-    (frames, points), (text_frames, text_points) = (
-        read_colmap(model, source / "images") for model in (source / "sparse" / "0", tmp_path)
-    )
-    _assert_same_frames(frames, text_frames)
+    binary, text = (read_colmap(model, SceneFiles(source)) for model in (source / "sparse" / "0", tmp_path))
+    _assert_same_frames(binary.photos, text.photos)
+    points, text_points = binary.points, text.points
     assert len(points.xyz) == len(text_points.xyz)
     # Rows may come in another order.
-    first, second = (np.sort(p.xyz.numpy().view("f4,f4,f4").ravel()) for p in (points, text_points))
+    first, second = (np.sort(p.xyz.numpy().view("f8,f8,f8").ravel()) for p in (points, text_points))
     np.testing.assert_array_equal(first, second)
 
 
@@ -58,8 +59,8 @@ def test_reads_what_todays_colmap_writes(test_data, tmp_path):
     pycolmap = pytest.importorskip("pycolmap")
     source = test_data / "scenes" / "fox_tiny"
     pycolmap.Reconstruction(source / "sparse" / "0").write_binary(tmp_path)
-    frames, _ = read_colmap(source / "sparse" / "0", source / "images")
-    _assert_same_frames(frames, read_colmap(tmp_path, source / "images")[0])
+    first, second = (read_colmap(model, SceneFiles(source)) for model in (source / "sparse" / "0", tmp_path))
+    _assert_same_frames(first.photos, second.photos)
 
 
 def _assert_same_frames(first, second):
@@ -82,7 +83,7 @@ def test_text_by_hand(tmp_path):
     (model / "points3D.txt").write_text("# Points\n5 1 2 3 10 20 30 0.1 1 0 2 0\n9 4 5 6 255 0 7 0.1\n")
     for name in ("a b.png", "sub/c.png"):
         write_photo(tmp_path / "images" / name)
-    scene = load_scene(tmp_path, eval=False)
+    scene = load_scene(tmp_path, eval=False, units=Units())
     first, second = scene.train
     assert (first.name, second.name) == ("a b.png", "sub/c.png")
     assert (first.fx, first.fy, first.cx, first.cy) == (50, 50, 20, 15)
@@ -105,10 +106,12 @@ def test_every_eighth_photo_by_name_is_for_testing(tmp_path):
 
 
 def test_extent_is_that_of_the_training_cameras(tmp_path):
-    """Extent: 1.1 x the largest distance of a training camera from the mean of these, test cameras left aside."""
+    """1.1 x the largest distance of a training camera from the mean of these is the unit, test cameras left aside."""
     write_colmap(tmp_path)  # centres at x = 0 ... 9, of which 0 and 8 are for testing
     centres = np.array([1, 2, 3, 4, 5, 6, 7, 9])
-    assert load_scene(tmp_path).extent == pytest.approx(1.1 * np.abs(centres - centres.mean()).max(), rel=1e-6)
+    scene = load_scene(tmp_path)
+    extent = 1.1 * np.abs(centres - centres.mean()).max()
+    assert scene.extent * scene.units.scale == pytest.approx(extent, rel=1e-12)
 
 
 def test_evenly_reduced_photos_rescale_the_intrinsics(tmp_path):
@@ -197,7 +200,7 @@ def test_many_points_are_read_quickly(tmp_path):
     record = struct.pack("<Q3d3BdQ", 1, 1.0, 2.0, 3.0, 4, 5, 6, 0.5, 3) + bytes(24)
     (model / "points3D.bin").write_bytes(struct.pack("<Q", 200_000) + record * 200_000)
     start = time.perf_counter()
-    _, points = read_colmap(model, tmp_path / "images")
+    points = read_colmap(model, SceneFiles(tmp_path)).points
     assert time.perf_counter() - start < 5  # worst measured: 0.3 s, with both cores busy
     assert points.xyz.shape == (200_000, 3) and points.xyz[-1].tolist() == [1, 2, 3]
     assert points.rgb[-1].tolist() == [4, 5, 6]

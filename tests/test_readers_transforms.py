@@ -9,6 +9,7 @@ import pytest
 from scene_writers import write_photo, write_transforms
 
 from compact_splats.scene import load_scene
+from compact_splats.scene.normalization import Units
 from compact_splats.scene.points import read_points_ply
 from compact_splats.utils.errors import InputError
 
@@ -20,7 +21,7 @@ LOOKS_ALONG_X = [[0, 0, -1, 1], [-1, 0, 0, 2], [0, 1, 0, 3], [0, 0, 0, 1]]
 def test_opengl_axes_become_opencv_axes(tmp_path):
     """What is ahead gets positive depth, what is above a smaller row, what is right a larger column."""
     write_transforms(tmp_path, num_frames=2, frame=lambda i: {"transform_matrix": LOOKS_ALONG_X})
-    camera = load_scene(tmp_path).train[0]
+    camera = load_scene(tmp_path, units=Units()).train[0]
     assert camera.centre.tolist() == pytest.approx([1, 2, 3])
 
     def local(x, y, z):
@@ -48,7 +49,6 @@ def test_blender_layout(tmp_path):
     assert camera.fx == camera.fy == pytest.approx(20 / math.tan(0.35))
     assert (camera.cx, camera.cy) == (20, 15)
     assert scene.points.xyz.shape == (100_000, 3)
-    assert scene.points.xyz.abs().max() <= 1.3 and scene.points.xyz.abs().max() > 1.29
     everything = load_scene(tmp_path, eval=False)
     assert len(everything.train) == 3 and everything.test == ()
 
@@ -108,14 +108,14 @@ def test_reduced_photos_without_a_size_in_the_file(tmp_path):
 
 def test_mask_path(tmp_path):
     """The mask that a nerfstudio frame names is used; a photo outside images/ keeps its folder in its name."""
-    write_photo(tmp_path / "m/mask.png", mode="L")
+    values = write_photo(tmp_path / "m/mask.png", mode="L")
     write_photo(tmp_path / "elsewhere/a.png")
     write_transforms(
         tmp_path, num_frames=2, frame=lambda i: {"mask_path": "m/mask.png", "file_path": "./elsewhere/a.png"}
     )
     camera = load_scene(tmp_path).train[0]
     assert camera.name == "elsewhere/a.png"
-    assert 0 < (~camera.photo.mask()).sum() < 30  # of 1200 random bytes 1 in 256 is zero
+    assert np.array_equal(camera.photo.mask(), values >= 128)
 
 
 def test_missing_photos_need_no_size(tmp_path, capsys):
@@ -177,4 +177,4 @@ def test_point_cloud_of_a_scene(tmp_path, how):
     """Points come from the file that is named, or from points3d.ply."""
     write_transforms(tmp_path, num_frames=2, **({"ply_file_path": "a.ply"} if how == "ply_file_path" else {}))
     write_ply(tmp_path / ("a.ply" if how == "ply_file_path" else how), "ascii", FLOATS, [(1, 2, 3)])
-    assert load_scene(tmp_path).points.xyz.tolist() == [[1, 2, 3]]
+    assert load_scene(tmp_path, units=Units()).points.xyz.tolist() == [[1, 2, 3]]

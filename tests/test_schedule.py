@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from compact_splats.arguments.schedule import FAST, FULL, QUICK, Pace, Schedule
+from compact_splats.arguments.schedule import FAST, FULL, QUICK, Pace, Schedule, num_random_points
 
 ROWS = ("means", "log_scales", "quats", "opacity_logits", "sh_dc", "sh_rest")
 
@@ -268,3 +268,9 @@ def test_another_pace_moves_neither_allowance_nor_learning_rates():
     shorter = (0.5 / 0.2) ** QUICK.learning_rates.exponent
     assert {n: r * shorter for n, r in rates[0].items()} == pytest.approx(rates[1], rel=0.01)
     assert after.iterations == step + 0.2 * (3_000 - 800)
+
+
+@pytest.mark.parametrize(("budget", "num"), [(10, 1_000), (3_000, 6_000), (50_000, 100_000), (600_000, 100_000)])
+def test_random_points_are_as_many_as_the_budget_can_use(budget, num):
+    """Two per Gaussian, within limits."""
+    assert num_random_points(budget) == num

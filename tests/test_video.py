@@ -54,12 +54,13 @@ def run(tiny_scene_dir, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("video") / "run"
     scene = load_scene(tiny_scene_dir, eval=True)
     model = GaussianModel.from_points(scene.points, 1, "cpu")
+    model.units = scene.units
     with torch.no_grad():
         model.parameters["opacity_logits"].fill_(3.0)
     path = folder / "point_cloud" / "iteration_7" / "point_cloud.ply"
     path.parent.mkdir(parents=True)
     model.save_ply(path)
-    (folder / "cameras.json").write_text(json.dumps(camera_entries(scene.test + scene.train)))
+    (folder / "cameras.json").write_text(json.dumps(camera_entries(scene.test + scene.train, scene.units)))
     return folder
 
 
@@ -70,8 +71,9 @@ def words(run: Path, video: Path, *more: str) -> list[str]:
 def rendered(arguments: list[str]) -> list[np.ndarray]:
     """The frames as they are before they are encoded."""
     config = RenderConfig.from_command_line(arguments)
-    model = GaussianModel.load_ply(config.model_path / "point_cloud" / "iteration_7" / "point_cloud.ply", "cpu")
-    return list(frames(video_views(config), model, BLACK))
+    views, units = video_views(config)
+    path = config.model_path / "point_cloud" / "iteration_7" / "point_cloud.ply"
+    return list(frames(views, GaussianModel.load_ply(path, "cpu", units=units), BLACK))
 
 
 @writes_mp4
@@ -304,12 +306,13 @@ def test_depth_maps_lie_beside_the_renders_and_name_their_unit(run, tiny_scene_d
     folder = tmp_path / "run" / "test" / "ours_7"
     unit = json.loads((folder / "depth.json").read_text())
     scene = load_scene(tiny_scene_dir, eval=True)
-    assert unit == {"world_units_per_step": depth_step(scene.extent), "nothing": 0}
-    model = GaussianModel.load_ply(tmp_path / "run" / "point_cloud" / "iteration_7" / "point_cloud.ply", "cpu")
+    assert unit == {"world_units_per_step": depth_step(scene.extent * scene.units.scale), "nothing": 0}
+    path = tmp_path / "run" / "point_cloud" / "iteration_7" / "point_cloud.ply"
+    model = GaussianModel.load_ply(path, "cpu", units=scene.units)
     for index, camera in enumerate(scene.test):
         stored = cv2.imread(str(folder / "depth" / f"{index:05d}.png"), cv2.IMREAD_UNCHANGED)
         assert stored.dtype == np.uint16 and stored.shape == (camera.height, camera.width)
-        depth = depth_map(camera, model).numpy()
+        depth = depth_map(camera, model).numpy() * scene.units.scale
         np.testing.assert_allclose(stored * unit["world_units_per_step"], depth, atol=unit["world_units_per_step"])
         shown = cv2.imread(str(folder / "depth_in_colours" / f"{index:05d}.png"))
         assert np.array_equal(shown.any(2), stored > 0)
@@ -354,8 +357,10 @@ def test_count_maps_lie_beside_the_renders(run, tiny_scene_dir, tmp_path):
     shutil.copytree(run, tmp_path / "run")
     main(["-m", str(tmp_path / "run"), "-s", str(tiny_scene_dir), "--eval", "--skip-train", "--counts", "--quiet"])
     folder = tmp_path / "run" / "test" / "ours_7"
-    model = GaussianModel.load_ply(tmp_path / "run" / "point_cloud" / "iteration_7" / "point_cloud.ply", "cpu")
-    for index, camera in enumerate(load_scene(tiny_scene_dir, eval=True).test):
+    scene = load_scene(tiny_scene_dir, eval=True)
+    path = tmp_path / "run" / "point_cloud" / "iteration_7" / "point_cloud.ply"
+    model = GaussianModel.load_ply(path, "cpu", units=scene.units)
+    for index, camera in enumerate(scene.test):
         stored = cv2.imread(str(folder / "counts" / f"{index:05d}.png"), cv2.IMREAD_UNCHANGED)
         assert stored.dtype == np.uint16 and np.array_equal(stored, count_map(camera, model).numpy())
     assert {path.name for path in folder.iterdir()} == {"counts", "counts_in_colours", "gt", "renders"}

@@ -50,6 +50,11 @@ class InputError(Exception):
         return InputError, self._parts
 
 
+def note(text: str) -> None:
+    """Tell the user, in one line on stderr, what was done with unusual input."""
+    print(f"note: {one_line(text)}", file=sys.stderr)
+
+
 def brief(value: object) -> str:
     """``repr`` of a value from a file, shortened, for a message."""
     return _BRIEF.repr(value)

@@ -3,14 +3,16 @@
 Headers are checked before pixels are decoded. Orientation tags are left to the caller.
 """
 
+import io
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
 from compact_splats.utils.errors import InputError
 
@@ -22,7 +24,16 @@ _PIXELS_PER_BYTE = 256
 # chance, once in 2^16 bytes.
 _MIN_SCAN_LIMIT = 100
 _BYTES_PER_SCAN = 1 << 13
-_START_OF_SCAN = b"\xff\xda"
+_START_OF_SCAN, _END_OF_IMAGE = b"\xff\xda", b"\xff\xd9"
+# Of the pixels of a JPEG without its end marker: more are missing where it was cut in earnest.
+_MAX_MISSING = 0.01
+_FILLINGS = (b"\x55", b"\xa6\x39")
+
+PICTURE_SUFFIXES = frozenset(
+    ".jpg .jpeg .jpe .png .heic .heif .hif .tif .tiff .webp .bmp .avif .jp2 .ppm .mpo".split()
+)  # by which photos and masks are found; they are opened by content
+UPRIGHT = 1  # of the orientation tag
+_TOLERANCE = 0.02  # relative difference of proportions
 
 # Formats with the size before the pixels. EPS and WMF, which run other programs, are excluded.
 _FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
@@ -46,23 +57,72 @@ def picture_size(path: Path, fix: str = _FIX) -> tuple[int, int]:
 
 
 @contextmanager
-def open_picture(path: Path, more_formats: tuple[str, ...] = ()) -> Iterator[Image.Image]:
+def open_picture(path: Path) -> Iterator[Image.Image]:
     """Open a picture. Any exception in the block counts as a broken picture.
 
     Args:
-        path: a photo or mask.
-        more_formats: further formats by Pillow's names; the caller has registered their plugins.
+        path: a photo or mask. A JPEG without its end marker is completed, if at most 1 % of its pixels are missing.
 
     Yields:
-        The picture, not decoded yet, of at most ``MAX_PIXELS``.
+        The picture, not decoded yet, of at most ``MAX_PIXELS``; ``info["completed"]`` is set if the file was.
 
     Raises:
         InputError: as for ``picture_size``, or the picture can't be decoded.
     """
-    with _opened(path, more_formats) as picture:
-        if picture.format in ("JPEG", "MPO"):
-            _check_scans(path)
-        yield picture
+    with _opened(path) as picture:
+        content = path.read_bytes() if picture.format in ("JPEG", "MPO") else b""
+        if content:
+            _check_scans(path, content)
+        if content and content.rfind(_END_OF_IMAGE) < content.rfind(_START_OF_SCAN):
+            with Image.open(io.BytesIO(_completed(path, content)), formats=("JPEG",)) as picture:
+                picture.info["completed"] = True
+                yield picture
+        else:
+            yield picture
+
+
+def has_alpha(path: Path) -> bool:
+    """Whether a picture has an alpha channel, from the header.
+
+    Raises:
+        InputError: as for :func:`picture_size`.
+    """
+    with _opened(path) as picture:
+        return picture.has_transparency_data
+
+
+def picture_orientation(path: Path) -> int:
+    """See :func:`orientation_of`.
+
+    Raises:
+        InputError: as for :func:`open_picture`.
+    """
+    with open_picture(path) as picture:
+        return orientation_of(picture)
+
+
+def lacks_end(path: Path) -> bool:
+    """Whether a file is a JPEG without its end marker."""
+    with open(path, "rb") as file:
+        if file.read(3) != b"\xff\xd8\xff":
+            return False
+        file.seek(-2, os.SEEK_END)
+        if file.read() == _END_OF_IMAGE:
+            return False
+    content = path.read_bytes()  # cameras may put more behind the marker
+    return content.rfind(_END_OF_IMAGE) < content.rfind(_START_OF_SCAN)
+
+
+def orientation_of(picture: Image.Image) -> int:
+    """The orientation tag, 1 to 8: how the stored pixels must be turned to be upright."""
+    tag = picture.getexif().get(ExifTags.Base.Orientation, UPRIGHT)
+    return tag if tag in range(1, 9) else UPRIGHT
+
+
+def turned(picture: Image.Image, orientation: int) -> Image.Image:
+    """A picture turned as an orientation tag says, whatever its own tag is."""
+    picture.getexif()[ExifTags.Base.Orientation] = orientation
+    return ImageOps.exif_transpose(picture)
 
 
 def rgb_and_alpha(picture: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
@@ -76,27 +136,39 @@ def rgb_and_alpha(picture: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
 
 
 def mask_values(picture: Image.Image) -> np.ndarray:
-    """(H,W) uint8: 255 where any channel except alpha is not zero, else 0."""
-    if picture.mode in ("P", "PA"):
-        picture = picture.convert("RGB")  # palette indices are not colours
-    pixels = np.asarray(picture)
-    colours = pixels if pixels.ndim == 2 else pixels[..., : 1 if pixels.shape[2] == 2 else 3].any(axis=2)
-    return np.where(colours, 255, 0).astype(np.uint8)
+    """(H,W) uint8: 255 where the brightest channel is at least half of white, else 0.
+
+    White is 1 in pictures of zeros and ones, else 255, or 65535 in 16 bits. In a picture of one colour whose alpha
+    varies, alpha is the mask; else alpha is ignored.
+    """
+    alpha = None
+    if picture.has_transparency_data or picture.mode in ("P", "CMYK", "YCbCr", "LAB", "HSV"):
+        rgba = np.asarray(picture.convert("RGBA"))
+        colours, alpha = rgba[..., :3], rgba[..., 3]
+    else:
+        colours = np.asarray(picture)
+    brightness = colours if colours.ndim == 2 else colours.max(axis=2)
+    if alpha is not None and alpha.min() < alpha.max() and (colours == colours[0, 0]).all():
+        brightness = alpha
+    highest = brightness.max()
+    white = 1 if highest <= 1 else 255 if highest <= 255 else 65535
+    return np.where(brightness >= white / 2, 255, 0).astype(np.uint8)
 
 
-def find_mask(masks: Path, name: str) -> Path | None:
-    """The mask of a photo in a folder of masks: ``NAME.jpg.png``, ``NAME.png`` or ``NAME.jpg``; None if missing."""
-    photo = masks / name
-    candidates = (photo.with_name(photo.name + ".png"), photo.with_suffix(".png"), photo)
-    return next((path for path in candidates if os.path.isfile(path)), None)
+def in_proportion(size: tuple[int, int], wanted: tuple[int, int]) -> bool:
+    """Whether two sizes have the same proportions, to 2 %."""
+    return abs(size[0] * wanted[1] / (size[1] * wanted[0]) - 1) < _TOLERANCE
 
 
 @contextmanager
-def _opened(path: Path, more_formats: tuple[str, ...] = (), fix: str = _FIX) -> Iterator[Image.Image]:
+def _opened(path: Path, fix: str = _FIX) -> Iterator[Image.Image]:
     if not os.path.isfile(path):  # a pipe may never end
         raise InputError(f"picture {path} {'is not a file' if os.path.exists(path) else 'does not exist'}; {fix}")
     try:
-        with Image.open(path, formats=(*_formats(), *more_formats)) as picture:
+        formats = _formats()
+        if _may_be_heif(path):
+            formats = (*formats, *_heif_formats(path))
+        with Image.open(path, formats=formats) as picture:
             _check_size(path, picture.width, picture.height, fix)
             yield picture
     except (InputError, MemoryError):
@@ -112,6 +184,29 @@ def _formats() -> tuple[str, ...]:
     return tuple(name for name in _FORMATS if name in Image.OPEN)
 
 
+def _may_be_heif(path: Path) -> bool:
+    with open(path, "rb") as file:
+        start = file.read(12)
+    return start[4:8] == b"ftyp" and start[8:11] not in (b"avi", b"avc")
+
+
+@cache
+def _register_heif() -> bool:
+    """Whether Pillow reads HEIC; the package is imported only where a file needs it."""
+    try:
+        import pillow_heif
+    except ImportError:
+        return False
+    pillow_heif.register_heif_opener()
+    return True
+
+
+def _heif_formats(path: Path) -> tuple[str, ...]:
+    if not _register_heif():
+        raise InputError(f"picture {path} is HEIC, which needs the package pillow-heif: install it with pip")
+    return ("HEIF",)
+
+
 def _check_size(path: Path, width: int, height: int, fix: str) -> None:
     num_bytes = os.path.getsize(path)
     limit = min(MAX_PIXELS, max(_SMALL_PIXELS, num_bytes * _PIXELS_PER_BYTE))
@@ -120,8 +215,35 @@ def _check_size(path: Path, width: int, height: int, fix: str) -> None:
         raise InputError(path, expected, f"{width} x {height}", fix)
 
 
-def _check_scans(path: Path) -> None:
-    content = path.read_bytes()
+def _check_scans(path: Path, content: bytes) -> None:
     limit, scans = _MIN_SCAN_LIMIT + len(content) // _BYTES_PER_SCAN, content.count(_START_OF_SCAN)
     if scans > limit:
         raise InputError(path, f"a JPEG of at most {limit} scans in {len(content):,} bytes", f"{scans}", _FIX)
+
+
+def _completed(path: Path, content: bytes) -> bytes:
+    """A JPEG with its end marker. Pixels that are missing change with what is put before the marker.
+
+    Raises:
+        InputError: more than 1 % of the pixels are missing.
+    """
+    content = content.removesuffix(_END_OF_IMAGE[:1])
+    # Two fillings: a decoder may happen to make of one what it makes of nothing.
+    versions = (content + filling + _END_OF_IMAGE for filling in (b"", *(_filling(content, b) for b in _FILLINGS)))
+    whole, *others = (np.asarray(Image.open(io.BytesIO(version), formats=("JPEG",))) for version in versions)
+    if np.mean(np.any([whole != other for other in others], axis=0)) > _MAX_MISSING:
+        raise InputError(path, "a whole JPEG", "one without its end", _FIX)
+    return content + _END_OF_IMAGE
+
+
+def _filling(content: bytes, pattern: bytes) -> bytes:
+    """Twice the length of a JPEG, with restart markers that continue its own, without which decoders stop."""
+    scan = content[content.rindex(_START_OF_SCAN) :]
+    marks = [match.start() for match in re.finditer(rb"\xff[\xd0-\xd7]", scan)]
+    length = 2 * max(np.diff([0, *marks, len(scan)])) if marks else len(content)
+    following = scan[marks[-1] + 1] + 1 if marks else 0
+    pieces = (
+        pattern * (length // len(pattern) + 1) + bytes([0xFF, 0xD0 + (following + i) % 8])[: 2 * bool(marks)]
+        for i in range(2 * len(content) // length + 1)
+    )
+    return b"".join(pieces)

@@ -15,6 +15,7 @@ _HOMES = {
     "FormatError": "container",
     "decode": "codec",
     "encode": "codec",
+    "load_model": "files",
     "read_model": "files",
     "write_gsz": "files",
 }

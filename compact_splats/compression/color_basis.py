@@ -20,6 +20,7 @@ from torch import Tensor
 
 from compact_splats.compression.container import FormatError
 from compact_splats.scene.cameras import Camera
+from compact_splats.scene.normalization import Units
 from compact_splats.scene.spherical_harmonics import sh_basis
 
 MAX_VIEWPOINTS = 32  # more hardly change the basis
@@ -37,7 +38,7 @@ class ColorBasis:
     """The viewpoints that the colour basis is computed from: some of the cameras of the photos.
 
     Attributes:
-        positions: (V,3) float64, world units, exact in single precision.
+        positions: (V,3) float64, in the coordinates of the model's file, exact in single precision.
         directions: (V,3) float64, optical axes times ``_UNIT``, rounded to integers.
         cosine: of half the angle of view; a viewpoint sees nothing beyond.
     """
@@ -52,11 +53,17 @@ class ColorBasis:
         return cls(torch.zeros(0, 3, dtype=torch.float64), torch.zeros(0, 3, dtype=torch.float64), 1.0)
 
     @classmethod
-    def of_cameras(cls, cameras: Sequence[Camera]) -> ColorBasis:
-        """That of at most ``MAX_VIEWPOINTS`` of the cameras, far apart in position and direction."""
+    def of_cameras(cls, cameras: Sequence[Camera], units: Units = Units()) -> ColorBasis:  # noqa: B008  frozen
+        """That of at most ``MAX_VIEWPOINTS`` of the cameras, far apart in position and direction.
+
+        Args:
+            cameras: in world units.
+            units: of their scene: the viewpoints are in the coordinates of its files.
+        """
         if not cameras:
             return cls.of_all_directions()
-        positions = torch.stack([camera.centre for camera in cameras]).double()
+        centres = torch.stack([camera.centre for camera in cameras])
+        positions = torch.from_numpy(units.file_points(centres.numpy())).float().double()
         directions = torch.stack([camera.world_to_camera[2, :3] for camera in cameras]).double()
         chosen = _far_apart(torch.cat([positions / positions.std().clamp_min(1e-6), directions], 1))
         return cls(positions[chosen], (directions[chosen] * _UNIT).round(), min(map(_cosine_to_corner, cameras)))

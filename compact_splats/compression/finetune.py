@@ -14,7 +14,6 @@ from diff_gaussian_rasterization import photometric_loss
 from torch import Tensor
 
 from compact_splats.arguments.compress import FineTuneRates, Phase
-from compact_splats.compression.arrays import Parameters
 from compact_splats.compression.quantizer import Quantizer
 from compact_splats.scene.dataset import Scene
 from compact_splats.scene.gaussian_model import PARAMETER_NAMES, GaussianModel
@@ -104,11 +103,11 @@ def fine_tune(
         rates: Adam's learning rates, before the phase's factor.
         progress: shows every step.
     """
-    quantizer.fit(detached(model))
+    quantizer.fit(model.file_parameters())
 
     def rendered(training: Training) -> GaussianModel:
         if phase.refits(training.step):
-            quantizer.fit(detached(model))
+            quantizer.fit(model.file_parameters())
         return as_stored(model, quantizer)
 
     mean = [] if phase.mean_from is None else [MeanOfLastSteps(phase.mean_from)]
@@ -144,9 +143,4 @@ def squares_loss(image: Tensor, photo: Tensor, mask: Tensor | None, ssim_weight:
 
 def as_stored(model: GaussianModel, quantizer: Quantizer) -> GaussianModel:
     """The model that decoding would give, with its own parameters, in the same order of Gaussians."""
-    return model.with_parameters(quantizer.quantized(detached(model)))
-
-
-def detached(model: GaussianModel) -> Parameters:
-    """The parameters of a model without graph; they share its memory."""
-    return {name: values.detach() for name, values in model.parameters.items()}
+    return model.with_parameters(model.units.world_model(quantizer.quantized(model.file_parameters())))

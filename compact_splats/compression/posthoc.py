@@ -16,7 +16,7 @@ import torch
 
 from compact_splats.arguments.compress import FineTuneRates, Phase, PostHocSchedule
 from compact_splats.compression.arrays import Arrays
-from compact_splats.compression.finetune import Photos, as_stored, detached, fine_tune
+from compact_splats.compression.finetune import Photos, as_stored, fine_tune
 from compact_splats.compression.quantizer import Quantizer
 from compact_splats.compression.scores import gradient_scores
 from compact_splats.gaussian_renderer.evaluation import evaluate
@@ -131,7 +131,7 @@ class PostHoc:
     """One compression.
 
     Attributes:
-        model: is compressed in place.
+        model: is compressed in place; the file holds it in the coordinates of its files.
         quantizer: the profile of the file, with its settings.
         decode: from the quantizer's file to arrays.
         photos: the data of fine-tuning.
@@ -187,10 +187,11 @@ class PostHoc:
     def _prepare(self) -> None:
         """Bring the parameters into the form that is stored, and start Adam and the quantizer."""
         with torch.no_grad():
-            for name, values in self.quantizer.prepared(detached(self.model)).items():
+            prepared = self.quantizer.prepared(self.model.file_parameters())
+            for name, values in self.model.units.world_model(prepared).items():
                 self.model.parameters[name].copy_(values)
         self.model.start_training(self.rates.at(1.0, self.photos.scene.extent))
-        self.quantizer.fit(detached(self.model))
+        self.quantizer.fit(self.model.file_parameters())
 
     def _prune(self, count: int) -> None:
         """Keep the ``count`` Gaussians with the highest scores."""
@@ -208,13 +209,13 @@ class PostHoc:
         """Fine-tune, store, and measure the decoded model."""
         self._fine_tune(name, phase)
         data = self._encoded()
-        decoded = GaussianModel.from_arrays(self.decode(data), self.model.device)
+        decoded = GaussianModel.from_arrays(self.decode(data), self.model.device, self.model.units)
         decoded.antialiased = self.model.antialiased
         self._note(course, self._measured(name, decoded, len(data)))
         return data
 
     def _encoded(self) -> bytes:
-        return self.quantizer.encode({name: values.cpu().numpy() for name, values in detached(self.model).items()})
+        return self.quantizer.encode({name: each.cpu().numpy() for name, each in self.model.file_parameters().items()})
 
     def _stored(self, name: str) -> Stage:
         return self._measured(name, as_stored(self.model, self.quantizer), len(self._encoded()))

@@ -9,7 +9,10 @@ from compact_splats.compression.arrays import Arrays, Parameters
 
 
 class Quantizer(Protocol):
-    """A profile of .gsz with its settings, and the ranges, steps and bases of one model. Quantizers inherit from it."""
+    """A profile of .gsz with its settings, and the ranges, steps and bases of one model. Quantizers inherit from it.
+
+    Parameters are in the coordinates of files, except those of :meth:`penalty`, which are the model's.
+    """
 
     def prepared(self, parameters: Parameters) -> Parameters:
         """The same Gaussians in the form that is stored (sign of a quaternion, order of axes).

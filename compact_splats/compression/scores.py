@@ -34,7 +34,7 @@ def gradient_scores(
     for values in model.parameters.values():
         values.grad = None
     for camera in cameras:
-        photo, mask = ground_truth(camera, model.device)
+        photo, mask = ground_truth(camera, model.device, background)
         image = render(camera, model, background).image
         photometric_loss(image, photo, mask=mask, ssim_weight=ssim_weight).loss.backward()
     scores = torch.zeros(model.num_gaussians, device=model.device)

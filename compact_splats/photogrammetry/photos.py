@@ -13,25 +13,27 @@ from pathlib import Path, PurePosixPath
 
 import cv2
 import numpy as np
-import pillow_heif
 from PIL import ExifTags, Image, ImageOps
 
 from compact_splats.photogrammetry.scene_folder import OUTPUTS, REPORT
 from compact_splats.photogrammetry.stages import Stages
+from compact_splats.scene.masks import find_masks
+from compact_splats.scene.names import is_picture, walk
 from compact_splats.utils.errors import InputError
-from compact_splats.utils.pictures import find_mask, mask_values, open_picture, rgb_and_alpha
+from compact_splats.utils.pictures import (
+    UPRIGHT,
+    in_proportion,
+    mask_values,
+    open_picture,
+    orientation_of,
+    rgb_and_alpha,
+    turned,
+)
 
-pillow_heif.register_heif_opener()
-
-SUFFIXES = frozenset(
-    ".jpg .jpeg .jpe .png .heic .heif .hif .tif .tiff .webp .bmp .avif .jp2 .ppm .mpo".split()
-)  # by which photos are found; they are opened by content
 JPEG_QUALITY = 98  # of photos that can't be copied unchanged
 _COPIED = ("JPEG", "PNG")  # formats that are copied unchanged, if the photo is upright and RGB or grey
 _LOSSLESS = ("PNG", "TIFF", "BMP", "PPM")
 _MAX_NAME_BYTES = 180  # leaves room for suffixes
-_MASK_TOLERANCE = 0.02  # relative difference of the proportions of a mask and its photo
-_UPRIGHT = 1  # of the orientation tag
 _MIN_ALPHA = 128  # as for the loss of train.py
 
 
@@ -85,7 +87,7 @@ def find_photos(folder: Path) -> list[str]:
         made_here = OUTPUTS if REPORT in files else ()
         folders[:] = [name for name in folders if not name.startswith(".") and name not in made_here]
         for name in files:
-            if Path(name).suffix.lower() not in SUFFIXES:
+            if not is_picture(name):
                 others.add(Path(name).suffix.lower())
             elif not name.startswith("."):
                 names.append(Path(parent, name).relative_to(folder).as_posix())
@@ -115,17 +117,17 @@ def prepare_photos(
     Raises:
         InputError: fewer than two photos can be read, or a mask can't be read.
     """
-    if masks is not None and not any(find_mask(masks, name) for name in names):
+    mask_of = {} if masks is None else find_masks(names, walk(masks, is_picture), masks)
+    if masks is not None and not mask_of:
         raise InputError(
-            f"{masks} contains no mask of these photos; name masks like the photos, IMG_1.jpg.png or IMG_1.png for "
-            "IMG_1.jpg"
+            f"{masks} contains no mask of these photos; name masks like the photos, IMG_1.jpg.png, IMG_1.png or "
+            "IMG_1_mask.png for IMG_1.jpg"
         )
     out = InputPhotos(work / "photos", work / "masks", (), {})
     targets = safe_names(names)
 
     def prepare(name: str) -> InputPhoto | InputError:
-        mask = None if masks is None else find_mask(masks, name)
-        return _prepare(folder, name, targets[name], mask, out)
+        return _prepare(folder, name, targets[name], mask_of.get(name), out)
 
     with ThreadPoolExecutor(threads) as pool:
         results = list(stages.each("reading", _map(pool, prepare, names), len(names)))
@@ -178,13 +180,14 @@ def _natural(name: str) -> tuple:
 def _prepare(folder: Path, name: str, target: str, mask_path: Path | None, out: InputPhotos) -> InputPhoto | InputError:
     """Write a photo and its mask. Returns the error of a broken photo, raises that of a broken mask."""
     try:
-        with open_picture(folder / name, ("HEIF",)) as picture:
-            orientation = picture.getexif().get(ExifTags.Base.Orientation, _UPRIGHT)
+        with open_picture(folder / name) as picture:
+            orientation = orientation_of(picture)
             kind, lens, exif = picture.format, _lens(picture), picture.info.get("exif")
             upright = ImageOps.exif_transpose(picture)
             rgb, alpha = rgb_and_alpha(upright)
-            can_copy = kind in _COPIED and picture.mode in ("RGB", "L") and orientation == _UPRIGHT and alpha is None
-            exif = upright.info.get("exif", exif) if orientation != _UPRIGHT else exif
+            is_usual = picture.mode in ("RGB", "L") and alpha is None and "completed" not in picture.info
+            can_copy = kind in _COPIED and is_usual and orientation == UPRIGHT
+            exif = upright.info.get("exif", exif) if orientation != UPRIGHT else exif
     except InputError as error:
         return error
     suffix = ".png" if kind in _LOSSLESS else ".jpg"
@@ -227,20 +230,15 @@ def _lens(picture: Image.Image) -> Hashable:
 def _read_mask(path: Path, size: tuple[int, int], orientation: int) -> np.ndarray:
     """(H,W) uint8 of 0 and 255, resized to the upright photo."""
     with open_picture(path) as picture:
-        if not _fits(picture.size, size):
-            picture.getexif()[ExifTags.Base.Orientation] = orientation
-            picture = ImageOps.exif_transpose(picture)
+        if not in_proportion(picture.size, size):
+            picture = turned(picture, orientation)
         mask = mask_values(picture)
-    if not _fits(mask.shape[::-1], size):
+    if not in_proportion(mask.shape[::-1], size):
         raise InputError(
             f"mask {path} is {mask.shape[1]}x{mask.shape[0]} px, its photo {size[0]}x{size[1]} px: make the mask again "
             "in the proportions of the photo"
         )
     return cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST)
-
-
-def _fits(size: tuple[int, int], wanted: tuple[int, int]) -> bool:
-    return abs(size[0] * wanted[1] / (size[1] * wanted[0]) - 1) < _MASK_TOLERANCE
 
 
 def _combined(alpha: np.ndarray | None, mask: np.ndarray | None) -> np.ndarray | None:

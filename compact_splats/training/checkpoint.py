@@ -20,7 +20,7 @@ from compact_splats.utils.files import atomic_write, remove_leftovers
 
 FOLDER = "checkpoints"
 KEPT = 2
-VERSION = 2  # of the content; another is refused
+VERSION = 3  # of the content; another is refused
 
 
 class Stateful(Protocol):

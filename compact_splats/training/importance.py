@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from compact_splats.gaussian_renderer import importance
+from compact_splats.gaussian_renderer.evaluation import ground_truth
 from compact_splats.scene.cameras import Camera
 from compact_splats.training.training import Training
 from compact_splats.training.view_sampler import ViewSampler
@@ -41,16 +42,30 @@ class EdgeImportance:
         """
 
         def of_view(camera: Camera) -> Tensor:
-            weights = self.edge_weights(camera, training.model.device)
+            weights = self.edge_weights(camera, training.fixed_background, training.model.device)
             return normalised_by_mean(importance(camera, training.model, weights).weighted)
 
         return training.mean_over_views(self._views.draw_many(num_views), of_view)
 
-    def edge_weights(self, camera: Camera, device: torch.device | str = "cpu") -> Tensor:
-        """(H,W) float32 in [0,1]; zero where a mask excludes the pixel. The edges are found once per view."""
+    def edge_weights(
+        self,
+        camera: Camera,
+        background: Tensor = torch.zeros(3),  # noqa: B008
+        device: torch.device | str = "cpu",
+    ) -> Tensor:
+        """Edges of a photo over a background; found once per view.
+
+        Args:
+            camera: with a photo.
+            background: (3,) RGB in [0,1].
+            device: of the result.
+
+        Returns:
+            (H,W) float32 in [0,1]; zero where a mask excludes the pixel.
+        """
         if camera not in self._edge_maps:
-            edges = edge_map(camera.required_photo.pixels(), camera.required_photo.mask())
-            self._edge_maps[camera] = torch.from_numpy(edges)
+            photo, mask = ground_truth(camera, torch.device("cpu"), background)
+            self._edge_maps[camera] = torch.from_numpy(edge_map(photo, mask))
         return min_max_normalised(on_device(self._edge_maps[camera], device))
 
     def state_dict(self) -> dict[str, Any]:

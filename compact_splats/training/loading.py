@@ -11,24 +11,31 @@ from usable_processors import default_threads
 
 from compact_splats.scene.dataset import Scene, load_scene
 from compact_splats.scene.gaussian_model import GaussianModel
+from compact_splats.scene.normalization import Units
 from compact_splats.training.processes import SingleProcess
 from compact_splats.utils.errors import InputError
 
 
-def load(config: Any, check: Callable[[Scene], None] = lambda scene: None, num_random_points: int = 100_000) -> Scene:
+def load(
+    config: Any,
+    check: Callable[[Scene], None] = lambda scene: None,
+    num_random_points: int = 100_000,
+    units: Units | None = None,
+) -> Scene:
     """Read the scene; its photos are decoded on first use, see :class:`Decoding`.
 
     Args:
         config: a ``MachineConfig`` and ``SceneConfig`` with ``seed``.
         check: gets the scene, and may raise.
         num_random_points: number of the points of a scene without points.
+        units: those of an earlier run on the scene.
 
     Raises:
         InputError: the scene can't be read.
     """
     scene = load_scene(
-        config.source_path, config.images, config.resolution, config.eval, config.white_background, config.seed,
-        num_random_points,
+        config.source_path, config.images, config.resolution, config.eval, config.alpha, config.seed,
+        num_random_points, units, sparse=config.sparse,
     )  # fmt: skip
     check(scene)
     first = scene.train[0]
@@ -74,7 +81,7 @@ class Decoding:
         if self._pin:
             for photo in self._photos:
                 photo.pin_memory()
-        decoded = (each for photo in self._photos for each in (photo.pixels(), photo.mask()))
+        decoded = (each for photo in self._photos for each in photo.planes())
         return sum(each.nbytes for each in decoded if each is not None)
 
     def close(self) -> None:
@@ -102,7 +109,8 @@ def first_gaussians(config: Any, scene: Scene, device: torch.device) -> Gaussian
     """
     if config.init_ply is None:
         return GaussianModel.from_points(scene.points, config.sh_degree, device)
-    model = GaussianModel.load_ply(config.init_ply, device, config.sh_degree)
+    units = scene.units.without_offset()  # unless the file names its offset
+    model = GaussianModel.load_ply(config.init_ply, device, config.sh_degree, units)
     if not model.num_gaussians:
         raise InputError(config.init_ply, "at least one Gaussian", "none", "give another model")
     return model

@@ -15,7 +15,7 @@ from compact_splats.arguments import TrainConfig, pick_device
 from compact_splats.arguments.device import use_deterministic_algorithms, use_threads
 from compact_splats.arguments.interval import Interval
 from compact_splats.arguments.options import to_json
-from compact_splats.arguments.schedule import Schedule
+from compact_splats.arguments.schedule import Schedule, num_random_points
 from compact_splats.arguments.sharing import shared
 from compact_splats.gaussian_renderer import DEVICES
 from compact_splats.gaussian_renderer.evaluation import Scores
@@ -31,7 +31,7 @@ from compact_splats.training.processes import SINGLE_PROCESS, SingleProcess
 from compact_splats.training.progress import Progress
 from compact_splats.training.resume import check_same_poses, decide_start
 from compact_splats.training.run_context import OpenViewer, RunContext, no_viewer
-from compact_splats.training.run_folder import Run, free_folder
+from compact_splats.training.run_folder import UNITS, Run, free_folder
 from compact_splats.training.strategies import standard_strategies
 from compact_splats.training.summary import describe
 from compact_splats.training.time_limit import TimeLimit
@@ -81,8 +81,8 @@ def _train(
 ) -> dict[str, Any]:  # fmt: skip
     """Train in a folder that no other process writes to; ``about`` is that of the checkpoint to continue from."""
     schedule = shared(config.make_schedule(), processes.count)
-    num_points = config.make_schedule().num_random_points(config.final_budget)
-    scene = load(config, partial(check_memory, config, schedule, processes, device), num_points)
+    check = partial(check_memory, config, schedule, processes, device)
+    scene = load(config, check, num_random_points(config.final_budget))
     if config.all_photos:
         check_all_photos(scene, config.source_path)
     check_same_start(processes, config, scene)
@@ -207,8 +207,8 @@ def summary_of(context: RunContext, num_skipped: int, scores: Scores) -> dict[st
 
 def write_inputs(run: Run, config: TrainConfig, scene: Scene, device: torch.device) -> None:
     """Write what is known before training: the config, and what viewers of 3DGS look for."""
-    values = {**to_json(config), "model_path": str(run.folder.absolute())}
+    values = {**to_json(config), "model_path": str(run.folder.absolute()), UNITS: scene.units.to_json()}
     run.write_json("config.json", values)
     run.write_text("cfg_args", cfg_args(values, device.type))
-    run.write_json("cameras.json", camera_entries(scene.test + scene.train))
-    write_points(run.folder / "input.ply", scene.points.xyz, scene.points.rgb)
+    run.write_json("cameras.json", camera_entries(scene.test + scene.train, scene.units))
+    write_points(run.folder / "input.ply", scene.points, scene.units)

@@ -11,11 +11,13 @@ from tqdm import tqdm
 
 from compact_splats.arguments import TrainConfig
 from compact_splats.arguments.options import read_json
+from compact_splats.scene.normalization import Units
 from compact_splats.training.run_log import RunLog, last_event
 from compact_splats.utils.errors import InputError
 from compact_splats.utils.files import atomic_write, check_writable, flush_to_disk, remove_leftovers, write_json
 from compact_splats.utils.lock import FolderLock
 
+UNITS = "units"  # the entry of config.json
 END = "end"  # the event of the last line of the log of a finished run
 
 
@@ -60,6 +62,21 @@ class RunFolder:
         config, path = TrainConfig.from_folder(self.folder), self.folder / "summary.json"
         by_time = config.minutes is not None and path.exists()
         return read_json(path)["iterations"] if by_time else config.make_schedule().iterations
+
+    def units(self) -> Units | None:
+        """Between world units and the files of the run, from ``config.json``; None: they are not there.
+
+        Raises:
+            InputError: the file can't be read, or its units are broken.
+        """
+        path = self.folder / "config.json"
+        values = read_json(path).get(UNITS) if path.is_file() else None
+        if values is None:
+            return None
+        try:
+            return Units.from_json(values)
+        except ValueError as error:
+            raise InputError(f"{path}: {UNITS} are broken ({error}); train again, or take the entry out") from error
 
     def is_finished(self) -> bool:
         """Whether the last run has ended: its log says so, which starts anew with every run."""

@@ -11,9 +11,9 @@ def describe(summary: dict[str, Any], budget: int) -> str:
         budget: number of Gaussians wanted.
     """
     quality = [
-        f"{split + ' views':12} PSNR {summary[split]['psnr']:.2f} dB   SSIM {summary[split]['ssim']:.4f}"
+        f"{split + ' views':12} PSNR {_figure(scores['psnr'], 2)} dB   SSIM {_figure(scores['ssim'], 4)}"
         for split in ("test", "train")
-        if split in summary
+        if (scores := summary.get(split))
     ]
     if "test" not in summary:
         quality.append("             (no test views: --eval keeps every 8th photo out of training)")
@@ -32,3 +32,7 @@ def describe(summary: dict[str, Any], budget: int) -> str:
             f"{'files':12} {summary['point_cloud']}",
         ]
     )
+
+
+def _figure(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"

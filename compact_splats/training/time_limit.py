@@ -126,12 +126,13 @@ class TimeLimit:
 def seconds_of_a_view(training: Training) -> float:
     """Time of one forward and backward pass at full size, the second of two; the training is not changed."""
     camera, model = training.scene.train[0], training.model
-    photo, mask = ground_truth(camera, model.device)
+    background = torch.zeros(3)
+    photo, mask = ground_truth(camera, model.device, background)
     start = 0.0
     for _ in range(2):  # the first loads code
         synchronize(model.device)
         start = time.perf_counter()
-        loss = photometric_loss(render(camera, model, torch.zeros(3)).image, photo, mask)
+        loss = photometric_loss(render(camera, model, background).image, photo, mask)
         torch.autograd.grad(loss, list(model.parameters.values()))
     synchronize(model.device)
     return time.perf_counter() - start

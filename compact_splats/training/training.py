@@ -105,7 +105,8 @@ class Training:
         schedule: learning rates, SH degrees, and which parameters are updated when.
         strategies: what edits the set or adds to the loss, called in this order.
         loss: of (image, photo, mask), see :func:`photometric_loss`.
-        background: (3,) RGB in [0,1] in main memory; None: a new random one in every step.
+        background: (3,) RGB in [0,1] in main memory; None: a new random one in every step. Photos with an alpha channel
+            that is no mask are composited over it.
         seed: of the order of views and of random backgrounds.
         views: another order of views.
         rendered: the model to render in place of ``model``, as quantization-aware fine-tuning needs it: of the same
@@ -136,6 +137,7 @@ class Training:
         self._divisor, self._smaller = 1, dict[int, Camera]()
         self._loss, self._background, self._rendered = loss, background, rendered
         self._processes = processes
+        model.units = scene.units
         self._views = views or ViewSampler(len(scene.train), random_stream(seed, "views"))
         self._background_stream = random_stream(seed, "background")
         if model.optimizer is None:
@@ -154,11 +156,12 @@ class Training:
             model.raise_sh_degree()
 
         camera = self.view(processes.own_draw(self._views.draw))
-        photo, mask = ground_truth(camera, model.device)
+        background = self._next_background()
+        photo, mask = ground_truth(camera, model.device, background)
         wants_gradients = any(strategy.wants_gradients(step) for strategy in strategies)
         stats = GradientStats.zeros(model.num_gaussians, model.device) if wants_gradients else None
         shown = model if self._rendered is None else self._rendered(self)
-        image = render(camera, shown, self._next_background(), stats=stats).image
+        image = render(camera, shown, background, stats=stats).image
         loss = total = self._loss(image, photo, mask)
         for strategy in strategies:
             total = strategy.before_backward(self, total)
@@ -194,6 +197,11 @@ class Training:
             strategy.change_schedule(schedule)
 
     # ---- for strategies ----
+
+    @property
+    def fixed_background(self) -> Tensor:
+        """(3,) RGB in [0,1] in main memory: the background; black where it is random."""
+        return torch.zeros(3) if self._background is None else self._background
 
     def view(self, index: int) -> Camera:
         """A training view at the size that the schedule has for the running step."""

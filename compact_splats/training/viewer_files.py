@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
+from compact_splats.scene.normalization import Units
+from compact_splats.scene.ply import offset_comments
 from compact_splats.scene.ply_file import write_elements
+from compact_splats.scene.points import Points
 
 
 def cfg_args(config: Mapping[str, Any], device: str) -> str:
@@ -23,21 +25,22 @@ def cfg_args(config: Mapping[str, Any], device: str) -> str:
     return str(argparse.Namespace(**{name: config[name] for name in shared}, data_device=device, **unused))
 
 
-def write_points(path: Path, xyz: Tensor, rgb: Tensor) -> None:
+def write_points(path: Path, points: Points, units: Units) -> None:
     """Write a coloured point cloud as a PLY.
 
     Args:
         path: of the file.
-        xyz: (P,3) float32, world units.
-        rgb: (P,3) uint8.
+        points: in world units.
+        units: of their scene.
 
     Raises:
         InputError: the file can't be written.
     """
     columns = [(name, "<f4") for name in ("x", "y", "z", "nx", "ny", "nz")]
     columns += [(name, "u1") for name in ("red", "green", "blue")]
-    vertices = np.zeros(len(xyz), columns)
+    vertices = np.zeros(len(points.xyz), columns)
+    xyz, rgb = units.file_points(points.xyz.numpy()), points.rgb.numpy()
     for i in range(3):
-        vertices["xyz"[i]] = xyz[:, i].cpu().numpy()
-        vertices[("red", "green", "blue")[i]] = rgb[:, i].cpu().numpy()
-    write_elements(path, {"vertex": vertices})
+        vertices["xyz"[i]] = xyz[:, i]
+        vertices[("red", "green", "blue")[i]] = rgb[:, i]
+    write_elements(path, {"vertex": vertices}, offset_comments(units.offset))

@@ -31,8 +31,13 @@ from compact_splats.compression.codec import PROFILES, encode
 from compact_splats.compression.files import read_model
 from compact_splats.scene import load_scene, ply
 from compact_splats.scene.colmap import read_colmap
+from compact_splats.scene.lens import Lens
+from compact_splats.scene.masks import masks_of_scene
+from compact_splats.scene.names import SceneFiles
 from compact_splats.scene.photos import _read_mask, _read_photo
 from compact_splats.scene.points import Points, read_points_ply
+from compact_splats.scene.posed_photo import DataSet, PosedPhoto
+from compact_splats.scene.splits import split
 from compact_splats.suite.budgets import read_budgets
 from compact_splats.utils import pictures
 
@@ -83,10 +88,11 @@ def read_colmap_file(data: bytes, folder: Path) -> None:
     if not scene.exists():
         (write_colmap(scene, COLMAP_CAMERAS, num_images=3) / name).with_suffix(".bin").unlink()
     (scene / "sparse" / "0" / name).write_bytes(data[1:])
-    frames, points = read_colmap(scene / "sparse" / "0", scene / "images")
+    data = read_colmap(scene / "sparse" / "0", SceneFiles(scene))
+    frames, points = data.photos, data.points
     _check_points(points)
     for frame in frames:
-        assert ".." not in frame.path.parts and frame.path.is_relative_to(scene / "images")
+        assert ".." not in frame.path.parts and frame.path.is_relative_to(scene)
         assert np.isfinite(frame.world_to_camera).all() and frame.lens.pinhole().fx > 0
 
 
@@ -112,6 +118,59 @@ def read_transforms_file(data: bytes, folder: Path) -> None:
         assert camera.photo.path.is_relative_to(folder) and camera.photo.pixels().shape[0] == 3
 
 
+NAMES_ON_DISK = (
+    "cam1/0001.jpg",
+    "cam2/0001.jpg",
+    "cam1_0002.jpg",
+    "0003.JPG",
+    "a b.png",
+    "\u7167.jpg",
+    "caf\u00e9.png",
+)
+
+
+def read_names(data: bytes, folder: Path) -> None:
+    """Names of photos, one a line, and after an empty line those of test.txt; the scene has files of unusual names."""
+    for name in NAMES_ON_DISK:
+        if not (folder / "images" / name).exists():
+            write_photo(folder / "images" / name)
+            write_photo(folder / "masks" / name, mode="L")
+    registered, _, listed = data.partition(b"\n\n")
+    names = registered.decode("utf-8", "surrogateescape").split("\n")[:50]
+    (folder / "test.txt").write_bytes(listed)
+    for from_scene in (False, True):
+        with contextlib.redirect_stderr(io.StringIO()) as said:
+            files = SceneFiles(folder)
+            found = files.match(folder / "images.bin", names, from_scene=from_scene)
+            photos = [PosedPhoto(each, Lens(40, 30, 35, 35, 20, 15), np.eye(4)) for each in found]
+            train, test = split(DataSet(folder / "images.bin", photos), folder, True)
+            masks = masks_of_scene(folder, {photo.name: photo.path for photo in photos if photo.path.is_file()})
+        assert len(train) + len(test) == len(names)
+        for photo in photos:
+            assert ".." not in photo.path.parts and photo.path.is_relative_to(folder) and photo.name.isprintable()
+        assert all(mask.is_file() for mask in masks.values())
+        assert all(line.isprintable() for line in said.getvalue().split("\n"))
+        assert files.file(folder / "images.bin", names[0]).is_relative_to(folder)
+
+
+def name_seeds(folder: Path) -> list[bytes]:
+    """Every kind of difference: slashes, case, suffix, folders, encodings, Unicode forms, percent coding."""
+    names = [
+        "cam1\\0001.JPG",
+        "D:/x/cam2/0001.jpeg",
+        "cam1/0002.jpg",
+        "file:///x/0003.jpg",
+        "images/a%20b.jpg",
+        "cafe\u0301.png",
+    ]
+    rest = b"\n" + "\u7167.jpg".encode("gbk")
+    return [
+        "\n".join(NAMES_ON_DISK).encode() + b"\n\n0003.jpg\n# one\n",
+        "\n".join(names).encode() + rest + b"\n\ncam2/0001",
+        b"0003\n\\\\h\\a b\n/etc/../0003.jpg\n\nnobody\na b.png",
+    ]
+
+
 def transforms_seeds(folder: Path) -> list[bytes]:
     """Pinholes, distorted lenses, fisheyes, fields of view; sizes given or not."""
     lens = {"w": 40, "h": 30, "cx": 20, "cy": 15, "k1": 0.1, "p1": 0.01}
@@ -121,6 +180,7 @@ def transforms_seeds(folder: Path) -> list[bytes]:
         {**lens, "camera_model": "OPENCV", "fl_y": 36},
         {**lens, "camera_model": "OPENCV_FISHEYE", "k4": 0.01},
         {**lens, "is_fisheye": True},
+        {"train_filenames": ["images/000.png"], "test_filenames": ["001.PNG"], "w": 40.00001, "h": 30},
         {"frame": {"mask_path": "mask.png", "file_path": "./images/000", "fl_x": 34, **lens}},
     ]
     contents = []
@@ -292,12 +352,15 @@ def photo_seeds(folder: Path) -> list[bytes]:
     kinds = [(kind, "RGB", {}) for kind in pictures._formats()]
     kinds += [("PNG", mode, {}) for mode in ("RGBA", "P", "L", "LA", "1", "I;16")]
     kinds += [("JPEG", "RGB", {"progressive": True}), ("JPEG", "CMYK", {}), ("WEBP", "RGBA", {"lossless": True})]
+    kinds += [("JPEG", "RGB", {"restart_marker_rows": 1})]
     kinds += [("TIFF", "RGB", {"compression": how}) for how in ("tiff_lzw", "tiff_deflate", "jpeg")]
     seeds = []
     for kind, mode, options in kinds:
         out = io.BytesIO()
         rgba.convert("L" if mode in ("I;16", "LA") else mode).convert(mode).save(out, kind, **options)
         seeds.append((b"\1" if kind == "PNG" else b"\0") + out.getvalue())
+        if kind == "JPEG":
+            seeds.append(b"\0" + out.getvalue()[:-2])
     return seeds
 
 
@@ -339,6 +402,7 @@ def config_seeds(folder: Path) -> list[bytes]:
 TARGETS = {
     "colmap": Target(read_colmap_file, colmap_seeds),
     "transforms": Target(read_transforms_file, transforms_seeds, is_json=True),
+    "names": Target(read_names, name_seeds),
     "ply": Target(read_ply_file, ply_seeds),
     "photo": Target(read_photo_file, photo_seeds),
     "gsz": Target(read_gsz_file, gsz_seeds),

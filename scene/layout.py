@@ -1,0 +1,73 @@
+"""Where the poses and photos of a data set lie in its folder.
+
+Looked for in this order: COLMAP in ``sparse/N`` or ``sparse``; ``transforms_train.json`` (Blender);
+``transforms.json`` (nerfstudio, instant-ngp); COLMAP in ``colmap/sparse/N``, ``colmap/sparse`` or the folder itself.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from compact_splats.scene.colmap import has_colmap_model, num_registered, read_colmap
+from compact_splats.scene.names import SceneFiles
+from compact_splats.scene.points import points_beside
+from compact_splats.scene.posed_photo import DataSet
+from compact_splats.scene.transforms import read_transforms
+from compact_splats.utils.errors import InputError, note
+
+
+def read_data_set(source: Path, images: str, sparse: int | None) -> DataSet:
+    """Read photos, poses and points.
+
+    Args:
+        source: the folder.
+        images: subfolder of the photos.
+        sparse: which of several COLMAP models ``sparse/N``; None: that with the most photos.
+
+    Raises:
+        InputError: the folder is no data set, or is broken; there is no such folder of photos or model.
+    """
+    if images != "images" and not (source / images).is_dir():
+        folders = sorted(path.name for path in source.iterdir() if path.is_dir())
+        raise InputError(f"photo folder {source / images} does not exist; name one of {folders} with -i")
+    files = SceneFiles(source, images)
+    model = _colmap_model(source / "sparse", sparse)
+    blender, others = source / "transforms_train.json", source / "transforms.json"
+    if model is None and blender.is_file():
+        train, test_file = read_transforms(blender, files), source / "transforms_test.json"
+        test = read_transforms(test_file, files).photos if test_file.is_file() else []
+        return replace(train, test=test)
+    if model is None and others.is_file():
+        return read_transforms(others, files)
+    model = model or _colmap_model(source / "colmap" / "sparse", sparse)
+    if model is None and has_colmap_model(source):
+        model = source
+    if model is None:
+        raise InputError(
+            f"{source} is not a scene: it contains no sparse/0/cameras.bin (COLMAP), transforms_train.json (Blender) "
+            "or transforms.json (nerfstudio); see -s, or make a scene from photos with convert.py"
+        )
+    data = read_colmap(model, files)
+    return data if data.points is not None else replace(data, points=points_beside(source))
+
+
+def _colmap_model(folder: Path, chosen: int | None) -> Path | None:
+    """The model in ``folder/N``, else in ``folder``; of several that which is chosen, else the largest."""
+    models = dict(sorted(_numbered(folder)))
+    if models and chosen is not None and chosen not in models:
+        raise InputError(f"{folder / str(chosen)} is no COLMAP model; --sparse can be {', '.join(map(str, models))}")
+    if not models:
+        return folder if has_colmap_model(folder) else None
+    if len(models) == 1 or chosen is not None:
+        return models[next(iter(models)) if chosen is None else chosen]
+    counts = {number: num_registered(path) for number, path in models.items()}
+    largest = max(counts, key=lambda number: counts[number])
+    others = ", ".join(f"{number} has {count}" for number, count in counts.items() if number != largest)
+    note(f"{models[largest]} is used, which has {counts[largest]} photos (model {others}); --sparse N chooses another")
+    return models[largest]
+
+
+def _numbered(folder: Path) -> Iterator[tuple[int, Path]]:
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if path.name.isascii() and path.name.isdigit() and len(path.name) < 9 and has_colmap_model(path):
+            yield int(path.name), path

@@ -1,0 +1,85 @@
+"""Which photos are test views: those that the data set lists, else every 8th by name."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from compact_splats.scene.names import Listing
+from compact_splats.scene.posed_photo import DataSet, PosedPhoto
+from compact_splats.utils.errors import InputError, note
+from compact_splats.utils.files import open_file
+
+TEST_EVERY = 8
+_MAX_LIST = 1 << 24  # bytes of test.txt
+
+
+def split(data: DataSet, source: Path, eval: bool) -> tuple[list[PosedPhoto], list[PosedPhoto]]:
+    """Divide photos into training and test views, each sorted by name; a note says by which list.
+
+    Without ``eval`` all are training views. Else test views are, by the first of these that there is:
+
+    - the photos of transforms_test.json;
+    - those in the lists of transforms.json: ``test_filenames``, else ``val_filenames``, else what is not in
+      ``train_filenames``; photos in none of the lists are in neither split;
+    - those in ``test.txt``, one name a line, beside the COLMAP model or in the scene folder;
+    - every 8th, counted over all registered names, of missing photos, too.
+
+    Args:
+        data: what a reader found.
+        source: the scene folder.
+        eval: whether to hold out test views.
+
+    Raises:
+        InputError: a list is broken, or names none of the photos.
+    """
+    photos, test_photos = (sorted(each, key=_registered) for each in (data.photos, data.test or []))
+    if not eval:
+        return photos + test_photos, []
+    if data.test is not None:
+        return photos, test_photos
+    every = set(range(len(photos)))
+    test_file = next(
+        (path for path in (data.origin.with_name("test.txt"), source / "test.txt") if path.is_file()), None
+    )
+    if data.splits:
+        lists = {name: _listed(data.origin, names, photos, f"{name}_filenames") for name, names in data.splits.items()}
+        test = lists.get("test") or lists.get("val") or every - lists["train"]
+        train = lists.get("train", every - lists.get("val", set())) - test
+        where = f"the lists in {data.origin}"
+    elif test_file is not None:
+        test = _listed(test_file, _lines(test_file), photos, "lines")
+        train = every - test
+        where = f"the list {test_file}"
+    else:
+        counted = [(_registered(photo), i) for i, photo in enumerate(photos)] + [(name, -1) for name in data.left_out]
+        test = {i for _, i in sorted(counted)[::TEST_EVERY]} - {-1}
+        train, where = every - test, ""
+    if where:
+        others = f", {len(every - train - test)} in neither" if every - train - test else ""
+        note(f"test views are by {where}: {len(train)} training and {len(test)} test views{others}")
+    return [photos[i] for i in sorted(train)], [photos[i] for i in sorted(test)]
+
+
+def _registered(photo: PosedPhoto) -> str:
+    return photo.found.registered
+
+
+def _listed(origin: Path, names: Sequence[str], photos: Sequence[PosedPhoto], what: str) -> set[int]:
+    listing = Listing([(photo.found.registered, photo.name) for photo in photos])
+    found = [listing.find(origin, name) for name in names]
+    unknown = [name for name, numbers in zip(names, found, strict=True) if not numbers]
+    if len(unknown) == len(names):
+        example = f"'{names[0]}'" if names else "nothing"
+        raise InputError(
+            f"{origin}: none of its {what} is the name of a photo, such as {photos[0].name if photos else '-'}, but "
+            f"{example}; correct them or remove them"
+        )
+    if unknown:
+        note(f"{origin}: {len(unknown)} of its {len(names)} {what} are names of no photo, such as '{unknown[0]}'")
+    return set[int]().union(*found)
+
+
+def _lines(path: Path) -> list[str]:
+    with open_file(path, "a list of photos", "correct or remove it") as file:
+        content = file.read(_MAX_LIST)
+    text = content.decode("utf-8-sig", "surrogateescape")
+    return [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
