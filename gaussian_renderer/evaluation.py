@@ -10,7 +10,6 @@ from compact_splats.gaussian_renderer import render
 from compact_splats.scene import Scene
 from compact_splats.scene.cameras import Camera
 from compact_splats.scene.gaussian_model import GaussianModel
-from compact_splats.scene.photos import Planes
 from compact_splats.utils.device_copies import on_device
 from compact_splats.utils.images import to_uint8
 from compact_splats.utils.losses import psnr
@@ -31,8 +30,7 @@ def ground_truth(camera: Camera, device: torch.device, background: Tensor) -> tu
     Returns:
         (3,H,W) uint8 and, if there is a mask, (H,W) bool.
     """
-    planes = camera.required_photo.planes()
-    planes = Planes(*(None if plane is None else on_device(plane, device) for plane in planes))
+    planes = camera.required_photo.planes().each(lambda plane: on_device(plane, device))
     return planes.over(background), planes.mask
 
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from compact_splats.scene.lens import Lens
 
 EXTENT = 5.0  # of every scene, world units: 1.1 x the largest distance of a training camera from their mean
 _ONE_PLACE = 1e-3  # cameras whose extent is below this share of the distance of the points are at one place
@@ -21,17 +23,6 @@ _ONE_PLACE = 1e-3  # cameras whose extent is below this share of the distance of
 _FAR = 100
 
 Vector = tuple[float, float, float]
-
-
-class Lens(Protocol):
-    """What is needed of a view to know which points are in it: size, focal lengths and principal point, px."""
-
-    width: int
-    height: int
-    fx: float
-    fy: float
-    cx: float
-    cy: float
 
 
 @dataclass(frozen=True)

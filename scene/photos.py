@@ -7,6 +7,7 @@ size of the camera says otherwise, ``load_scene`` has the photo turned.
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -33,6 +34,11 @@ class Planes(NamedTuple):
     rgb: Tensor
     alpha: Tensor | None
     mask: Tensor | None
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> Planes:
+        """The planes, each changed by the same function."""
+        alpha = None if self.alpha is None else change(self.alpha)
+        return Planes(change(self.rgb), alpha, None if self.mask is None else change(self.mask))
 
     def over(self, background: Tensor) -> Tensor:
         """(3,H,W) uint8, the photo over a background: colour * alpha + background * (1 - alpha), rounded.
@@ -99,8 +105,8 @@ class Photo:
         """The same photo at another size, decoded; a pixel counts where most of its area does."""
         rgb, alpha, mask = self.planes()
         weight = None if mask is None else mask.numpy().astype(np.uint8) * 255
-        alpha = None if alpha is None else alpha.numpy()
-        decoded = _resized(np.ascontiguousarray(rgb.permute(1, 2, 0).numpy()), alpha, weight, (width, height))
+        pixels = np.ascontiguousarray(rgb.permute(1, 2, 0).numpy())
+        decoded = _resized(pixels, None if alpha is None else alpha.numpy(), weight, (width, height))
         return replace(self, size=(width, height), _lock=threading.Lock(), _decoded=[decoded])
 
     def pin_memory(self) -> None:
@@ -109,7 +115,7 @@ class Photo:
         Raises:
             InputError: as for ``pixels``.
         """
-        pinned = Planes(*(None if plane is None else plane.pin_memory() for plane in self.planes()))
+        pinned = self.planes().each(Tensor.pin_memory)
         with self._lock:
             self._decoded[0] = pinned
 
@@ -161,25 +167,25 @@ def _undistort(
     rgb: np.ndarray, alpha: np.ndarray | None, weight: np.ndarray | None, lens: Lens
 ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
     maps = undistortion(lens)
-    rgb, alpha, weight = (
-        None
-        if each is None
-        else cv2.remap(each, maps.map_xy, maps.map_fraction, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-        for each in (rgb, alpha, weight)
-    )
+
+    def moved(pixels: np.ndarray) -> np.ndarray:
+        return cv2.remap(pixels, maps.map_xy, maps.map_fraction, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+
     valid = None if maps.valid.all() else np.where(maps.valid, 255, 0).astype(np.uint8)
-    return rgb, alpha, _combine(weight, valid)
+    weight = _combine(None if weight is None else moved(weight), valid)
+    return moved(rgb), None if alpha is None else moved(alpha), weight
 
 
 def _resized(rgb: np.ndarray, alpha: np.ndarray | None, weight: np.ndarray | None, size: tuple[int, int]) -> Planes:
     """A pixel counts where there is no weight, or where most of its area counts."""
-    rgb, alpha, weight = (None if each is None else _resize(each, size) for each in (rgb, alpha, weight))
+    rgb, counts = _resize(rgb, size), None if weight is None else torch.from_numpy(_resize(weight, size) > 127)
     if alpha is not None:
+        alpha = _resize(alpha, size)
         rgb = np.minimum(rgb, alpha[..., None])  # both are rounded, and the photo over white stays below 256
     return Planes(
         torch.from_numpy(np.ascontiguousarray(rgb.transpose(2, 0, 1))),
         None if alpha is None else torch.from_numpy(alpha),
-        None if weight is None else torch.from_numpy(weight > 127),
+        counts,
     )
 
 

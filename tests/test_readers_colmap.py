@@ -32,11 +32,15 @@ def test_equals_pycolmap_on_real_captures(test_data, name):
         assert [camera.width, camera.height] == [intrinsics.width, intrinsics.height]
         assert [camera.fx, camera.fy, camera.cx, camera.cy] == intrinsics.params.tolist()
         # Worst measured: 2.2e-7, and 4.6e-7 for the centres: rounding to float32 of up to 8 units.
-        np.testing.assert_allclose(camera.world_to_camera[:3], image.cam_from_world().matrix(), rtol=0, atol=1e-6)
-        np.testing.assert_allclose(camera.centre, image.projection_center(), rtol=0, atol=1e-5)
-    rows = np.array([(*np.float32(point.xyz), *point.color) for point in theirs.points3D.values()])
-    ours = np.concatenate([scene.points.xyz.numpy(), scene.points.rgb.numpy()], axis=1)
-    np.testing.assert_array_equal(ours[np.lexsort(ours.T)], rows[np.lexsort(rows.T)])  # any order, duplicates kept
+        motion = scene.units.file_motion(camera.world_to_camera.numpy())
+        np.testing.assert_allclose(motion[:3], image.cam_from_world().matrix(), rtol=0, atol=2e-6)
+        centre = scene.units.file_points(camera.centre.numpy()[None])[0]
+        np.testing.assert_allclose(centre, image.projection_center(), rtol=0, atol=1e-5)
+    rows = np.array([(*point.xyz, *point.color) for point in theirs.points3D.values()])
+    ours = np.concatenate([scene.units.file_points(scene.points.xyz.numpy()), scene.points.rgb.numpy()], axis=1)
+    ours, rows = (each[np.lexsort(each.round(3).T)] for each in (ours, rows))  # any order, duplicates kept
+    np.testing.assert_array_equal(ours[:, 3:], rows[:, 3:])
+    np.testing.assert_allclose(ours[:, :3], rows[:, :3], rtol=1e-6, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", CAPTURES)

@@ -22,6 +22,7 @@ from compact_splats.gaussian_renderer.evaluation import evaluate
 from compact_splats.gaussian_renderer.maps import depth_step
 from compact_splats.scene import Camera, load_scene, ply
 from compact_splats.scene.colmap import read_colmap
+from compact_splats.scene.names import SceneFiles
 from compact_splats.scene.gaussian_model import GaussianModel
 from compact_splats.scene.normalization import EXTENT, Units, camera_centres
 from compact_splats.scene.points import random_points_around_object, random_points_in_view, read_points_ply
@@ -40,7 +41,8 @@ def moved(source: Path, out: Path, scale: float = 1.0, offset=ZERO, keep: int | 
     model = out / "sparse" / "0"
     model.mkdir(parents=True)
     (out / "images").symlink_to(source / "images")
-    photos, points = read_colmap(source / "sparse" / "0", source / "images")
+    data = read_colmap(source / "sparse" / "0", SceneFiles(source))
+    photos, points = data.photos, data.points
     photos = sorted(photos, key=lambda photo: photo.name)[:keep]
     lens = photos[0].lens
     write_cameras(model, [(1, "PINHOLE", lens.width, lens.height, (lens.fx, lens.fy, lens.cx, lens.cy))])
@@ -149,7 +151,8 @@ def test_files_of_a_run_hold_the_scenes_coordinates(
     said = capsys.readouterr().err
     assert ("far from its origin" in said) == any(taken) and said.count("note") <= 1
 
-    photos, points = read_colmap(scene / "sparse" / "0", scene / "images")
+    data = read_colmap(scene / "sparse" / "0", SceneFiles(scene))
+    photos, points = data.photos, data.points
     offset_found = ply.read_offset(RunFolder(run).find_ply()[0])
     assert offset_found == (None if not any(taken) else tuple(RunFolder(run).units().offset))
     subtracted = np.array(RunFolder(run).units().offset)
