@@ -86,8 +86,8 @@ MISTAKES = {
     ),
     "stream: memory that backward needs is freed after forward": Mistake(
         "cuda_tiles.cu",
-        "frame.segment_begin = kept.array",
-        "frame.segment_begin = context.scratch.array",
+        "frame.block_tile = kept.array",
+        "frame.block_tile = context.scratch.array",
         shown_by="smoke",
         says="FAILED crowd",
     ),
