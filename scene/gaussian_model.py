@@ -17,12 +17,11 @@ from simple_knn import mean_squared_distance
 from torch import Tensor, nn
 
 from compact_splats.scene import ply
+from compact_splats.scene.parameters import PARAMETER_NAMES, SH_C0, SavedArrays, is_antialiased
 from compact_splats.scene.points import Points
 
-SH_C0 = 0.28209479177387814  # the constant basis function
 INITIAL_OPACITY = 0.1
 MIN_SQUARED_DISTANCE = 1e-7  # of the initial scale, world units squared: coincident points get a size too
-PARAMETER_NAMES = ("means", "log_scales", "quats", "opacity_logits", "sh_dc", "sh_rest")
 
 # MKL's vector functions set themselves up in their first call. Where several threads make that call at once, some
 # values of it round differently from run to run. One thread makes it here.
@@ -42,7 +41,7 @@ class GaussianModel:
             moves them, too; entries of new Gaussians are zero.
         sh_degree: degree that is rendered now.
         max_sh_degree: degree that ``sh_rest`` has room for.
-        antialiased: rendering compensates the opacity of splats that are widened to a pixel; files do not say it.
+        antialiased: rendering compensates the opacity of splats that are widened to a pixel.
     """
 
     def __init__(self, parameters: dict[str, Tensor], sh_degree: int) -> None:
@@ -81,38 +80,40 @@ class GaussianModel:
 
     @classmethod
     def load_ply(cls, path: str | Path, device: torch.device | str, max_sh_degree: int | None = None) -> GaussianModel:
-        """Read a 3DGS PLY of any SH degree from 0 to 3; the degree it has is rendered in full.
+        """Read a 3DGS PLY; its SH degree is rendered in full. For other formats see ``compression.read_model``.
 
         Args:
             path: of the file.
             device: of the parameters.
-            max_sh_degree: degree of the model: higher coefficients are dropped, missing ones start at zero. None: that
-                of the file.
+            max_sh_degree: see :meth:`from_arrays`.
 
         Raises:
             InputError: not a 3DGS PLY, see ``scene.ply.read``.
         """
-        arrays = ply.read(path)
-        if max_sh_degree is None:
-            return cls.from_arrays(arrays, device)
-        read = arrays["sh_rest"]
-        room = (max_sh_degree + 1) ** 2 - 1
-        arrays["sh_rest"] = np.zeros((len(read), room, 3), np.float32)
-        arrays["sh_rest"][:, : read.shape[1]] = read[:, :room]
-        model = cls.from_arrays(arrays, device)
-        model.sh_degree = min(max_sh_degree, math.isqrt(read.shape[1] + 1) - 1)
-        return model
+        return cls.from_arrays(ply.read(path), device, max_sh_degree)
 
     @classmethod
-    def from_arrays(cls, arrays: dict[str, np.ndarray], device: torch.device | str) -> GaussianModel:
-        """Make a model of arrays; their SH degree is rendered in full.
+    def from_arrays(
+        cls, arrays: dict[str, np.ndarray], device: torch.device | str, max_sh_degree: int | None = None
+    ) -> GaussianModel:
+        """Make a model of arrays; their SH degree is rendered in full, and ``antialiased`` is their mark.
 
         Args:
             arrays: float32, by ``PARAMETER_NAMES``, in the shapes of the attribute ``parameters``; they are copied.
             device: of the parameters.
+            max_sh_degree: degree of the model: higher coefficients are dropped, missing ones start at zero. None: that
+                of the arrays.
         """
-        model = cls({name: torch.from_numpy(each).to(device, copy=True) for name, each in arrays.items()}, sh_degree=0)
-        model.sh_degree = model.max_sh_degree
+        rest = arrays["sh_rest"]
+        degree = math.isqrt(rest.shape[1] + 1) - 1
+        if max_sh_degree is not None:
+            room = (max_sh_degree + 1) ** 2 - 1
+            given, rest = rest, np.zeros((len(rest), room, 3), np.float32)
+            rest[:, : given.shape[1]] = given[:, :room]
+            degree = min(degree, max_sh_degree)
+        values = {**arrays, "sh_rest": rest}
+        model = cls({name: torch.from_numpy(each).to(device, copy=True) for name, each in values.items()}, degree)
+        model.antialiased = is_antialiased(arrays)
         return model
 
     def with_parameters(self, parameters: dict[str, Tensor]) -> GaussianModel:
@@ -127,7 +128,12 @@ class GaussianModel:
         Raises:
             InputError: the file cannot be written.
         """
-        ply.write(path, {name: values.detach().cpu().numpy() for name, values in self.parameters.items()})
+        ply.write(path, self.to_arrays())
+
+    def to_arrays(self) -> SavedArrays:
+        """The parameters as float32 arrays, with the mark ``antialiased``; on the CPU they share memory."""
+        arrays = {name: values.detach().cpu().numpy() for name, values in self.parameters.items()}
+        return SavedArrays(arrays, self.antialiased)
 
     # ---- what the renderer reads ----
 

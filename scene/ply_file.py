@@ -55,25 +55,26 @@ class _Element:
 # ---- writing ----
 
 
-def write_elements(path: str | Path, elements: Mapping[str, np.ndarray]) -> None:
+def write_elements(path: str | Path, elements: Mapping[str, np.ndarray], comments: Sequence[str] = ()) -> None:
     """Write a file of elements.
 
     Args:
         path: the file; replaced in one move.
         elements: structured arrays (N,) of little-endian columns, by the element's name.
+        comments: lines of the header, ASCII.
 
     Raises:
         InputError: the file cannot be written.
     """
     with atomic_write(path, num_bytes=sum(table.nbytes for table in elements.values())) as temporary:
         with open(temporary, "wb") as file:
-            for part in _parts(elements):
+            for part in _parts(elements, comments):
                 file.write(part)
 
 
-def _parts(elements: Mapping[str, np.ndarray]) -> Iterator[bytes | memoryview]:
+def _parts(elements: Mapping[str, np.ndarray], comments: Sequence[str]) -> Iterator[bytes | memoryview]:
     """The bytes of the file, piece by piece: the arrays are not copied."""
-    lines = ["ply", "format binary_little_endian 1.0"]
+    lines = ["ply", "format binary_little_endian 1.0", *(f"comment {comment}" for comment in comments)]
     for name, table in elements.items():
         lines.append(f"element {name} {len(table)}")
         lines += [f"property {_NAMES[kind.lstrip('<|')]} {column}" for column, kind, *_ in table.dtype.descr]
@@ -94,7 +95,7 @@ def read_elements(path: str | Path, names: Sequence[str], fix: str) -> dict[str,
         fix: what the user can do about a broken file, for the message.
 
     Returns:
-        For each of ``names`` that the file has, arrays (N,) by property, in the file's order; float64 from ascii.
+        For each of ``names`` that the file has, arrays (N,) by property, in the file's order; float64 from ascii, or the whole numbers that the header declares.
 
     Raises:
         InputError: no such file, no PLY, one that is shorter than its header says, or lists in one of these elements.
@@ -117,6 +118,22 @@ def read_element(path: str | Path, name: str, fix: str) -> Columns:
     if name not in elements:
         raise InputError(path, f"the element '{name}'", "none", fix)
     return elements[name]
+
+
+def read_comments(path: str | Path) -> list[str]:
+    """The comments of the header, without the word ``comment``.
+
+    Raises:
+        InputError: no such file, or no PLY.
+    """
+    with open_file(path, "a PLY file", "check the path") as file:
+        start = file.read(_MAX_HEADER)
+    try:
+        end = _header(start)[2]
+    except _Broken as error:
+        raise InputError(path, *error.args, "check the path") from error
+    lines = (line.split(None, 1) for line in start[:end].decode("latin-1").splitlines())
+    return [words[1] for words in lines if len(words) == 2 and words[0] == "comment"]
 
 
 def _read(file: BinaryIO, num_bytes: int, names: Sequence[str]) -> dict[str, Columns]:
@@ -145,12 +162,12 @@ def _header(start: bytes) -> tuple[str, list[_Element], int]:
     opening = re.match(rb"ply(\r\n|\n|\r)", start)
     if not opening:
         raise _Broken("a PLY file", f"one that starts with {start[:8]!r}")
-    last = opening[1] + b"end_header" + opening[1]
-    end = start.find(last)
-    if end < 0:
+    newline = rb"\r" if opening[1] == b"\r" else rb"\r?\n"  # some writers mix \n and \r\n
+    last = re.search(rb"[\r\n]end_header[ \t]*" + newline, start)
+    if not last:
         raise _Broken(f"the end of a PLY header within {_MAX_HEADER:,} bytes", "none")
     order, elements = None, {}
-    for line in start[opening.end() : end].decode("latin-1").split(opening[1].decode()):
+    for line in re.split(newline.decode(), start[opening.end() : last.start()].decode("latin-1")):
         match line.split():
             case ["format", kind, "1.0"] if order is None and kind in _BYTE_ORDER:
                 order = _BYTE_ORDER[kind]
@@ -164,7 +181,7 @@ def _header(start: bytes) -> tuple[str, list[_Element], int]:
                 raise _Broken("the lines of a PLY header", f"'{line[:80]}'")
     if order is None:
         raise _Broken("the format of a PLY file, ascii or binary", "none")
-    return order, list(elements.values()), end + len(last)
+    return order, list(elements.values()), last.end()
 
 
 def _count(word: str) -> int:
@@ -208,11 +225,21 @@ def _columns(file: BinaryIO, element: _Element, order: str) -> Columns:
         raise _Broken(f"numbers as '{element.name}' of a PLY file", "lists")
     if not order:
         table = _numbers(file, element.count * len(element.kinds)).reshape(element.count, len(element.kinds))
-        return dict(zip(element.kinds, table.T, strict=True))
+        return {name: _declared(table[:, i], str(kind)) for i, (name, kind) in enumerate(element.kinds.items())}
     table = np.fromfile(file, element.dtype(order), element.count)
     if len(table) != element.count:  # the file has become shorter
         raise _Broken(f"{element.count:,} rows of '{element.name}'", f"{len(table):,}")
     return {name: table[name] for name in element.kinds}
+
+
+def _declared(values: np.ndarray, kind: str) -> np.ndarray:
+    """Numbers of a text as the type of the header where it is one of whole numbers that holds them."""
+    if kind[0] in "iu" and len(values):
+        with np.errstate(invalid="ignore"):
+            whole = values.astype(kind)
+        if np.array_equal(whole, values):
+            return whole
+    return values
 
 
 def _numbers(file: BinaryIO, count: int) -> np.ndarray:

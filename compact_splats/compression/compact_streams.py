@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from compact_splats.compression.arrays import REST_COUNTS, SHAPES, Arrays, Parameters
+from compact_splats.compression.arrays import Arrays, Parameters
+from compact_splats.scene.parameters import REST_COUNTS, SHAPES
 from compact_splats.compression.color_basis import ColorBasis
 from compact_splats.compression.compact_code import MAX_CODE, MAX_DEPTH, Codes, CompactCode
 from compact_splats.compression.container import MAX_GAUSSIANS, PROFILE_KEY, FormatError, header_integer

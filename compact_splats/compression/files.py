@@ -1,39 +1,56 @@
-"""Model files: reading any known format, and writing .gsz."""
+"""Model files: finding and reading any known format, and writing .gsz."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from compact_splats.compression import formats
-from compact_splats.compression.arrays import Arrays
-from compact_splats.compression.codec import decode
 from compact_splats.compression.container import MAGIC, input_errors
 from compact_splats.scene import ply
+from compact_splats.scene.parameters import SavedArrays, cleaned
+from compact_splats.training.run_folder import RunFolder
 from compact_splats.utils.errors import InputError
 from compact_splats.utils.files import atomic_write, open_file
 
 
-def read_model(path: str | Path) -> Arrays:
+def find_model(path: Path, iteration: int = -1) -> Path:
+    """The file of a model: itself, that of a folder of ``train.py``, or meta.json of a folder of .sog.
+
+    Args:
+        path: a file or a folder.
+        iteration: of a run; -1: the last.
+
+    Raises:
+        InputError: a folder without a model.
+    """
+    if not path.is_dir():
+        return path
+    return path / formats.META if (path / formats.META).is_file() else RunFolder(path).find_ply(iteration)[0]
+
+
+def read_model(path: str | Path, *, keep_nan: bool = False) -> SavedArrays:
     """Read a model of any known format, which the first bytes tell, or else the name.
 
     Args:
         path: a .gsz, a 3DGS .ply, or one of ``compression.formats``.
+        keep_nan: refuse values that are not finite instead of leaving out their Gaussians.
 
     Returns:
-        float32 arrays, by name and in the shapes of ``GaussianModel.parameters``.
+        Finite float32 arrays, by name and in the shapes of ``GaussianModel.parameters``, with the marks of the file and
+        notes about what was changed.
 
     Raises:
-        InputError: no such file, no known format, a damaged file, or values that are not finite.
+        InputError: no such file, no known format, or a damaged file.
     """
-    path = Path(path)
+    path = find_model(Path(path))
     with open_file(path, "a model that can be read", "check the path") as file:
         start = file.read(formats.START)
     if start.startswith(MAGIC):
         return _read_gsz(path)
     if read := formats.reader_for(path, start):
-        return read(path)
+        return read(path, keep_nan=keep_nan)
     if start.startswith(b"ply") or path.suffix.lower() == ".ply":
-        return ply.read(path)
+        return ply.read(path, keep_nan=keep_nan)
     if path.suffix.lower() == ".gsz":
         return _read_gsz(path)  # fails with what is wrong
     known = ", ".join([".gsz", ".ply", *formats.MODULES])
@@ -54,8 +71,10 @@ def write_gsz(path: str | Path, data: bytes) -> None:
         temporary.write_bytes(data)
 
 
-def _read_gsz(path: Path) -> Arrays:
+def _read_gsz(path: Path) -> SavedArrays:
+    from compact_splats.compression.codec import decode  # loads torch, which other formats do without
+
     with open_file(path, "a model that can be read", "check the path") as file:
         data = file.read()
     with input_errors(path, "copy or make the file again"):
-        return decode(data)
+        return cleaned(path, decode(data))
