@@ -13,13 +13,12 @@ from contextlib import closing
 from typing import NoReturn
 
 from compact_splats.arguments.device import pick_device, use_threads
-from compact_splats.compression import read_model
+from compact_splats.compression.files import model_file
+from compact_splats.compression.load import load_model
 from compact_splats.gaussian_renderer import DEVICES
 from compact_splats.scene import Camera, load_scene
 from compact_splats.scene.gaussian_model import GaussianModel
 from compact_splats.scene.saved_cameras import read_cameras
-from compact_splats.training.run_folder import RunFolder
-from compact_splats.utils.errors import InputError
 from compact_splats.utils.signals import StopRequest
 from compact_splats.utils.usage import MB
 from compact_splats.viewer import open_page
@@ -43,13 +42,9 @@ def view(config: ViewConfig) -> None:
     """
     device = pick_device(config.device, DEVICES)
     use_threads(config.threads)
-    path = RunFolder(config.model).find_ply(config.iteration)[0] if config.model.is_dir() else config.model
-    arrays = read_model(path)
-    if not len(arrays["means"]):
-        raise InputError(f"{path} contains no Gaussians; give a trained model")
-    views = find_views(find_cameras(config), arrays["means"])
-    model = GaussianModel.from_arrays(arrays, device)
-    model.antialiased = config.antialiasing
+    path = model_file(config.model, config.iteration)
+    model = load_model(path, config, device)
+    views = find_views(find_cameras(config), model.means.detach().cpu().numpy())
     num_cameras = len(views.cameras)
     config.say(f"{path}: {model.num_gaussians:,} Gaussians, SH degree {model.max_sh_degree}, {num_cameras} cameras")
     if model.num_gaussians > config.max_gaussians:
@@ -61,7 +56,8 @@ def view(config: ViewConfig) -> None:
     if config.html is None:
         serve(config, name, model, views)
     background = "#ffffff" if config.white_background else "#000000"
-    write_page(config.html, name, model, views, background=background, max_gaussians=config.max_gaussians)
+    lost = write_page(config.html, name, model, views, background=background, max_gaussians=config.max_gaussians)
+    config.say_notes(config.html, lost)
     config.say(f"{config.html}: {config.html.stat().st_size / MB:.1f} MB, opens in any current browser")
 
 

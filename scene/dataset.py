@@ -1,6 +1,5 @@
 """``load_scene``: finds the format of a data set, splits training and test views, checks photos and masks."""
 
-import sys
 from dataclasses import dataclass
 from os.path import isfile  # Path.is_file raises if a name is too long
 from pathlib import Path
@@ -14,6 +13,7 @@ from compact_splats.scene.points import Points, random_points_in_box, random_poi
 from compact_splats.scene.posed_photo import PosedPhoto
 from compact_splats.scene.transforms import read_transforms
 from compact_splats.utils.errors import InputError
+from compact_splats.utils.notes import note
 from compact_splats.utils.pictures import find_mask, picture_size
 
 TEST_EVERY = 8
@@ -205,7 +205,7 @@ def _extent(cameras: tuple[Camera, ...]) -> float:
 def _points(data: _DataSet, train: tuple[Camera, ...], num_random: int, generator: torch.Generator) -> Points:
     if data.points is not None and len(data.points.xyz):
         return data.points
-    _note(f"the scene has no points: starting from {num_random:,} random ones")
+    note(f"the scene has no points: starting from {num_random:,} random ones")
     if data.is_blender:
         return random_points_in_box(num_random, _BLENDER_HALF_SIDE, generator)
     return random_points_in_view(train, num_random, generator)
@@ -214,10 +214,6 @@ def _points(data: _DataSet, train: tuple[Camera, ...], num_random: int, generato
 def _report(missing: tuple[str, ...], resized: bool) -> None:
     if missing:
         names = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
-        _note(f"{len(missing)} registered photos are not on disk and left out: {names}")
+        note(f"{len(missing)} registered photos are not on disk and left out: {names}")
     if resized:
-        _note(f"photos wider than {_MAX_WIDTH} px are resized to {_MAX_WIDTH}; -r 1 keeps their size")
-
-
-def _note(text: str) -> None:
-    print(f"note: {text}", file=sys.stderr)
+        note(f"photos wider than {_MAX_WIDTH} px are resized to {_MAX_WIDTH}; -r 1 keeps their size")

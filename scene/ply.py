@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from compact_splats.scene.parameters import REST_COUNTS, SH_C0, SavedArrays, cleaned, is_antialiased
+from compact_splats.scene.parameters import SH_C0, SavedArrays, cleaned, is_antialiased
 from compact_splats.scene.ply_file import Columns, read_comments, read_element, write_elements
 from compact_splats.utils.errors import InputError
 from compact_splats.utils.floats import to_float32
@@ -76,7 +76,8 @@ def read(path: str | Path, *, keep_nan: bool = False) -> SavedArrays:
     """
     path = Path(path)
     vertices = read_element(path, "vertex", _FIX)
-    vertices = {name.removeprefix(_PREFIX) if _is_renamed(name, vertices) else name: vertices[name] for name in vertices}
+    renamed = {name: name.removeprefix(_PREFIX) for name in vertices if name.startswith(_PREFIX)}
+    vertices = {name if renamed.get(name, name) in vertices else renamed[name]: vertices[name] for name in vertices}
     notes = _add_missing(vertices)
     missing = [name for group in _COLUMNS_OF.values() for name in group if name not in vertices]
     if missing:
@@ -110,10 +111,6 @@ def marked_antialiased(path: str | Path) -> bool:
 def comments_of(arrays: dict[str, np.ndarray]) -> list[str]:
     """The comments that mark a model; none for most, because some readers refuse comments."""
     return [MIP] if is_antialiased(arrays) else []
-
-
-def _is_renamed(name: str, vertices: Columns) -> bool:
-    return name.startswith(_PREFIX) and name.removeprefix(_PREFIX) not in vertices
 
 
 def _add_missing(vertices: Columns) -> list[str]:

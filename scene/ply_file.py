@@ -95,7 +95,8 @@ def read_elements(path: str | Path, names: Sequence[str], fix: str) -> dict[str,
         fix: what the user can do about a broken file, for the message.
 
     Returns:
-        For each of ``names`` that the file has, arrays (N,) by property, in the file's order; float64 from ascii, or the whole numbers that the header declares.
+        For each of ``names`` that the file has, arrays (N,) by property, in the file's order; from ascii
+        float64, or the whole numbers that the header declares.
 
     Raises:
         InputError: no such file, no PLY, one that is shorter than its header says, or lists in one of these elements.

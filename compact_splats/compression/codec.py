@@ -36,8 +36,8 @@ def encode(arrays: Arrays, profile: str = DEFAULT, **settings: Any) -> bytes:
     """Store a model.
 
     Args:
-        arrays: by name and in the shapes of ``GaussianModel.parameters``, before activation; ``SavedArrays`` for the mark
-            of an anti-aliased model.
+        arrays: by name and in the shapes of ``GaussianModel.parameters``, before activation; ``SavedArrays`` for the
+            mark of an anti-aliased model.
         profile: one of ``PROFILES``.
         settings: of the profile: ``color_basis`` and those of :class:`compression.compact.CompactSettings`, or
             ``sh_step`` of :class:`compression.seed.SeedQuantizer`.

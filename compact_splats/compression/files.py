@@ -13,7 +13,7 @@ from compact_splats.utils.errors import InputError
 from compact_splats.utils.files import atomic_write, open_file
 
 
-def find_model(path: Path, iteration: int = -1) -> Path:
+def model_file(path: Path, iteration: int = -1) -> Path:
     """The file of a model: itself, that of a folder of ``train.py``, or meta.json of a folder of .sog.
 
     Args:
@@ -42,7 +42,7 @@ def read_model(path: str | Path, *, keep_nan: bool = False) -> SavedArrays:
     Raises:
         InputError: no such file, no known format, or a damaged file.
     """
-    path = find_model(Path(path))
+    path = model_file(Path(path))
     with open_file(path, "a model that can be read", "check the path") as file:
         start = file.read(formats.START)
     if start.startswith(MAGIC):

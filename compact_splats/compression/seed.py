@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from compact_splats.compression.arrays import Arrays, Parameters, checked, refuse_not_finite
-from compact_splats.scene.parameters import REST_COUNTS, SHAPES, is_antialiased
 from compact_splats.compression.container import (
     MAX_GAUSSIANS,
     PROFILE_KEY,
@@ -27,6 +26,7 @@ from compact_splats.compression.container import (
 )
 from compact_splats.compression.morton import morton_cells, morton_codes
 from compact_splats.compression.quantizer import Quantizer
+from compact_splats.scene.parameters import REST_COUNTS, SHAPES, is_antialiased
 
 NAME = "seed"
 # The least step between two levels of SH degrees 1 to 3. Most trained coefficients are close to 0: the range from the

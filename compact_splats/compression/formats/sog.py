@@ -43,7 +43,6 @@ from compact_splats.compression.formats.common import (
 )
 from compact_splats.compression.formats.kmeans import codebook_of_numbers, codebook_of_vectors, nearest_number
 from compact_splats.scene.parameters import REST_COUNTS, SavedArrays, cleaned, is_antialiased
-from compact_splats.utils.errors import InputError
 from compact_splats.utils.files import atomic_write, open_file
 
 VERSION = 2
@@ -65,8 +64,8 @@ def write(path: str | Path, arrays: Arrays, *, palette: int | None = None) -> li
     """Write a model, in Morton order.
 
     Args:
-        path: the file, replaced in one move; or, where it is named ``meta.json``, that of a folder of loose files, which
-            are replaced one by one, ``meta.json`` last.
+        path: the file, replaced in one move; or, where it is named ``meta.json``, that of a folder of loose files,
+            which are replaced one by one, ``meta.json`` last.
         arrays: by name and in the shapes of ``GaussianModel.parameters``, at least one Gaussian.
         palette: number of entries for the higher SH degrees, 1 to 65,536; None: a quarter of the Gaussians.
 
@@ -310,7 +309,7 @@ class _Bundle:
         with np.errstate(over="ignore"):  # becomes infinite: `cleaned` leaves it out
             arrays = {
                 "means": np.copysign(np.expm1(np.abs(logs)), logs).astype(np.float32),
-                "log_scales": self.between_bounds("scales", scales) if self.is_first else self.indexed("scales", scales),
+                "log_scales": (self.between_bounds if self.is_first else self.indexed)("scales", scales),
                 "quats": from_smallest_three(quats[:, 3] - _FIRST_MODE, (quats[:, :3] / 127.5 - 1) * MAX_PART),
                 "opacity_logits": opacities,
                 "sh_dc": colors[:, None],

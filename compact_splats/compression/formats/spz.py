@@ -1,7 +1,7 @@
 """Niantic's .spz: a header and six arrays, positions in 24-bit fixed point, all else in 8 bits a value.
 
-Versions 1 to 3 are a gzip stream, version 4 a header of 32 bytes and a zstd frame for each array. Version 1 has positions
-as float16; rotations are three parts of 8 bits, from version 3 on the three smallest parts in 32 bits.
+Versions 1 to 3 are a gzip stream, version 4 a header of 32 bytes and a zstd frame for each array. Version 1 has
+positions as float16; rotations are three parts of 8 bits, from version 3 on the three smallest parts in 32 bits.
 
 [https://github.com/nianticlabs/spz, README "File Format"; https://deepwiki.com/Jackneill/spz/2.2-data-arrays-and-encoding;
 of version 4 https://github.com/sparkjsdev/spark/pull/332, and the files of splat-transform]
@@ -155,8 +155,8 @@ def _fitted(arrays: SavedArrays) -> tuple[SavedArrays, int, list[str]]:
     num_far = int((far > reach).sum())
     note = (
         f"{num_far:,} of {len(far):,} Gaussians lie beyond {reach:.4g} and up to {far[-1]:.4g} from the origin, which "
-        f".spz could hold only in steps of {2.0**-bits_for_all:.2g}: they are drawn in to {reach:.4g} on their rays and "
-        "become smaller by as much"
+        f".spz could hold only in steps of {2.0**-bits_for_all:.2g}: they are drawn in to {reach:.4g} on their rays "
+        "and become smaller by as much"
     )
     return drawn_in(arrays, reach), bits, [note]
 
