@@ -5,18 +5,18 @@
 --format ply`` decodes; ``compress.py info FILE`` shows the number of Gaussians and the size.
 """
 
+import importlib
 import sys
 
 from compact_splats.arguments.compress import DEFAULT_ROUNDS, RATES, CompressConfig
 from compact_splats.arguments.options import flags_that_save_memory, run_command, to_json
-from compact_splats.compression.export import export
-from compact_splats.compression.info import info
 from compact_splats.utils.errors import InputError, run_script
 
 # Above the imports that load torch, for which --help does not wait.
 if __name__ == "__main__":
-    if sys.argv[1:2] in (["export"], ["info"]):
-        run_script(lambda: {"export": export, "info": info}[sys.argv[1]](sys.argv[2:]))
+    if sys.argv[1:2] in (["export"], ["info"]):  # these load no torch
+        module = importlib.import_module(f"compact_splats.compression.{sys.argv[1]}")
+        run_script(lambda: getattr(module, sys.argv[1])(sys.argv[2:]))
     if sys.argv[1:2] != ["run"]:
         run_command(CompressConfig, "compress", "compress")
 
@@ -32,8 +32,10 @@ from compact_splats.arguments.device import use_threads
 from compact_splats.compression import ColorBasis, decode, write_gsz
 from compact_splats.compression.compact import CompactQuantizer
 from compact_splats.compression.container import input_errors
+from compact_splats.compression.export import export
 from compact_splats.compression.files import model_file
 from compact_splats.compression.finetune import Photos
+from compact_splats.compression.info import info
 from compact_splats.compression.load import load_model
 from compact_splats.compression.posthoc import Goals, PostHoc, Result, Stage
 from compact_splats.compression.quantizer import Quantizer
@@ -79,11 +81,10 @@ def compress(config: CompressConfig) -> dict[str, Any]:
     """
     device = pick_device(config.device, DEVICES)
     use_threads(config.threads)
-    source = (
-        RunFolder(config.model_path).find_ply(config.iteration)[0] if config.ply is None else model_file(config.ply)
-    )
+    in_run = config.ply is None
+    source = RunFolder(config.model_path).find_ply(config.iteration)[0] if in_run else model_file(config.ply)
     out = config.out or default_out(config)
-    if out.exists() and config.ply is not None and config.out is None and not config.overwrite:
+    if out.exists() and config.out is None and not (in_run or config.overwrite):
         raise InputError(f"{out} exists: give --overwrite to replace it, or name another file with --out")
     check_writable(out.parent)
     model = load_model(source, config, device)

@@ -25,6 +25,7 @@ SHARED_FLAGS = [
     ("--white_background", "white_background", True),
     ("--eval", "eval", True),
     ("--antialiasing", "antialiasing", True),
+    ("--keep-nan", "keep_nan", True),
     ("--device cpu", "device", "cpu"),
     ("--threads 3", "threads", 3),
     ("-s other", "source_path", Path("other")),

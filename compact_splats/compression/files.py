@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from compact_splats.compression import formats
@@ -43,16 +44,30 @@ def read_model(path: str | Path, *, keep_nan: bool = False) -> SavedArrays:
         InputError: no such file, no known format, or a damaged file.
     """
     path = model_file(Path(path))
+    return _reader(path)(path, keep_nan=keep_nan)
+
+
+def kind_of(path: Path) -> str:
+    """The format of a file of :func:`read_model`, as a suffix such as ".compressed.ply".
+
+    Raises:
+        InputError: no such file, or no known format.
+    """
+    module = _reader(path).__module__.rpartition(".")[2]
+    return ".gsz" if module == "files" else f".{module.replace('_', '.')}"
+
+
+def _reader(path: Path) -> Callable[..., SavedArrays]:
     with open_file(path, "a model that can be read", "check the path") as file:
         start = file.read(formats.START)
     if start.startswith(MAGIC):
-        return _read_gsz(path)
+        return _read_gsz
     if read := formats.reader_for(path, start):
-        return read(path, keep_nan=keep_nan)
+        return read
     if start.startswith(b"ply") or path.suffix.lower() == ".ply":
-        return ply.read(path, keep_nan=keep_nan)
+        return ply.read
     if path.suffix.lower() == ".gsz":
-        return _read_gsz(path)  # fails with what is wrong
+        return _read_gsz  # fails with what is wrong
     known = ", ".join([".gsz", ".ply", *formats.MODULES])
     raise InputError(f"{path} is no model ({known}): it starts with {start[:8]!r}; give a trained model")
 
@@ -71,10 +86,10 @@ def write_gsz(path: str | Path, data: bytes) -> None:
         temporary.write_bytes(data)
 
 
-def _read_gsz(path: Path) -> SavedArrays:
+def _read_gsz(path: Path, *, keep_nan: bool) -> SavedArrays:
     from compact_splats.compression.codec import decode  # loads torch, which other formats do without
 
     with open_file(path, "a model that can be read", "check the path") as file:
         data = file.read()
     with input_errors(path, "copy or make the file again"):
-        return cleaned(path, decode(data))
+        return cleaned(path, decode(data), keep_nan)

@@ -11,7 +11,7 @@ import numpy as np
 from compact_splats.arguments.options import Parser
 from compact_splats.compression import formats
 from compact_splats.compression.container import ANTIALIASED_KEY, MAGIC, input_errors, unpack
-from compact_splats.compression.files import model_file, read_model
+from compact_splats.compression.files import kind_of, model_file, read_model
 from compact_splats.scene.parameters import REST_COUNTS, SavedArrays, is_antialiased, sh_degree
 from compact_splats.utils.errors import InputError
 from compact_splats.utils.files import open_file
@@ -47,7 +47,8 @@ def described(path: Path, arrays: SavedArrays) -> list[str]:
         arrays: what was read.
     """
     num = len(arrays["means"])
-    lines = [f"{path}: {described_size(num, path)}, SH degree {sh_degree(arrays)}", f"  marked      {_mark(arrays)}"]
+    lines = [f"{path}: {described_size(num, path)}, SH degree {sh_degree(arrays)}"]
+    lines += [f"  format      {kind_of(path)}", f"  marked      {_mark(arrays)}"]
     if num:
         means, middle = arrays["means"], np.median(arrays["means"], axis=0)
         distance = np.linalg.norm(means - middle, axis=1)

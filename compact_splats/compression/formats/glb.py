@@ -38,6 +38,7 @@ LIMITS = {"log_scales": (-_MAX_LOG_SCALE, _MAX_LOG_SCALE)}
 _MIN_SCALE = 1e-20  # replaces 0, which has no logarithm; invisible
 _MAX_JSON = 1 << 24  # bytes
 _MAX_DEPTH = 64  # of nodes
+_LEAST = 256  # Gaussians that a primitive counts for, as reading one takes time
 _HALF_TURN = np.diag([-1.0, -1.0, 1.0, 1.0])  # about z
 _KINDS = {5120: "i1", 5121: "u1", 5122: "<i2", 5123: "<u2", 5126: "<f4"}  # by componentType
 _COLUMNS = {"SCALAR": 1, "VEC3": 3, "VEC4": 4}
@@ -240,7 +241,7 @@ class _Document:
             raise FormatError("all lower SH degrees of a higher one", f"{len(rest)} coefficients")
         if (scales < 0).any() or (opacity < 0).any() or (opacity > 1).any():
             raise FormatError("scales of 0 or more and opacities from 0 to 1", f"{scales.min()} or {opacity.min()}")
-        self.room -= len(means)
+        self.room -= max(len(means), _LEAST)
         if self.room < 0:
             raise FormatError("each mesh once", "more Gaussians than the file has room for")
         with np.errstate(invalid="ignore"):

@@ -258,7 +258,7 @@ def _loose_files(meta: Path) -> Files:
 
     def content(name: str, limit: int) -> bytes:
         path = meta if name == META else meta.parent / name
-        if not name.isprintable() or Path(name).name != name:
+        if not name or not name.isprintable() or Path(name).name != name:
             raise FormatError("names of files in the folder of meta.json", f"{name!r:.50}")
         with open_file(path, f"{name} beside meta.json" if path != meta else "meta.json of a .sog", READ_FIX) as file:
             return file.read(limit + 1)
