@@ -17,7 +17,7 @@ from pathlib import Path
 
 import atheris
 
-with atheris.instrument_imports(include=["scene", "compression", "utils", "arguments", "PIL", "zipfile", "gzip"]):
+with atheris.instrument_imports(include=["compact_splats", "PIL", "zipfile", "gzip"]):
     from tests.fuzz import FINDINGS, json_mutator
     from tests.fuzz.run_target import is_read, keep_inputs, kept_inputs, write_inputs
     from tests.fuzz.targets import ROOT, TARGETS

@@ -96,8 +96,13 @@ def read_file(path: str | Path, unpack: Callable[[bytes], Arrays], keep_nan: boo
     """
     with open_file(path, "a file that can be read", "check the path") as file:
         data = file.read()
-    with input_errors(path, READ_FIX):
-        arrays = unpack(data)
+    return unpacked(path, lambda: unpack(data), keep_nan)
+
+
+def unpacked(path: str | Path, unpack: Callable[[], Arrays], keep_nan: bool) -> SavedArrays:
+    """The model of a file, see :func:`read_file`; ``unpack`` may leave values that are not finite."""
+    with input_errors(path, READ_FIX), np.errstate(all="ignore"):
+        arrays = unpack()
     return cleaned(path, arrays, keep_nan)
 
 

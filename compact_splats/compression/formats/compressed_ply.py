@@ -29,8 +29,9 @@ from compact_splats.compression.formats.common import (
     opacity_from_byte,
     opacity_to_byte,
     smallest_three,
+    unpacked,
 )
-from compact_splats.scene.parameters import REST_COUNTS, SavedArrays, cleaned
+from compact_splats.scene.parameters import REST_COUNTS, SavedArrays
 from compact_splats.scene.ply import comments_of, marked_antialiased
 from compact_splats.scene.ply_file import Columns, read_elements, write_elements
 
@@ -79,9 +80,12 @@ def read(path: str | Path, *, keep_nan: bool = False) -> SavedArrays:
     Raises:
         InputError: no such file, not a compressed PLY, or one that is damaged.
     """
-    with input_errors(path, READ_FIX):
-        arrays = _unpack(read_elements(path, ("chunk", "vertex", "sh"), READ_FIX))
-    return cleaned(path, SavedArrays(arrays, marked_antialiased(path)), keep_nan)
+
+    def unpack() -> SavedArrays:
+        elements = read_elements(path, ("chunk", "vertex", "sh"), READ_FIX)
+        return SavedArrays(_unpack(elements), marked_antialiased(path))
+
+    return unpacked(path, unpack, keep_nan)
 
 
 # ---- writing ----
@@ -162,15 +166,14 @@ def _unpack(elements: dict[str, Columns]) -> Arrays:
     quats = from_smallest_three(np.rint(3 * rotations[:, 0]).astype(np.int64), (2 * rotations[:, 1:] - 1) * MAX_PART)
     positions = _in_bounds(chunks, "position", _unpacked(vertices["packed_position"], _AXIS_BITS))
     scales = _in_bounds(chunks, "scale", _unpacked(vertices["packed_scale"], _AXIS_BITS))
-    with np.errstate(over="ignore"):  # becomes infinite: `cleaned` leaves it out
-        return {
-            "means": positions.astype(np.float32),
-            "log_scales": scales.astype(np.float32),
-            "quats": quats,
-            "opacity_logits": opacity_from_byte(255 * colors[:, 3:]),
-            "sh_dc": color_to_dc(colors[:, None, :3]),
-            "sh_rest": _rest(elements, num),
-        }
+    return {
+        "means": positions.astype(np.float32),
+        "log_scales": scales.astype(np.float32),
+        "quats": quats,
+        "opacity_logits": opacity_from_byte(255 * colors[:, 3:]),
+        "sh_dc": color_to_dc(colors[:, None, :3]),
+        "sh_rest": _rest(elements, num),
+    }
 
 
 def _element(elements: dict[str, Columns], name: str, columns: tuple[str, ...]) -> Columns:
@@ -193,10 +196,9 @@ def _unpacked(packed: np.ndarray, bits: tuple[int, ...]) -> np.ndarray:
 
 def _in_bounds(chunks: Columns, key: str, fractions: np.ndarray) -> np.ndarray:
     """(N,3) float64 of fractions (N,3) between the bounds of their chunks."""
-    with np.errstate(invalid="ignore", over="ignore"):  # `cleaned` leaves out what is not finite
-        bounds = np.stack([chunks[name].astype(np.float64) for name in _BOUNDS[key]], axis=1)
-        low, high = np.repeat(bounds, _CHUNK, axis=0)[: len(fractions)].reshape(-1, 2, 3).swapaxes(0, 1)
-        return low + (high - low) * fractions
+    bounds = np.stack([chunks[name].astype(np.float64) for name in _BOUNDS[key]], axis=1)
+    low, high = np.repeat(bounds, _CHUNK, axis=0)[: len(fractions)].reshape(-1, 2, 3).swapaxes(0, 1)
+    return low + (high - low) * fractions
 
 
 def _rest(elements: dict[str, Columns], num: int) -> np.ndarray:

@@ -244,20 +244,19 @@ class _Document:
         self.room -= max(len(means), _LEAST)
         if self.room < 0:
             raise FormatError("each mesh once", "more Gaussians than the file has room for")
-        with np.errstate(invalid="ignore"):
-            arrays = {
-                "means": means,
-                "log_scales": np.log(np.maximum(scales, _MIN_SCALE)),
-                "quats": np.roll(quats, 1, axis=1),
-                "opacity_logits": np.clip(logit(opacity.astype(np.float64)), -MAX_LOGIT, MAX_LOGIT),
-                "sh_dc": sh_dc[:, None],
-                "sh_rest": np.stack(rest, axis=1) if rest else np.zeros((len(means), 0, 3), np.float32),
-            }
-            mark = self._entry(primitive, "extras", dict, {}).get(_MARK) == "mip"
-            try:
-                return transformed(SavedArrays(arrays, mark), np.linalg.inv(_HALF_TURN) @ matrix)
-            except ValueError as error:
-                raise FormatError("nodes that move, turn and scale evenly", f"'{error}'") from error
+        arrays = {
+            "means": means,
+            "log_scales": np.log(np.maximum(scales, _MIN_SCALE)),
+            "quats": np.roll(quats, 1, axis=1),
+            "opacity_logits": np.clip(logit(opacity.astype(np.float64)), -MAX_LOGIT, MAX_LOGIT),
+            "sh_dc": sh_dc[:, None],
+            "sh_rest": np.stack(rest, axis=1) if rest else np.zeros((len(means), 0, 3), np.float32),
+        }
+        mark = self._entry(primitive, "extras", dict, {}).get(_MARK) == "mip"
+        try:
+            return transformed(SavedArrays(arrays, mark), np.linalg.inv(_HALF_TURN) @ matrix)
+        except ValueError as error:
+            raise FormatError("nodes that move, turn and scale evenly", f"'{error}'") from error
 
     def _values(self, attributes: dict[str, Any], name: str, columns: int, num: int | None = None) -> np.ndarray:
         """(N,columns) float32 of an attribute; sparse accessors are refused."""

@@ -26,7 +26,6 @@ _SECTION = struct.Struct("<IIIIfHxxIIIIH")
 _FLOATS = {0: ("<f4", "<f4", "<f4"), 1: ("<u2", "<f2", "<f2"), 2: ("<u2", "<f2", "u1")}  # centre, shape, SH, by level
 _MAX_DEGREE = 2
 _MIN_SCALE = 1e-20  # replaces 0, which has no logarithm; invisible
-# Coefficients of a degree are stored red first, then green, then blue.
 _DEFAULT_RANGE = 32767
 
 
@@ -115,15 +114,14 @@ def _unpack_section(
     scales = records["scale"].astype(np.float32)
     if (scales < 0).any():
         raise FormatError("scales of 0 or more", f"{scales.min()}")
-    with np.errstate(over="ignore", invalid="ignore"):  # `cleaned` leaves out what is not finite
-        arrays = {
-            "means": means.astype(np.float32),
-            "log_scales": np.log(np.maximum(scales, _MIN_SCALE)),
-            "quats": unit(records["quat"]).astype(np.float32),
-            "opacity_logits": opacity_from_byte(records["color"][:, 3:]),
-            "sh_dc": color_to_dc(records["color"][:, None, :3] / 255),
-            "sh_rest": _by_coefficient(rest),
-        }
+    arrays = {
+        "means": means.astype(np.float32),
+        "log_scales": np.log(np.maximum(scales, _MIN_SCALE)),
+        "quats": unit(records["quat"]).astype(np.float32),
+        "opacity_logits": opacity_from_byte(records["color"][:, 3:]),
+        "sh_dc": color_to_dc(records["color"][:, None, :3] / 255),
+        "sh_rest": _by_coefficient(rest),
+    }
     return arrays, end
 
 
@@ -141,8 +139,7 @@ def _from_buckets(data: bytes, start: int, section: _Section, steps: np.ndarray)
     ends = np.cumsum(partial, dtype=np.uint64)
     bucket = np.concatenate([full, section.num_full + np.searchsorted(ends, np.arange(rest), side="right")])
     scale_range = section.scale_range or _DEFAULT_RANGE
-    with np.errstate(over="ignore", invalid="ignore"):
-        return (steps - scale_range) * (0.5 * section.block_size / scale_range) + centers[bucket]
+    return (steps - scale_range) * (0.5 * section.block_size / scale_range) + centers[bucket]
 
 
 def _by_coefficient(rest: np.ndarray) -> np.ndarray:

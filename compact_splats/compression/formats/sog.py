@@ -39,10 +39,11 @@ from compact_splats.compression.formats.common import (
     sigmoid,
     smallest_three,
     to_byte,
+    unpacked,
     write_file,
 )
 from compact_splats.compression.formats.kmeans import codebook_of_numbers, codebook_of_vectors, nearest_number
-from compact_splats.scene.parameters import REST_COUNTS, SavedArrays, cleaned, is_antialiased
+from compact_splats.scene.parameters import REST_COUNTS, SavedArrays, is_antialiased
 from compact_splats.utils.files import atomic_write, open_file
 
 VERSION = 2
@@ -102,9 +103,7 @@ def read(path: str | Path, *, keep_nan: bool = False) -> SavedArrays:
         path = path / META
     if path.suffix.lower() != ".json":
         return read_file(path, _unpack, keep_nan)
-    with input_errors(path, READ_FIX):
-        arrays = _Bundle(_loose_files(path), None).arrays()
-    return cleaned(path, arrays, keep_nan)
+    return unpacked(path, lambda: _Bundle(_loose_files(path), None).arrays(), keep_nan)
 
 
 # ---- writing ----
@@ -306,15 +305,14 @@ class _Bundle:
             colors = self.indexed("sh0", colors[:, :3])
         scales = self.image("scales", 0)[:, :3]
         mark = self.meta.get("antialias") is True or self.meta.get("model") == "antialiased"
-        with np.errstate(over="ignore"):  # becomes infinite: `cleaned` leaves it out
-            arrays = {
-                "means": np.copysign(np.expm1(np.abs(logs)), logs).astype(np.float32),
-                "log_scales": (self.between_bounds if self.is_first else self.indexed)("scales", scales),
-                "quats": from_smallest_three(quats[:, 3] - _FIRST_MODE, (quats[:, :3] / 127.5 - 1) * MAX_PART),
-                "opacity_logits": opacities,
-                "sh_dc": colors[:, None],
-                "sh_rest": self.rest(),
-            }
+        arrays = {
+            "means": np.copysign(np.expm1(np.abs(logs)), logs).astype(np.float32),
+            "log_scales": (self.between_bounds if self.is_first else self.indexed)("scales", scales),
+            "quats": from_smallest_three(quats[:, 3] - _FIRST_MODE, (quats[:, :3] / 127.5 - 1) * MAX_PART),
+            "opacity_logits": opacities,
+            "sh_dc": colors[:, None],
+            "sh_rest": self.rest(),
+        }
         return SavedArrays(arrays, mark)
 
     def indexed(self, key: str, indices: np.ndarray) -> np.ndarray:
