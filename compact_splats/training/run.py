@@ -91,8 +91,8 @@ def _train(
     if about is None and config.init_ply is not None:
         given = read_init(config.init_ply, keep_nan=config.keep_nan)
         config.say_notes(config.init_ply, given.notes)
-        if config.antialiasing is None:
-            config = replace(config, antialiasing=given.antialiased)
+        if config.antialiasing is None and given.antialiased:
+            config = replace(config, antialiasing=True)
     schedule = shared(config.make_schedule(), processes.count)
     num_points = config.make_schedule().num_random_points(config.final_budget)
     scene = load(config, partial(check_memory, config, schedule, processes, device), num_points)
