@@ -132,7 +132,8 @@ def read_comments(path: str | Path) -> list[str]:
     try:
         end = _header(start)[2]
     except _Broken as error:
-        raise InputError(path, *error.args, "check the path") from error
+        expected, found = error.args
+        raise InputError(path, expected, found, "check the path") from error
     lines = (line.split(None, 1) for line in start[:end].decode("latin-1").splitlines())
     return [words[1] for words in lines if len(words) == 2 and words[0] == "comment"]
 

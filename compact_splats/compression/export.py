@@ -88,7 +88,7 @@ def bare_name(path: Path) -> str:
     return path.name.removesuffix(suffix) or path.name if path.name.endswith(suffix) else path.stem
 
 
-def writer_of(name: str, spz_version: int = 3) -> Callable[[Path, Arrays], list[str]]:
+def writer_of(name: str, spz_version: int = 3) -> Callable[..., list[str]]:
     """The writer of one of ``FORMATS``, which returns sentences about what the file has lost."""
     if name == "ply":
         return _write_ply

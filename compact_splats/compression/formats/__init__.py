@@ -9,7 +9,6 @@ import importlib
 from collections.abc import Callable
 from pathlib import Path
 
-from compact_splats.compression.arrays import Arrays
 from compact_splats.scene.parameters import SavedArrays
 
 # By the suffix of the file. A plain .ply is read and written by scene.ply.
@@ -48,11 +47,14 @@ def reader_for(path: str | Path, start: bytes) -> Callable[..., SavedArrays] | N
     return _module(names[0]).read if names else None
 
 
-def writer_for(name: str) -> Callable[[str | Path, Arrays], list[str]]:
+def writer_for(name: str) -> Callable[..., list[str]]:
     """The writer of a format.
 
     Args:
         name: its suffix without the first dot, for example "compressed.ply".
+
+    Returns:
+        ``write(path, arrays)`` of the format's module, which returns sentences about what the file has lost.
     """
     return _module(MODULES[f".{name}"]).write
 

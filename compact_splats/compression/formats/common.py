@@ -22,7 +22,7 @@ READ_FIX = "save or download the model again, or convert it"
 # ---- files ----
 
 
-def write_file(path: str | Path, arrays: Arrays, pack: Callable[[Arrays], bytes], limits: Limits) -> list[str]:
+def write_file(path: str | Path, arrays: Arrays, pack: Callable[[SavedArrays], bytes], limits: Limits) -> list[str]:
     """Pack a model and write the file.
 
     Args:
@@ -38,11 +38,11 @@ def write_file(path: str | Path, arrays: Arrays, pack: Callable[[Arrays], bytes]
         InputError: no Gaussians, values that are not finite or out of range, or a file that cannot be written.
     """
     with input_errors(path, WRITE_FIX):
-        arrays = checked_to_write(arrays)
-        data = pack(arrays)
+        saved = checked_to_write(arrays)
+        data = pack(saved)
     with atomic_write(path) as temporary:
         temporary.write_bytes(data)
-    return cut_off(arrays, limits)
+    return cut_off(saved, limits)
 
 
 def cut_off(arrays: Arrays, limits: Limits) -> list[str]:

@@ -64,10 +64,10 @@ def write(path: str | Path, arrays: Arrays) -> list[str]:
         InputError: not the arrays of a model, or a file that cannot be written.
     """
     with input_errors(path, WRITE_FIX):
-        arrays = checked_to_write(arrays)
-        elements = _pack(arrays)
-    write_elements(path, elements, comments_of(arrays))
-    return cut_off(arrays, LIMITS)
+        saved = checked_to_write(arrays)
+        elements = _pack(saved)
+    write_elements(path, elements, comments_of(saved))
+    return cut_off(saved, LIMITS)
 
 
 def read(path: str | Path, *, keep_nan: bool = False) -> SavedArrays:
@@ -91,7 +91,7 @@ def read(path: str | Path, *, keep_nan: bool = False) -> SavedArrays:
 # ---- writing ----
 
 
-def _pack(arrays: Arrays) -> dict[str, np.ndarray]:
+def _pack(arrays: SavedArrays) -> dict[str, np.ndarray]:
     arrays = in_spatial_order(arrays)
     num = len(arrays["means"])
     measured = {

@@ -262,8 +262,8 @@ class _Document:
         """(N,columns) float32 of an attribute; sparse accessors are refused."""
         accessor = self._item("accessors", self._entry(attributes, name, int))
         kind, count = self._entry(accessor, "componentType", int), self._entry(accessor, "count", int)
-        if _COLUMNS.get(accessor.get("type")) != columns or kind not in _KINDS or "sparse" in accessor:
-            raise FormatError(f"{name} of {columns} numbers", f"{accessor.get('type')!r:.20} of type {kind}")
+        if _COLUMNS.get(self._entry(accessor, "type", str)) != columns or kind not in _KINDS or "sparse" in accessor:
+            raise FormatError(f"{name} of {columns} numbers", f"{accessor['type']!r:.20} of type {kind}")
         view = self._item("bufferViews", self._entry(accessor, "bufferView", int))
         dtype = np.dtype(_KINDS[kind])
         start = self._entry(view, "byteOffset", int, 0) + self._entry(accessor, "byteOffset", int, 0)
@@ -279,7 +279,7 @@ class _Document:
         return values.astype(np.float32)
 
     def _entry(self, owner: Any, key: str, kind: type, default: Any = None) -> Any:
-        value = owner.get(key, default) if isinstance(owner, dict) else None
+        value: Any = owner.get(key, default) if isinstance(owner, dict) else None
         if not isinstance(value, kind) or isinstance(value, bool):
             raise FormatError(f"{key} in the JSON of a .glb", "nothing" if value is None else f"{value!r:.50}")
         if kind is int and abs(value) >= 1 << 48:

@@ -110,7 +110,7 @@ def _unpack_section(
         means = _from_buckets(data, start, section, means)
     rest = records["rest"].astype(np.float32)
     if level == 2:
-        rest = sh_bounds[0] + (sh_bounds[1] - sh_bounds[0]) * (rest / 255)
+        rest = (sh_bounds[0] + (sh_bounds[1] - sh_bounds[0]) * (rest / 255)).astype(np.float32)
     scales = records["scale"].astype(np.float32)
     if (scales < 0).any():
         raise FormatError("scales of 0 or more", f"{scales.min()}")
