@@ -122,12 +122,12 @@ def test_small_models_make_pages(num, sh_degree, tmp_path):
 
 def none(folder):
     ply.write(folder / "m.ply", {name: row[:0] for name, row in rows_of(1, 3).items()})
-    return folder / "m.ply", "contains no Gaussians"
+    return folder / "m.ply", "has no Gaussians"
 
 
 def not_finite(folder):
     rows = rows_of(3, 3)
-    rows["means"][1, 0] = np.nan
+    rows["means"][:, 0] = np.nan
     ply.write(folder / "m.ply", rows)
     return folder / "m.ply", "finite"
 
