@@ -5,18 +5,22 @@
 --format ply`` decodes; ``compress.py info FILE`` shows the number of Gaussians and the size.
 """
 
+import importlib
 import sys
 
 from compact_splats.arguments.compress import DEFAULT_ROUNDS, RATES, CompressConfig
-from compact_splats.arguments.options import Parser, flags_that_save_memory, run_command, to_json
+from compact_splats.arguments.options import flags_that_save_memory, run_command, to_json
+from compact_splats.utils.errors import InputError, run_script
 
 # Above the imports that load torch, for which --help does not wait.
-if __name__ == "__main__" and sys.argv[1:2] not in (["run"], ["export"], ["info"]):
-    run_command(CompressConfig, "compress", "compress")
+if __name__ == "__main__":
+    if sys.argv[1:2] in (["export"], ["info"]):  # these load no torch
+        module = importlib.import_module(f"compact_splats.compression.{sys.argv[1]}")
+        run_script(lambda: getattr(module, sys.argv[1])(sys.argv[2:]))
+    if sys.argv[1:2] != ["run"]:
+        run_command(CompressConfig, "compress", "compress")
 
-import json
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -25,28 +29,27 @@ import torch
 
 from compact_splats.arguments import pick_device
 from compact_splats.arguments.device import use_threads
-from compact_splats.compression import ColorBasis, decode, formats, read_model, write_gsz
-from compact_splats.compression.arrays import Arrays
+from compact_splats.compression import ColorBasis, decode, write_gsz
 from compact_splats.compression.compact import CompactQuantizer
-from compact_splats.compression.container import MAGIC, input_errors, unpack
-from compact_splats.compression.files import file_offset, load_model
+from compact_splats.compression.container import input_errors
+from compact_splats.compression.export import export
+from compact_splats.compression.files import model_file
 from compact_splats.compression.finetune import Photos
+from compact_splats.compression.info import info
+from compact_splats.compression.load import load_model
 from compact_splats.compression.posthoc import Goals, PostHoc, Result, Stage
 from compact_splats.compression.quantizer import Quantizer
 from compact_splats.compression.seed import SeedQuantizer
 from compact_splats.gaussian_renderer import DEVICES
-from compact_splats.scene import ply
 from compact_splats.scene.cameras import Camera
 from compact_splats.scene.normalization import Units
 from compact_splats.training.loading import Decoding, load
 from compact_splats.training.random_streams import random_stream
 from compact_splats.training.run_folder import RunFolder
 from compact_splats.training.view_sampler import ViewSampler
-from compact_splats.utils.errors import InputError, run_script
 from compact_splats.utils.files import check_writable, write_json
 from compact_splats.utils.usage import MB, MemoryMeter, Stopwatch
 
-EXPORT_FORMATS = ("ply", *(suffix[1:] for suffix in formats.MODULES))
 HEADER = f"{'':12} {'Gaussians':>10} {'MB':>8} {'bytes each':>10} {'train PSNR':>10} {'test PSNR':>10}"
 
 
@@ -79,13 +82,15 @@ def compress(config: CompressConfig) -> dict[str, Any]:
     """
     device = pick_device(config.device, DEVICES)
     use_threads(config.threads)
-    source = RunFolder(config.model_path).find_ply(config.iteration)[0] if config.ply is None else config.ply
+    in_run = config.ply is None
+    source = RunFolder(config.model_path).find_ply(config.iteration)[0] if in_run else model_file(config.ply)
     out = config.out or default_out(config)
+    if out.exists() and config.out is None and not (in_run or config.overwrite):
+        raise InputError(f"{out} exists: give --overwrite to replace it, or name another file with --out")
     check_writable(out.parent)
     known = None if config.model_path is None else RunFolder(config.model_path).units()
     scene = load(config, units=known)
-    model = load_model(source, device, scene.units if known else scene.units.without_offset())
-    model.antialiased = config.antialiasing
+    model = load_model(source, config, device, scene.units if known else scene.units.without_offset())
     with closing(Decoding(scene, device)) as decoding:
         decoding.finish()
     config.say(f"{source}: {model.num_gaussians:,} Gaussians, {source.stat().st_size / MB:.2f} MB")
@@ -181,73 +186,6 @@ def describe(result: Result, summary: dict[str, Any]) -> str:
         f"{'files':12} {file} and {file.with_suffix('.json').name}",
     ]
     return "\n".join(lines)
-
-
-# ---- other formats ----
-
-
-def export(argv: Sequence[str]) -> None:
-    """``compress.py export``: convert a model to another format.
-
-    Raises:
-        InputError: the model can't be read, or the file can't be written.
-    """
-    parser = Parser("Convert a model to the format of another tool; --format ply decodes a .gsz.")
-    parser.add_argument("model", type=Path, help="a model of any known format, or a folder of train.py")
-    parser.add_argument("--format", choices=EXPORT_FORMATS, required=True, help="format of the new file")
-    parser.add_argument("-o", "--out", type=Path, help="the new file (default: beside the model, with its name)")
-    parser.add_argument("--quiet", action="store_true", help="print nothing but errors")
-    args = parser.parse_args(argv)
-    source = RunFolder(args.model).find_ply()[0] if args.model.is_dir() else args.model
-    out = args.out or source.with_name(f"{bare_name(source)}.{args.format}")
-    if out.exists() and out.samefile(source):
-        raise InputError(f"{out} is the model itself: name another file with --out")
-    arrays, offset = read_model(source), file_offset(source)
-    if args.format == "ply" and offset is not None:
-        ply.write(out, arrays, offset)
-    else:
-        writer_of(args.format)(out, arrays)
-    if not args.quiet:
-        print(f"{out}: {described_size(len(arrays['means']), out)}")
-
-
-def writer_of(name: str) -> Callable[[Path, Arrays], None]:
-    """The writer of one of ``EXPORT_FORMATS``."""
-    return ply.write if name == "ply" else formats.writer_for(name)
-
-
-def bare_name(path: Path) -> str:
-    """The name of a model's file without the suffix of its format."""
-    suffix = ".compressed.ply"
-    return path.name.removesuffix(suffix) or path.name if path.name.endswith(suffix) else path.stem
-
-
-def info(argv: Sequence[str]) -> None:
-    """``compress.py info``: show what a file holds.
-
-    Raises:
-        InputError: it can't be read.
-    """
-    parser = Parser("Show what a file holds: number of Gaussians, size, and header and streams of a .gsz.")
-    parser.add_argument("file", type=Path, help="a model of any known format")
-    path = parser.parse_args(argv).file
-    arrays = read_model(path)
-    num, coefficients = arrays["sh_rest"].shape[:2]
-    degree = math.isqrt(coefficients + 1) - 1
-    print(f"{path}: {described_size(num, path)}, SH degree {degree}")
-    data = path.read_bytes()
-    if data.startswith(MAGIC):
-        header, streams = unpack(data)
-        print("header: " + ", ".join(f"{key} {json.dumps(value)}"[:80] for key, value in header.items()))
-        width = max(map(len, streams), default=0)
-        for name, stream in streams.items():
-            print(f"  {name:{width}} {len(stream):10,} bytes {len(stream) / max(num, 1):8.2f} each")
-
-
-def described_size(num: int, path: Path) -> str:
-    """Number of Gaussians and size of a file, in words."""
-    size = path.stat().st_size
-    return f"{num:,} Gaussians, {size / MB:.3f} MB, {size / max(num, 1):.1f} bytes per Gaussian"
 
 
 COMMANDS = {"run": run, "export": export, "info": info}

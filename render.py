@@ -18,7 +18,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from compact_splats.arguments.device import pick_device, use_threads
-from compact_splats.compression import load_model
+from compact_splats.compression.files import model_file
+from compact_splats.compression.formats import META
+from compact_splats.compression.load import load_model
 from compact_splats.gaussian_renderer import DEVICES, render
 from compact_splats.gaussian_renderer.evaluation import view_pair
 from compact_splats.gaussian_renderer.maps import count_map, depth_map, depth_step, quantized, shades
@@ -121,8 +123,7 @@ def read_gaussians(config: RenderConfig, path: Path, device: torch.device, units
         InputError: it can't be read.
     """
     known = RunFolder(config.model_path).units()
-    model = load_model(path, device, units if known else units.without_offset())
-    model.antialiased = config.antialiasing
+    model = load_model(path, config, device, units if known else units.without_offset())
     config.say(f"{path}: {model.num_gaussians:,} Gaussians")
     return model
 
@@ -163,11 +164,12 @@ def find_model(config: RenderConfig) -> tuple[Path, str]:
     if config.model is None:
         path, iteration = RunFolder(config.model_path).find_ply(config.iteration)
         return path, f"ours_{iteration}"
-    name = config.model.name
+    path = model_file(config.model, config.iteration)
+    name = path.absolute().parent.name if path.name == META else path.name
     if name.endswith(".ply") and not name.endswith(".compressed.ply"):
-        return config.model, f"ours_{max(config.iteration, 0)}"
+        return path, f"ours_{max(config.iteration, 0)}"
     stem = name.removesuffix(".gsz")
-    return config.model, name if stem.startswith("ours_") else stem
+    return path, name if stem.startswith("ours_") else stem
 
 
 def read_scene(config: RenderConfig) -> Scene:

@@ -23,10 +23,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Train as the command line says."""
     with joined_processes() as processes:
         config = TrainConfig.from_command_line(sys.argv[1:] if argv is None else argv)
-        from compact_splats.training.run import train  # these load torch, for which --help does not wait
+        from compact_splats.compression import read_model  # these load torch, for which --help does not wait
+        from compact_splats.training.run import train
         from compact_splats.viewer.training import viewer_of
 
-        train(config, processes, viewer_of(config, processes))
+        train(config, processes, viewer_of(config, processes), read_model)
 
 
 if __name__ == "__main__":

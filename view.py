@@ -13,7 +13,8 @@ from contextlib import closing
 from typing import NoReturn
 
 from compact_splats.arguments.device import pick_device, use_threads
-from compact_splats.compression import load_model
+from compact_splats.compression.files import model_file
+from compact_splats.compression.load import load_model
 from compact_splats.gaussian_renderer import DEVICES
 from compact_splats.scene import Camera, load_scene
 from compact_splats.scene.gaussian_model import GaussianModel
@@ -43,11 +44,10 @@ def view(config: ViewConfig) -> None:
     """
     device = pick_device(config.device, DEVICES)
     use_threads(config.threads)
-    path = RunFolder(config.model).find_ply(config.iteration)[0] if config.model.is_dir() else config.model
+    path = model_file(config.model, config.iteration)
     cameras, units = find_cameras(config)
-    model = load_model(path, device, units)
+    model = load_model(path, config, device, units)
     views = find_views(cameras, model.means.detach().cpu().numpy())
-    model.antialiased = config.antialiasing
     num_cameras = len(views.cameras)
     config.say(f"{path}: {model.num_gaussians:,} Gaussians, SH degree {model.max_sh_degree}, {num_cameras} cameras")
     if model.num_gaussians > config.max_gaussians:
@@ -59,7 +59,8 @@ def view(config: ViewConfig) -> None:
     if config.html is None:
         serve(config, name, model, views)
     background = "#ffffff" if config.white_background else "#000000"
-    write_page(config.html, name, model, views, background=background, max_gaussians=config.max_gaussians)
+    lost = write_page(config.html, name, model, views, background=background, max_gaussians=config.max_gaussians)
+    config.say_notes(config.html, lost)
     config.say(f"{config.html}: {config.html.stat().st_size / MB:.1f} MB, opens in any current browser")
 
 

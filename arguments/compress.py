@@ -7,7 +7,14 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from compact_splats.arguments.config import MachineConfig, SceneConfig, at_least, check_resolution, in_range
+from compact_splats.arguments.config import (
+    MachineConfig,
+    SceneConfig,
+    at_least,
+    check_resolution,
+    in_range,
+    scene_of_run,
+)
 from compact_splats.arguments.options import build, check, from_json, given, option, read_json
 from compact_splats.arguments.schedule import LearningRates
 from compact_splats.utils.errors import InputError
@@ -123,11 +130,17 @@ class CompressConfig(MachineConfig, SceneConfig):
     model_path: Path | None = option(
         None, type=Path, short="-m", help="folder that train.py wrote; the file goes into its folder compressed/"
     )
-    ply: Path | None = option(None, type=Path, help="compress this file, a PLY of any trainer, instead of the folder's")
+    ply: Path | None = option(
+        None, type=Path, help="compress this file, a model of any trainer and format, instead of the folder's"
+    )
     iteration: int = option(-1, type=int, help="the saved step to compress; -1: the last")
     out: Path | None = option(
         None, type=Path, short="-o", help="file to write (default: compressed/PROFILE.gsz in the folder of -m, "
         "compressed/NAME.gsz beside --ply)"
+    )  # fmt: skip
+    overwrite: bool = option(
+        False, type=bool, help="with --ply, without --out: replace a file of that name; an older result in the "
+        "folder of -m is always replaced"
     )  # fmt: skip
     profile: str = option("compact", choices=PROFILES, help="compact: smallest; seed: 8-bit colours, 16-bit floats")
     prune: bool = option(True, type=bool, help="prune in rounds; --no-prune: only quantize and fine-tune")
@@ -185,11 +198,10 @@ class CompressConfig(MachineConfig, SceneConfig):
             "quantization-aware. Other commands: compress.py export, compress.py info; see their --help."
         )  # fmt: skip
         _refuse_no_model(flags.get("model_path"), flags.get("ply"))
-        path = flags["model_path"] / "config.json" if "model_path" in flags else None
-        trained = {}
-        if path and path.exists():
-            values = read_json(path)
-            trained = {**from_json(SceneConfig, values, path), **_loss_of(values, path)}
+        folder = flags.get("model_path")
+        trained = scene_of_run(folder)
+        if folder is not None and (folder / "config.json").exists():
+            trained |= _loss_of(read_json(folder / "config.json"), folder / "config.json")
         return build(cls, {**trained, **flags})
 
 

@@ -5,11 +5,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from compact_splats.arguments.cfg_args import read_cfg_args
 from compact_splats.arguments.device import DEVICES
 from compact_splats.arguments.interval import Interval
 from compact_splats.arguments.options import build, check, from_json, given, option, read_json
 from compact_splats.arguments.schedule import FAST, FULL, QUICK, DensificationRound, Schedule
-from compact_splats.utils.errors import InputError
+from compact_splats.utils.errors import InputError, note
 
 SCHEDULES = {"full": FULL, "fast": FAST, "quick": QUICK}
 ALPHAS = ("auto", "mask", "composite")
@@ -42,7 +43,14 @@ class SceneConfig:
         False, type=bool, help="hold out test views: those that the scene lists (test.txt, test_filenames), else every "
         "8th photo"
     )  # fmt: skip
-    antialiasing: bool = option(False, type=bool, help="reduce the opacity of splats that are widened to a pixel")
+    antialiasing: bool | None = option(
+        None, type=bool, help="reduce the opacity of splats that are widened to a pixel (default: as the model is "
+        "marked)"
+    )  # fmt: skip
+    keep_nan: bool = option(
+        False, type=bool, may_change=True, help="refuse a model with values that are not finite, instead of leaving "
+        "out these Gaussians"
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +65,12 @@ class MachineConfig:
         """Print a line for the user."""
         if not self.quiet:
             print(text, flush=True)
+
+    def say_notes(self, path: Path, notes: Sequence[str]) -> None:
+        """Print notes about a file."""
+        if not self.quiet:
+            for text in notes:
+                note(f"{path}: {text}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +125,7 @@ class TrainConfig(MachineConfig, SceneConfig):
     )
     lambda_dssim: float = option(0.2, type=float, help="weight of the SSIM part of the loss, 0 to 1")
     init_ply: Path | None = option(
-        None, type=Path, help="start from the Gaussians of this 3DGS PLY instead of the scene's points"
+        None, type=Path, help="start from the Gaussians of this model of any format instead of the scene's points"
     )
     checkpoint_every: str = option(
         "auto", may_change=True, help="checkpoint interval in steps (2000) or minutes (10m); auto: 5 minutes, or more "
@@ -208,13 +222,20 @@ class TrainConfig(MachineConfig, SceneConfig):
 
 
 def scene_of_run(folder: Path | None) -> dict[str, Any]:
-    """The fields of :class:`SceneConfig` in the ``config.json`` of a run; empty without that file.
+    """The fields of :class:`SceneConfig` that a run was trained with; empty without ``config.json`` and ``cfg_args``.
+
+    ``antialiasing`` is among them only where it was on: models without a mark may be older than the mark.
 
     Raises:
         InputError: the file can't be read.
     """
-    path = None if folder is None else folder / "config.json"
-    return from_json(SceneConfig, read_json(path), path) if path is not None and path.exists() else {}
+    for name, read in (("config.json", read_json), ("cfg_args", read_cfg_args)):
+        path = None if folder is None else folder / name
+        if path is not None and path.exists():
+            values = from_json(SceneConfig, read(path), path)
+            unset = [key for key in ("antialiasing", "keep_nan") if not values.get(key)]
+            return {key: value for key, value in values.items() if key not in unset}
+    return {}
 
 
 def flags_to_continue(cls: type, flags: Mapping[str, Any]) -> dict[str, Any]:

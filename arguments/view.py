@@ -72,5 +72,5 @@ class ViewConfig(MachineConfig, SceneConfig):
 def run_folder(model: Path) -> Path | None:
     """The run folder of a model: the folder itself, or one of the three folders above a file; None if not a run."""
     near = [model] if model.is_dir() else model.absolute().parents[:3]
-    names = ("config.json", "cameras.json")  # 3DGS writes only the second
+    names = ("config.json", "cfg_args", "cameras.json")  # 3DGS writes the last two
     return next((folder for folder in near if any((folder / name).is_file() for name in names)), None)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from compact_splats.compression.arrays import Arrays
-from compact_splats.compression.formats import compressed_ply, sog, splat, spz
+from compact_splats.compression.formats import compressed_ply, glb, sog, splat, spz
 from compact_splats.gaussian_renderer.evaluation import evaluate
 from compact_splats.scene import load_scene, ply
 from compact_splats.scene.gaussian_model import GaussianModel
@@ -43,6 +43,8 @@ def cases(num: int) -> list[tuple[str, str, Callable, Callable, dict]]:
         ("compressed.ply", "compressed.ply", compressed_ply.write, compressed_ply.read, {}),
         ("spz", "spz", spz.write, spz.read, {}),
         ("spz, sh_bits=(5, 4)", "spz", spz.write, spz.read, {"sh_bits": (5, 4)}),
+        ("spz, version 4", "spz", spz.write, spz.read, {"version": 4}),
+        ("glb", "glb", glb.write, glb.read, {}),
         ("splat", "splat", splat.write, splat.read, {}),
         *(
             (f"sog, palette=N/{part}", "sog", sog.write, sog.read, {"palette": max(1, min(1 << 16, num // part))})

@@ -18,12 +18,11 @@ from torch import Tensor, nn
 
 from compact_splats.scene import ply
 from compact_splats.scene.normalization import Units
+from compact_splats.scene.parameters import PARAMETER_NAMES, SH_C0, SavedArrays, is_antialiased, offset_of
 from compact_splats.scene.points import Points
 
-SH_C0 = 0.28209479177387814  # the constant basis function
 INITIAL_OPACITY = 0.1
 MIN_SQUARED_DISTANCE = 1e-7  # of the initial scale, world units squared: coincident points get a size too
-PARAMETER_NAMES = ("means", "log_scales", "quats", "opacity_logits", "sh_dc", "sh_rest")
 
 # MKL's vector functions set themselves up in their first call. Where several threads make that call at once, some
 # values of it round differently from run to run. One thread makes it here.
@@ -43,7 +42,7 @@ class GaussianModel:
             moves them, too; entries of new Gaussians are zero.
         sh_degree: degree that is rendered now.
         max_sh_degree: degree that ``sh_rest`` has room for.
-        antialiased: rendering compensates the opacity of splats that are widened to a pixel; files do not say it.
+        antialiased: rendering compensates the opacity of splats that are widened to a pixel.
         units: from the coordinates of the parameters to those of files. A ``Training`` sets those of its scene.
     """
 
@@ -90,28 +89,18 @@ class GaussianModel:
         max_sh_degree: int | None = None,
         units: Units = Units(),  # noqa: B008  frozen
     ) -> GaussianModel:
-        """Read a 3DGS PLY of any SH degree from 0 to 3; the degree it has is rendered in full.
+        """Read a 3DGS PLY; its SH degree is rendered in full. For other formats see ``compression.read_model``.
 
         Args:
             path: of the file.
             device: of the parameters.
-            max_sh_degree: degree of the model: higher coefficients are dropped, missing ones start at zero. None: that
-                of the file.
-            units: of the scene in which the model is rendered; an offset that the file names comes first.
+            max_sh_degree: see :meth:`from_arrays`.
+            units: see :meth:`from_arrays`.
 
         Raises:
             InputError: not a 3DGS PLY, see ``scene.ply.read``.
         """
-        arrays, units = ply.read(path), units.with_offset(ply.read_offset(path))
-        if max_sh_degree is None:
-            return cls.from_arrays(arrays, device, units)
-        read = arrays["sh_rest"]
-        room = (max_sh_degree + 1) ** 2 - 1
-        arrays["sh_rest"] = np.zeros((len(read), room, 3), np.float32)
-        arrays["sh_rest"][:, : read.shape[1]] = read[:, :room]
-        model = cls.from_arrays(arrays, device, units)
-        model.sh_degree = min(max_sh_degree, math.isqrt(read.shape[1] + 1) - 1)
-        return model
+        return cls.from_arrays(ply.read(path), device, units, max_sh_degree)
 
     @classmethod
     def from_arrays(
@@ -119,17 +108,29 @@ class GaussianModel:
         arrays: dict[str, np.ndarray],
         device: torch.device | str,
         units: Units = Units(),  # noqa: B008  frozen
+        max_sh_degree: int | None = None,
     ) -> GaussianModel:
-        """Make a model of arrays; their SH degree is rendered in full.
+        """Make a model of arrays; their SH degree is rendered in full, and ``antialiased`` is their mark.
 
         Args:
             arrays: float32, by ``PARAMETER_NAMES``, in the shapes of the attribute ``parameters``; they are copied.
             device: of the parameters.
-            units: the arrays are in the coordinates of files, the model is in world units.
+            units: the arrays are in the coordinates of files, the model is in world units; an offset that the arrays
+                name comes first.
+            max_sh_degree: degree of the model: higher coefficients are dropped, missing ones start at zero. None: that
+                of the arrays.
         """
-        parameters = {name: torch.from_numpy(each).to(device, copy=True) for name, each in arrays.items()}
-        model = cls(units.world_model(parameters), sh_degree=0)
-        model.sh_degree, model.units = model.max_sh_degree, units
+        rest = arrays["sh_rest"]
+        degree = math.isqrt(rest.shape[1] + 1) - 1
+        if max_sh_degree is not None:
+            room = (max_sh_degree + 1) ** 2 - 1
+            given, rest = rest, np.zeros((len(rest), room, 3), np.float32)
+            rest[:, : given.shape[1]] = given[:, :room]
+            degree = min(degree, max_sh_degree)
+        units = units.with_offset(offset_of(arrays))
+        values = {name: torch.from_numpy(each).to(device, copy=True) for name, each in {**arrays, "sh_rest": rest}.items()}
+        model = cls(units.world_model(values), degree)
+        model.units, model.antialiased = units, is_antialiased(arrays)
         return model
 
     def with_parameters(self, parameters: dict[str, Tensor]) -> GaussianModel:
@@ -148,8 +149,14 @@ class GaussianModel:
         Raises:
             InputError: the file cannot be written.
         """
+        ply.write(path, self.to_arrays())
+
+    def to_arrays(self) -> SavedArrays:
+        """The parameters in the coordinates of files, as float32 arrays with their marks; those that are equal share
+        memory on the CPU.
+        """
         arrays = {name: values.cpu().numpy() for name, values in self.file_parameters().items()}
-        ply.write(path, arrays, self.units.offset)
+        return SavedArrays(arrays, self.antialiased, offset=self.units.offset if self.units.is_offset else None)
 
     # ---- what the renderer reads ----
 

@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 
 from compact_splats.scene.lens import Lens
+from compact_splats.scene.parameters import Vector
 
 EXTENT = 5.0  # of every scene, world units: 1.1 x the largest distance of a training camera from their mean
 _ONE_PLACE = 1e-3  # cameras whose extent is below this share of the distance of the points are at one place
 # Beyond so many extents from the origin, positions in float32 are off by more than 6e-6 of the extent.
 _FAR = 100
 
-Vector = tuple[float, float, float]
 
 
 @dataclass(frozen=True)

@@ -95,8 +95,8 @@ def read_elements(path: str | Path, names: Sequence[str], fix: str) -> dict[str,
         fix: what the user can do about a broken file, for the message.
 
     Returns:
-        For each of ``names`` that the file has, arrays (N,) by property, in the file's order; from ascii float64, or
-        int64 for integers.
+        For each of ``names`` that the file has, arrays (N,) by property, in the file's order; from ascii
+        float64, or the whole numbers that the header declares.
 
     Raises:
         InputError: no such file, no PLY, one that is shorter than its header says, or lists in one of these elements.
@@ -121,8 +121,8 @@ def read_element(path: str | Path, name: str, fix: str) -> Columns:
     return elements[name]
 
 
-def read_comments(path: str | Path, fix: str) -> list[str]:
-    """The comments in the header of a file, see :func:`read_elements`.
+def read_comments(path: str | Path) -> list[str]:
+    """The comments of the header, without the word ``comment``.
 
     Raises:
         InputError: no such file, or no PLY.
@@ -130,11 +130,12 @@ def read_comments(path: str | Path, fix: str) -> list[str]:
     with open_file(path, "a PLY file", "check the path") as file:
         start = file.read(_MAX_HEADER)
     try:
-        lines = start[: _header(start)[2]].splitlines()
+        end = _header(start)[2]
     except _Broken as error:
         expected, found = error.args
-        raise InputError(path, expected, found, fix) from error
-    return [line[8:].decode("latin-1") for line in lines if line.startswith(b"comment ")]
+        raise InputError(path, expected, found, "check the path") from error
+    lines = (line.split(None, 1) for line in start[:end].decode("latin-1").splitlines())
+    return [words[1] for words in lines if len(words) == 2 and words[0] == "comment"]
 
 
 def _read(file: BinaryIO, num_bytes: int, names: Sequence[str]) -> dict[str, Columns]:
@@ -163,12 +164,12 @@ def _header(start: bytes) -> tuple[str, list[_Element], int]:
     opening = re.match(rb"(?:\xef\xbb\xbf)?ply(\r\n|\n|\r)", start)  # some editors write a byte order mark
     if not opening:
         raise _Broken("a PLY file", f"one that starts with {start[:8]!r}")
-    last = opening[1] + b"end_header" + opening[1]
-    end = start.find(last)
-    if end < 0:
+    newline = rb"\r" if opening[1] == b"\r" else rb"\r?\n"  # some writers mix \n and \r\n
+    last = re.search(rb"[\r\n]end_header[ \t]*" + newline, start)
+    if not last:
         raise _Broken(f"the end of a PLY header within {_MAX_HEADER:,} bytes", "none")
     order, elements = None, {}
-    for line in start[opening.end() : end].decode("latin-1").split(opening[1].decode()):
+    for line in re.split(newline.decode(), start[opening.end() : last.start()].decode("latin-1")):
         match line.split():
             case ["format", kind, "1.0"] if order is None and kind in _BYTE_ORDER:
                 order = _BYTE_ORDER[kind]
@@ -182,7 +183,7 @@ def _header(start: bytes) -> tuple[str, list[_Element], int]:
                 raise _Broken("the lines of a PLY header", f"'{line[:80]}'")
     if order is None:
         raise _Broken("the format of a PLY file, ascii or binary", "none")
-    return order, list(elements.values()), end + len(last)
+    return order, list(elements.values()), last.end()
 
 
 def _count(word: str) -> int:
@@ -226,18 +227,21 @@ def _columns(file: BinaryIO, element: _Element, order: str) -> Columns:
         raise _Broken(f"numbers as '{element.name}' of a PLY file", "lists")
     if not order:
         table = _numbers(file, element.count * len(element.kinds)).reshape(element.count, len(element.kinds))
-        columns = zip(element.kinds.values(), table.T, strict=True)
-        return dict(zip(element.kinds, (_declared(str(kind), values) for kind, values in columns), strict=True))
+        return {name: _declared(table[:, i], str(kind)) for i, (name, kind) in enumerate(element.kinds.items())}
     table = np.fromfile(file, element.dtype(order), element.count)
     if len(table) != element.count:  # the file has become shorter
         raise _Broken(f"{element.count:,} rows of '{element.name}'", f"{len(table):,}")
     return {name: table[name] for name in element.kinds}
 
 
-def _declared(kind: str, values: np.ndarray) -> np.ndarray:
-    """float64 from text, as integers where the header says so and they are."""
-    is_whole = kind[0] in "iu" and (np.abs(values) < 1 << 53).all() and (values == np.rint(values)).all()
-    return values.astype(np.int64) if is_whole else values
+def _declared(values: np.ndarray, kind: str) -> np.ndarray:
+    """Numbers of a text as the type of the header where it is one of whole numbers that holds them."""
+    if kind[0] in "iu" and len(values):
+        with np.errstate(invalid="ignore"):
+            whole = values.astype(kind)
+        if np.array_equal(whole, values):
+            return whole
+    return values
 
 
 def _numbers(file: BinaryIO, count: int) -> np.ndarray:

@@ -17,6 +17,7 @@ from compact_splats.arguments.compress import CompressConfig
 from compact_splats.arguments.options import from_json, to_json
 from compact_splats.commands import compress, metrics, render
 from compact_splats.compression import encode, read_model, write_gsz
+from compact_splats.compression.export import bare_name
 from compact_splats.gaussian_renderer.evaluation import evaluate
 from compact_splats.scene import load_scene, ply
 from compact_splats.scene.gaussian_model import PARAMETER_NAMES, GaussianModel
@@ -33,6 +34,8 @@ FLAGS = [
     ("--alpha mask", "alpha", "mask"),
     ("--eval", "eval", True),
     ("--antialiasing", "antialiasing", True),
+    ("--keep-nan", "keep_nan", True),
+    ("--overwrite", "overwrite", True),
     ("--device cpu", "device", "cpu"),
     ("--threads 3", "threads", 3),
     ("-m out", "model_path", Path("out")),
@@ -287,7 +290,7 @@ def test_a_model_that_cannot_be_compressed_is_one_line(folder, tiny_scene_dir, t
     else:
         source.write_text("not a model")
     with pytest.raises(InputError, match="bad.ply") as error:
-        compress.main(["--ply", str(source), "-s", str(tiny_scene_dir), "--profile", "seed", "--quiet"])
+        compress.main(["--ply", str(source), "-s", str(tiny_scene_dir), "--profile", "seed", "--quiet", "--keep-nan"])
     assert "\n" not in str(error.value) and not (tmp_path / "compressed").exists()
 
 
@@ -309,7 +312,7 @@ def test_a_run_folder_can_be_exported(folder, tmp_path, capsys):
     assert f"{NUM} Gaussians" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", ["compressed.ply", "splat", "sog", "spz"])
+@pytest.mark.parametrize("name", ["compressed.ply", "splat", "sog", "spz", "glb"])
 def test_every_format_is_written_beside_the_model_and_read_again(folder, name):
     source = next(folder.glob("point_cloud/*/*.ply"))
     compress.main(["export", str(source), "--format", name, "--quiet"])
@@ -329,7 +332,7 @@ def test_a_model_is_not_exported_onto_itself(folder):
     [("a.ply", "a"), ("a.compressed.ply", "a"), ("a.b.gsz", "a.b"), ("a", "a"), (".ply", ".ply")],
 )
 def test_the_new_file_has_the_old_ones_name(name, bare):
-    assert compress.bare_name(Path(name)) == bare
+    assert bare_name(Path(name)) == bare
 
 
 def test_info_says_what_a_file_holds(folder, capsys):

@@ -4,6 +4,7 @@ It is fetched by npm once, into the user's cache folder. Without npm or a networ
 """
 
 import gzip
+import json
 import os
 import shutil
 import struct
@@ -14,16 +15,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from format_cases import ENDINGS, FORMATS, aligned, errors, random_rows
+from format_cases import ENDINGS, FORMATS, aligned, errors, first_sog, ksplat_bytes, random_rows, unit_quats
 
-from compact_splats.compression.formats import spz
+from compact_splats.compression.files import read_model
+from compact_splats.compression.formats import glb, sog, spz
 from compact_splats.scene import ply
-from compact_splats.utils.errors import InputError
+from compact_splats.scene.parameters import SavedArrays
 
 PACKAGES = ("node@22", "@playcanvas/splat-transform@3.7.0")  # which wants Node 22
+READ = sorted(set(FORMATS) - {"glb"})  # it writes .glb only
 NUM = 300  # two chunks of .compressed.ply
 # It takes the bytes of .splat for -1 to 1, where the format's own viewer takes them for -1 to 127/128.
 QUATS = {"splat": 0.008}
+THIRD = {"spz": ("--spz-version", "3")}  # needs no zstandard
 Convert = Callable[..., Path]
 
 
@@ -78,7 +82,7 @@ def nearly_equal(ours, theirs, quats=2e-5):
 
 
 @pytest.mark.parametrize("num_rest", [0, 3, 8, 15])
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", READ)
 def test_it_reads_our_files_as_we_do(name, num_rest, convert, tmp_path):
     """What our reader makes of them is compared with the model in test_formats_round_trip.py."""
     rows, path = random_rows(NUM, num_rest), tmp_path / f"ours{ENDINGS[name]}"
@@ -91,7 +95,7 @@ def test_it_reads_our_files_as_we_do(name, num_rest, convert, tmp_path):
     assert theirs["sh_rest"].shape[1] == (0 if name == "splat" else num_rest)
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", READ)
 def test_it_reads_a_single_gaussian_of_extreme_values(name, convert, tmp_path):
     rows, path = random_rows(1), tmp_path / f"ours{ENDINGS[name]}"
     rows["opacity_logits"][:], rows["sh_rest"][:], rows["quats"][:] = 40, 9, [[0, 0, -2, 0]]
@@ -100,10 +104,12 @@ def test_it_reads_a_single_gaussian_of_extreme_values(name, convert, tmp_path):
 
 
 @pytest.mark.parametrize("num_rest", [0, 3, 8, 15])
-@pytest.mark.parametrize("name, options", [("compressed_ply", ()), ("spz", ("--spz-version", "3"))])
+@pytest.mark.parametrize("name, options", [("compressed_ply", ()), ("spz", ("--spz-version", "3")), ("spz", ())])
 def test_we_read_its_files_as_it_does(name, options, num_rest, convert, tmp_path):
     rows = random_rows(NUM, num_rest)
     rows["sh_rest"] *= 5  # beyond what the formats can hold
+    if name == "spz" and not options:
+        pytest.importorskip("zstandard")
     ply.write(tmp_path / "model.ply", rows)
     path = convert(tmp_path / "model.ply", f"theirs{ENDINGS[name]}", *options)
     nearly_equal(FORMATS[name].read(path), ply.read(convert(path, "theirs.ply")))
@@ -116,10 +122,82 @@ def test_we_read_its_sog_as_it_does(num_rest, convert, tmp_path):
     nearly_equal(FORMATS["sog"].read(path), ply.read(convert(path, "theirs.ply")))
 
 
-def test_its_spz_of_version_4_is_refused_with_a_way_out(convert, tmp_path):
-    ply.write(tmp_path / "model.ply", random_rows(5))
-    with pytest.raises(InputError, match="--spz-version 3, found version 4"):
-        spz.read(convert(tmp_path / "model.ply", "theirs.spz"))
+@pytest.mark.parametrize("num_rest", [0, 3, 15])
+def test_it_reads_our_spz_of_version_4_as_we_do(num_rest, convert, tmp_path):
+    pytest.importorskip("zstandard")
+    spz.write(tmp_path / "ours.spz", random_rows(NUM, num_rest), version=4)
+    nearly_equal(spz.read(tmp_path / "ours.spz"), ply.read(convert(tmp_path / "ours.spz", "theirs.ply")))
+
+
+@pytest.mark.parametrize("num_rest", [0, 15])
+def test_sog_of_version_1_is_read_as_it_reads_it(num_rest, convert, tmp_path):
+    """Written by the tests: no program at hand writes it any more."""
+    (tmp_path / "first").mkdir()
+    for name, content in first_sog(random_rows(60, num_rest)).items():
+        (tmp_path / "first" / name).write_bytes(content)
+    nearly_equal(sog.read(tmp_path / "first"), ply.read(convert(tmp_path / "first" / "meta.json", "theirs.ply")), 1e-4)
+
+
+def test_folders_of_sog_are_read_by_both(convert, tmp_path):
+    sog.write(tmp_path / "ours" / "meta.json", random_rows(NUM, 3))
+    nearly_equal(sog.read(tmp_path / "ours"), ply.read(convert(tmp_path / "ours" / "meta.json", "theirs.ply")))
+    ply.write(tmp_path / "model.ply", random_rows(60, 0))
+    (tmp_path / "theirs").mkdir()
+    path = convert(tmp_path / "model.ply", "theirs/meta.json")
+    nearly_equal(sog.read(path.parent), ply.read(convert(path, "again.ply")))
+
+
+@pytest.mark.parametrize("num_rest", [0, 3, 8])
+@pytest.mark.parametrize("level", [0, 1, 2])
+def test_ksplat_is_read_as_it_reads_it(level, num_rest, convert, tmp_path):
+    rows = random_rows(304, num_rest)  # it reads sections only where they start at a multiple of 4 bytes
+    rows["means"] *= 0.3
+    (tmp_path / "a.ksplat").write_bytes(ksplat_bytes(rows, level))
+    # Half floats of rotations are no unit quaternions; it divides by their length later than we do.
+    nearly_equal(read_model(tmp_path / "a.ksplat"), ply.read(convert(tmp_path / "a.ksplat", "theirs.ply")), 1e-4)
+
+
+@pytest.mark.parametrize("num_rest", [0, 3, 8, 15])
+def test_its_glb_is_read_and_holds_what_ours_holds(num_rest, convert, tmp_path):
+    rows = random_rows(NUM, num_rest)
+    rows["quats"] = unit_quats(rows["quats"]).astype(np.float32)  # it leaves their length, which must be 1 in a .glb
+    ply.write(tmp_path / "model.ply", rows)
+    glb.write(tmp_path / "ours.glb", rows)
+    theirs = read_model(convert(tmp_path / "model.ply", "theirs.glb"))
+    nearly_equal(theirs, rows)
+    ours, other = attributes_of(tmp_path / "ours.glb"), attributes_of(tmp_path / "theirs.glb")
+    assert ours.keys() == other.keys()
+    for name, values in ours.items():
+        sign = np.sign((values * other[name]).sum(axis=1, keepdims=True)) if name.endswith("ROTATION") else 1
+        np.testing.assert_allclose(values, sign * other[name], atol=1 if values.dtype == np.uint8 else 2e-6)
+
+
+def attributes_of(path: Path) -> dict[str, np.ndarray]:
+    """The columns of a .glb, by a reader of the test's own."""
+    data = path.read_bytes()
+    size = struct.unpack_from("<I", data, 12)[0]
+    document, start = json.loads(data[20 : 20 + size]), 28 + size
+    values = {}
+    for name, index in document["meshes"][0]["primitives"][0]["attributes"].items():
+        accessor = document["accessors"][index]
+        columns = {"SCALAR": 1, "VEC3": 3, "VEC4": 4}[accessor["type"]]
+        kind = {5121: "u1", 5126: "<f4"}[accessor["componentType"]]
+        offset = start + document["bufferViews"][accessor["bufferView"]]["byteOffset"]
+        values[name] = np.frombuffer(data, kind, accessor["count"] * columns, offset).reshape(-1, columns)
+    return values
+
+
+@pytest.mark.parametrize("name", ["ply", "compressed_ply", "spz", "sog"])
+def test_the_antialiased_mark_is_one_for_both(name, convert, tmp_path):
+    """Ours of its file; and ours again after it has read and written ours."""
+    ending = ENDINGS.get(name, ".ply")
+    given = SavedArrays(random_rows(60, 0), antialiased=True)
+    ply.write(tmp_path / "marked.ply", given)
+    assert read_model(convert(tmp_path / "marked.ply", f"theirs{ending}", *THIRD.get(name, ()))).antialiased
+    (ply if name == "ply" else FORMATS[name]).write(tmp_path / f"ours{ending}", given)
+    assert read_model(convert(tmp_path / f"ours{ending}", "again.ply")).antialiased
+    (ply if name == "ply" else FORMATS[name]).write(tmp_path / f"ours{ending}", dict(given))
+    assert not read_model(convert(tmp_path / f"ours{ending}", "again.ply")).antialiased
 
 
 def test_spz_of_version_2_is_read_as_it_reads_it(convert, tmp_path):

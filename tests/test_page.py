@@ -129,7 +129,7 @@ def none(folder):
 
 def not_finite(folder):
     rows = rows_of(3, 3)
-    rows["means"][1, 0] = np.nan
+    rows["means"][:, 0] = np.nan
     ply.write(folder / "m.ply", rows)
     return folder / "m.ply", "finite"
 

@@ -22,8 +22,8 @@ from compact_splats.gaussian_renderer.evaluation import evaluate
 from compact_splats.gaussian_renderer.maps import depth_step
 from compact_splats.scene import Camera, load_scene, ply
 from compact_splats.scene.colmap import read_colmap
-from compact_splats.scene.names import SceneFiles
 from compact_splats.scene.gaussian_model import GaussianModel
+from compact_splats.scene.names import SceneFiles
 from compact_splats.scene.normalization import EXTENT, Units, camera_centres
 from compact_splats.scene.points import random_points_around_object, random_points_in_view, read_points_ply
 from compact_splats.scene.saved_cameras import camera_entries, read_cameras

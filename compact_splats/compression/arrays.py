@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, TypeAlias
+
 import numpy as np
-from torch import Tensor
 
 from compact_splats.compression.container import FormatError
-from compact_splats.scene.gaussian_model import PARAMETER_NAMES
+from compact_splats.scene.parameters import PARAMETER_NAMES, REST_COUNTS, SHAPES
 from compact_splats.utils.floats import to_float32
 
-SHAPES = {"means": (3,), "log_scales": (3,), "quats": (4,), "opacity_logits": (1,), "sh_dc": (1, 3)}
-REST_COUNTS = (0, 3, 8, 15)  # coefficients of `sh_rest`, by SH degree
+if TYPE_CHECKING:
+    from torch import Tensor
+
 Arrays = dict[str, np.ndarray]  # by `PARAMETER_NAMES`, before activation
-Parameters = dict[str, Tensor]  # the same as tensors
+Parameters: TypeAlias = "dict[str, Tensor]"  # the same as tensors
 
 
 def checked(arrays: Arrays) -> Arrays:

@@ -8,7 +8,8 @@ from typing import Any
 
 from compact_splats.compression import compact, compact_streams, seed
 from compact_splats.compression.arrays import Arrays, checked
-from compact_splats.compression.container import PROFILE_KEY, FormatError, pack, unpack
+from compact_splats.compression.container import ANTIALIASED_KEY, PROFILE_KEY, FormatError, pack, unpack
+from compact_splats.scene.parameters import SavedArrays, is_antialiased
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,8 @@ def encode(arrays: Arrays, profile: str = DEFAULT, **settings: Any) -> bytes:
     """Store a model.
 
     Args:
-        arrays: by name and in the shapes of ``GaussianModel.parameters``, before activation.
+        arrays: by name and in the shapes of ``GaussianModel.parameters``, before activation; ``SavedArrays`` for the
+            mark of an anti-aliased model.
         profile: one of ``PROFILES``.
         settings: of the profile: ``color_basis`` and those of :class:`compression.compact.CompactSettings`, or
             ``sh_step`` of :class:`compression.seed.SeedQuantizer`.
@@ -46,10 +48,10 @@ def encode(arrays: Arrays, profile: str = DEFAULT, **settings: Any) -> bytes:
     Raises:
         FormatError: not the arrays of a model, values that are not finite, or more Gaussians than a file can hold.
     """
-    return pack(*PROFILES[profile].encode(checked(arrays), **settings))
+    return pack(*PROFILES[profile].encode(checked(arrays), **settings), is_antialiased(arrays))
 
 
-def decode(data: bytes | memoryview) -> Arrays:
+def decode(data: bytes | memoryview) -> SavedArrays:
     """Read a model that :func:`encode` stored.
 
     Args:
@@ -66,4 +68,4 @@ def decode(data: bytes | memoryview) -> Arrays:
     profile = header.get(PROFILE_KEY)
     if not isinstance(profile, str) or profile not in PROFILES:
         raise FormatError(f"one of the profiles {', '.join(PROFILES)}", repr(profile)[:99])
-    return PROFILES[profile].decode(header, streams)
+    return SavedArrays(PROFILES[profile].decode(header, streams), header.get(ANTIALIASED_KEY) is True)

@@ -33,6 +33,7 @@ from compact_splats.compression.compact_code import (
 )
 from compact_splats.compression.container import pack
 from compact_splats.compression.quantizer import Quantizer
+from compact_splats.scene.parameters import is_antialiased
 
 NAME = compact_streams.NAME
 MAX_LOGIT = 25.0  # beyond, opacities are 0 or 1 in single precision
@@ -126,7 +127,8 @@ class CompactQuantizer(Quantizer):
         Raises:
             FormatError: not the arrays of a model, see ``compression.arrays.checked``, or too many Gaussians.
         """
-        return pack(*self._streams({name: torch.from_numpy(array) for name, array in checked(arrays).items()}))
+        tensors = {name: torch.from_numpy(array) for name, array in checked(arrays).items()}
+        return pack(*self._streams(tensors), is_antialiased(arrays))
 
     def _codes(self, parameters: Parameters) -> Codes:
         return self.code.codes(parameters, self._bases, self._inverse, self.settings.dead_zone)

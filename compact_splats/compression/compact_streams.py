@@ -13,12 +13,13 @@ import numpy as np
 import torch
 from usable_processors import default_threads
 
-from compact_splats.compression.arrays import REST_COUNTS, SHAPES, Arrays, Parameters
+from compact_splats.compression.arrays import Arrays, Parameters
 from compact_splats.compression.color_basis import ColorBasis
 from compact_splats.compression.compact_code import MAX_CODE, MAX_DEPTH, Codes, CompactCode
 from compact_splats.compression.container import MAX_GAUSSIANS, PROFILE_KEY, FormatError, header_integer
 from compact_splats.compression.entropy import Contexts, SymbolReader, SymbolWriter, pack_bits, unpack_bits
 from compact_splats.compression.morton import morton_cells, morton_codes
+from compact_splats.scene.parameters import REST_COUNTS, SHAPES
 
 NAME = "compact"
 POSITION_BITS = range(8, 15)

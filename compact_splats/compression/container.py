@@ -32,6 +32,7 @@ MAX_DICTIONARY = 1 << 22  # bytes, of LZMA, for the reader
 _WINDOW = 1 << 12  # bytes, the minimum of LZMA
 _DEPTH = 1
 PROFILE_KEY = "profile"  # in the header: the profile's name
+ANTIALIASED_KEY = "antialiased"  # in the header: true for a model of the anti-aliased rasterizer, else missing
 _PRELUDE = struct.Struct("<8sIIIII")  # magic, version, bytes of JSON, of the table, streams, CRC-32 of all before data
 _ENTRY = struct.Struct("<QI")  # bytes, CRC-32; before it a byte with the name's length, and the name
 _WORTH_THREADS = 1 << 16  # bytes of streams
@@ -67,16 +68,18 @@ def _shortened(text: str) -> str:
     return text if len(text) <= 120 else f"{text[:80]} ... {text[-30:]}"
 
 
-def pack(header: dict[str, Any], streams: dict[str, bytes]) -> bytes:
+def pack(header: dict[str, Any], streams: dict[str, bytes], antialiased: bool = False) -> bytes:
     """Put a header and streams into one file.
 
     Args:
         header: JSON values without NaN and infinity.
         streams: by names of 1 to 64 ASCII characters, in the order of the file.
+        antialiased: mark the model in the header.
 
     Returns:
         The bytes of a .gsz file; the same for the same arguments.
     """
+    header = {**header, ANTIALIASED_KEY: True} if antialiased else header
     text = json.dumps(header, separators=(",", ":"), allow_nan=False).encode()
     table = b"".join(_table_entry(name.encode("ascii"), stream) for name, stream in streams.items())
     assert len(text) <= MAX_HEADER and len(streams) <= MAX_STREAMS, "more than a reader accepts"

@@ -210,12 +210,11 @@ class PostHoc:
         self._fine_tune(name, phase)
         data = self._encoded()
         decoded = GaussianModel.from_arrays(self.decode(data), self.model.device, self.model.units)
-        decoded.antialiased = self.model.antialiased
         self._note(course, self._measured(name, decoded, len(data)))
         return data
 
     def _encoded(self) -> bytes:
-        return self.quantizer.encode({name: each.cpu().numpy() for name, each in self.model.file_parameters().items()})
+        return self.quantizer.encode(self.model.to_arrays())
 
     def _stored(self, name: str) -> Stage:
         return self._measured(name, as_stored(self.model, self.quantizer), len(self._encoded()))

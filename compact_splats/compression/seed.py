@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from usable_processors import default_threads
 
-from compact_splats.compression.arrays import REST_COUNTS, SHAPES, Arrays, Parameters, checked, refuse_not_finite
+from compact_splats.compression.arrays import Arrays, Parameters, checked, refuse_not_finite
 from compact_splats.compression.container import (
     MAX_GAUSSIANS,
     PROFILE_KEY,
@@ -26,6 +26,7 @@ from compact_splats.compression.container import (
 )
 from compact_splats.compression.morton import morton_cells, morton_codes
 from compact_splats.compression.quantizer import Quantizer
+from compact_splats.scene.parameters import REST_COUNTS, SHAPES, is_antialiased
 
 NAME = "seed"
 # The least step between two levels of SH degrees 1 to 3. Most trained coefficients are close to 0: the range from the
@@ -88,7 +89,7 @@ class SeedQuantizer(Quantizer):
         Raises:
             FormatError: not the arrays of a model, see ``compression.arrays.checked``, or too many Gaussians.
         """
-        return pack(*self.encode_parts(checked(arrays)))
+        return pack(*self.encode_parts(checked(arrays)), is_antialiased(arrays))
 
     def encode_parts(self, arrays: Arrays) -> tuple[dict[str, Any], dict[str, bytes]]:
         """Header and streams of arrays of :func:`compression.arrays.checked`, stored as the last :meth:`fit` says.

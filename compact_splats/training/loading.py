@@ -12,6 +12,7 @@ from usable_processors import default_threads
 from compact_splats.scene.dataset import Scene, load_scene
 from compact_splats.scene.gaussian_model import GaussianModel
 from compact_splats.scene.normalization import Units
+from compact_splats.scene.parameters import SavedArrays
 from compact_splats.training.processes import SingleProcess
 from compact_splats.utils.errors import InputError
 
@@ -101,19 +102,24 @@ def check_all_photos(scene: Scene, source: Path) -> None:
         raise InputError(source, "all registered photos", found, "copy them, or leave out --all-photos")
 
 
-def first_gaussians(config: Any, scene: Scene, device: torch.device) -> GaussianModel:
+def first_gaussians(config: Any, scene: Scene, device: torch.device, given: SavedArrays | None) -> GaussianModel:
     """What the training starts from: the scene's points, or a model.
 
+    Args:
+        config: of the training.
+        scene: of the training.
+        device: of the model.
+        given: the model; None: the points.
+
     Raises:
-        InputError: the model can't be used.
+        InputError: the model has no Gaussians.
     """
-    if config.init_ply is None:
+    if given is None:
         return GaussianModel.from_points(scene.points, config.sh_degree, device)
-    units = scene.units.without_offset()  # unless the file names its offset
-    model = GaussianModel.load_ply(config.init_ply, device, config.sh_degree, units)
-    if not model.num_gaussians:
+    if not len(given["means"]):
         raise InputError(config.init_ply, "at least one Gaussian", "none", "give another model")
-    return model
+    units = scene.units.without_offset()  # unless the file names its offset
+    return GaussianModel.from_arrays(given, device, units, config.sh_degree)
 
 
 def check_same_start(processes: SingleProcess, config: Any, scene: Scene) -> None:

@@ -19,8 +19,9 @@ from compact_splats.arguments.schedule import Schedule, num_random_points
 from compact_splats.arguments.sharing import shared
 from compact_splats.gaussian_renderer import DEVICES
 from compact_splats.gaussian_renderer.evaluation import Scores
-from compact_splats.scene import Scene
+from compact_splats.scene import Scene, ply
 from compact_splats.scene.gaussian_model import GaussianModel
+from compact_splats.scene.parameters import SavedArrays
 from compact_splats.scene.saved_cameras import camera_entries
 from compact_splats.training.checkpoint import Checkpoints
 from compact_splats.training.digest import digest
@@ -44,7 +45,10 @@ from compact_splats.utils.usage import MB, MemoryMeter, Stopwatch
 
 
 def train(
-    config: TrainConfig, processes: SingleProcess = SINGLE_PROCESS, open_viewer: OpenViewer = no_viewer
+    config: TrainConfig,
+    processes: SingleProcess = SINGLE_PROCESS,
+    open_viewer: OpenViewer = no_viewer,
+    read_init: Callable[..., SavedArrays] = ply.read,
 ) -> dict[str, Any]:
     """Train on a scene and leave the result in a run folder.
 
@@ -52,6 +56,7 @@ def train(
         config: without a ``model_path`` a new folder below ``output`` is made.
         processes: those that train together. Only the first writes.
         open_viewer: of ``viewer.training.viewer_of``, for a ``config`` with a viewer.
+        read_init: reads ``config.init_ply``; ``compression.read_model`` reads other formats than PLY.
 
     Returns:
         The content of ``summary.json``: quality, size, time, memory, and the path of the PLY. Empty in processes other
@@ -70,16 +75,24 @@ def train(
         run = Run(folder, tensorboard=config.tensorboard, writes=processes.is_first, lock=lock)
         checkpoints = Checkpoints(folder, Interval.parse(config.checkpoint_every), processes)
         start = decide_start(config, run, checkpoints, processes)
-        summary = start.summary or _train(config, run, checkpoints, start.about, device, processes, open_viewer)
+        summary = start.summary or _train(
+            config, run, checkpoints, start.about, device, processes, open_viewer, read_init
+        )
         checkpoints.clear()
         return summary
 
 
 def _train(
     config: TrainConfig, run: Run, checkpoints: Checkpoints, about: dict[str, Any] | None, device: torch.device,
-    processes: SingleProcess, open_viewer: OpenViewer,
+    processes: SingleProcess, open_viewer: OpenViewer, read_init: Callable[..., SavedArrays],
 ) -> dict[str, Any]:  # fmt: skip
     """Train in a folder that no other process writes to; ``about`` is that of the checkpoint to continue from."""
+    given = None
+    if about is None and config.init_ply is not None:
+        given = read_init(config.init_ply, keep_nan=config.keep_nan)
+        config.say_notes(config.init_ply, given.notes)
+        if config.antialiasing is None and given.antialiased:
+            config = replace(config, antialiasing=True)
     schedule = shared(config.make_schedule(), processes.count)
     check = partial(check_memory, config, schedule, processes, device)
     scene = load(config, check, num_random_points(config.final_budget))
@@ -94,7 +107,7 @@ def _train(
     with closing(Decoding(scene, device)) as decoding:
         if processes.count > 1 or config.minutes is not None:
             decoding.finish()  # all processes find a broken photo, none waits for others; a time limit measures speed
-        model = first_gaussians(config if about is None else replace(config, init_ply=None), scene, device)
+        model = first_gaussians(config, scene, device, given)
         training = make_training(config, schedule, scene, model, processes)
         time_limit = None
         if config.minutes is not None:
@@ -119,7 +132,7 @@ def make_training(
     config: TrainConfig, schedule: Schedule, scene: Scene, model: GaussianModel, processes: SingleProcess
 ) -> Training:
     """The method as the flags ask for it."""
-    model.antialiased = config.antialiasing
+    model.antialiased = bool(config.antialiasing)
     return Training(
         scene,
         model,

@@ -17,8 +17,10 @@ import numpy as np
 from diff_gaussian_rasterization import LIMITS
 
 from compact_splats.compression.formats import spz
+from compact_splats.compression.load import psnr_of_copy
 from compact_splats.scene.cameras import Camera
 from compact_splats.scene.gaussian_model import GaussianModel
+from compact_splats.scene.parameters import SavedArrays
 from compact_splats.utils.files import atomic_write
 from compact_splats.utils.usage import MB
 from compact_splats.viewer.ranking import most_important
@@ -37,7 +39,7 @@ def write_page(
     *,
     background: str,
     max_gaussians: int,
-) -> int:
+) -> list[str]:
     """Write a page that shows a model.
 
     Args:
@@ -49,13 +51,16 @@ def write_page(
         max_gaussians: maximum in the page; see :func:`most_important`.
 
     Returns:
-        The number of Gaussians in the page.
+        Sentences about what the page has lost, with the PSNR from the cameras.
 
     Raises:
         InputError: the file can't be written, or .spz can't represent the model.
     """
     chosen = most_important(model, max_gaussians)
-    packed = _spz({key: values.detach()[chosen].cpu().numpy() for key, values in model.parameters.items()})
+    given = {key: values[chosen.cpu().numpy()] for key, values in model.to_arrays().items()}
+    packed, stored, lost = _spz(SavedArrays(given, model.antialiased))
+    if lost:
+        lost += psnr_of_copy(given, stored, views.cameras, model.antialiased, model.device)
     about = {
         "background": background,
         "antialiased": model.antialiased,
@@ -82,14 +87,15 @@ def write_page(
     )
     with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
-    return len(chosen)
+    return lost
 
 
-def _spz(arrays: dict[str, np.ndarray]) -> bytes:
+def _spz(arrays: SavedArrays) -> tuple[bytes, SavedArrays, list[str]]:
+    """The bytes of a .spz, the model that is in them, and what it has lost."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.spz"
-        spz.write(path, arrays)
-        return path.read_bytes()
+        lost = spz.write(path, arrays)
+        return path.read_bytes(), spz.read(path), lost
 
 
 def _entry(label: str, camera: Camera) -> dict[str, Any]:

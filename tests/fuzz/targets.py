@@ -14,16 +14,17 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from unittest import mock
 
 import numpy as np
-from format_cases import FORMATS, random_rows
+from format_cases import FORMATS, first_sog, ksplat_bytes, random_rows
 from gsz_cases import PRELUDE, basis_of_views, model_rows, with_right_checksum
 from PIL import Image
 from scene_writers import write_colmap, write_photo, write_transforms
 
-from compact_splats.arguments.config import TrainConfig
+from compact_splats.arguments.config import TrainConfig, scene_of_run
 from compact_splats.arguments.options import from_json, read_json
 from compact_splats.compression import compact_streams
 from compact_splats.compression.arrays import Arrays
@@ -40,6 +41,11 @@ from compact_splats.scene.posed_photo import DataSet, PosedPhoto
 from compact_splats.scene.splits import split
 from compact_splats.suite.budgets import read_budgets
 from compact_splats.utils import pictures
+
+try:
+    import zstandard
+except ImportError:  # .spz of version 4 is refused then
+    zstandard = None
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -261,19 +267,86 @@ def gsz_seeds(folder: Path) -> list[bytes]:
 
 
 def read_spz_file(data: bytes, folder: Path) -> None:
-    """An .spz; after an odd first byte, what lies below its compression."""
-    content = data[1:] if not data or not data[0] % 2 else gzip.compress(data[1:], 1)
+    """An .spz; after an odd first byte, what lies below its compression, with a header of 16 or of 32 bytes."""
+    content = data[1:]
+    if data and data[0] % 2:
+        content = gzip.compress(content, 1) if content[4:8] != bytes([4, 0, 0, 0]) else fourth_spz(content)
     (folder / "a.spz").write_bytes(content)
     _check_rows(read_model(folder / "a.spz"))
 
 
+def fourth_spz(data: bytes) -> bytes:
+    """A .spz of version 4 of its header and its arrays; sizes that fit them as far as the header says."""
+    if len(data) < 32 or zstandard is None:
+        return data
+    num, degree = struct.unpack_from("<IB", data, 8)
+    sizes = [9, 1, 3, 3, 4, 3 * ((degree + 1) ** 2 - 1)]
+    ends = np.cumsum([32, *(num * size for size in sizes)]).tolist()
+    parts = [data[a:b] for a, b in pairwise(ends) if b > a][: data[15]]
+    packed = [zstandard.ZstdCompressor(level=1).compress(part) for part in parts]
+    table = b"".join(struct.pack("<QQ", len(a), len(b)) for a, b in zip(packed, parts, strict=True))
+    return data[:32] + table + b"".join(packed)
+
+
 def spz_seeds(folder: Path) -> list[bytes]:
-    """With and without harmonics, compressed and not."""
+    """With and without harmonics, compressed and not, of versions 3 and 4."""
     contents = []
     for num_rest in (0, 8):
         FORMATS["spz"].write(folder / "a.spz", random_rows(5, num_rest))
         contents.append((folder / "a.spz").read_bytes())
-    return [b"\0" + contents[0], *(b"\1" + gzip.decompress(content) for content in contents)]
+    seeds = [b"\0" + contents[0], *(b"\1" + gzip.decompress(content) for content in contents)]
+    if zstandard is not None:
+        for content in contents:
+            plain = gzip.decompress(content)
+            head = plain[:4] + struct.pack("<I", 4) + plain[8:15] + bytes([6 if plain[12] else 5])
+            seeds.append(b"\1" + head + struct.pack("<I12x", 32) + plain[16:])
+        FORMATS["spz"].write(folder / "a.spz", random_rows(5, 3), version=4)
+        seeds.append(b"\0" + (folder / "a.spz").read_bytes())
+    return seeds
+
+
+def read_ksplat_file(data: bytes, folder: Path) -> None:
+    """A .ksplat, without the empty bytes of its headers: 44 of the first, 42 of each section."""
+    sections = data[4] if len(data) > 4 else 0
+    parts = [data[:44].ljust(4096, b"\0")]
+    parts += [data[44 + 42 * i : 44 + 42 * (i + 1)].ljust(1024, b"\0") for i in range(sections)]
+    (folder / "a.ksplat").write_bytes(b"".join(parts) + data[44 + 42 * sections :])
+    _check_rows(read_model(folder / "a.ksplat"))
+
+
+def ksplat_seeds(folder: Path) -> list[bytes]:
+    """Every level, with and without harmonics."""
+    seeds = []
+    for level, num_rest in ((0, 0), (1, 3), (2, 8)):
+        rows = random_rows(9, num_rest)
+        whole = ksplat_bytes(rows | {"means": rows["means"] * np.float32(0.3)}, level, bucket_size=4)
+        seeds.append(whole[:44] + whole[4096:4138] + whole[5120:5162] + whole[6144:])
+    return seeds
+
+
+def read_glb_file(data: bytes, folder: Path) -> None:
+    """A .glb; after an odd first byte, its JSON up to the first zero and then its other chunk."""
+    content = data[1:]
+    if data and data[0] % 2:
+        text, _, body = content.partition(b"\0")
+        total = 28 + len(text) + len(body)
+        head = struct.pack("<4sIII4s", b"glTF", 2, total, len(text), b"JSON")
+        content = head + text + struct.pack("<I4s", len(body), b"BIN\0") + body
+    (folder / "a.glb").write_bytes(content)
+    _check_rows(read_model(folder / "a.glb"))
+
+
+def glb_seeds(folder: Path) -> list[bytes]:
+    """With and without harmonics, as files and as JSON and numbers; and nodes that move."""
+    seeds = []
+    for num_rest in (0, 3):
+        FORMATS["glb"].write(folder / "a.glb", random_rows(3, num_rest))
+        whole = (folder / "a.glb").read_bytes()
+        size = struct.unpack_from("<I", whole, 12)[0]
+        text, body = whole[20 : 20 + size].rstrip(), whole[28 + size :]
+        moved = text.replace(b'{"mesh":0}', b'{"mesh":0,"scale":[2,2,2],"rotation":[1,0,0,0],"translation":[1,2,3]}')
+        seeds += [b"\0" + whole, b"\1" + text + b"\0" + body, b"\1" + moved + b"\0" + body]
+    return seeds
 
 
 SOG_NAMES = (
@@ -287,6 +360,27 @@ def read_sog_file(data: bytes, folder: Path) -> None:
     content = data[1:] if not data or not data[0] % 2 else bundle(data[1:])
     (folder / "a.sog").write_bytes(content)
     _check_rows(read_model(folder / "a.sog"))
+
+
+def read_sog_folder(data: bytes, folder: Path) -> None:
+    """The files of a .sog in a folder, packed as for the one above."""
+    for path in folder.iterdir():
+        path.unlink()
+    with zipfile.ZipFile(io.BytesIO(bundle(data))) as archive:
+        archive.extractall(folder)
+    _check_rows(read_model(folder / "meta.json"))
+
+
+def sog_folder_seeds(folder: Path) -> list[bytes]:
+    """Both versions."""
+    FORMATS["sog"].write(folder / "meta.json", random_rows(4, 3))
+    second = {path.name: path.read_bytes() for path in folder.iterdir()}
+    return [packed_files(files) for files in (second, first_sog(random_rows(4, 0)), first_sog(random_rows(4, 15)))]
+
+
+def packed_files(files: dict[str, bytes]) -> bytes:
+    """The inverse of :func:`bundle`."""
+    return b"".join(bytes([SOG_NAMES.index(n)]) + len(c).to_bytes(2, "little") + c for n, c in files.items())
 
 
 def bundle(data: bytes) -> bytes:
@@ -311,8 +405,7 @@ def sog_seeds(folder: Path) -> list[bytes]:
         archive = zipfile.ZipFile(folder / "a.sog")
         files = {name: archive.read(name) for name in archive.namelist()}
         assert files.keys() <= set(SOG_NAMES)
-        parts = [bytes([SOG_NAMES.index(n)]) + len(c).to_bytes(2, "little") + c for n, c in files.items()]
-        seeds += [b"\0" + (folder / "a.sog").read_bytes(), b"\1" + b"".join(parts)]
+        seeds += [b"\0" + (folder / "a.sog").read_bytes(), b"\1" + packed_files(files)]
     return seeds
 
 
@@ -387,6 +480,21 @@ def read_config_file(data: bytes, folder: Path) -> None:
     from_json(TrainConfig, read_json(path), path)
 
 
+def read_cfg_args_file(data: bytes, folder: Path) -> None:
+    """cfg_args of a 3DGS run."""
+    (folder / "cfg_args").write_bytes(data)
+    scene_of_run(folder)
+
+
+def cfg_args_seeds(folder: Path) -> list[bytes]:
+    """As 3DGS writes it, and other literals."""
+    return [
+        b"Namespace(data_device='cuda', depths='', eval=True, images='images', model_path='/a', resolution=-1, "
+        b"sh_degree=3, source_path='/b c', train_test_exp=False, white_background=False)",
+        b"Namespace(a=None, b=[1, 2.5], c={'x': (1,)}, eval=False)",
+    ]
+
+
 def config_seeds(folder: Path) -> list[bytes]:
     """Every kind of value."""
     values = {
@@ -408,6 +516,10 @@ TARGETS = {
     "gsz": Target(read_gsz_file, gsz_seeds),
     "spz": Target(read_spz_file, spz_seeds),
     "sog": Target(read_sog_file, sog_seeds),
+    "sog_folder": Target(read_sog_folder, sog_folder_seeds),
+    "ksplat": Target(read_ksplat_file, ksplat_seeds),
+    "glb": Target(read_glb_file, glb_seeds),
     "budget": Target(read_budget_file, budget_seeds),
     "config": Target(read_config_file, config_seeds, is_json=True),
+    "cfg_args": Target(read_cfg_args_file, cfg_args_seeds),
 }

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
-from scipy.special import expit, logit
 
 from compact_splats.compression.arrays import Arrays, checked
 from compact_splats.compression.container import FormatError, input_errors
 from compact_splats.compression.morton import MAX_BITS, morton_order
-from compact_splats.scene.gaussian_model import SH_C0
+from compact_splats.scene.parameters import SH_C0, SavedArrays, cleaned, sh_degree
 from compact_splats.utils.files import atomic_write, open_file
 
 MAX_PART = 0.5**0.5  # of the three smallest parts of a unit quaternion
+Limits = Mapping[str, tuple[float, float]]  # the values that a format can hold, by parameter
 WRITE_FIX = "repair the model or train it again"
 READ_FIX = "save or download the model again, or convert it"
 
@@ -22,41 +22,71 @@ READ_FIX = "save or download the model again, or convert it"
 # ---- files ----
 
 
-def write_file(path: str | Path, arrays: Arrays, pack: Callable[[Arrays], bytes]) -> None:
+def write_file(path: str | Path, arrays: Arrays, pack: Callable[[SavedArrays], bytes], limits: Limits) -> list[str]:
     """Pack a model and write the file.
 
     Args:
         path: the file; replaced in one move.
         arrays: of the model, by name and in the shapes of ``GaussianModel.parameters``.
         pack: from checked arrays to bytes; raises FormatError where the format cannot hold the model.
+        limits: of the format.
+
+    Returns:
+        Sentences about what the file has lost, see :func:`cut_off`.
 
     Raises:
         InputError: no Gaussians, values that are not finite or out of range, or a file that cannot be written.
     """
     with input_errors(path, WRITE_FIX):
-        data = pack(checked_to_write(arrays))
+        saved = checked_to_write(arrays)
+        data = pack(saved)
     with atomic_write(path) as temporary:
         temporary.write_bytes(data)
+    return cut_off(saved, limits)
 
 
-def checked_to_write(arrays: Arrays) -> Arrays:
-    """The arrays of a model with at least one Gaussian, see :func:`compression.arrays.checked`.
+def cut_off(arrays: Arrays, limits: Limits) -> list[str]:
+    """Sentences about the Gaussians whose values a format cuts off.
+
+    Args:
+        arrays: of a model.
+        limits: of the format; ``"sh_rest": (0, 0)`` for a format without view-dependent colour.
+    """
+    lines, num = [], len(arrays["means"])
+    for name, (low, high) in limits.items():
+        values = arrays[name].reshape(num, -1)
+        if low == high:
+            if values.any():
+                lines.append(f"the view-dependent colour (SH degree {sh_degree(arrays)}) is dropped")
+            continue
+        margin = 1e-3 * (high - low)  # less is rounding
+        beyond = int(((values < low - margin) | (values > high + margin)).any(axis=1).sum())
+        if beyond:
+            share = 100 * beyond / num
+            lines.append(f"{beyond:,} Gaussians ({share:.2g} %) have {name} beyond {low:.4g} to {high:.4g}: cut off")
+    return lines
+
+
+def checked_to_write(arrays: Arrays) -> SavedArrays:
+    """The arrays of a model with at least one Gaussian, and their marks; see :func:`compression.arrays.checked`.
 
     Raises:
         FormatError: no Gaussian, or not the arrays of a model.
     """
-    arrays = checked(arrays)
-    if not len(arrays["means"]):
+    saved = arrays if isinstance(arrays, SavedArrays) else SavedArrays(arrays)
+    saved = saved.replaced(checked(arrays))
+    if not len(saved["means"]):
         raise FormatError("at least one Gaussian to write", "none")
-    return arrays
+    return saved
 
 
-def read_file(path: str | Path, unpack: Callable[[bytes], Arrays]) -> Arrays:
+def read_file(path: str | Path, unpack: Callable[[bytes], Arrays], keep_nan: bool) -> SavedArrays:
     """Read a model.
 
     Args:
         path: the file.
         unpack: from bytes to arrays; raises FormatError where the bytes break the format.
+        keep_nan: refuse values that are not finite instead of leaving out their Gaussians.
 
     Returns:
         Finite float32 arrays, by name and in the shapes of ``GaussianModel.parameters``.
@@ -66,28 +96,45 @@ def read_file(path: str | Path, unpack: Callable[[bytes], Arrays]) -> Arrays:
     """
     with open_file(path, "a file that can be read", "check the path") as file:
         data = file.read()
-    with input_errors(path, READ_FIX):
-        return checked(unpack(data))
+    return unpacked(path, lambda: unpack(data), keep_nan)
+
+
+def unpacked(path: str | Path, unpack: Callable[[], Arrays], keep_nan: bool) -> SavedArrays:
+    """The model of a file, see :func:`read_file`; ``unpack`` may leave values that are not finite."""
+    with input_errors(path, READ_FIX), np.errstate(all="ignore"):
+        arrays = unpack()
+    return cleaned(path, arrays, keep_nan)
 
 
 # ---- order ----
 
 
-def in_spatial_order(arrays: Arrays) -> Arrays:
+def in_spatial_order(arrays: SavedArrays) -> SavedArrays:
     """The model with its Gaussians in Morton order."""
     means = arrays["means"]
     low = means.min(axis=0).astype(np.float64)
     extent = np.maximum(means.max(axis=0) - low, np.finfo(np.float64).tiny)
     order = morton_order(((means - low) / extent * (2**MAX_BITS - 1)).astype(np.int64))
-    return {name: array[order] for name, array in arrays.items()}
+    return arrays.replaced({name: array[order] for name, array in arrays.items()})
 
 
 # ---- opacities and colours ----
 
 
+def sigmoid(logits: np.ndarray) -> np.ndarray:
+    """float64 opacities of logits. Not scipy's, which takes half a second to import."""
+    return np.exp(-np.logaddexp(0, -logits.astype(np.float64)))
+
+
+def logit(opacity: np.ndarray) -> np.ndarray:
+    """Undo :func:`sigmoid`; 0 and 1 become infinite."""
+    with np.errstate(divide="ignore"):
+        return np.log(opacity) - np.log1p(-opacity)
+
+
 def opacity_to_byte(logits: np.ndarray) -> np.ndarray:
     """The nearest of 256 opacities from 0 to 1, as uint8."""
-    return to_byte(255 * expit(logits.astype(np.float64)))
+    return to_byte(255 * sigmoid(logits))
 
 
 def opacity_from_byte(stored: np.ndarray) -> np.ndarray:

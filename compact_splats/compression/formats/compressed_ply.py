@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from compact_splats.compression.arrays import REST_COUNTS, Arrays, checked
+from compact_splats.compression.arrays import Arrays
 from compact_splats.compression.container import FormatError, input_errors
 from compact_splats.compression.formats.common import (
     MAX_PART,
@@ -22,13 +22,17 @@ from compact_splats.compression.formats.common import (
     WRITE_FIX,
     checked_to_write,
     color_to_dc,
+    cut_off,
     dc_to_color,
     from_smallest_three,
     in_spatial_order,
     opacity_from_byte,
     opacity_to_byte,
     smallest_three,
+    unpacked,
 )
+from compact_splats.scene.parameters import REST_COUNTS, SavedArrays
+from compact_splats.scene.ply import comments_of, marked_antialiased
 from compact_splats.scene.ply_file import Columns, read_elements, write_elements
 
 _CHUNK = 256  # Gaussians
@@ -37,6 +41,7 @@ _ROTATION_BITS = (2, 10, 10, 10)
 _COLOR_BITS = (8, 8, 8, 8)
 _MAX_LOG_SCALE = 20.0  # larger and smaller scales are clamped
 _SH_RANGE = 8.0  # coefficients from -4 to 4
+LIMITS = {"log_scales": (-_MAX_LOG_SCALE, _MAX_LOG_SCALE), "sh_rest": (-_SH_RANGE / 2, _SH_RANGE / 2)}
 _BOUNDS = {
     "position": ("min_x", "min_y", "min_z", "max_x", "max_y", "max_z"),
     "scale": tuple(f"{end}_scale_{axis}" for end in ("min", "max") for axis in "xyz"),
@@ -45,35 +50,48 @@ _BOUNDS = {
 _VERTEX = ("packed_position", "packed_rotation", "packed_scale", "packed_color")
 
 
-def write(path: str | Path, arrays: Arrays) -> None:
+def write(path: str | Path, arrays: Arrays) -> list[str]:
     """Write a model, in Morton order.
 
     Args:
         path: the file; replaced in one move.
         arrays: by name and in the shapes of ``GaussianModel.parameters``, at least one Gaussian.
 
+    Returns:
+        Sentences about what the file has lost.
+
     Raises:
         InputError: not the arrays of a model, or a file that cannot be written.
     """
     with input_errors(path, WRITE_FIX):
-        elements = _pack(checked_to_write(arrays))
-    write_elements(path, elements)
+        saved = checked_to_write(arrays)
+        elements = _pack(saved)
+    write_elements(path, elements, comments_of(saved))
+    return cut_off(saved, LIMITS)
 
 
-def read(path: str | Path) -> Arrays:
-    """Read a model of SH degree 0 to 3, with or without bounds of colours.
+def read(path: str | Path, *, keep_nan: bool = False) -> SavedArrays:
+    """Read a model of SH degree 0 to 4, with or without bounds of colours.
+
+    Args:
+        path: the file.
+        keep_nan: see ``scene.parameters.cleaned``.
 
     Raises:
         InputError: no such file, not a compressed PLY, or one that is damaged.
     """
-    with input_errors(path, READ_FIX):
-        return checked(_unpack(read_elements(path, ("chunk", "vertex", "sh"), READ_FIX)))
+
+    def unpack() -> SavedArrays:
+        elements = read_elements(path, ("chunk", "vertex", "sh"), READ_FIX)
+        return SavedArrays(_unpack(elements), marked_antialiased(path))
+
+    return unpacked(path, unpack, keep_nan)
 
 
 # ---- writing ----
 
 
-def _pack(arrays: Arrays) -> dict[str, np.ndarray]:
+def _pack(arrays: SavedArrays) -> dict[str, np.ndarray]:
     arrays = in_spatial_order(arrays)
     num = len(arrays["means"])
     measured = {
@@ -148,15 +166,14 @@ def _unpack(elements: dict[str, Columns]) -> Arrays:
     quats = from_smallest_three(np.rint(3 * rotations[:, 0]).astype(np.int64), (2 * rotations[:, 1:] - 1) * MAX_PART)
     positions = _in_bounds(chunks, "position", _unpacked(vertices["packed_position"], _AXIS_BITS))
     scales = _in_bounds(chunks, "scale", _unpacked(vertices["packed_scale"], _AXIS_BITS))
-    with np.errstate(over="ignore"):  # becomes infinite: `checked` refuses it
-        return {
-            "means": positions.astype(np.float32),
-            "log_scales": scales.astype(np.float32),
-            "quats": quats,
-            "opacity_logits": opacity_from_byte(255 * colors[:, 3:]),
-            "sh_dc": color_to_dc(colors[:, None, :3]),
-            "sh_rest": _rest(elements, num),
-        }
+    return {
+        "means": positions.astype(np.float32),
+        "log_scales": scales.astype(np.float32),
+        "quats": quats,
+        "opacity_logits": opacity_from_byte(255 * colors[:, 3:]),
+        "sh_dc": color_to_dc(colors[:, None, :3]),
+        "sh_rest": _rest(elements, num),
+    }
 
 
 def _element(elements: dict[str, Columns], name: str, columns: tuple[str, ...]) -> Columns:
@@ -179,10 +196,9 @@ def _unpacked(packed: np.ndarray, bits: tuple[int, ...]) -> np.ndarray:
 
 def _in_bounds(chunks: Columns, key: str, fractions: np.ndarray) -> np.ndarray:
     """(N,3) float64 of fractions (N,3) between the bounds of their chunks."""
-    with np.errstate(invalid="ignore", over="ignore"):  # `checked` refuses what is not finite
-        bounds = np.stack([chunks[name].astype(np.float64) for name in _BOUNDS[key]], axis=1)
-        low, high = np.repeat(bounds, _CHUNK, axis=0)[: len(fractions)].reshape(-1, 2, 3).swapaxes(0, 1)
-        return low + (high - low) * fractions
+    bounds = np.stack([chunks[name].astype(np.float64) for name in _BOUNDS[key]], axis=1)
+    low, high = np.repeat(bounds, _CHUNK, axis=0)[: len(fractions)].reshape(-1, 2, 3).swapaxes(0, 1)
+    return low + (high - low) * fractions
 
 
 def _rest(elements: dict[str, Columns], num: int) -> np.ndarray:
@@ -190,8 +206,8 @@ def _rest(elements: dict[str, Columns], num: int) -> np.ndarray:
         return np.zeros((num, 0, 3), np.float32)
     columns = _element(elements, "sh", tuple(f"f_rest_{i}" for i in range(len(elements["sh"]))))
     num_rest, num_rows = len(columns), len(next(iter(columns.values()), ()))
-    if num_rest not in [3 * count for count in REST_COUNTS] or num_rows != num:
-        raise FormatError(f"{num} rows of 9, 24 or 45 SH bytes", f"{num_rows} rows of {num_rest}")
+    if num_rest not in [3 * count for count in (*REST_COUNTS, 24)] or num_rows != num:
+        raise FormatError(f"{num} rows of 9, 24, 45 or 72 SH bytes", f"{num_rows} rows of {num_rest}")
     if any(column.dtype != np.uint8 for column in columns.values()):
         raise FormatError("uchar f_rest properties", "other types")
     # The middles of the steps; of the first and the last step, the ends of the range.

@@ -1,10 +1,11 @@
-"""PlayCanvas's .sog, version 2: a ZIP of meta.json and lossless WebP images, a pixel per Gaussian.
+"""PlayCanvas's .sog: meta.json and lossless WebP images, a pixel per Gaussian, in a ZIP or in a folder.
 
 Positions are 16 bits an axis on a logarithmic scale; scales and colours are indices of codebooks of 256; quaternions
-are three parts of 8 bits; the higher SH degrees are an entry of a palette, whose coefficients are indices, too. Not
-read: folders of unzipped files, and version 1.
+are three parts of 8 bits; the higher SH degrees are an entry of a palette, whose coefficients are indices, too.
+Version 1, which is read only, has 256 equal steps between bounds in place of each codebook.
 
-[https://developer.playcanvas.com/user-manual/gaussian-splatting/formats/sog]
+[https://developer.playcanvas.com/user-manual/gaussian-splatting/formats/sog; of version 1
+https://github.com/playcanvas/splat-transform/pull/233]
 """
 
 from __future__ import annotations
@@ -15,27 +16,35 @@ import math
 import struct
 import zipfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
-from scipy.special import expit
 
-from compact_splats.compression.arrays import REST_COUNTS, Arrays
-from compact_splats.compression.container import FormatError
+from compact_splats.compression.arrays import Arrays
+from compact_splats.compression.container import FormatError, input_errors
+from compact_splats.compression.formats import META
 from compact_splats.compression.formats.common import (
     MAX_PART,
+    READ_FIX,
+    WRITE_FIX,
+    checked_to_write,
     from_smallest_three,
     in_spatial_order,
     opacity_from_byte,
     opacity_to_byte,
     read_file,
+    sigmoid,
     smallest_three,
     to_byte,
+    unpacked,
     write_file,
 )
 from compact_splats.compression.formats.kmeans import codebook_of_numbers, codebook_of_vectors, nearest_number
+from compact_splats.scene.parameters import REST_COUNTS, SavedArrays, is_antialiased
+from compact_splats.utils.files import atomic_write, open_file
 
 VERSION = 2
 _CODEBOOK = 256
@@ -52,34 +61,56 @@ _MAX_GAUSSIANS_PER_BYTE, _FEW_GAUSSIANS = 4, 1 << 16
 _ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, struct.error, OSError, EOFError, RuntimeError, ValueError)
 
 
-def write(path: str | Path, arrays: Arrays, *, palette: int | None = None) -> None:
+def write(path: str | Path, arrays: Arrays, *, palette: int | None = None) -> list[str]:
     """Write a model, in Morton order.
 
     Args:
-        path: the file; replaced in one move.
+        path: the file, replaced in one move; or, where it is named ``meta.json``, that of a folder of loose files,
+            which are replaced one by one, ``meta.json`` last.
         arrays: by name and in the shapes of ``GaussianModel.parameters``, at least one Gaussian.
         palette: number of entries for the higher SH degrees, 1 to 65,536; None: a quarter of the Gaussians.
+
+    Returns:
+        Sentences about what the file has lost: none, the codebooks reach all values.
 
     Raises:
         InputError: not the arrays of a model, or a file that cannot be written.
     """
     assert palette is None or 1 <= palette <= _MAX_PALETTE, palette
-    write_file(path, arrays, lambda arrays: _pack(arrays, palette))
+    path = Path(path)
+    if path.name != META:
+        return write_file(path, arrays, lambda arrays: _zipped(_pack(arrays, palette)), {})
+    with input_errors(path, WRITE_FIX):
+        files = _pack(checked_to_write(arrays), palette)
+    for name in sorted(files, key=lambda name: name == META):
+        with atomic_write(path.with_name(name)) as temporary:
+            temporary.write_bytes(files[name])
+    return []
 
 
-def read(path: str | Path) -> Arrays:
-    """Read a model of SH degree 0 to 3.
+def read(path: str | Path, *, keep_nan: bool = False) -> SavedArrays:
+    """Read a model of SH degree 0 to 3, from an archive or from a folder of loose files.
+
+    Args:
+        path: the archive, or meta.json, or its folder.
+        keep_nan: see ``scene.parameters.cleaned``.
 
     Raises:
         InputError: no such file, another version, or one that is damaged.
     """
-    return read_file(path, _unpack)
+    path = Path(path)
+    if path.is_dir():
+        path = path / META
+    if path.suffix.lower() != ".json":
+        return read_file(path, _unpack, keep_nan)
+    return unpacked(path, lambda: _Bundle(_loose_files(path), None).arrays(), keep_nan)
 
 
 # ---- writing ----
 
 
-def _pack(arrays: Arrays, palette: int | None) -> bytes:
+def _pack(arrays: SavedArrays, palette: int | None) -> dict[str, bytes]:
+    """The files of a model, by name."""
     arrays = in_spatial_order(arrays)
     num = len(arrays["means"])
     means, low, high = _pack_means(arrays["means"])
@@ -101,14 +132,20 @@ def _pack(arrays: Arrays, palette: int | None) -> bytes:
         "quats": {"files": ["quats.webp"]},
         "sh0": {"codebook": color_book, "files": ["sh0.webp"]},
     }
+    if is_antialiased(arrays):
+        meta |= {"antialias": True, "model": "antialiased"}  # of the specification; of splat-transform
     if arrays["sh_rest"].shape[1]:
         size = min(_MAX_PALETTE, max(1, num // 4)) if palette is None else palette
         meta["shN"], more = _pack_rest(arrays["sh_rest"], weights, size)
         images |= more
+    text = json.dumps(meta, separators=(",", ":")).encode()
+    return {META: text, **{f"{name}.webp": content for name, content in images.items()}}
+
+
+def _zipped(files: dict[str, bytes]) -> bytes:
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED) as archive:
-        for name, content in {"meta.json": json.dumps(meta, separators=(",", ":")).encode(), **images}.items():
-            name = name if name == "meta.json" else f"{name}.webp"
+        for name, content in files.items():
             archive.writestr(zipfile.ZipInfo(name), content)  # dated 1980: the same model gives the same file
     return packed.getvalue()
 
@@ -157,7 +194,7 @@ def _weights(arrays: Arrays) -> np.ndarray:
     """
     scales = np.sort(arrays["log_scales"].astype(np.float64), axis=1)
     log_area = np.clip(scales[:, 1] + scales[:, 2], -_MAX_LOG_AREA, _MAX_LOG_AREA)
-    weights = np.sqrt(expit(arrays["opacity_logits"][:, 0].astype(np.float64)) * np.exp(log_area))
+    weights = np.sqrt(sigmoid(arrays["opacity_logits"][:, 0]) * np.exp(log_area))
     return (weights / weights.max() + 1e-6).astype(np.float32)
 
 
@@ -182,59 +219,135 @@ def _webp(pixels: np.ndarray) -> bytes:
 # ---- reading ----
 
 
+Files = Callable[[str, int], bytes]  # the content of a file by name, of at most a number of bytes
+
+
 def _unpack(data: bytes) -> Arrays:
     try:
         archive = zipfile.ZipFile(io.BytesIO(data))
     except _ZIP_ERRORS as error:
         raise FormatError("a .sog file, a ZIP archive", f"'{error}'") from error
-    return _Bundle(archive, len(data)).arrays()
+    return _Bundle(_files_of(archive), len(data)).arrays()
+
+
+def _files_of(archive: zipfile.ZipFile) -> Files:
+    """The files at the root of an archive, or in its only folder."""
+    metas = [name for name in archive.namelist() if name.rpartition("/")[2] == META]
+    folder = metas[0].removesuffix(META) if len(metas) == 1 else ""
+
+    def content(name: str, limit: int) -> bytes:
+        try:
+            info = archive.getinfo(folder + name)
+            if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) or info.file_size > limit:
+                raise FormatError(f"{name} of at most {limit} bytes, stored or deflated", f"{info.file_size} bytes")
+            with archive.open(info) as file:
+                return file.read(limit + 1)
+        except KeyError as error:
+            raise FormatError(f"{name} in the archive", "no such file") from error
+        except FormatError:
+            raise
+        except _ZIP_ERRORS as error:
+            raise FormatError(f"{name} in the archive", f"'{error}'") from error
+
+    return content
+
+
+def _loose_files(meta: Path) -> Files:
+    """The files beside meta.json, which may have any name; nothing outside of its folder."""
+
+    def content(name: str, limit: int) -> bytes:
+        path = meta if name == META else meta.parent / name
+        if not name or not name.isprintable() or Path(name).name != name:
+            raise FormatError("names of files in the folder of meta.json", f"{name!r:.50}")
+        with open_file(path, f"{name} beside meta.json" if path != meta else "meta.json of a .sog", READ_FIX) as file:
+            return file.read(limit + 1)
+
+    return content
 
 
 class _Bundle:
-    """An archive; everything in it is untrusted."""
+    """The files of a model; everything in them is untrusted.
 
-    def __init__(self, archive: zipfile.ZipFile, num_bytes: int) -> None:
-        self.archive, self.num_bytes = archive, num_bytes
+    Args:
+        files: reads one of them.
+        num_bytes: of all, None: unknown, then each file counts on its own.
+    """
+
+    def __init__(self, files: Files, num_bytes: int | None) -> None:
+        self.files = files
         try:
-            self.meta = json.loads(self.content("meta.json", _MAX_META))
+            self.meta = json.loads(self.content(META, _MAX_META))
         except (ValueError, RecursionError) as error:
             raise FormatError("JSON in meta.json", f"'{error}'") from error
-        version = self.entry(dict, name="meta.json").get("version")
-        if version != VERSION:
-            raise FormatError(f".sog of version {VERSION}", f"version {version!r}")
+        version = self.entry(dict, name=META).get("version", 1)
+        if version not in (1, VERSION) or isinstance(version, bool):
+            raise FormatError(f".sog of version 1 or {VERSION}", f"version {version!r:.20}")
+        self.is_first = version == 1
+        self.num_bytes = 1 << 31 if num_bytes is None else num_bytes
+        if self.is_first:  # of an array of the file's writer
+            self.meta["count"] = next(iter(self.entry(list, "means", "shape")), None)
+        if num_bytes is None:
+            num_bytes = len(self.image_file("means", 0)[1])
         self.num = self.whole_number(max(_FEW_GAUSSIANS, _MAX_GAUSSIANS_PER_BYTE * num_bytes), "count")
 
-    def arrays(self) -> Arrays:
+    def arrays(self) -> SavedArrays:
         lower, upper = self.image("means", 0)[:, :3], self.image("means", 1)[:, :3]
         low, high = self.numbers(3, "means", "mins"), self.numbers(3, "means", "maxs")
         logs = low + (high - low) * ((upper.astype(np.float64) * 256 + lower) / 65535)
         quats = self.image("quats", 0, channels=4)
         if not (quats[:, 3] >= _FIRST_MODE).all():
             raise FormatError("alpha of 252 to 255 in quats", f"{quats[:, 3].min()}")
-        colors = self.image("sh0", 0, channels=4)
-        with np.errstate(over="ignore"):  # becomes infinite: `checked` refuses it
-            return {
-                "means": np.copysign(np.expm1(np.abs(logs)), logs).astype(np.float32),
-                "log_scales": self.numbers(_CODEBOOK, "scales", "codebook")[self.image("scales", 0)[:, :3]],
-                "quats": from_smallest_three(quats[:, 3] - _FIRST_MODE, (quats[:, :3] / 127.5 - 1) * MAX_PART),
-                "opacity_logits": opacity_from_byte(colors[:, 3:]),
-                "sh_dc": self.numbers(_CODEBOOK, "sh0", "codebook")[colors[:, None, :3]],
-                "sh_rest": self.rest(),
-            }
+        colors = self.image("sh0", 0, channels=4)[:, :4]
+        if self.is_first:
+            colors, opacities = np.split(self.between_bounds("sh0", colors), [3], axis=1)
+        else:
+            opacities = opacity_from_byte(colors[:, 3:])
+            colors = self.indexed("sh0", colors[:, :3])
+        scales = self.image("scales", 0)[:, :3]
+        mark = self.meta.get("antialias") is True or self.meta.get("model") == "antialiased"
+        arrays = {
+            "means": np.copysign(np.expm1(np.abs(logs)), logs).astype(np.float32),
+            "log_scales": (self.between_bounds if self.is_first else self.indexed)("scales", scales),
+            "quats": from_smallest_three(quats[:, 3] - _FIRST_MODE, (quats[:, :3] / 127.5 - 1) * MAX_PART),
+            "opacity_logits": opacities,
+            "sh_dc": colors[:, None],
+            "sh_rest": self.rest(),
+        }
+        return SavedArrays(arrays, mark)
+
+    def indexed(self, key: str, indices: np.ndarray) -> np.ndarray:
+        """float32 numbers of a codebook of version 2."""
+        return self.numbers(_CODEBOOK, key, "codebook")[indices]
+
+    def between_bounds(self, key: str, steps: np.ndarray) -> np.ndarray:
+        """float32 (N,C) of bytes (N,C): equal steps between the bounds of each column, in version 1."""
+        columns = steps.shape[1]
+        low, high = (self.numbers(columns, key, end).astype(np.float64) for end in ("mins", "maxs"))
+        return (low + (high - low) * (steps / 255)).astype(np.float32)
 
     def rest(self) -> np.ndarray:
         """(N,K,3), K = 0 without shN."""
         if self.meta.get("shN") is None:
             return np.zeros((self.num, 0, 3), np.float32)
-        num_rest = REST_COUNTS[self.whole_number(3, "shN", "bands")]
-        size = self.whole_number(_MAX_PALETTE, "shN", "count")
+        if self.is_first:  # which says neither: the palette's image does
+            width, height = _webp_sides(*self.image_file("shN", 0))
+            num_rest, size = width // _PALETTE_COLUMNS, min(_MAX_PALETTE, height * _PALETTE_COLUMNS)
+            if num_rest not in REST_COUNTS[1:]:
+                raise FormatError("a palette of SH degree 1 to 3", f"{width} pixels in a row")
+        else:
+            num_rest = REST_COUNTS[self.whole_number(3, "shN", "bands")]
+            size = self.whole_number(_MAX_PALETTE, "shN", "count")
         width, height = _PALETTE_COLUMNS * num_rest, math.ceil(size / _PALETTE_COLUMNS)
         pixels = self.image("shN", 0, sides=(width, height)).reshape(-1, num_rest, self.channels)[:size, :, :3]
         labels = self.image("shN", 1)[:, :2].astype(np.int64) @ [1, 256]
         if labels.max() >= size:
             raise FormatError(f"labels of {size} palette entries", f"{labels.max()}")
-        palette = self.numbers(_CODEBOOK, "shN", "codebook")[pixels]
-        return palette[labels]
+        if self.is_first:
+            low, high = (float(self.entry((int, float), "shN", end)) for end in ("mins", "maxs"))
+            if not (abs(low) < 1e30 and abs(high) < 1e30):
+                raise FormatError("finite bounds of shN", f"{low:.6g} and {high:.6g}")
+            return (low + (high - low) * (pixels / 255)).astype(np.float32)[labels]
+        return self.indexed("shN", pixels)[labels]
 
     def entry(self, kind: type | tuple[type, ...], *keys: str, name: str = "") -> Any:
         """A value of meta.json, of the type ``kind``."""
@@ -260,22 +373,18 @@ class _Bundle:
         return np.array(values, np.float32 if count == _CODEBOOK else np.float64)
 
     def content(self, name: str, limit: int) -> bytes:
-        """A file of the archive, at most ``limit`` bytes."""
-        try:
-            info = self.archive.getinfo(name)
-            if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) or info.file_size > limit:
-                raise FormatError(f"{name} of at most {limit} bytes, stored or deflated", f"{info.file_size} bytes")
-            with self.archive.open(info) as file:
-                content = file.read(limit + 1)
-        except KeyError as error:
-            raise FormatError(f"{name} in the archive", "no such file") from error
-        except FormatError:
-            raise
-        except _ZIP_ERRORS as error:
-            raise FormatError(f"{name} in the archive", f"'{error}'") from error
+        """A file, of at most ``limit`` bytes."""
+        content = self.files(name, limit)
         if len(content) > limit:
             raise FormatError(f"{name} of at most {limit} bytes", "more")
         return content
+
+    def image_file(self, key: str, place: int) -> tuple[str, bytes]:
+        """Name and content of the image at a place of the list of an entry."""
+        files = self.entry(list, key, "files")
+        if len(files) <= place or not isinstance(files[place], str):
+            raise FormatError(f"file {place} of {key} in meta.json", f"{files!r:.50}")
+        return files[place], self.content(files[place], self.num_bytes)
 
     def image(self, key: str, place: int, channels: int = 3, sides: tuple[int, int] | None = None) -> np.ndarray:
         """Pixels (N,C) uint8 of an image, in reading order.
@@ -286,11 +395,7 @@ class _Bundle:
             channels: least C.
             sides: required width and height; None: any with a pixel per Gaussian, and few more.
         """
-        files = self.entry(list, key, "files")
-        if len(files) <= place or not isinstance(files[place], str):
-            raise FormatError(f"file {place} of {key} in meta.json", f"{files!r:.50}")
-        name = files[place]
-        content = self.content(name, self.num_bytes)
+        name, content = self.image_file(key, place)
         width, height = _webp_sides(name, content)
         if sides is None:
             if not self.num <= width * height <= 2 * self.num + _FEW_GAUSSIANS:

@@ -24,32 +24,45 @@ from compact_splats.compression.formats.common import (
     unit,
     write_file,
 )
+from compact_splats.scene.parameters import SH_C0, SavedArrays
 
 _RECORD = np.dtype([("mean", "<f4", 3), ("scale", "<f4", 3), ("color", "u1", 4), ("quat", "u1", 4)])
 _MIN_SCALE = 1e-20  # replaces 0, which has no logarithm; invisible
 _MAX_LOG_SCALE = 88.0  # exp() of more is beyond float32
+LIMITS = {
+    "log_scales": (-_MAX_LOG_SCALE, _MAX_LOG_SCALE),
+    "sh_dc": (-0.5 / SH_C0, 0.5 / SH_C0),
+    "sh_rest": (0, 0),
+}
 
 
-def write(path: str | Path, arrays: Arrays) -> None:
+def write(path: str | Path, arrays: Arrays) -> list[str]:
     """Write a model without its higher SH degrees.
 
     Args:
         path: the file; replaced in one move.
         arrays: by name and in the shapes of ``GaussianModel.parameters``, at least one Gaussian.
 
+    Returns:
+        Sentences about what the file has lost.
+
     Raises:
         InputError: not the arrays of a model, or a file that cannot be written.
     """
-    write_file(path, arrays, _pack)
+    return write_file(path, arrays, _pack, LIMITS)
 
 
-def read(path: str | Path) -> Arrays:
+def read(path: str | Path, *, keep_nan: bool = False) -> SavedArrays:
     """Read a model of SH degree 0.
 
+    Args:
+        path: the file.
+        keep_nan: see ``scene.parameters.cleaned``.
+
     Raises:
-        InputError: no such file, a size that is no multiple of 32 bytes, or impossible values.
+        InputError: no such file, a size that is no multiple of 32 bytes, or negative scales.
     """
-    return read_file(path, _unpack)
+    return read_file(path, _unpack, keep_nan)
 
 
 def _pack(arrays: Arrays) -> bytes:
@@ -71,8 +84,8 @@ def _unpack(data: bytes) -> Arrays:
         raise FormatError(".splat records of 32 bytes, one at least", f"{len(data)} bytes")
     records = np.frombuffer(data, _RECORD)
     num, scales = len(records), records["scale"]
-    if not (scales >= 0).all():  # refuses NaN, too
-        index = int(np.argmin((scales >= 0).all(axis=1)))
+    if (scales < 0).any():  # no other tool writes it: not a .splat
+        index = int(np.argmax((scales < 0).any(axis=1)))
         raise FormatError(".splat scales of 0 or more", f"{scales[index].min()} in Gaussian {index}")
     quats = (records["quat"].astype(np.float64) - 128) / 128
     return {

@@ -1,21 +1,24 @@
-"""Niantic's .spz, versions 2 and 3: a gzip stream of a 16-byte header and six arrays, SH degrees 0 to 3.
+"""Niantic's .spz: a header and six arrays, positions in 24-bit fixed point, all else in 8 bits a value.
 
-Positions are 24-bit fixed point, everything else is 8 bits a value, except for the rotations of version 3: 32 bits for
-their three smallest parts. Version 4, which is no gzip stream, is not read.
+Versions 1 to 3 are a gzip stream, version 4 a header of 32 bytes and a zstd frame for each array. Version 1 has
+positions as float16; rotations are three parts of 8 bits, from version 3 on the three smallest parts in 32 bits.
 
-[https://github.com/nianticlabs/spz, README "File Format"; https://deepwiki.com/Jackneill/spz/2.2-data-arrays-and-encoding]
+[https://github.com/nianticlabs/spz, README "File Format"; https://deepwiki.com/Jackneill/spz/2.2-data-arrays-and-encoding;
+of version 4 https://github.com/sparkjsdev/spark/pull/332, and the files of splat-transform]
 """
 
 from __future__ import annotations
 
 import gzip
+import math
 import struct
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from compact_splats.compression.arrays import REST_COUNTS, Arrays
+from compact_splats.compression.arrays import Arrays
 from compact_splats.compression.container import FormatError
 from compact_splats.compression.formats.common import (
     MAX_PART,
@@ -29,14 +32,30 @@ from compact_splats.compression.formats.common import (
     unit,
     write_file,
 )
+from compact_splats.scene.parameters import REST_COUNTS, SavedArrays, is_antialiased, sh_degree
+from compact_splats.utils.errors import InputError
 
 AXES = ("RDF", "RUB")  # of the file: right, down, front, as in models; right, up, back
-_HEADER = struct.Struct("<IIIBBBB")  # magic, version, number of Gaussians, SH degree, fractional bits, flags, reserved
-_MAGIC = 0x5053474E
-_ROTATION_BYTES = {2: 3, 3: 4}  # by version
+VERSIONS = (3, 4)  # that are written
+MAGIC = b"NGSP"
+_HEADER = struct.Struct("<4sIIBBBB")  # magic, version, Gaussians, SH degree, fractional bits, flags, 0 or streams
+_FOURTH = struct.Struct("<I12x")  # the rest of the header of version 4: start of the table
+_STREAM = struct.Struct("<QQ")  # an entry of the table: bytes of a stream, compressed and not
+_ANTIALIASED = 1  # flag
+_ROTATION_BYTES = {1: 3, 2: 3, 3: 4, 4: 4}  # by version
 _MAX_POSITION = 2**23 - 1
 _MAX_FRACTIONAL_BITS = 23
+_MAX_DEGREE = 4
 _COLOR_SCALE = 0.15 * 255  # bytes for 1 of a coefficient of degree 0
+LIMITS = {
+    "log_scales": (-10, 255 / 16 - 10),
+    "sh_dc": (-127.5 / _COLOR_SCALE, 127.5 / _COLOR_SCALE),
+    "sh_rest": (-1, 127 / 128),
+}
+_FAR_SHARE = 1e-3  # of the Gaussians, the farthest, for whom the positions of the others do not become coarser
+_MIN_GAIN = 2  # bits of positions, less is not worth drawing in far Gaussians
+_FEW_GAUSSIANS = 1 << 16  # that any file may claim
+_LEVEL = 12  # of zstd, as good as gzip's 9 and faster
 _FLIP = np.array([1, -1, -1])  # half a turn about x takes RDF to RUB and back
 _SH_VALUES = (np.arange(256, dtype=np.float32) - 128) / 128
 # Signs of the SH functions of degrees 1 to 3 under that turn: -1 for those of odd degree in y and z together.
@@ -50,56 +69,113 @@ def write(
     sh_bits: tuple[int, int] = (8, 8),
     fractional_bits: int | None = None,
     axes: str = "RDF",
-) -> None:
-    """Write a model as version 3.
+    version: int = 3,
+) -> list[str]:
+    """Write a model.
 
     Args:
         path: the file; replaced in one move.
         arrays: by name and in the shapes of ``GaussianModel.parameters``, at least one Gaussian.
         sh_bits: 1 to 8 bits for SH degree 1 and for the higher degrees; Niantic's default is (5, 4).
         fractional_bits: of positions, in steps of 2^-bits world units; None: 12 as in Niantic's files, more for very
-            small Gaussians, fewer if the farthest position needs the bits.
+            small Gaussians, fewer if the farthest positions need the bits. Where very few Gaussians are far beyond all
+            others, they are drawn in instead, see :func:`drawn_in`.
         axes: "RDF": the model's numbers as they are, as splat-transform and gsply do. "RUB": as Niantic documents
             files, half a turn about x. See docs/formats.md.
+        version: 3, or 4, which is smaller and needs the package zstandard.
+
+    Returns:
+        Sentences about what the file has lost.
 
     Raises:
-        InputError: not the arrays of a model, positions beyond 24 bits, or a file that cannot be written.
+        InputError: not the arrays of a model, positions beyond 24 bits, a file that cannot be written, or no package
+            zstandard.
     """
-    assert axes in AXES, axes
+    assert axes in AXES and version in VERSIONS, (axes, version)
+    notes: list[str] = []
 
-    def pack(arrays: Arrays) -> bytes:
-        return _pack(arrays if axes == "RDF" else _turned(arrays), sh_bits, fractional_bits)
+    def pack(arrays: SavedArrays) -> bytes:
+        if fractional_bits is None:
+            arrays, bits, far = _fitted(arrays)
+            notes.extend(far)
+        else:
+            bits = fractional_bits
+        return _pack(arrays if axes == "RDF" else _turned(arrays), sh_bits, bits, version)
 
-    write_file(path, arrays, pack)
+    return [*write_file(path, arrays, pack, LIMITS), *notes]
 
 
-def read(path: str | Path, *, axes: str = "RDF") -> Arrays:
-    """Read a model from version 2 or 3.
+def read(path: str | Path, *, axes: str = "RDF", keep_nan: bool = False) -> SavedArrays:
+    """Read a model from version 1 to 4.
 
     Args:
         path: the file.
         axes: of the file, which does not tell them; see :func:`write`.
+        keep_nan: see ``scene.parameters.cleaned``.
 
     Raises:
-        InputError: no such file, another version, or a file that is damaged.
+        InputError: no such file, another version, a file that is damaged, or no package zstandard for version 4.
     """
     assert axes in AXES, axes
-    arrays = read_file(path, _unpack)
+    arrays = read_file(path, _unpack, keep_nan)
     return arrays if axes == "RDF" else _turned(arrays)
+
+
+# ---- far Gaussians ----
+
+
+def drawn_in(arrays: SavedArrays, reach: float) -> SavedArrays:
+    """Far Gaussians moved to within ``reach`` of the origin on each axis, on their ray, and smaller by as much.
+
+    From near the origin they look as before; there the one step of all positions may now be finer.
+
+    Args:
+        arrays: of a model.
+        reach: world units.
+    """
+    far = np.abs(arrays["means"]).max(axis=1)
+    factor = np.minimum(1, reach / np.maximum(far, np.float32(reach)))[:, None].astype(np.float32)
+    moved = {"means": arrays["means"] * factor, "log_scales": arrays["log_scales"] + np.log(factor)}
+    return arrays.replaced({**arrays, **moved})
+
+
+def _fitted(arrays: SavedArrays) -> tuple[SavedArrays, int, list[str]]:
+    """The model without far Gaussians that would cost all others precision, its fractional bits, and what was done.
+
+    At least 12 bits, and steps of at most 1/16 of the median longest axis, if the farthest position has the room.
+    """
+    longest = float(np.median(arrays["log_scales"].max(axis=1))) / math.log(2)
+    wanted = min(max(12, math.ceil(4 - longest)), _MAX_FRACTIONAL_BITS)
+    far = np.sort(np.abs(arrays["means"]).max(axis=1))
+    most = far[-1 - min(max(1, int(_FAR_SHARE * len(far))), len(far) - 1)]
+    bits_for_all, bits_for_most = (min(wanted, _bits_within(float(value))) for value in (far[-1], most))
+    if bits_for_most < 0 or bits_for_most - bits_for_all < _MIN_GAIN and bits_for_all >= 0:
+        return arrays, max(bits_for_all, 0), []
+    bits, reach = bits_for_most, _MAX_POSITION / 2**bits_for_most
+    num_far = int((far > reach).sum())
+    note = (
+        f"{num_far:,} of {len(far):,} Gaussians lie beyond {reach:.4g} and up to {far[-1]:.4g} from the origin, which "
+        f".spz could hold only in steps of {2.0**-bits_for_all:.2g}: they are drawn in to {reach:.4g} on their rays "
+        "and become smaller by as much"
+    )
+    return drawn_in(arrays, reach), bits, [note]
+
+
+def _bits_within(far: float) -> int:
+    """Fractional bits that leave room for a coordinate."""
+    return math.floor(math.log2(_MAX_POSITION / max(far, 2.0**-30)))
 
 
 # ---- writing ----
 
 
-def _pack(arrays: Arrays, sh_bits: tuple[int, int], fractional_bits: int | None) -> bytes:
+def _pack(arrays: SavedArrays, sh_bits: tuple[int, int], bits: int, version: int) -> bytes:
     arrays = in_spatial_order(arrays)
-    num, num_rest = arrays["sh_rest"].shape[:2]
-    bits = _fractional_bits(arrays) if fractional_bits is None else fractional_bits
+    num = len(arrays["means"])
     fixed = np.rint(arrays["means"].astype(np.float64) * 2**bits)
     if np.abs(fixed).max() > _MAX_POSITION:
         reach = _MAX_POSITION / 2**bits
         raise FormatError(f"positions within {reach:.7g}, what .spz can hold", f"{np.abs(arrays['means']).max():.7g}")
-    header = _HEADER.pack(_MAGIC, 3, num, REST_COUNTS.index(num_rest), bits, 0, 0)
     parts = [
         fixed.astype("<i4").view(np.uint8).reshape(num, 3, 4)[:, :, :3],
         opacity_to_byte(arrays["opacity_logits"]),
@@ -108,14 +184,23 @@ def _pack(arrays: Arrays, sh_bits: tuple[int, int], fractional_bits: int | None)
         _pack_rotations(arrays["quats"]),
         _pack_rest(arrays["sh_rest"], sh_bits),
     ]
-    return gzip.compress(header + b"".join(part.tobytes() for part in parts), 9, mtime=0)
+    streams = [part.tobytes() for part in parts if part.size]
+    flags = _ANTIALIASED * is_antialiased(arrays)
+    header = _HEADER.pack(MAGIC, version, num, sh_degree(arrays), bits, flags, len(streams) if version == 4 else 0)
+    if version == 3:
+        return gzip.compress(header + b"".join(streams), 9, mtime=0)
+    packed = [_zstandard().ZstdCompressor(level=_LEVEL).compress(stream) for stream in streams]
+    table = b"".join(_STREAM.pack(len(each), len(stream)) for each, stream in zip(packed, streams, strict=True))
+    return b"".join([header, _FOURTH.pack(_HEADER.size + _FOURTH.size), table, *packed])
 
 
-def _fractional_bits(arrays: Arrays) -> int:
-    """At least 12 bits, and steps of at most 1/16 of the median longest axis, if the farthest position has the room."""
-    longest = float(np.median(arrays["log_scales"].max(axis=1))) / np.log(2)
-    room = np.log2(_MAX_POSITION / max(float(np.abs(arrays["means"]).max()), 2.0**-30))
-    return int(np.clip(min(max(12, np.ceil(4 - longest)), np.floor(room)), 0, _MAX_FRACTIONAL_BITS))
+def _zstandard() -> Any:
+    try:
+        import zstandard
+    except ImportError:
+        text = "a .spz of version 4 needs the package zstandard: pip install zstandard, or use version 3"
+        raise InputError(text) from None
+    return zstandard
 
 
 def _pack_rotations(quats: np.ndarray) -> np.ndarray:
@@ -141,41 +226,90 @@ def _pack_rest(sh_rest: np.ndarray, sh_bits: tuple[int, int]) -> np.ndarray:
 
 
 def _unpack(data: bytes) -> Arrays:
-    if data[:4] == struct.pack("<I", _MAGIC):
-        version = int.from_bytes(data[4:8], "little")
-        expected = ".spz of version 2 or 3, which splat-transform writes with --spz-version 3"
-        raise FormatError(expected, f"version {version}")
+    if data[:4] == MAGIC:
+        columns, version, bits, flags = _unpack_fourth(data)
+    else:
+        columns, version, bits, flags = _unpack_gzip(data)
+    positions, opacities, colors, scales, rotations, rest = columns
+    arrays = {
+        "means": _positions(positions, bits) if version > 1 else positions.view("<f2"),
+        "log_scales": scales.astype(np.float32) / 16 - 10,
+        "quats": _rotations(rotations),
+        "opacity_logits": opacity_from_byte(opacities),
+        "sh_dc": ((colors[:, None] - 127.5) / _COLOR_SCALE).astype(np.float32),
+        "sh_rest": _SH_VALUES[rest.reshape(len(rest), -1, 3)],
+    }
+    return SavedArrays(arrays, bool(flags & _ANTIALIASED))
+
+
+def _unpack_gzip(data: bytes) -> tuple[list[np.ndarray], int, int, int]:
+    """Columns, version, fractional bits and flags of versions 1 to 3."""
     if data[:2] != b"\x1f\x8b":
         raise FormatError("an .spz file, a gzip stream", f"a file that starts with {data[:4].hex(' ') or 'nothing'}")
     stream = zlib.decompressobj(wbits=31)
-    header = _inflate(stream, data, _HEADER.size)
-    magic, version, num, degree, bits, _, _ = _HEADER.unpack(header)
-    if magic != _MAGIC:
-        raise FormatError(f"the magic number {_MAGIC:#x} of .spz in the gzip stream", f"{magic:#x}")
-    if version not in _ROTATION_BYTES:
-        raise FormatError(".spz of version 2 or 3", f"version {version}")
-    if degree >= len(REST_COUNTS):
-        raise FormatError(".spz of SH degree 0 to 3", f"degree {degree}")
-    if bits > _MAX_FRACTIONAL_BITS:
-        raise FormatError(f"at most {_MAX_FRACTIONAL_BITS} fractional bits", f"{bits}")
-    if not num:
-        raise FormatError("at least one Gaussian", "none")
-    sizes = [9, 1, 3, 3, _ROTATION_BYTES[version], 3 * REST_COUNTS[degree]]
+    num, sizes, version, bits, flags, _ = _read_header(_inflate(stream, data, _HEADER.size), (1, 2, 3))
     if num * sum(sizes) > 1032 * len(data):  # the largest ratio of deflate
         raise FormatError(f"{num} Gaussians, as the header says", f"{len(data)} bytes, too few for them")
     body = _inflate(stream, stream.unconsumed_tail, num * sum(sizes))
     _refuse_damage_after(stream)
     parts = np.split(np.frombuffer(body, np.uint8), num * np.cumsum(sizes)[:-1])
-    columns = [part.reshape(num, size) for part, size in zip(parts, sizes, strict=True)]
-    positions, opacities, colors, scales, rotations, rest = columns
-    return {
-        "means": _positions(positions, bits),
-        "log_scales": scales.astype(np.float32) / 16 - 10,
-        "quats": _rotations(rotations),
-        "opacity_logits": opacity_from_byte(opacities),
-        "sh_dc": ((colors[:, None] - 127.5) / _COLOR_SCALE).astype(np.float32),
-        "sh_rest": _SH_VALUES[rest.reshape(num, REST_COUNTS[degree], 3)],
-    }
+    return [part.reshape(num, size) for part, size in zip(parts, sizes, strict=True)], version, bits, flags
+
+
+def _unpack_fourth(data: bytes) -> tuple[list[np.ndarray], int, int, int]:
+    """The same of version 4; what is between header and table, such as extensions, is ignored."""
+    if len(data) < _HEADER.size + _FOURTH.size:
+        raise FormatError("a header of 32 bytes", f"{len(data)} bytes")
+    num, sizes, version, bits, flags, num_streams = _read_header(data[: _HEADER.size], (4,))
+    (start,) = _FOURTH.unpack_from(data, _HEADER.size)
+    if num > max(_FEW_GAUSSIANS, 1032 * len(data) // sum(sizes)):  # as of gzip: zstd alone sets no limit
+        raise FormatError(f"{num} Gaussians, as the header says", f"{len(data)} bytes, too few for them")
+    filled = [size for size in sizes if size]
+    end = start + num_streams * _STREAM.size
+    if num_streams < len(filled) or end > len(data):
+        raise FormatError(f"a table of {len(filled)} streams or more", f"{num_streams} in {len(data)} bytes")
+    parts = []
+    for i, size in enumerate(filled):
+        packed_size, full_size = _STREAM.unpack_from(data, start + i * _STREAM.size)
+        if full_size != num * size or packed_size > len(data) - end:
+            raise FormatError(f"{num * size} bytes in stream {i}", f"{full_size} of {packed_size} compressed ones")
+        parts.append(_decompress(data[end : end + packed_size], full_size))
+        end += packed_size
+    parts += [b""] * (len(sizes) - len(parts))
+    columns = [np.frombuffer(part, np.uint8).reshape(num, size) for part, size in zip(parts, sizes, strict=True)]
+    return columns, version, bits, flags
+
+
+def _decompress(data: bytes, size: int) -> bytes:
+    """Exactly ``size`` bytes of a zstd frame; no more are held in memory, and as many only if the frame holds them."""
+    zstd = _zstandard()
+    content = bytearray()
+    try:
+        with zstd.ZstdDecompressor(max_window_size=1 << 27).stream_reader(data) as reader:
+            while len(content) <= size and (part := reader.read(min(1 << 20, size + 1 - len(content)))):
+                content += part
+    except (zstd.ZstdError, MemoryError) as error:
+        raise FormatError("a zstd frame", f"'{error}'") from error
+    if len(content) != size:
+        raise FormatError(f"{size} bytes in a zstd frame", f"{'more' if len(content) > size else len(content)}")
+    return bytes(content)
+
+
+def _read_header(header: bytes, versions: tuple[int, ...]) -> tuple[int, list[int], int, int, int, int]:
+    """Gaussians, bytes of each column, version, fractional bits, flags and the last byte."""
+    magic, version, num, degree, bits, flags, last = _HEADER.unpack(header)
+    if magic != MAGIC:
+        raise FormatError(f"the magic number {MAGIC!r} of .spz", f"{magic!r}")
+    if version not in versions:
+        raise FormatError(f".spz of version {versions[0]} to {versions[-1]} in this container", f"version {version}")
+    if degree > _MAX_DEGREE:
+        raise FormatError(f".spz of SH degree 0 to {_MAX_DEGREE}", f"degree {degree}")
+    if bits > _MAX_FRACTIONAL_BITS and version > 1:
+        raise FormatError(f"at most {_MAX_FRACTIONAL_BITS} fractional bits", f"{bits}")
+    if not num:
+        raise FormatError("at least one Gaussian", "none")
+    sizes = [9 if version > 1 else 6, 1, 3, 3, _ROTATION_BYTES[version], 3 * ((degree + 1) ** 2 - 1)]
+    return num, sizes, version, bits, flags, last
 
 
 def _inflate(stream: zlib._Decompress, data: bytes, size: int) -> bytes:
@@ -219,13 +353,14 @@ def _rotations(stored: np.ndarray) -> np.ndarray:
     return np.roll(quats, 1, axis=1)
 
 
-def _turned(arrays: Arrays) -> Arrays:
+def _turned(arrays: SavedArrays) -> SavedArrays:
     """The model after half a turn about x; its own inverse."""
     rest = arrays["sh_rest"]
-    return {
+    turned = {
         **arrays,
         "means": arrays["means"] * _FLIP.astype(np.float32),
         # The turned rotation times half a turn about the Gaussian's own x axis, which leaves the Gaussian as it is.
         "quats": arrays["quats"] * np.array([1, 1, -1, -1], np.float32),
         "sh_rest": rest * _SH_FLIP[: rest.shape[1], None].astype(np.float32),
     }
+    return arrays.replaced(turned)
