@@ -128,8 +128,9 @@ class GaussianModel:
             rest[:, : given.shape[1]] = given[:, :room]
             degree = min(degree, max_sh_degree)
         units = units.with_offset(offset_of(arrays))
-        values = {name: torch.from_numpy(each).to(device, copy=True) for name, each in {**arrays, "sh_rest": rest}.items()}
-        model = cls(units.world_model(values), degree)
+        values = {**arrays, "sh_rest": rest}
+        parameters = {name: torch.from_numpy(each).to(device, copy=True) for name, each in values.items()}
+        model = cls(units.world_model(parameters), degree)
         model.units, model.antialiased = units, is_antialiased(arrays)
         return model
 
@@ -152,9 +153,7 @@ class GaussianModel:
         ply.write(path, self.to_arrays())
 
     def to_arrays(self) -> SavedArrays:
-        """The parameters in the coordinates of files, as float32 arrays with their marks; those that are equal share
-        memory on the CPU.
-        """
+        """The parameters in the coordinates of files, as float32 arrays with marks; they may share memory."""
         arrays = {name: values.cpu().numpy() for name, values in self.file_parameters().items()}
         return SavedArrays(arrays, self.antialiased, offset=self.units.offset if self.units.is_offset else None)
 

@@ -129,7 +129,7 @@ def config_of(kind, *words):
 def test_a_model_is_drawn_by_its_mark_and_a_flag_goes_before(kind, mark, tmp_path):
     ply.write(tmp_path / "a.ply", SavedArrays(random_rows(5, 0), antialiased=mark))
     for words, expected in (([], mark), (["--antialiasing"], True), (["--no-antialiasing"], False)):
-        model = load_model(tmp_path / "a.ply", config_of(kind, *words), torch.device("cpu"))
+        model = load_model(tmp_path / "a.ply", config_of(kind, *words), torch.device("cpu"), None)
         assert model.antialiased is expected
 
 
@@ -290,9 +290,10 @@ def test_what_is_cut_off_is_said_with_its_psnr_from_the_cameras(how, tmp_path, c
         spz.write(tmp_path / "a.spz", rows)
     said = capsys.readouterr().err
     assert "sh_rest beyond -1 to" in said
-    models = [GaussianModel.from_arrays(each, "cpu") for each in (rows, spz.read(tmp_path / "a.spz"))]
+    cameras, units = read_cameras(run / "cameras.json", RunFolder(run).units())
+    models = [GaussianModel.from_arrays(each, "cpu", units) for each in (rows, spz.read(tmp_path / "a.spz"))]
     errors = []
-    for camera in read_cameras(run / "cameras.json"):
+    for camera in cameras:
         with torch.no_grad():
             one, other = (render(camera, model).image.clamp(0, 1) for model in models)
         errors.append(float((one - other).square().mean()))

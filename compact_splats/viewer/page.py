@@ -20,6 +20,7 @@ from compact_splats.compression.formats import spz
 from compact_splats.compression.load import psnr_of_copy
 from compact_splats.scene.cameras import Camera
 from compact_splats.scene.gaussian_model import GaussianModel
+from compact_splats.scene.normalization import Units
 from compact_splats.scene.parameters import SavedArrays
 from compact_splats.utils.files import atomic_write
 from compact_splats.utils.usage import MB
@@ -57,10 +58,10 @@ def write_page(
         InputError: the file can't be written, or .spz can't represent the model.
     """
     chosen = most_important(model, max_gaussians)
-    given = {key: values[chosen.cpu().numpy()] for key, values in model.to_arrays().items()}
+    given = {key: values.detach()[chosen].cpu().numpy() for key, values in model.parameters.items()}
     packed, stored, lost = _spz(SavedArrays(given, model.antialiased))
     if lost:
-        lost += psnr_of_copy(given, stored, views.cameras, model.antialiased, model.device)
+        lost += psnr_of_copy(given, stored, views.cameras, Units(), model.antialiased, model.device)
     about = {
         "background": background,
         "antialiased": model.antialiased,
