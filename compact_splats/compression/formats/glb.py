@@ -282,7 +282,7 @@ class _Document:
         value: Any = owner.get(key, default) if isinstance(owner, dict) else None
         if not isinstance(value, kind) or isinstance(value, bool):
             raise FormatError(f"{key} in the JSON of a .glb", "nothing" if value is None else f"{value!r:.50}")
-        if kind is int and abs(value) >= 1 << 48:
+        if isinstance(value, int) and abs(value) >= 1 << 48:
             raise FormatError(f"{key} in the JSON of a .glb", "a number that is too large")
         return value
 
