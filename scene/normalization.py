@@ -9,14 +9,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from compact_splats.scene.lens import Lens
 from compact_splats.scene.parameters import Vector
+
+if TYPE_CHECKING:  # torch takes a second to load
+    from torch import Tensor
 
 EXTENT = 5.0  # of every scene, world units: 1.1 x the largest distance of a training camera from their mean
 _ONE_PLACE = 1e-3  # cameras whose extent is below this share of the distance of the points are at one place
@@ -149,11 +150,11 @@ class Units:
         if self == Units():
             return dict(parameters)
         means, logs = parameters["means"], parameters["log_scales"]
-        shift = torch.from_numpy(self._shift).to(means.device)
+        means, logs = means.double(), logs.double()
         return {
             **parameters,
-            "means": ((means.double() - shift) / self.scale).float(),
-            "log_scales": (logs.double() - math.log(self.scale)).float(),
+            "means": ((means - means.new_tensor(self._shift)) / self.scale).float(),
+            "log_scales": (logs - math.log(self.scale)).float(),
         }
 
     def file_model(self, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -161,11 +162,11 @@ class Units:
         if self == Units():
             return dict(parameters)
         means, logs = parameters["means"], parameters["log_scales"]
-        shift = torch.from_numpy(self._shift).to(means.device)
+        means, logs = means.double(), logs.double()
         return {
             **parameters,
-            "means": (shift + means.double() * self.scale).float(),
-            "log_scales": (logs.double() + math.log(self.scale)).float(),
+            "means": (means.new_tensor(self._shift) + means * self.scale).float(),
+            "log_scales": (logs + math.log(self.scale)).float(),
         }
 
 

@@ -32,6 +32,7 @@ FLAGS = [
     ("-r 2", "resolution", 2),
     ("-w", "white_background", True),
     ("--alpha mask", "alpha", "mask"),
+    ("--sparse 1", "sparse", 1),
     ("--eval", "eval", True),
     ("--antialiasing", "antialiasing", True),
     ("--keep-nan", "keep_nan", True),
