@@ -34,8 +34,8 @@ class EditConfig:
         "size"
     )  # fmt: skip
     axes: str | None = option(
-        None, help="turn the model, whose axes are right, down, front (RDF), so that x, y, z point in these directions: "
-        "y-up (RUB), z-up (RFU), or three of the letters R L U D F B"
+        None, help="turn the model, whose x, y, z point right, down, front (RDF), so that they point in these "
+        "directions: y-up (RUB), z-up (RFU), or three of the letters R L U D F B"
     )  # fmt: skip
     scale: float = option(1.0, type=float, help="multiply all sizes and positions, after --axes")
     rotate: str | None = option(None, help="then rotate by x,y,z degrees about the axes x, y and z, in this order")

@@ -16,6 +16,8 @@ from compact_splats.utils.errors import InputError
 
 NAMES = ("means", "log_scales", "quats", "opacity_logits", "sh_dc", "sh_rest")
 
+NO_TURN, ORIGIN = np.eye(3), np.zeros(3)
+
 
 def random_model(num: int = 60, coefficients: int = 15, seed: int = 0) -> dict[str, np.ndarray]:
     draw = np.random.default_rng(seed)
@@ -26,7 +28,7 @@ def random_model(num: int = 60, coefficients: int = 15, seed: int = 0) -> dict[s
     return model
 
 
-def picture(arrays: dict[str, np.ndarray], rotation=np.eye(3), scale=1.0, translation=np.zeros(3)) -> torch.Tensor:
+def picture(arrays: dict[str, np.ndarray], rotation=NO_TURN, scale=1.0, translation=ORIGIN) -> torch.Tensor:
     """The view of a camera that moves with the model: it looks from (0, 0, -4) before."""
     motion = np.eye(4)
     motion[:3, :3] = rotation.T  # world to camera
