@@ -1,49 +1,144 @@
-"""Edits of a model between reading and writing, from arrays to arrays: numpy only, as ``compress.py export`` is."""
+"""Edits of a model between reading and writing, from arrays to arrays. Needs no torch, as ``compress.py export``."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
+from scipy.spatial.transform import Rotation
 
+from compact_splats.arguments.edits import MODEL_AXES, EditConfig
 from compact_splats.compression.arrays import Arrays
-from compact_splats.scene.parameters import SavedArrays
+from compact_splats.scene.parameters import REST_COUNTS, SavedArrays
 from compact_splats.scene.spherical_harmonics import sh_basis
+from compact_splats.utils.errors import InputError
 
+_OPPOSITE = {"R": "L", "L": "R", "U": "D", "D": "U", "F": "B", "B": "F"}
 _DIRECTIONS = np.array([(x, y, z) for x in (-2, 1, 3) for y in (-1, 2) for z in (-3, 0.5, 1)], np.float64)
 
 
+def edited(arrays: SavedArrays, config: EditConfig) -> SavedArrays:
+    """The model after the edits of the flags, with the same marks; the same arrays where there are none.
+
+    Args:
+        arrays: float32, by name and in the shapes of ``GaussianModel.parameters``.
+        config: the flags. Gaussians are chosen before the model is turned, scaled and moved.
+
+    Raises:
+        InputError: no Gaussian is left, or the coordinates of a model with an offset would change.
+    """
+    keep = kept(arrays, config)
+    if len(keep) and not keep.any():
+        raise InputError("no Gaussian is left: give a lower --min-opacity or another --crop")
+    if not keep.all():
+        arrays = arrays.replaced({name: values[keep] for name, values in arrays.items()})
+    if config.sh_degree is not None:
+        arrays = arrays.replaced({**arrays, "sh_rest": arrays["sh_rest"][:, : REST_COUNTS[config.sh_degree]]})
+    matrix = similarity(config)
+    if np.array_equal(matrix, np.eye(4)):
+        return arrays
+    if arrays.offset is not None:
+        x, y, z = arrays.offset
+        raise InputError(
+            f"the file holds coordinates minus an offset of {x:g} {y:g} {z:g}, which would not fit the model after "
+            "--axes, --scale, --rotate or --translate: leave them out"
+        )
+    return transformed(arrays, matrix)
+
+
+def kept(arrays: Arrays, config: EditConfig) -> np.ndarray:
+    """(N,) bool: which Gaussians the flags keep."""
+    means, logits = arrays["means"].astype(np.float64), arrays["opacity_logits"][:, 0].astype(np.float64)
+    opacities = 1 / (1 + np.exp(-np.clip(logits, -700, 700)))
+    keep = opacities >= config.min_opacity
+    crop = config.crop_numbers
+    if crop is not None and len(crop) == 6:
+        keep &= ((means >= crop[:3]) & (means <= crop[3:])).all(axis=1)
+    elif crop is not None:
+        keep &= np.linalg.norm(means - crop[:3], axis=1) <= crop[3]
+    if config.max_gaussians is not None and keep.sum() > config.max_gaussians:
+        log_sizes = np.sort(arrays["log_scales"].astype(np.float64), axis=1)[:, 1:].mean(axis=1)
+        score = np.where(keep, np.log(np.maximum(opacities, 1e-300)) + log_sizes, -np.inf)
+        keep = np.zeros_like(keep)
+        keep[np.argsort(-score, kind="stable")[: config.max_gaussians]] = True
+    return keep
+
+
+def merged(models: Sequence[SavedArrays]) -> SavedArrays:
+    """One model of the Gaussians of several, in order; missing SH coefficients are zero.
+
+    Raises:
+        ValueError: the models have different marks: some are anti-aliased, or their offsets differ.
+    """
+    first = models[0]
+    if len({each.antialiased for each in models}) > 1:
+        raise ValueError("some are anti-aliased, others are not")
+    if len({each.offset for each in models}) > 1:
+        raise ValueError("different offsets were subtracted from their coordinates")
+    most = max(each["sh_rest"].shape[1] for each in models)
+    rests = [np.pad(each["sh_rest"], ((0, 0), (0, most - each["sh_rest"].shape[1]), (0, 0))) for each in models]
+    joined = {name: np.concatenate([each[name] for each in models]) for name in first if name != "sh_rest"}
+    notes = [text for each in models[1:] for text in each.notes]
+    return first.replaced({**joined, "sh_rest": np.concatenate(rests)}, *notes)
+
+
+def similarity(config: EditConfig) -> np.ndarray:
+    """(4,4) of --axes, then --scale, --rotate and --translate; for column vectors."""
+    matrix = np.eye(4)
+    turn = Rotation.from_euler("xyz", config.rotation_degrees, degrees=True).as_matrix()
+    matrix[:3, :3] = config.scale * turn @ axes_matrix(config.target_axes)
+    matrix[:3, 3] = config.translation
+    return matrix
+
+
+def axes_matrix(letters: str) -> np.ndarray:
+    """(3,3) matrix that takes coordinates of a model, whose axes are right, down, front, to those of other axes.
+
+    Args:
+        letters: the directions of the new x, y and z: R or L, U or D, F or B, in any order.
+    """
+    matrix = np.zeros((3, 3))
+    for row, letter in enumerate(letters):
+        is_same = letter in MODEL_AXES
+        matrix[row, MODEL_AXES.index(letter if is_same else _OPPOSITE[letter])] = 1 if is_same else -1
+    return matrix
+
+
 def transformed(arrays: Arrays, matrix: np.ndarray) -> SavedArrays:
-    """A model moved, turned and scaled: it looks the same to cameras that move along.
+    """A model moved, turned, mirrored and scaled: it looks the same to cameras that move along.
 
     Args:
         arrays: by name and in the shapes of ``GaussianModel.parameters``.
-        matrix: (4,4), a translation times a rotation times a positive scale, for column vectors.
+        matrix: (4,4), a translation times a rotation or mirror times a positive scale, for column vectors.
 
     Returns:
         float32 arrays with the same marks; spherical harmonics are turned, too.
 
     Raises:
-        ValueError: another matrix, such as a mirror or a scale that differs by axis.
+        ValueError: another matrix, such as a shear or a scale that differs by axis.
     """
     matrix = np.asarray(matrix, np.float64)
     linear = matrix[:3, :3]
     with np.errstate(all="ignore"):
-        scale = float(np.cbrt(np.linalg.det(linear))) if np.isfinite(matrix).all() else 0.0
+        volume = float(np.linalg.det(linear)) if np.isfinite(matrix).all() else 0.0
+        scale = float(np.cbrt(abs(volume)))
     if not scale > 0 or not np.allclose(linear @ linear.T, scale**2 * np.eye(3), atol=1e-4 * scale**2):
-        raise ValueError("no translation, rotation and positive uniform scale")
+        raise ValueError("no translation, rotation or mirror, and uniform scale")
     rotation = linear / scale
+    # A Gaussian is symmetric about its centre, so that -R turns it as R does.
+    proper = rotation * np.sign(volume)
     saved = arrays if isinstance(arrays, SavedArrays) else SavedArrays(arrays)
-    means = saved["means"].astype(np.float64) @ linear.T + matrix[:3, 3]
     moved = {
-        "means": means,
+        "means": saved["means"].astype(np.float64) @ linear.T + matrix[:3, 3],
         "log_scales": saved["log_scales"] + np.log(scale),
-        "quats": _product(quaternion_of(rotation), saved["quats"].astype(np.float64)),
+        "quats": _product(quaternion_of(proper), saved["quats"].astype(np.float64)),
         "sh_rest": turned_sh(saved["sh_rest"], rotation),
     }
     return saved.replaced({**saved, **{name: values.astype(np.float32) for name, values in moved.items()}})
 
 
 def turned_sh(sh_rest: np.ndarray, rotation: np.ndarray) -> np.ndarray:
-    """Coefficients (N,K,3) of functions of the direction after a rotation (3,3), as float64.
+    """Coefficients (N,K,3) of functions of the direction after a rotation or mirror (3,3), as float64.
 
     Each degree is turned by a matrix of its own, here from the values of its functions in a few directions: the new
     function in direction d is the old one in R^T d.
@@ -63,18 +158,8 @@ def turned_sh(sh_rest: np.ndarray, rotation: np.ndarray) -> np.ndarray:
 
 
 def quaternion_of(rotation: np.ndarray) -> np.ndarray:
-    """(4,) unit quaternion, real part first, of a rotation (3,3); from the largest of its four parts."""
-    r = rotation
-    squares = 1 + np.array([np.trace(r), *(2 * np.diag(r) - np.trace(r))])  # 4 times those of w, x, y, z
-    columns = {
-        0: [squares[0], r[2, 1] - r[1, 2], r[0, 2] - r[2, 0], r[1, 0] - r[0, 1]],
-        1: [r[2, 1] - r[1, 2], squares[1], r[0, 1] + r[1, 0], r[0, 2] + r[2, 0]],
-        2: [r[0, 2] - r[2, 0], r[0, 1] + r[1, 0], squares[2], r[1, 2] + r[2, 1]],
-        3: [r[1, 0] - r[0, 1], r[0, 2] + r[2, 0], r[1, 2] + r[2, 1], squares[3]],
-    }
-    largest = int(squares.argmax())
-    quat = np.array(columns[largest], np.float64)
-    return quat / np.linalg.norm(quat)
+    """(4,) unit quaternion, real part first, of a rotation (3,3)."""
+    return np.roll(Rotation.from_matrix(rotation).as_quat(), 1)
 
 
 def _product(first: np.ndarray, quats: np.ndarray) -> np.ndarray:
