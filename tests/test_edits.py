@@ -8,10 +8,11 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from compact_splats.arguments.edits import EditConfig
-from compact_splats.compression.edits import axes_matrix, edited, merged, transformed
+from compact_splats.compression.edits import axes_matrix, edited, merged, similarity, transformed
 from compact_splats.gaussian_renderer import render
 from compact_splats.scene.cameras import Camera
 from compact_splats.scene.gaussian_model import GaussianModel
+from compact_splats.scene.parameters import SavedArrays
 from compact_splats.utils.errors import InputError
 
 NAMES = ("means", "log_scales", "quats", "opacity_logits", "sh_dc", "sh_rest")
@@ -19,13 +20,13 @@ NAMES = ("means", "log_scales", "quats", "opacity_logits", "sh_dc", "sh_rest")
 NO_TURN, ORIGIN = np.eye(3), np.zeros(3)
 
 
-def random_model(num: int = 60, coefficients: int = 15, seed: int = 0) -> dict[str, np.ndarray]:
+def random_model(num: int = 60, coefficients: int = 15, seed: int = 0) -> SavedArrays:
     draw = np.random.default_rng(seed)
     shapes = {"means": (3,), "log_scales": (3,), "quats": (4,), "opacity_logits": (1,), "sh_dc": (1, 3)}
     model = {name: draw.normal(size=(num, *shape)).astype(np.float32) for name, shape in shapes.items()}
     model["log_scales"] -= 2
     model["sh_rest"] = 0.3 * draw.normal(size=(num, coefficients, 3)).astype(np.float32)
-    return model
+    return SavedArrays(model)
 
 
 def picture(arrays: dict[str, np.ndarray], rotation=NO_TURN, scale=1.0, translation=ORIGIN) -> torch.Tensor:
@@ -48,7 +49,7 @@ def test_a_model_that_moves_with_its_camera_looks_the_same(coefficients):
     model = random_model(coefficients=coefficients)
     rotation = Rotation.from_euler("xyz", [20, 130, -75], degrees=True).as_matrix()
     translation = np.array([3.0, -2.0, 5.0])
-    moved = transformed(model, rotation, 2.5, translation)
+    moved = edited(model, EditConfig(rotate="20,130,-75", scale=2.5, translate="3,-2,5"))
     before, after = picture(model), picture(moved, rotation, 2.5, translation)
     assert (before - picture(random_model(coefficients=coefficients, seed=1))).abs().max() > 0.1
     assert_same_picture(before, after)
@@ -65,8 +66,7 @@ def test_mirrored_models_look_mirrored(axes):
         if row < 2:
             expected = expected.flip(2 - row)
     if 2 in flips:  # seen from the other side
-        camera = np.diag([1.0, 1.0, -1.0])
-        turned = transformed(turned, camera, 1.0, np.zeros(3))
+        turned = transformed(turned, np.diag([1.0, 1.0, -1.0, 1.0]))
     assert_same_picture(picture(turned), expected)
 
 
@@ -121,14 +121,36 @@ def test_the_sh_degree_is_cut(degree):
     assert edited(random_model(coefficients=3), EditConfig(sh_degree=degree))["sh_rest"].shape[1] <= 3
 
 
-def test_merged_models_draw_both():
-    """Far apart, each half of the picture is that of one of them; SH of the lower degree are filled with zeros."""
+def test_merged_models_hold_both():
+    """One after the other; SH of the lower degree are filled with zeros."""
     a, b = random_model(30), random_model(40, coefficients=3, seed=1)
     both = merged([a, b])
     assert both["sh_rest"].shape == (70, 15, 3)
     np.testing.assert_array_equal(both["means"], np.concatenate([a["means"], b["means"]]))
     assert (both["sh_rest"][30:, 3:] == 0).all()
     assert torch.allclose(picture({name: both[name][30:] for name in NAMES}), picture(b), atol=1e-6)
+
+
+def test_marks_stay_and_must_agree_in_a_merged_model():
+    model = SavedArrays(random_model(), antialiased=True, offset=(1e6, 0.0, 0.0))
+    assert edited(model, EditConfig(min_opacity=0.5)).antialiased
+    assert merged([model, model]).offset == model.offset
+    with pytest.raises(ValueError, match="some are anti-aliased"):
+        merged([model, random_model()])
+    with pytest.raises(InputError, match="minus an offset of 1e"):
+        edited(model, EditConfig(scale=2.0))
+
+
+def test_no_gaussian_left_is_an_error():
+    with pytest.raises(InputError, match="no Gaussian is left"):
+        edited(random_model(), EditConfig(crop="100,100,100,1"))
+
+
+def test_rotations_are_about_fixed_axes_in_order():
+    expected = Rotation.from_euler("xyz", [20, 130, -75], degrees=True).as_matrix()
+    np.testing.assert_allclose(similarity(EditConfig(rotate="20,130,-75"))[:3, :3], expected, atol=1e-15)
+    with pytest.raises(ValueError, match="uniform scale"):
+        transformed(random_model(), np.diag([1.0, 2.0, 1.0, 1.0]))
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.spatial.transform import Rotation
 
 from compact_splats.arguments.edits import MODEL_AXES, EditConfig
 from compact_splats.compression.arrays import Arrays
@@ -85,8 +84,10 @@ def merged(models: Sequence[SavedArrays]) -> SavedArrays:
 def similarity(config: EditConfig) -> np.ndarray:
     """(4,4) of --axes, then --scale, --rotate and --translate; for column vectors."""
     matrix = np.eye(4)
-    turn = Rotation.from_euler("xyz", config.rotation_degrees, degrees=True).as_matrix()
-    matrix[:3, :3] = config.scale * turn @ axes_matrix(config.target_axes)
+    turn = axes_matrix(config.target_axes)
+    for axis, degrees in enumerate(config.rotation_degrees):
+        turn = _turn(axis, degrees) @ turn
+    matrix[:3, :3] = config.scale * turn
     matrix[:3, 3] = config.translation
     return matrix
 
@@ -158,8 +159,27 @@ def turned_sh(sh_rest: np.ndarray, rotation: np.ndarray) -> np.ndarray:
 
 
 def quaternion_of(rotation: np.ndarray) -> np.ndarray:
-    """(4,) unit quaternion, real part first, of a rotation (3,3)."""
-    return np.roll(Rotation.from_matrix(rotation).as_quat(), 1)
+    """(4,) unit quaternion, real part first, of a rotation (3,3); from the largest of its four parts."""
+    r = rotation
+    squares = 1 + np.array([np.trace(r), *(2 * np.diag(r) - np.trace(r))])  # 4 times those of w, x, y, z
+    columns = {
+        0: [squares[0], r[2, 1] - r[1, 2], r[0, 2] - r[2, 0], r[1, 0] - r[0, 1]],
+        1: [r[2, 1] - r[1, 2], squares[1], r[0, 1] + r[1, 0], r[0, 2] + r[2, 0]],
+        2: [r[0, 2] - r[2, 0], r[0, 1] + r[1, 0], squares[2], r[1, 2] + r[2, 1]],
+        3: [r[1, 0] - r[0, 1], r[0, 2] + r[2, 0], r[1, 2] + r[2, 1], squares[3]],
+    }
+    quat = np.array(columns[int(squares.argmax())], np.float64)
+    return quat / np.linalg.norm(quat)
+
+
+def _turn(axis: int, degrees: float) -> np.ndarray:
+    """(3,3) right-handed rotation about an axis."""
+    cos, sin = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    if degrees % 90 == 0:
+        cos, sin = np.rint(cos), np.rint(sin)
+    matrix, (i, j) = np.eye(3), ((1, 2), (2, 0), (0, 1))[axis]
+    matrix[[i, i, j, j], [i, j, i, j]] = cos, -sin, sin, cos
+    return matrix
 
 
 def _product(first: np.ndarray, quats: np.ndarray) -> np.ndarray:
