@@ -15,6 +15,7 @@ from compact_splats.arguments.config import (
     in_range,
     scene_of_run,
 )
+from compact_splats.arguments.edits import KeepConfig
 from compact_splats.arguments.options import build, check, from_json, given, option, read_json
 from compact_splats.arguments.schedule import LearningRates
 from compact_splats.utils.errors import InputError
@@ -119,7 +120,7 @@ class PostHocSchedule:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CompressConfig(MachineConfig, SceneConfig):
+class CompressConfig(MachineConfig, SceneConfig, KeepConfig):
     """The options of compress.py.
 
     Raises:
@@ -164,6 +165,7 @@ class CompressConfig(MachineConfig, SceneConfig):
 
     def __post_init__(self) -> None:
         check(self)
+        self.check_kept()
         _refuse_no_model(self.model_path, self.ply)
         at_least(0, "--threads", self.threads)
         at_least(-1, "--iteration", self.iteration)

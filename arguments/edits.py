@@ -16,12 +16,8 @@ _OPPOSITES = ("RL", "UD", "FB")
 
 
 @dataclass(frozen=True, kw_only=True)
-class EditConfig:
-    """Which Gaussians stay, in the coordinates of the file; then the model's axes, scale, rotation and position.
-
-    Raises:
-        InputError: a value is out of range.
-    """
+class KeepConfig:
+    """What is kept of a model."""
 
     sh_degree: int | None = option(None, type=int, help="remove the spherical harmonics above this degree, 0 to 3")
     min_opacity: float = option(0.0, type=float, help="remove the Gaussians below this opacity, 0 to 1")
@@ -29,28 +25,17 @@ class EditConfig:
         None, help="keep the Gaussians whose centre is in a box x0,y0,z0,x1,y1,z1 or a sphere x,y,z,radius, in the "
         "coordinates of the file"
     )  # fmt: skip
-    max_gaussians: int | None = option(
-        None, type=int, saves_memory=True, help="keep at most so many Gaussians: those with the largest opacity times "
-        "size"
-    )  # fmt: skip
-    axes: str | None = option(
-        None, help="turn the model, whose x, y, z point right, down, front (RDF), so that they point in these "
-        "directions: y-up (RUB), z-up (RFU), or three of the letters R L U D F B"
-    )  # fmt: skip
-    scale: float = option(1.0, type=float, help="multiply all sizes and positions, after --axes")
-    rotate: str | None = option(None, help="then rotate by x,y,z degrees about the axes x, y and z, in this order")
-    translate: str | None = option(None, help="then move by x,y,z")
 
-    def check_edits(self) -> None:
-        """Check the values; for ``__post_init__``."""
+    def check_kept(self) -> None:
+        """Check the values; for ``__post_init__``.
+
+        Raises:
+            InputError: a value is out of range.
+        """
         if self.sh_degree is not None:
             in_range(0, 3, "--sh-degree", self.sh_degree)
         in_range(0, 1, "--min-opacity", self.min_opacity)
-        if self.max_gaussians is not None:
-            at_least(1, "--max-gaussians", self.max_gaussians)
-        if not 0 < self.scale < math.inf:
-            raise InputError(f"--scale must be more than 0, not {self.scale:g}")
-        _ = self.crop_numbers, self.target_axes, self.rotation_degrees, self.translation
+        _ = self.crop_numbers
 
     @property
     def crop_numbers(self) -> tuple[float, ...] | None:
@@ -63,6 +48,39 @@ class EditConfig:
         if len(numbers) == 4 and numbers[3] <= 0:
             raise InputError(f"--crop {self.crop} is an empty sphere: give a radius above 0")
         return numbers
+
+
+@dataclass(frozen=True, kw_only=True)
+class EditConfig(KeepConfig):
+    """What is kept of a model, in the coordinates of the file; then its axes, scale, rotation and position."""
+
+    max_gaussians: int | None = option(
+        None, type=int, help="keep at most so many Gaussians: those with the largest opacity times size"
+    )
+    drop_floaters: int | None = option(
+        None, type=int, help="remove the Gaussians that fewer than this number of the run's cameras see"
+    )
+    axes: str | None = option(
+        None, help="turn the model, whose x, y, z point right, down, front (RDF), so that they point in these "
+        "directions: y-up (RUB), z-up (RFU), or three of the letters R L U D F B"
+    )  # fmt: skip
+    scale: float = option(1.0, type=float, help="multiply all sizes and positions, after --axes")
+    rotate: str | None = option(None, help="then rotate by x,y,z degrees about the axes x, y and z, in this order")
+    translate: str | None = option(None, help="then move by x,y,z")
+
+    def check_edits(self) -> None:
+        """Check the values; for ``__post_init__``.
+
+        Raises:
+            InputError: a value is out of range.
+        """
+        self.check_kept()
+        for name, value in (("--max-gaussians", self.max_gaussians), ("--drop-floaters", self.drop_floaters)):
+            if value is not None:
+                at_least(1, name, value)
+        if not 0 < self.scale < math.inf:
+            raise InputError(f"--scale must be more than 0, not {self.scale:g}")
+        _ = self.target_axes, self.rotation_degrees, self.translation
 
     @property
     def target_axes(self) -> str:

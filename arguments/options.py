@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import difflib
 import importlib
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -61,7 +62,7 @@ class Parser(argparse.ArgumentParser):
 
     def parse_args(self, argv: Sequence[str]) -> argparse.Namespace:  # type: ignore[override]
         """Parse; flags that are not given are absent from the result."""
-        namespace, unknown = self.parse_known_args([_hyphens(word) for word in argv])
+        namespace, unknown = self.parse_known_args(_joined([_hyphens(word) for word in argv]))
         if unknown:
             close = difflib.get_close_matches(unknown[0], self._option_string_actions, 1)
             hint = f"did you mean {close[0]}?" if close else "see --help"
@@ -184,13 +185,25 @@ def _hyphens(word: str) -> str:
     return name.replace("_", "-") + equals + value if word.startswith("--") else word
 
 
+def _joined(words: Sequence[str]) -> list[str]:
+    """Words with ``--flag -1,2`` as ``--flag=-1,2``, which argparse would take for another flag."""
+    joined: list[str] = []
+    for word in words:
+        if joined and joined[-1].startswith("--") and "=" not in joined[-1] and re.match(r"-[\d.].*,", word):
+            joined[-1] += f"={word}"
+        else:
+            joined.append(word)
+    return joined
+
+
 def _add_flag(parser: Parser, field: dataclasses.Field) -> None:
     meta, names = field.metadata, [flag(field)]
     names += [meta["short"]] if meta["short"] else []
     has_default = field.default not in (dataclasses.MISSING, None, ()) and field.default is not False
     help = meta["help"] + (f" (default: {field.default})" if has_default else "")
     if meta["positional"]:
-        parser.add_argument(field.name, nargs="?", metavar=flag(field), type=meta["type"], help=help)
+        nargs, action = ("*", _Tuple) if meta["many"] else ("?", "store")
+        parser.add_argument(field.name, nargs=nargs, action=action, metavar=flag(field), type=meta["type"], help=help)
         return
     if meta["type"] is bool:
         parser.add_argument(*names, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=help)

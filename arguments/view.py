@@ -12,13 +12,14 @@ from compact_splats.arguments.config import (
     in_range,
     scene_of_run,
 )
+from compact_splats.arguments.edits import KeepConfig
 from compact_splats.arguments.options import build, check, given, option
 
 DEFAULT_PORT = 8080
 
 
 @dataclass(frozen=True, kw_only=True)
-class ViewConfig(MachineConfig, SceneConfig):
+class ViewConfig(MachineConfig, SceneConfig, KeepConfig):
     """The flags of the viewer. Values are checked on creation.
 
     Raises:
@@ -45,6 +46,7 @@ class ViewConfig(MachineConfig, SceneConfig):
 
     def __post_init__(self) -> None:
         check(self)
+        self.check_kept()
         at_least(0, "--threads", self.threads)
         at_least(-1, "--iteration", self.iteration)
         at_least(1, "--max-gaussians", self.max_gaussians)

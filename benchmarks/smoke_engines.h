@@ -66,6 +66,9 @@ class CpuEngine {
         const LossOutput<float> out = dgr::photometric_loss(input, v_image);
         values[0] = out.loss, values[1] = out.l1, values[2] = out.ssim;
     }
+    void add(const std::vector<GradientSum>& gradients, const float* loss, bool* usable) {
+        dgr::add_gradients(gradients.data(), static_cast<int>(gradients.size()), loss, 1e30f, usable, options.num_threads);
+    }
     void adam(const AdamStep& step, const int32_t* radii) { dgr::adam(&step, 1, radii, options.num_threads); }
 
   private:
@@ -115,6 +118,10 @@ class CudaEngine {
         StreamMemory scratch(stream_);
         cuda::photometric_loss({0, stream_, scratch}, input, values, v_image);
     }
+    void add(const std::vector<GradientSum>& gradients, const float* loss, bool* usable) {
+        StreamMemory scratch(stream_);
+        cuda::add_gradients({0, stream_, scratch}, gradients.data(), static_cast<int>(gradients.size()), loss, 1e30f, usable);
+    }
     void adam(const AdamStep& step, const int32_t* radii) {
         StreamMemory scratch(stream_);
         cuda::adam({0, stream_, scratch}, &step, 1, radii);
@@ -138,7 +145,8 @@ template <class Engine> struct Arrays {
     int32_t* radii;
     const float* weights;
     LossInput<float> loss_input;
-    float *loss_values, *v_loss;
+    float *loss_values, *v_loss, *sums;  // sums: of the gradients of the SH coefficients
+    bool* usable;
     AdamStep adam;  // of the SH coefficients
 
     Arrays(Engine& e, const Scene& s) {
@@ -161,6 +169,7 @@ template <class Engine> struct Arrays {
         loss_input = {3, s.view.width, s.view.height, 0, images.image, nullptr, e.put(photo),
                       reinterpret_cast<const bool*>(e.put(mask)), 0.2, e.options.num_threads};
         loss_values = e.template room<float>(3), v_loss = e.template room<float>(3 * pixels);
+        sums = e.put(s.sh_rest), usable = e.template room<bool>(1);
         adam = {e.put(s.sh_rest), gradients.sh_rest, e.put(std::vector<float>(n * rest, 0.01f)),
                 e.put(std::vector<float>(n * rest, 0.1f)), n, static_cast<int>(rest), 1e-2, 0.9, 0.999, 1e-15, 3};
     }
@@ -177,8 +186,10 @@ template <class Engine> Results results_of(Engine& e, const Scene& s) {
     e.backward(a.gaussians, {a.images.image, a.images.transmittance, a.images.inverse_depth}, a.v_images, a.gradients);
     e.importance(a.gaussians, s.view, a.weights, a.importance);
     e.loss(a.loss_input, a.loss_values, a.v_loss);
-    e.adam(a.adam, a.radii);
     const int64_t n = s.count(), pixels = s.pixels(), rest = 3 * Scene::kRest;
+    e.add({{a.gradients.means, nullptr, 3 * n, true}, {a.gradients.sh_rest, a.sums, rest * n, true}}, a.loss_values,
+          a.usable);
+    e.adam(a.adam, a.radii);
     const Gradients<float>& v = a.gradients;
     Results r{{"image", e.get(a.images.image, 3 * pixels)}, {"transmittance", e.get(a.images.transmittance, pixels)},
               {"inverse depth", e.get(a.images.inverse_depth, pixels)}, {"d means", e.get(v.means, 3 * n)},
@@ -187,7 +198,8 @@ template <class Engine> Results results_of(Engine& e, const Scene& s) {
               {"d sh_rest", e.get(v.sh_rest, rest * n)}, {"d screen", e.get(v.screen_means, 4 * n)},
               {"abs_grad_sum", e.get(v.abs_grad_sum, n)}, {"weighted", e.get(a.importance.weighted, n)},
               {"total", e.get(a.importance.total, n)}, {"distance", e.get(a.importance.distance, n)}, {"loss", e.get(a.loss_values, 3)},
-              {"d loss", e.get(a.v_loss, 3 * pixels)}, {"Adam", e.get(a.adam.values, rest * n)}};
+              {"d loss", e.get(a.v_loss, 3 * pixels)}, {"Adam", e.get(a.adam.values, rest * n)},
+              {"sums", e.get(a.sums, rest * n)}};
     r["views"] = as_floats(e.get(v.views, n));
     r["num_weighted"] = as_floats(e.get(a.importance.num_weighted, n));
     r["num_pixels"] = as_floats(e.get(a.importance.num_pixels, n));

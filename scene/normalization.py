@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from compact_splats.scene.lens import Lens
 from compact_splats.scene.parameters import Vector
 
 if TYPE_CHECKING:  # torch takes a second to load
     from torch import Tensor
 
+    from compact_splats.scene.lens import Lens
+
 EXTENT = 5.0  # of every scene, world units: 1.1 x the largest distance of a training camera from their mean
 _ONE_PLACE = 1e-3  # cameras whose extent is below this share of the distance of the points are at one place
 # Beyond so many extents from the origin, positions in float32 are off by more than 6e-6 of the extent.
 _FAR = 100
-
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,7 @@ def checked_points(source: Path, xyz: np.ndarray, rgb: np.ndarray) -> Points:
     if bad.any():
         note(f"{bad.sum():,} of {len(bad):,} points in {source} have no finite position and colour and are left out")
         xyz, rgb = xyz[~bad], rgb[~bad]
-    xyz = np.ascontiguousarray(xyz, np.float64)
+    xyz = np.array(xyz, np.float64)  # a copy: torch refuses the strides of a field of a table
     return Points(torch.from_numpy(xyz), torch.from_numpy(np.ascontiguousarray(np.rint(rgb), dtype=np.uint8)))
 
 

@@ -107,17 +107,23 @@ def build_with(mistake: Mistake, folder: Path) -> Path:
     is_smoke = mistake.shown_by == "smoke"
     build = emulated_engine.build("smoke" if is_smoke else "_C")
     parts = ("kernels", "emulation", "cpu_engine", "smoke_main" if is_smoke else "_C")
-    units = {unit["file"]: unit for unit in json.loads((build / "compile_commands.json").read_text())
-             if any(f"/{part}.dir/" in unit["output"] for part in parts)}  # fmt: skip
+    commands = [shlex.split(unit["command"]) for unit in json.loads((build / "compile_commands.json").read_text())]
+    units = {command[command.index("-c") + 1]: command for command in commands
+             if any(f"/{part}.dir/" in f"/{object_of(command)}" for part in parts)}  # fmt: skip
     source = next(file for file in units if Path(file).name == mistake.source)
-    compiler, *arguments = shlex.split(units[source]["command"])
+    compiler, *arguments = units[source]
     options = [argument for argument in arguments if argument.startswith(("-I", "-D", "-O", "-f", "-std"))]
     emulated_engine.run([compiler, *options, "-x", "c++", "-w", "-c", str(wrong_source), "-o", str(wrong_object)])
-    objects = [build / unit["output"] for file, unit in units.items() if file != source]
+    objects = [build / object_of(command) for file, command in units.items() if file != source]
     result = folder / ("smoke" if is_smoke else emulated_engine.MODULE)
     kind = [] if is_smoke else ["-shared", *map(str, sorted(build.glob("libnanobind*.a")))]
     emulated_engine.run([compiler, "-o", str(result), *map(str, [*objects, wrong_object]), *kind, "-pthread"])
     return result
+
+
+def object_of(command: list[str]) -> str:
+    """The object file that a compiler's command makes."""
+    return command[command.index("-o") + 1]
 
 
 def run_tests(shown_by: str, program: Path) -> subprocess.CompletedProcess:

@@ -159,13 +159,14 @@ def test_resolution_divides_the_photos(short):
     assert {(camera["width"], camera["height"]) for camera in cameras} == {(48, 32)}
 
 
-def test_photos_come_from_the_folder_that_is_named(tiny_scene_dir, tmp_path):
+def test_photos_come_from_the_folder_that_is_named(tiny_scene_dir, tmp_path, capsys):
+    """Without its name they are found, too, and a note says where."""
     scene = tmp_path / "scene"
     shutil.copytree(tiny_scene_dir, scene)
     (scene / "images").rename(scene / "photos")
-    with pytest.raises(InputError):
-        train(make_config(scene, tmp_path / "out", iterations=1))
-    assert train(make_config(scene, tmp_path / "out", iterations=1, images="photos"))["iterations"] == 1
+    for images, is_said in (("images", True), ("photos", False)):
+        assert train(make_config(scene, tmp_path / images, iterations=1, images=images))["iterations"] == 1
+        assert ("photos/view_000.png" in capsys.readouterr().err) == is_said
 
 
 def test_without_eval_every_photo_is_trained(short):

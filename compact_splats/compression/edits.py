@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from compact_splats.arguments.edits import MODEL_AXES, EditConfig
+from compact_splats.arguments.edits import MODEL_AXES, EditConfig, KeepConfig
 from compact_splats.compression.arrays import Arrays
 from compact_splats.scene.parameters import REST_COUNTS, SavedArrays
 from compact_splats.scene.spherical_harmonics import sh_basis
@@ -16,7 +16,7 @@ _OPPOSITE = {"R": "L", "L": "R", "U": "D", "D": "U", "F": "B", "B": "F"}
 _DIRECTIONS = np.array([(x, y, z) for x in (-2, 1, 3) for y in (-1, 2) for z in (-3, 0.5, 1)], np.float64)
 
 
-def edited(arrays: SavedArrays, config: EditConfig) -> SavedArrays:
+def edited(arrays: SavedArrays, config: KeepConfig) -> SavedArrays:
     """The model after the edits of the flags, with the same marks; the same arrays where there are none.
 
     Args:
@@ -33,7 +33,7 @@ def edited(arrays: SavedArrays, config: EditConfig) -> SavedArrays:
         arrays = arrays.replaced({name: values[keep] for name, values in arrays.items()})
     if config.sh_degree is not None:
         arrays = arrays.replaced({**arrays, "sh_rest": arrays["sh_rest"][:, : REST_COUNTS[config.sh_degree]]})
-    matrix = similarity(config)
+    matrix = similarity(config) if isinstance(config, EditConfig) else np.eye(4)
     if np.array_equal(matrix, np.eye(4)):
         return arrays
     if arrays.offset is not None:
@@ -45,7 +45,7 @@ def edited(arrays: SavedArrays, config: EditConfig) -> SavedArrays:
     return transformed(arrays, matrix)
 
 
-def kept(arrays: Arrays, config: EditConfig) -> np.ndarray:
+def kept(arrays: Arrays, config: KeepConfig) -> np.ndarray:
     """(N,) bool: which Gaussians the flags keep."""
     means, logits = arrays["means"].astype(np.float64), arrays["opacity_logits"][:, 0].astype(np.float64)
     opacities = 1 / (1 + np.exp(-np.clip(logits, -700, 700)))
@@ -55,11 +55,12 @@ def kept(arrays: Arrays, config: EditConfig) -> np.ndarray:
         keep &= ((means >= crop[:3]) & (means <= crop[3:])).all(axis=1)
     elif crop is not None:
         keep &= np.linalg.norm(means - crop[:3], axis=1) <= crop[3]
-    if config.max_gaussians is not None and keep.sum() > config.max_gaussians:
+    most = config.max_gaussians if isinstance(config, EditConfig) else None
+    if most is not None and keep.sum() > most:
         log_sizes = np.sort(arrays["log_scales"].astype(np.float64), axis=1)[:, 1:].mean(axis=1)
         score = np.where(keep, np.log(np.maximum(opacities, 1e-300)) + log_sizes, -np.inf)
         keep = np.zeros_like(keep)
-        keep[np.argsort(-score, kind="stable")[: config.max_gaussians]] = True
+        keep[np.argsort(-score, kind="stable")[:most]] = True
     return keep
 
 

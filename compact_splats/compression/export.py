@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from argparse import BooleanOptionalAction
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-from compact_splats.arguments.options import Parser
+import numpy as np
+
+from compact_splats.arguments.export import SOG_FOLDER, ExportConfig
 from compact_splats.arguments.view import run_folder
 from compact_splats.compression import formats
 from compact_splats.compression.arrays import Arrays
+from compact_splats.compression.edits import edited, merged, similarity
 from compact_splats.compression.files import model_file, read_model
 from compact_splats.compression.info import described_size
 from compact_splats.scene import ply
 from compact_splats.scene.parameters import SavedArrays
+from compact_splats.training.run_folder import RunFolder
 from compact_splats.utils.errors import InputError, note
-
-FOLDER = "sog-folder"  # a .sog as loose files
-FORMATS = ("ply", *(suffix[1:] for suffix in formats.WRITTEN), FOLDER)
-_SPZ_VERSIONS = ("3", "4")
 
 
 def export(argv: Sequence[str]) -> None:
@@ -28,57 +28,70 @@ def export(argv: Sequence[str]) -> None:
     Raises:
         InputError: the model can't be read, or the file can't be written or is there already.
     """
-    args = _parser().parse_args(argv)
-    source = model_file(args.model)
-    out = args.out or default_out(source, args.format)
-    if args.format == FOLDER and out.name != formats.META:
+    config = ExportConfig.from_command_line(argv)
+    sources = [model_file(path) for path in config.models]
+    out = config.out or default_out(sources[0], config.format)
+    if config.format == SOG_FOLDER and out.name != formats.META:
         out = out / formats.META
-    if out.exists() and out.samefile(source):
+    if out.exists() and any(out.samefile(source) for source in sources if source.exists()):
         raise InputError(f"{out} is the model itself: name another file with --out")
-    if out.exists() and args.out is None and not args.overwrite:
+    if out.exists() and config.out is None and not config.overwrite:
         raise InputError(f"{out} exists: give --overwrite to replace it, or name another file with --out")
-    arrays = read_model(source, keep_nan=args.keep_nan)
-    if args.antialiasing is not None:
-        arrays.antialiased = args.antialiasing
-    lost = writer_of(args.format, int(args.spz_version))(out, arrays)
-    if args.quiet:
+    given = _read(sources, config)
+    arrays, said = _without_floaters(sources[0], given, config)
+    arrays = edited(arrays, config)
+    if config.antialiasing is not None:
+        arrays.antialiased = config.antialiasing
+    lost = writer_of(config.format, int(config.spz_version))(out, arrays)
+    if config.quiet:
         return
-    print(f"{out}: {described_size(len(arrays['means']), out)}")
-    for text in arrays.notes:
-        note(f"{source}: {text}")
-    for text in [*lost, *(_figure(source, arrays, out) if lost else [])]:
+    num, left = len(given["means"]), len(arrays["means"])
+    kept = f" of {num:,}" if left < num else ""
+    print(f"{out}: {described_size(left, out)}{kept and f' ({left:,}{kept} Gaussians kept)'}")
+    for text in (*arrays.notes, *said):
+        note(f"{sources[0]}: {text}")
+    for text in [*lost, *(_figure(sources[0], arrays, out) if lost and _is_in_place(config) else [])]:
         note(f"{out}: {text}")
 
 
-def _parser() -> Parser:
-    parser = Parser("Convert a model to the format of another tool; --format ply decodes a .gsz.")
-    parser.add_argument("model", type=Path, help="a model of any known format, or a folder of train.py")
-    parser.add_argument("--format", choices=FORMATS, required=True, help="format of the new file")
-    parser.add_argument(
-        "-o", "--out", type=Path, help="the new file, replaced if it exists (default: beside the model, with its name)"
-    )
-    parser.add_argument("--overwrite", action="store_true", help="without --out: replace a file of that name")
-    parser.add_argument(
-        "--antialiasing", action=BooleanOptionalAction, default=None, help="how to mark the new file (default: as the "
-        "model is marked)"
-    )  # fmt: skip
-    parser.add_argument(
-        "--keep-nan", action="store_true", help="refuse a model with values that are not finite, instead of leaving "
-        "out these Gaussians"
-    )  # fmt: skip
-    parser.add_argument(
-        "--spz-version", choices=_SPZ_VERSIONS, default=_SPZ_VERSIONS[0], help="of a .spz: 3 for all viewers, 4 is "
-        "smaller (default: %(default)s)"
-    )  # fmt: skip
-    parser.add_argument("--quiet", action="store_true", help="print nothing but errors")
-    return parser
+def _read(sources: Sequence[Path], config: ExportConfig) -> SavedArrays:
+    models = [read_model(source, keep_nan=config.keep_nan) for source in sources]
+    try:
+        return merged(models) if len(models) > 1 else models[0]
+    except ValueError as error:
+        names = ", ".join(map(str, sources))
+        raise InputError(f"{names} can't become one model: {error}; export them one by one") from error
+
+
+def _is_in_place(config: ExportConfig) -> bool:
+    """Whether the cameras of the run still fit the model."""
+    return bool(np.array_equal(similarity(config), np.eye(4)))
+
+
+def _without_floaters(source: Path, arrays: SavedArrays, config: ExportConfig) -> tuple[SavedArrays, list[str]]:
+    """The model without the Gaussians that too few cameras see, and a sentence with the PSNR."""
+    if config.drop_floaters is None:
+        return arrays, []
+    folder = run_folder(source)
+    if folder is None or not (folder / "cameras.json").is_file():
+        raise InputError(f"--drop-floaters needs cameras: {source} lies in no run folder with a cameras.json")
+    from compact_splats.compression.load import num_cameras_that_see  # these load torch
+
+    cameras, units, device = _cameras_of(folder)
+    seen = num_cameras_that_see(arrays, cameras, units, device) >= config.drop_floaters
+    if not seen.any():
+        most = len(cameras)
+        raise InputError(f"--drop-floaters {config.drop_floaters} leaves no Gaussian: the run has {most} cameras")
+    left = arrays.replaced({name: values[seen] for name, values in arrays.items()})
+    said = [f"{int((~seen).sum()):,} Gaussians that fewer than {config.drop_floaters} cameras see are left out"]
+    return left, said + _psnr(arrays, left, folder)
 
 
 def default_out(source: Path, name: str) -> Path:
     """The new file beside the model, with its name; ``NAME-sog/meta.json`` for a folder of .sog."""
     base = source.absolute().parent if source.name == formats.META else source
     bare = base.name if base is not source else bare_name(source)
-    return base.with_name(f"{bare}-sog" if name == FOLDER else f"{bare}.{name}")
+    return base.with_name(f"{bare}-sog" if name == SOG_FOLDER else f"{bare}.{name}")
 
 
 def bare_name(path: Path) -> str:
@@ -93,7 +106,7 @@ def writer_of(name: str, spz_version: int = 3) -> Callable[..., list[str]]:
         return _write_ply
     if name == "spz":
         return partial(formats.writer_for("spz"), version=spz_version)
-    return formats.writer_for("sog" if name == FOLDER else name)
+    return formats.writer_for("sog" if name == SOG_FOLDER else name)
 
 
 def _write_ply(path: Path, arrays: Arrays) -> list[str]:
@@ -106,11 +119,21 @@ def _figure(source: Path, arrays: SavedArrays, out: Path) -> list[str]:
     folder = run_folder(source)
     if folder is None or not (folder / "cameras.json").is_file():
         return []
+    return _psnr(arrays, read_model(out), folder)
+
+
+def _psnr(arrays: SavedArrays, copy: SavedArrays, folder: Path) -> list[str]:
+    from compact_splats.compression.load import psnr_of_copy  # loads torch
+
+    cameras, units, device = _cameras_of(folder)
+    return psnr_of_copy(arrays, copy, cameras, units, arrays.antialiased, device)
+
+
+def _cameras_of(folder: Path) -> Any:
+    """The cameras of a run, their units, and the device that draws them."""
     from compact_splats.arguments.device import pick_device  # these load torch
-    from compact_splats.compression.load import psnr_of_copy
     from compact_splats.gaussian_renderer import DEVICES
     from compact_splats.scene.saved_cameras import read_cameras
-    from compact_splats.training.run_folder import RunFolder
 
     cameras, units = read_cameras(folder / "cameras.json", RunFolder(folder).units())
-    return psnr_of_copy(arrays, read_model(out), cameras, units, arrays.antialiased, pick_device("auto", DEVICES))
+    return cameras, units, pick_device("auto", DEVICES)

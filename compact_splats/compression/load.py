@@ -8,16 +8,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 import torch
 
+from compact_splats.arguments.edits import KeepConfig
 from compact_splats.compression.arrays import Arrays
+from compact_splats.compression.edits import edited
 from compact_splats.compression.files import read_model
-from compact_splats.gaussian_renderer import render
+from compact_splats.gaussian_renderer import importance, render
 from compact_splats.scene.cameras import Camera
 from compact_splats.scene.gaussian_model import GaussianModel
 from compact_splats.scene.normalization import Units
 from compact_splats.utils.errors import InputError
 
+MIN_WEIGHT = 0.1  # px: a Gaussian in plain view has its opacity times 1.9 px or more
 _MAX_VIEWS, _MAX_SIDE = 8, 640  # cameras and px, enough for a figure of tenths of a dB
 
 
@@ -49,10 +53,33 @@ def load_model(path: Path, config: ModelFlags, device: torch.device, units: Unit
     config.say_notes(path, arrays.notes)
     if not len(arrays["means"]):
         raise InputError(f"{path} has no Gaussians: give a trained model")
+    if isinstance(config, KeepConfig):
+        arrays = edited(arrays, config)
     model = GaussianModel.from_arrays(arrays, device, Units.of_points(arrays["means"]) if units is None else units)
     if config.antialiasing is not None:
         model.antialiased = config.antialiasing
     return model
+
+
+@torch.no_grad()
+def num_cameras_that_see(arrays: Arrays, cameras: Sequence[Camera], units: Units, device: torch.device) -> np.ndarray:
+    """How many cameras see each Gaussian: its blending weights in the view add up to ``MIN_WEIGHT`` or more.
+
+    Args:
+        arrays: of the model, in the coordinates of files.
+        cameras: in world units.
+        units: of the cameras.
+        device: that draws them.
+
+    Returns:
+        (N,) int64.
+    """
+    model = GaussianModel.from_arrays(arrays, device, units)
+    seen = torch.zeros(model.num_gaussians, dtype=torch.int64, device=device)
+    for camera in cameras:
+        ones = torch.ones(camera.height, camera.width, device=device)
+        seen += importance(camera, model, ones).total >= MIN_WEIGHT
+    return seen.cpu().numpy()
 
 
 def psnr_of_copy(

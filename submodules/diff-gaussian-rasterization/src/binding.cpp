@@ -387,7 +387,8 @@ NB_MODULE(_C, m) {
         [](const Rows& rows, const ViewArgs& view, const Queue& queue, bool antialiased, int threads,
            Array pixel_weights, Array weighted, Array total, Array distance, Array num_pixels, Array num_weighted,
            Array num_gaussians) {
-            const Options options = make_options(antialiased, 0, threads);
+            Options options = make_options(antialiased, 0, threads);
+            options.is_deterministic = queue.is_deterministic;
             const ImportanceArgs args{pixel_weights, weighted,     total,        distance,
                                       num_pixels,    num_weighted, num_gaussians};
             const auto on_cpu = [&](const auto& g, const auto& v, const auto* weights, const auto& out) {

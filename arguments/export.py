@@ -1,0 +1,60 @@
+"""The flags of ``compress.py export``."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from compact_splats.arguments.edits import EditConfig
+from compact_splats.arguments.options import check, option, parse
+from compact_splats.utils.errors import InputError
+
+SOG_FOLDER = "sog-folder"  # a .sog as loose files
+FORMATS = ("ply", "compressed.ply", "splat", "sog", "spz", "glb", SOG_FOLDER)
+SPZ_VERSIONS = ("3", "4")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportConfig(EditConfig):
+    """What to convert, how to edit it, and where it goes.
+
+    Raises:
+        InputError: a value has the wrong type or is out of range.
+    """
+
+    models: tuple[Path, ...] = option(
+        (), type=Path, many=True, positional=True, help="a model of any known format, or a folder of train.py; several "
+        "become one model"
+    )  # fmt: skip
+    format: str = option(choices=FORMATS, help="format of the new file (required)")
+    out: Path | None = option(
+        None, type=Path, short="-o", help="the new file, replaced if it exists (default: beside the first model, with "
+        "its name)"
+    )  # fmt: skip
+    overwrite: bool = option(False, type=bool, help="without --out: replace a file of that name")
+    antialiasing: bool | None = option(
+        None, type=bool, help="how to mark the new file (default: as the model is marked)"
+    )
+    keep_nan: bool = option(
+        False, type=bool, help="refuse a model with values that are not finite, instead of leaving out these Gaussians"
+    )
+    spz_version: str = option("3", choices=SPZ_VERSIONS, help="of a .spz: 3 for all viewers, 4 is smaller")
+    quiet: bool = option(False, type=bool, help="print nothing but errors")
+
+    def __post_init__(self) -> None:
+        check(self)
+        self.check_edits()
+        if not self.models:
+            raise InputError("no model to convert: give a file or a folder of train.py")
+
+    @classmethod
+    def from_command_line(cls, argv: Sequence[str]) -> "ExportConfig":
+        """Read the flags.
+
+        Raises:
+            InputError: a flag is unknown or missing, or its value is not valid.
+        """
+        description = (
+            "Convert a model to the format of another tool; --format ply decodes a .gsz. The model may be edited: "
+            "first Gaussians are left out, then it is turned, scaled and moved."
+        )
+        return parse(cls, argv, description)
