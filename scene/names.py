@@ -358,7 +358,8 @@ def what_lies_in(missing: Path) -> str:
     if not isdir(folder):
         parent = next(parent for parent in folder.parents if isdir(parent))
         folders = sorted(path.name for path in parent.iterdir() if path.is_dir())
-        return f"there is no folder {folder.relative_to(parent)} in {parent}, but {', '.join(folders[:9]) or 'no other'}"
+        found = ", ".join(folders[:9]) or "no other"
+        return f"there is no folder {folder.relative_to(parent)} in {parent}, but {found}"
     files = sorted(path.name for path in folder.iterdir() if is_picture(path.name))
     if not files:
         return f"{folder} contains no photos"

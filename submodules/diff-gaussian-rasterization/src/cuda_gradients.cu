@@ -28,14 +28,14 @@ __device__ const Gradient& gradient_of_block(const GradientParams& p) {
     return p.gradients[index];
 }
 
-/// The sum over the block in a fixed order, in thread 0. shared: (kThreads).
+/// The sum over the block in a fixed order, for thread 0. shared: (kThreads).
 __device__ float block_sum(float value, float* shared) {
     shared[threadIdx.x] = value;
     for (int half = kThreads / 2; half > 0; half /= 2) {
         __syncthreads();
         if (static_cast<int>(threadIdx.x) < half) shared[threadIdx.x] += shared[threadIdx.x + half];
     }
-    return shared[0];
+    return threadIdx.x == 0 ? shared[0] : 0;  // the others have no barrier between the last sum and here
 }
 
 __global__ void __launch_bounds__(kThreads) squares_kernel(GradientParams p) {
