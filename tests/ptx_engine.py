@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 import os
+import runpy
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache, partial
@@ -24,11 +25,8 @@ SOURCES = Path(__file__).parent / "ptx_emulation"
 @cache
 def why_not() -> str | None:
     """What is missing for a build, if anything."""
-    path = ROOT / "submodules" / "diff-gaussian-rasterization" / "build_backend" / "cuda_toolchain.py"
-    spec = importlib.util.spec_from_file_location("cuda_toolchain_of_ptx_engine", path)
-    toolchain = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(toolchain)
-    if not toolchain.nvcc_candidates(os.environ):
+    toolchain = ROOT / "submodules" / "diff-gaussian-rasterization" / "build_backend" / "cuda_toolchain.py"
+    if not runpy.run_path(str(toolchain))["nvcc_candidates"](os.environ):
         return "no nvcc to compile the CUDA engine to PTX"
     return emulated_engine.why_not()
 
