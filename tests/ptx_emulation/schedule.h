@@ -99,27 +99,31 @@ class Runner {
     }
 
     void set_special(Warp& warp, Operand operand, const std::string& name) {
-        const uint64_t block = warp.block->index;
-        const auto [width, height, depth] = launch_.threads;
-        const uint64_t across = launch_.grid[0], plane = across * launch_.grid[1];
-        if (name.starts_with("%ctaid")) {
-            const uint64_t at = name == "%ctaid.x" ? block % across : name == "%ctaid.y" ? block / across % launch_.grid[1] : block / plane;
-            return broadcast(warp, operand, at, 4);
-        }
-        for (uint32_t lane = 0; lane < kLanes; ++lane) {
-            const uint32_t thread = warp.index * kLanes + lane;
-            const std::map<std::string, uint64_t> values = {
-                {"%tid.x", thread % width}, {"%tid.y", thread / width % height}, {"%tid.z", thread / width / height},
-                {"%ntid.x", width}, {"%ntid.y", height}, {"%ntid.z", depth},
-                {"%nctaid.x", launch_.grid[0]}, {"%nctaid.y", launch_.grid[1]}, {"%nctaid.z", launch_.grid[2]},
-                {"%laneid", lane}, {"%warpid", warp.index}, {"%nwarpid", warp.block->warps.size()},
-                {"%lanemask_eq", 1u << lane}, {"%lanemask_lt", (1u << lane) - 1}, {"%lanemask_le", (2u << lane) - 1},
-                {"%lanemask_gt", ~((2u << lane) - 1)}, {"%lanemask_ge", ~((1u << lane) - 1)},
-                {"%smid", 0}, {"%nsmid", 1}, {"%clock", 0}, {"%dynamic_smem_size", launch_.dynamic_shared}};
-            const auto found = values.find(name);
-            if (found == values.end()) throw TextError(code_.shown_name + ": the register " + name + " is not known");
-            warp.at<uint32_t>(operand)[lane] = static_cast<uint32_t>(found->second);
-        }
+        const uint64_t block = warp.block->index, across = launch_.grid[0], down = launch_.grid[1];
+        const auto set = [&](auto value) {
+            for (uint32_t lane = 0; lane < kLanes; ++lane) warp.at<uint32_t>(operand)[lane] = static_cast<uint32_t>(value(lane));
+        };
+        if (name == "%ctaid.x") return set([&](uint32_t) { return block % across; });
+        if (name == "%ctaid.y") return set([&](uint32_t) { return block / across % down; });
+        if (name == "%ctaid.z") return set([&](uint32_t) { return block / (across * down); });
+        const auto& [width, height, depth] = launch_.threads;
+        const uint32_t first = warp.index * kLanes;
+        if (name == "%tid.x") return set([&](uint32_t lane) { return (first + lane) % width; });
+        if (name == "%tid.y") return set([&](uint32_t lane) { return (first + lane) / width % height; });
+        if (name == "%tid.z") return set([&](uint32_t lane) { return (first + lane) / (width * height); });
+        if (name == "%laneid") return set([](uint32_t lane) { return lane; });
+        if (name == "%lanemask_eq") return set([](uint32_t lane) { return 1u << lane; });
+        if (name == "%lanemask_lt") return set([](uint32_t lane) { return (1u << lane) - 1; });
+        if (name == "%lanemask_le") return set([](uint32_t lane) { return (2u << lane) - 1; });
+        if (name == "%lanemask_gt") return set([](uint32_t lane) { return ~((2u << lane) - 1); });
+        if (name == "%lanemask_ge") return set([](uint32_t lane) { return ~((1u << lane) - 1); });
+        const std::pair<const char*, uint64_t> others[] = {
+            {"%ntid.x", width}, {"%ntid.y", height}, {"%ntid.z", depth}, {"%nctaid.x", across}, {"%nctaid.y", down},
+            {"%nctaid.z", launch_.grid[2]}, {"%warpid", warp.index}, {"%nwarpid", warp.block->warps.size()},
+            {"%smid", 0}, {"%nsmid", 1}, {"%dynamic_smem_size", launch_.dynamic_shared}};
+        for (const auto& [known, value] : others)
+            if (name == known) return broadcast(warp, operand, value, 4);
+        throw TextError(code_.shown_name + ": the register " + name + " is not known");
     }
 
     Warp* next_warp(Block& block) {
