@@ -163,15 +163,16 @@ inline std::string file_name(const Code& code, uint32_t number) {
 
 /// "bar.sync 0; (PTX line 12, cuda_loss.cu line 40)"
 inline std::string text_of(const Code& code, const Instruction& instruction) {
+    const Place& place = instruction.place;
     size_t begin = 0;
-    for (uint32_t line = 1; line < instruction.place.line; ++line) begin = code.text.find('\n', begin) + 1;
+    for (uint32_t line = 1; line < place.line; ++line) begin = code.text.find('\n', begin) + 1;
     std::string text(code.text.substr(begin, code.text.find('\n', begin) - begin));
     text.erase(0, text.find_first_not_of(" \t"));
     std::replace(text.begin(), text.end(), '\t', ' ');
     std::ostringstream out;
-    out << text << " (PTX line " << instruction.place.line;
-    if (const std::string file = file_name(code, instruction.place.file); !file.empty())
-        out << ", " << file << " line " << instruction.place.source_line;
+    out << text << " (PTX line " << place.line;
+    if (place.file != 0) out << ", " << file_name(code, place.file) << " line " << place.source_line;
+    if (place.caller_file != 0) out << " in " << file_name(code, place.caller_file) << " line " << place.caller_line;
     out << ")";
     return out.str();
 }

@@ -1,7 +1,7 @@
 // The CUDA runtime's entry points that nvcc's host code and CUB call: registers the PTX of fat binaries, runs kernels when
 // they are launched, and keeps device memory in this process's. One device, of compute capability 7.5.
 //
-// Environment: PTX_EMULATION_ORDER = forwards, backwards, shuffled or mixed (default): the order of warps.
+// Environment: CUDA_EMULATION_ORDER = forwards, backwards, shuffled or mixed (default): the order of warps.
 //              PTX_EMULATION_DEVICE = old_driver, none, no_image or old_ptx: a machine on which nothing runs.
 #include <cuda_runtime_api.h>
 
@@ -32,7 +32,6 @@ std::mutex mutex;  // of all that follows
 DeviceMemory memory;
 std::list<Program> programs;
 std::map<const void*, Registered> kernels;
-std::map<const void*, std::pair<Program*, std::string>> variables;
 std::mt19937 random_numbers(1);  // goes on from launch to launch: a rerun runs in another order
 
 thread_local cudaError_t last_error = cudaSuccess;
@@ -120,7 +119,7 @@ cudaError_t launch(Program& program, const std::string& name, dim3 grid, dim3 bl
         for (size_t k = 0; k < code.params.size(); ++k)
             std::memcpy(launch.params.data() + code.params[k].first, arguments[k], code.params[k].second);
         launch.random.seed(random_numbers());
-        Runner(launch, order_of(std::getenv("PTX_EMULATION_ORDER"))).run();
+        Runner(launch, order_of(std::getenv("CUDA_EMULATION_ORDER"))).run();
         return cudaSuccess;
     } catch (const Fault& wrong) {
         message = wrong.what();
@@ -199,10 +198,7 @@ void __cudaRegisterFunction(void** handle, const char* host, char*, const char* 
     const std::lock_guard locked(mutex);
     kernels[host] = {reinterpret_cast<Program*>(handle), name};
 }
-void __cudaRegisterVar(void** handle, char* host, char*, const char* name, int, size_t, int, int) {
-    const std::lock_guard locked(mutex);
-    variables[host] = {reinterpret_cast<Program*>(handle), name};
-}
+void __cudaRegisterVar(void**, char*, char*, const char*, int, size_t, int, int) {}  // the host touches none
 unsigned __cudaPushCallConfiguration(dim3 grid, dim3 block, size_t shared, CUstream_st* stream) {
     configurations.push_back({grid, block, shared, stream});
     return 0;

@@ -53,7 +53,7 @@ class Runner {
 
   private:
     static constexpr uint32_t kLongTurn = 20000;        // basic blocks: a warp that waits for another one must not run forever
-    static constexpr uint64_t kMaxSteps = 100'000'000;  // basic blocks of a block: it does not end
+    static constexpr uint64_t kMaxSteps = 20'000'000;   // basic blocks of a block: it does not end
 
     // ---- Blocks ----
 

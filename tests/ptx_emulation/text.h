@@ -19,8 +19,8 @@ namespace ptx {
 /// The text cannot be read, or has what this emulation does not know.
 struct TextError : std::runtime_error { using std::runtime_error::runtime_error; };
 
-/// A line of the PTX text, and the line of the source that it comes from (0 = none).
-struct Place { uint32_t line = 0, file = 0, source_line = 0; };
+/// A line of the PTX text, the line of the source that it comes from, and the line where that was inlined (0 = none).
+struct Place { uint32_t line = 0, file = 0, source_line = 0, caller_file = 0, caller_line = 0; };
 
 /// An operand as written.
 struct Argument {
@@ -275,11 +275,17 @@ class Reader {
         place_.file = static_cast<uint32_t>(take_number());
         place_.source_line = static_cast<uint32_t>(take_number());
         take_number();
+        place_.caller_file = place_.caller_line = 0;
         while (accept(",")) {
-            const std::string word = take();
-            if (word == "function_name") take();
-            if (accept("+")) take();
-            if (word == "inlined_at") take(), take(), take();
+            const bool is_inlined = take() == "inlined_at";  // or function_name
+            if (!is_inlined) {
+                take();
+                if (accept("+")) take();
+                continue;
+            }
+            place_.caller_file = static_cast<uint32_t>(take_number());
+            place_.caller_line = static_cast<uint32_t>(take_number());
+            take_number();
         }
     }
 
