@@ -12,6 +12,7 @@ import pytest
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import emulated_engine  # noqa: E402
+import ptx_engine  # noqa: E402
 import torch  # noqa: E402
 from emulated_engine import GuardedMemory  # noqa: E402
 from rasterizer_cases import CPU, CUDA_ENGINES, Engine  # noqa: E402
@@ -33,6 +34,21 @@ def emulated_engine_and_memory() -> tuple[Engine, GuardedMemory]:
     return Engine("emulated", "cpu", False, emulated_engine.load(module, memory)), memory
 
 
+@pytest.fixture(scope="session")
+def engine_on_ptx() -> Engine:
+    """The CUDA engine as nvcc compiles it to PTX, which runs on the CPU; built when its sources have changed.
+
+    The environment variable PTX_ENGINE names another file to load, a build with an error in it for example.
+    """
+    if path := os.environ.get("PTX_ENGINE"):
+        module = Path(path)
+    elif reason := ptx_engine.why_not():
+        pytest.skip(reason)
+    else:
+        module = ptx_engine.build_engine()
+    return Engine("ptx", "cpu", False, ptx_engine.load(module))
+
+
 @pytest.fixture(params=["cpu", *CUDA_ENGINES])
 def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
     """Each engine that can run here, in use by all of diff_gaussian_rasterization for the length of the test."""
@@ -42,6 +58,10 @@ def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
         with chosen.active():
             yield chosen
         memory.check()
+        return
+    if request.param == "ptx":
+        with request.getfixturevalue("engine_on_ptx").active() as chosen:
+            yield chosen
         return
     with (CPU if request.param == "cpu" else Engine("cuda", "cuda", False, CPU.module)).active() as chosen:
         yield chosen

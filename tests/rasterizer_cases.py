@@ -182,10 +182,11 @@ def projection(width: int, height: int, fx: float, fy: float, cx: float, cy: flo
 
 @dataclass(frozen=True)
 class Engine:
-    """The engine under test: the CPU's, CUDA's on a GPU, or CUDA's with its kernels on the CPU ("emulated").
+    """The engine under test: the CPU's, CUDA's on a GPU, or CUDA's with its kernels on the CPU: compiled as C++
+    ("emulated"), or to PTX by nvcc ("ptx").
 
     Attributes:
-        name: "cpu", "cuda" or "emulated".
+        name: "cpu", "cuda", "emulated" or "ptx".
         device: Where its tensors lie, for torch.
         has_double: Does it take float64?
         module: The extension module that has it.
@@ -262,7 +263,9 @@ class Engine:
 
 
 CPU = Engine("cpu", "cpu", True, diff_gaussian_rasterization._C)
-CUDA_ENGINES = ["emulated", "cuda"] if "cuda" in CPU.module.DEVICES and torch.cuda.is_available() else ["emulated"]
+CUDA_ENGINES = ["emulated", "ptx"]
+if "cuda" in CPU.module.DEVICES and torch.cuda.is_available():
+    CUDA_ENGINES.append("cuda")
 
 
 def relative_error(actual: Tensor, expected: Tensor) -> float:

@@ -79,7 +79,8 @@ def run_python_tests(kind: str, folder: Path) -> int:
     if not loaded_from(variables).is_relative_to(folder):
         raise native_build.BuildError(f"Python does not take the module in {folder}")
     files = [str(TESTS / name) for name in FILES]
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "not emulated and not cuda"]
+    only_cpu = "not emulated and not ptx and not cuda"
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", only_cpu]
     return subprocess.run([*command, "--timeout=1200", *files], env=variables, cwd=native_build.ROOT).returncode
 
 

@@ -22,7 +22,7 @@ class Library:
         inputs = np.ascontiguousarray(inputs, dtype=np.int32)
         assert outputs.dtype == np.int32
         return self._library.launch(
-            name.encode(), blocks, threads, ctypes.c_size_t(shared_bytes), _pointer(inputs), _pointer(outputs)
+            name.encode(), blocks, threads, ctypes.c_size_t(shared_bytes), self.pointer(inputs), self.pointer(outputs)
         ).decode()
 
     def result(self, name: str, inputs, shape, **grid) -> np.ndarray:
@@ -33,17 +33,17 @@ class Library:
 
     def sort_pairs(self, keys: np.ndarray, values: np.ndarray, bits: int) -> None:
         rooms = [np.zeros_like(keys), np.zeros_like(values)]
-        arrays = [_pointer(array) for array in (keys, values, *rooms)]
+        arrays = [self.pointer(array) for array in (keys, values, *rooms)]
         self._library.sort_pairs(*arrays, ctypes.c_int64(len(keys)), bits)
 
     def exclusive_sum(self, counts: np.ndarray) -> np.ndarray:
         sums = np.full(len(counts) + 1, POISON, dtype=np.int64)
-        self._library.exclusive_sum(_pointer(counts), _pointer(sums), ctypes.c_int64(len(counts)))
+        self._library.exclusive_sum(self.pointer(counts), self.pointer(sums), ctypes.c_int64(len(counts)))
         return sums
 
-
-def _pointer(array: np.ndarray) -> ctypes.c_void_p:
-    return ctypes.c_void_p(array.ctypes.data)
+    def pointer(self, array: np.ndarray) -> ctypes.c_void_p:
+        """The array as a kernel's argument."""
+        return ctypes.c_void_p(array.ctypes.data)
 
 
 @pytest.fixture(scope="module", params=["selftest", "selftest_ucontext"])

@@ -150,11 +150,13 @@ __global__ void lanes_that_do_not_come(const int*, int* out) {
     if (threadIdx.x % 32 < 8) out[threadIdx.x] = int(__ballot_sync(0xffu | 1u << 20, 1));
 }
 __global__ void not_in_its_mask(const int*, int* out) { out[threadIdx.x] = int(__ballot_sync(0xfffffffeu, 1)); }
+#ifndef __CUDACC__  // nvcc compiles this file, too, for tests/ptx_emulation
 __global__ void throws(const int*, int*) {
     __syncthreads();
     if (threadIdx.x == 3) throw std::bad_alloc();
     __syncthreads();
 }
+#endif
 
 using Kernel = void (*)(const int*, int*);
 const std::map<std::string, Kernel> kKernels = {
@@ -177,11 +179,22 @@ const std::map<std::string, Kernel> kKernels = {
     {"different_collectives", different_collectives},
     {"lanes_that_do_not_come", lanes_that_do_not_come},
     {"not_in_its_mask", not_in_its_mask},
+#ifndef __CUDACC__
     {"throws", throws},
+#endif
 };
 
-struct NoMemory : dgr::cuda::Memory {
-    void* allocate(int64_t) override { throw std::bad_alloc(); }
+/// For CUB; the emulation's own sort needs none. It is never freed.
+struct Scratch : dgr::cuda::Memory {
+    void* allocate([[maybe_unused]] int64_t bytes) override {
+#ifdef __CUDACC__
+        void* memory = nullptr;
+        cudaMalloc(&memory, static_cast<size_t>(bytes));
+        return memory;
+#else
+        throw std::bad_alloc();
+#endif
+    }
 };
 
 }  // namespace
@@ -196,13 +209,14 @@ EXPORTED const char* launch(const char* name, int blocks, int threads, size_t sh
     config.blockDim = dim3(unsigned(threads));
     config.dynamicSmemBytes = shared_bytes;
     const cudaError_t error = cudaLaunchKernelEx(&config, kKernels.at(name), in, out);
+    cudaGetLastError();  // forgets it, or CUB reports it at its next call
     message = error == cudaSuccess ? "" : std::string(cudaGetErrorName(error)) + ": " + cudaGetErrorString(error);
     return message.c_str();
 }
 
 EXPORTED void sort_pairs(uint32_t* keys, uint32_t* values, uint32_t* other_keys, uint32_t* other_values, int64_t count,
                          int bits) {
-    NoMemory memory;
+    Scratch memory;
     dgr::cuda::Pairs pairs{keys, values, other_keys, other_values};
     dgr::cuda::sort_pairs({0, nullptr, memory}, pairs, count, bits);
     std::memmove(keys, pairs.keys, size_t(count) * sizeof *keys);
@@ -210,6 +224,6 @@ EXPORTED void sort_pairs(uint32_t* keys, uint32_t* values, uint32_t* other_keys,
 }
 
 EXPORTED void exclusive_sum(const int32_t* counts, int64_t* sums, int64_t count) {
-    NoMemory memory;
+    Scratch memory;
     dgr::cuda::exclusive_sum({0, nullptr, memory}, counts, sums, count);
 }
