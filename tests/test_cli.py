@@ -67,6 +67,8 @@ RENDER_FLAGS = [
     ("--skip_test", "skip_test", True),
     ("--depth", "depth", True),
     ("--counts", "counts", True),
+    ("--rgba", "rgba", True),
+    ("--cameras cameras.json", "cameras", Path("cameras.json")),
     ("--time", "time", True),
 ]
 VIDEO_FLAGS = [

@@ -28,7 +28,7 @@ class Mistake:
     says: str = "AssertionError"
 
 
-CRASH = "FAILED crowd"  # or the program ends, as it takes poison for an index
+CRASH = "FAILED crowd"
 
 MISTAKES = {
     "index: the last splat of a pixel is counted from 0": Mistake(
@@ -154,6 +154,6 @@ def test_a_mistake_in_a_kernel_fails(name, tmp_path):
     mistake = MISTAKES[name]
     result = run_tests(mistake.shown_by, build_with(mistake, tmp_path))
     said = result.stdout + result.stderr
-    if mistake.says == CRASH and result.returncode == -signal.SIGSEGV:
-        return
+    if result.returncode in (-signal.SIGSEGV, -signal.SIGABRT):
+        return  # it read or wrote far beside its arrays, or took poison for an index
     assert result.returncode == 1 and mistake.says in said, said[-3000:]
