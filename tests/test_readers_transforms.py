@@ -81,7 +81,25 @@ def test_distortion_of_every_kind(tmp_path, table, distortion):
     lens = load_scene(tmp_path).train[0].photo.lens
     assert lens.is_pinhole == (distortion is None)
     assert distortion is None or lens.distortion == distortion
-    assert lens.fisheye == (table.get("camera_model") == "OPENCV_FISHEYE" or "is_fisheye" in table)
+    assert (lens.model == "OPENCV_FISHEYE") == (table.get("camera_model") == "OPENCV_FISHEYE" or "is_fisheye" in table)
+
+
+def test_prism_models(tmp_path):
+    """nerfstudio's FISHEYE624 lists its numbers; THIN_PRISM_FISHEYE names them."""
+    numbers = [0.01 * i for i in range(12)]
+    write_transforms(tmp_path, num_frames=2, camera_model="FISHEYE624", distortion_params=numbers)
+    lens = load_scene(tmp_path).train[0].photo.lens
+    assert (lens.model, lens.distortion) == ("RAD_TAN_THIN_PRISM_FISHEYE", tuple(numbers))
+    write_transforms(tmp_path, num_frames=2, camera_model="THIN_PRISM_FISHEYE", k1=0.1, p2=0.2, sx1=0.3)
+    lens = load_scene(tmp_path).train[0].photo.lens
+    assert (lens.model, lens.distortion) == ("THIN_PRISM_FISHEYE", (0.1, 0, 0, 0.2, 0, 0, 0.3, 0))
+
+
+@pytest.mark.parametrize("numbers", [None, 5, [0.0] * 6, [0.0] * 11 + ["a"], [0.0] * 11 + [float("inf")], [None] * 12])
+def test_bad_lists_of_distortion(tmp_path, numbers):
+    write_transforms(tmp_path, num_frames=2, camera_model="FISHEYE624", distortion_params=numbers)
+    with pytest.raises(InputError, match="distortion_params"):
+        load_scene(tmp_path)
 
 
 def test_reduced_photos(tmp_path):
