@@ -1,7 +1,7 @@
 """Camera models with lens distortion, and undistortion of their photos to a pinhole camera.
 
-Photos are undistorted when they are decoded; all other code knows pinhole cameras only. The map from the pinhole's pixels
-to the photo's needs each model in the forward direction only. Models: https://colmap.github.io/cameras.html.
+Photos are undistorted when they are decoded; all other code knows pinhole cameras only. The map from the pixels of the
+pinhole to those of the photo needs only the forward direction of each model: https://colmap.github.io/cameras.html.
 """
 
 import threading
@@ -84,6 +84,26 @@ def _eucm(x, y, alpha, beta) -> _Pair:
     return x * scale, y * scale
 
 
+def _equirectangular(x, y, face=0) -> _Pair:
+    """Longitude and latitude in radians of a ray through a face of the cube around the camera."""
+    (_, rotation), one = FACES[int(face)], np.ones_like(x + y)
+    across, down, ahead = (a * x + b * y + c * one for a, b, c in rotation.tolist())
+    return np.arctan2(across, ahead), np.arctan2(down, np.hypot(across, ahead))
+
+
+# Names of a cube's faces, and (3,3) rotations from the axes of a face's camera to those of the photo's.
+FACES = tuple(
+    (name, np.array(rows, float))
+    for name, rows in {
+        "front": ((1, 0, 0), (0, 1, 0), (0, 0, 1)),
+        "right": ((0, 0, 1), (0, 1, 0), (-1, 0, 0)),
+        "back": ((-1, 0, 0), (0, 1, 0), (0, 0, -1)),
+        "left": ((0, 0, -1), (0, 1, 0), (1, 0, 0)),
+        "up": ((1, 0, 0), (0, 0, -1), (0, 1, 0)),
+        "down": ((1, 0, 0), (0, 0, 1), (0, -1, 0)),
+    }.items()
+)
+
 # From the ray (x, y, 1) and the parameters after the principal point to the position over the focal lengths.
 _FORWARD: dict[str, Callable[..., _Pair]] = {
     "SIMPLE_PINHOLE": _brown,
@@ -103,8 +123,8 @@ _FORWARD: dict[str, Callable[..., _Pair]] = {
     "SIMPLE_DIVISION": _division,
     "DIVISION": _division,
     "EUCM": _eucm,
+    "EQUIRECTANGULAR": _equirectangular,
 }
-MODELS = tuple(_FORWARD)
 
 
 class Undistortion(NamedTuple):
@@ -128,8 +148,9 @@ class Lens:
     Attributes:
         width, height: px.
         fx, fy, cx, cy: px; the centre of the top-left pixel is (0.5, 0.5).
-        model: one of ``MODELS``: COLMAP's camera models.
-        distortion: the model's parameters after the principal point, in COLMAP's order.
+        model: the name of COLMAP's camera model.
+        distortion: the model's parameters after the principal point, in COLMAP's order; of a panorama, the index in
+            ``FACES`` of the one that is seen.
     """
 
     width: int
@@ -147,9 +168,18 @@ class Lens:
         return _FORWARD[self.model] is _brown and not any(self.distortion)
 
     @property
+    def is_panorama(self) -> bool:
+        """Whether the photo shows all directions; its pinholes are the faces of a cube, see ``faces``."""
+        return self.model == "EQUIRECTANGULAR"
+
+    @property
     def is_blind(self) -> bool:
         """Whether the map is nowhere one-to-one around the optical axis, as with impossible parameters."""
-        return not self.is_pinhole and len(_radial_profile(self)[0]) == 1
+        return not (self.is_pinhole or self.is_panorama) and _limits(self)[0] == 0
+
+    def faces(self) -> list["Lens"]:
+        """One lens for each of ``FACES`` of a panorama."""
+        return [replace(self, distortion=(float(i),)) for i in range(len(FACES))]
 
     def scaled(self, width: int, height: int) -> "Lens":
         """The same lens on a photo resized to ``width`` x ``height`` px."""
@@ -159,8 +189,14 @@ class Lens:
         )
 
     def pinhole(self) -> "Lens":
-        """Intrinsics of the undistorted photo: same size and principal point, same or smaller focal lengths."""
-        zoom = 1.0 if self.is_pinhole else _zoom_without_blank_sides(self)
+        """Intrinsics of the undistorted photo: same size and principal point, same or smaller focal lengths.
+
+        Of a panorama: 90 degrees wide, with sides of a quarter of its width.
+        """
+        if self.is_panorama:
+            side = max(1, self.width // 4)
+            return Lens(side, side, side / 2, side / 2, side / 2, side / 2)
+        zoom = 1.0 if self.is_pinhole else _limits(self)[1]
         return replace(self, fx=self.fx * zoom, fy=self.fy * zoom, model="PINHOLE", distortion=())
 
     @np.errstate(all="ignore")  # what is not finite has no place in the photo
@@ -168,6 +204,11 @@ class Lens:
         """Pixels, of the shape of ``x`` and ``y``, of the rays (x, y, 1); NaN or infinite where there is none."""
         u, v = _FORWARD[self.model](x, y, *self.distortion)
         return self.fx * u + self.cx, self.fy * v + self.cy
+
+
+def panorama(width: int, height: int) -> Lens:
+    """The lens of an equirectangular photo: longitude along x, latitude along y, the front in the middle."""
+    return Lens(width, height, width / (2 * np.pi), height / np.pi, width / 2, height / 2, "EQUIRECTANGULAR")
 
 
 def undistortion(lens: Lens) -> Undistortion:
@@ -185,14 +226,13 @@ _maps_lock = threading.Lock()
 @lru_cache(maxsize=4)
 @np.errstate(over="ignore")  # of positions far outside, in float32
 def _undistortion(lens: Lens) -> Undistortion:
-    pinhole, radii = lens.pinhole(), _radial_profile(lens)[0]
-    fold = radii[-1] if len(radii) < _PROFILE else np.inf
-    x = (np.arange(lens.width) + 0.5 - pinhole.cx) / pinhole.fx
-    rows = (np.arange(lens.height) + 0.5 - pinhole.cy) / pinhole.fy
-    map_x, map_y = (np.empty((lens.height, lens.width), np.float32) for _ in range(2))
-    valid = np.empty((lens.height, lens.width), bool)
-    step = max(1, _BLOCK // lens.width)
-    for top in range(0, lens.height, step):
+    pinhole, fold = lens.pinhole(), np.inf if lens.is_panorama else _limits(lens)[0]
+    x = (np.arange(pinhole.width) + 0.5 - pinhole.cx) / pinhole.fx
+    rows = (np.arange(pinhole.height) + 0.5 - pinhole.cy) / pinhole.fy
+    map_x, map_y = (np.empty((pinhole.height, pinhole.width), np.float32) for _ in range(2))
+    valid = np.empty((pinhole.height, pinhole.width), bool)
+    step = max(1, _BLOCK // pinhole.width)
+    for top in range(0, pinhole.height, step):
         block = slice(top, top + step)
         y = rows[block, None]
         u, v = lens.project(x, y)
@@ -206,7 +246,14 @@ def _undistortion(lens: Lens) -> Undistortion:
     return Undistortion(*cv2.convertMaps(map_x, map_y, cv2.CV_16SC2), valid)
 
 
-@lru_cache(maxsize=64)  # all photos of a lens ask
+@lru_cache(maxsize=4096)  # all photos of a lens ask
+def _limits(lens: Lens) -> tuple[float, float]:
+    """The tangent of the angle up to which the map is one-to-one; and the zoom of the pinhole."""
+    radii, profile = _radial_profile(lens)
+    fold = radii[-1] if len(radii) < _PROFILE else np.inf
+    return float(fold), _zoom_without_blank_sides(lens, radii, profile)
+
+
 @np.errstate(all="ignore")  # poles and overflows count as not increasing
 def _radial_profile(lens: Lens) -> _Pair:
     """(N,) radii of rays, up to the corners of any pinhole, and of their positions over the focal lengths.
@@ -225,7 +272,7 @@ def _radial_profile(lens: Lens) -> _Pair:
     return r[:end], profiles.mean(0)[:end]  # the mean has no tangential and thin prism terms: they are even
 
 
-def _zoom_without_blank_sides(lens: Lens) -> float:
+def _zoom_without_blank_sides(lens: Lens, radii: np.ndarray, profile: np.ndarray) -> float:
     """The factor on the focal lengths at which the undistorted photo has no blank pixels along its sides, at most 1.
 
     It never zooms in, which would cut off parts of the photo; blank pixels are masked instead.
@@ -233,7 +280,7 @@ def _zoom_without_blank_sides(lens: Lens) -> float:
     xs, ys = np.linspace(0, lens.width, 33), np.linspace(0, lens.height, 33)
     left, right = (np.stack([np.full_like(ys, x), ys], -1) for x in (0, lens.width))
     top, bottom = (np.stack([xs, np.full_like(xs, y)], -1) for y in (0, lens.height))
-    rays = np.abs(_undistorted_rays(lens, np.concatenate([left, right, top, bottom])))
+    rays = np.abs(_undistorted_rays(lens, np.concatenate([left, right, top, bottom]), radii, profile))
     left, right, top, bottom = np.nan_to_num(rays, nan=np.inf).clip(max=1e6).reshape(4, 33, 2)
     # A side has no blank pixels if its innermost ray, with the new focal length, lands on or beyond that side.
     reach = np.array([left[:, 0].min(), right[:, 0].min(), top[:, 1].min(), bottom[:, 1].min()])
@@ -243,9 +290,8 @@ def _zoom_without_blank_sides(lens: Lens) -> float:
 
 
 @np.errstate(all="ignore")
-def _undistorted_rays(lens: Lens, pixels: np.ndarray) -> np.ndarray:
+def _undistorted_rays(lens: Lens, pixels: np.ndarray, radii: np.ndarray, profile: np.ndarray) -> np.ndarray:
     """(N,2) pixel coordinates -> (N,2) x/z and y/z of their rays; NaN if there is none."""
-    radii, profile = _radial_profile(lens)
     focal = np.array([lens.fx, lens.fy])
     radial = (pixels - [lens.cx, lens.cy]) / focal  # where a lens without tangential terms would put the rays
     for _ in range(8):

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from compact_splats.scene.lens import Lens
+from compact_splats.scene.lens import Lens, panorama
 from compact_splats.scene.names import Found, SceneFiles
 from compact_splats.scene.points import Points, points_beside, read_points_ply
 from compact_splats.scene.posed_photo import BadPhoto, DataSet, PosedPhoto, checked_lens, rigid_motion, usable_photos
@@ -135,6 +135,8 @@ def _lens(path: Path, entry: Mapping[str, Any], original: Path, photo: Path) -> 
             raise InputError(f"{path} contains no w and h, and {original} does not exist; add w and h in px")
         # A missing photo is left out later: its lens does not matter.
         width, height = picture_size(original) if isfile(original) else (1, 1)
+    if entry.get("camera_model") == "EQUIRECTANGULAR":  # whatever its focal length
+        return checked_lens(path, panorama(round(width), round(height)))
     fx = number("fl_x", _focal_length(number("camera_angle_x", None), width))
     fy = number("fl_y", _focal_length(number("camera_angle_y", None), height))
     fx = fy if fx is None else fx
@@ -155,8 +157,8 @@ def _distortion(path: Path, entry: Mapping[str, Any], number: Any) -> tuple[str,
     """The model's name in COLMAP, and its parameters after the principal point."""
     name = entry.get("camera_model", "OPENCV_FISHEYE" if entry.get("is_fisheye") else "OPENCV")
     if not isinstance(name, str) or name not in _MODELS:
-        fix = "cut each photo into the six faces of a cube" if name == "EQUIRECTANGULAR" else "undistort the photos first"
-        raise InputError(path, f"a camera_model out of {', '.join(_MODELS)}", brief(name), fix)
+        known = ", ".join((*_MODELS, "EQUIRECTANGULAR"))
+        raise InputError(path, f"a camera_model out of {known}", brief(name), "undistort the photos first")
     model, *keys = _MODELS[name]
     listed = entry.get(_LIST)
     if model == "RAD_TAN_THIN_PRISM_FISHEYE":

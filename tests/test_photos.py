@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from scene_writers import write_colmap, write_photo, write_transforms
+from scene_writers import MODEL_IDS, write_colmap, write_images, write_photo, write_transforms
 
 from compact_splats.scene import load_scene
-from compact_splats.scene.lens import MODELS, Lens, undistortion
+from compact_splats.scene.lens import FACES, Lens, panorama, undistortion
+from compact_splats.scene.normalization import Units
 from compact_splats.scene.photos import Photo
 from compact_splats.training.loading import Decoding
 from compact_splats.utils.errors import InputError
+from compact_splats.utils.geometry import rotation_matrices_of_unit
 
 CPU = torch.device("cpu")
 WIDTH, HEIGHT = 200, 150
@@ -150,6 +152,10 @@ def test_the_map_of_every_pixel_is_colmaps(model, params):
     assert maps.valid[inside].all()
 
 
+def test_every_model_of_colmap_is_tested():
+    assert {*DISTORTED, "SIMPLE_PINHOLE", "PINHOLE", "EQUIRECTANGULAR"} == set(MODEL_IDS)
+
+
 @pytest.mark.parametrize("model", DISTORTED)
 @pytest.mark.parametrize("is_text", [False, True])
 def test_every_model_is_read_from_binary_and_text(model, is_text, tmp_path):
@@ -217,6 +223,62 @@ def test_a_lens_without_any_picture_is_refused(tmp_path):
     with pytest.raises(InputError, match="FOV.* no picture") as error:
         load_scene(tmp_path)
     assert str(model / "cameras.bin") in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_panorama_is_six_views(tmp_path):
+    """A spot at a direction is in one face only, where that face's pinhole and pose put the direction."""
+    width, height = 400, 200
+    directions = np.array(
+        [(0.2, -0.3, 1), (1, 0.1, 0.3), (-0.2, 0.4, -1), (-1, -0.2, 0.4), (0.3, -1, -0.2), (0.1, 1, 0.4)]
+    )
+    turn = np.array([0.8, 0.2, -0.4, 0.4])
+    model = write_colmap(tmp_path, [(1, "EQUIRECTANGULAR", width, height, (width, height))], num_images=6)
+    write_images(model, [(f"{i:03}.png", 1, turn, (1, 2, 3)) for i in range(6)])
+    for i, (x, y, z) in enumerate(directions):
+        longitude, latitude = np.arctan2(x, z), np.arctan2(y, np.hypot(x, z))
+        picture = spot(width * (0.5 + longitude / (2 * np.pi)), height * (0.5 + latitude / np.pi), width, height)
+        Image.fromarray(np.repeat(picture[..., None], 3, 2).astype(np.uint8)).save(tmp_path / f"images/{i:03}.png")
+    scene = load_scene(tmp_path, eval=False, units=Units())
+    names = [f"{i:03}_{face}.png" for i in range(6) for face in ("front", "right", "back", "left", "up", "down")]
+    assert [camera.name for camera in scene.train] == names
+    of_photo = rotation_matrices_of_unit(torch.from_numpy(turn)[None])[0].numpy()
+    for i, direction in enumerate(directions):
+        for face, camera in enumerate(scene.train[6 * i : 6 * i + 6]):
+            assert (camera.width, camera.height, camera.fx, camera.cy) == (100, 100, 50, 50)
+            motion = camera.world_to_camera.double().numpy()
+            np.testing.assert_allclose(np.linalg.inv(motion)[:3, 3], -of_photo.T @ (1, 2, 3), atol=1e-5)  # one centre
+            x, y, z = motion[:3, :3] @ of_photo.T @ direction
+            is_seen = z > 0 and max(abs(x), abs(y)) < z
+            assert is_seen == (face == i)
+            if is_seen:
+                found, expected = centroid(camera.photo.pixels()[0].numpy()), (50 * x / z + 50, 50 * y / z + 50)
+                np.testing.assert_allclose(found, expected, rtol=0, atol=0.4)  # the spot is not round any more
+                assert camera.photo.mask() is None
+
+
+@pytest.mark.parametrize("face", range(6))
+def test_the_map_of_a_panorama_is_colmaps(face):
+    pycolmap = pytest.importorskip("pycolmap")
+    camera = pycolmap.Camera(model="EQUIRECTANGULAR", width=WIDTH, height=HEIGHT, params=[WIDTH, HEIGHT])
+    x, y = np.meshgrid(np.linspace(-0.99, 0.99, 30), np.linspace(-0.99, 0.99, 30))
+    rays = np.stack([x, y, np.ones_like(x)], -1).reshape(-1, 3) @ FACES[face][1].T
+    found = np.stack(panorama(WIDTH, HEIGHT).faces()[face].project(x, y), -1).reshape(-1, 2)
+    np.testing.assert_allclose(found, camera.img_from_cam(rays, check_cheirality=False), rtol=0, atol=1e-9)
+
+
+def test_faces_of_a_panorama_stay_together(tmp_path):
+    """All six are training or test views, with the photo's mask, resized by their own width."""
+    write_colmap(tmp_path, [(1, "EQUIRECTANGULAR", 80, 40, (80, 40))], num_images=9)
+    mask = np.zeros((40, 80), np.uint8)
+    mask[:, 20:60] = 255  # the front half
+    for i in range(9):
+        (tmp_path / "masks").mkdir(exist_ok=True)
+        Image.fromarray(mask).save(tmp_path / f"masks/{i:03}.png")
+    scene = load_scene(tmp_path, resolution=2)
+    assert len(scene.train) == 7 * 6 and {camera.name[:3] for camera in scene.test} == {"000", "008"}
+    assert (scene.train[0].width, scene.train[0].fx) == (10, 5)
+    front, _, back = (camera.photo.mask() for camera in scene.train[:3])
+    assert (front is None or front.all()) and not back.any()
 
 
 def test_zero_distortion_changes_no_pixel(tmp_path):
