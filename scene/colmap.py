@@ -132,7 +132,8 @@ def _lens(path: Path, model: str, width: int, height: int, params: tuple[float, 
         return checked_lens(path, panorama(width, height))
     if model in _ONE_FOCAL_LENGTH or model.startswith("SIMPLE_"):
         params = (params[0], *params)
-    return checked_lens(path, Lens(width, height, *params[:4], model, params[4:]))
+    fx, fy, cx, cy, *distortion = params
+    return checked_lens(path, Lens(width, height, fx, fy, cx, cy, model, tuple(distortion)))
 
 
 def _unknown_model(path: Path, found: str) -> InputError:
