@@ -27,13 +27,13 @@ from compact_splats.gaussian_renderer.maps import count_map, depth_map, depth_st
 from compact_splats.gaussian_renderer.video import render_video
 from compact_splats.scene import Camera, Scene, load_scene
 from compact_splats.scene.gaussian_model import GaussianModel
-from compact_splats.scene.normalization import Units
+from compact_splats.scene.normalization import EXTENT, Units
 from compact_splats.scene.paths import views_along
-from compact_splats.scene.saved_cameras import read_cameras
+from compact_splats.scene.saved_cameras import read_camera_file, read_cameras
 from compact_splats.training.run_folder import RunFolder
 from compact_splats.utils.errors import InputError
 from compact_splats.utils.files import check_writable, write_json
-from compact_splats.utils.images import in_colours, write_png
+from compact_splats.utils.images import in_colours, to_uint8, write_png
 from compact_splats.utils.usage import synchronize
 
 WARM_UP_FRAMES = 5
@@ -65,22 +65,21 @@ def render_scene(config: RenderConfig) -> None:
         model = read_gaussians(config, path, device, units)
         config.say(render_video(config.video, views, config.frame_rate(), model, background, quiet=config.quiet))
         return
-    scene = read_scene(config)
-    model = read_gaussians(config, path, device, scene.units)
-    splits = chosen_views(config, scene)
+    splits, units = chosen_views(config)
+    model = read_gaussians(config, path, device, units)
     if config.time:
         times = measure_times([camera for views in splits.values() for camera in views], model, background)
         write_json(config.model_path / "timing.json", {**times, "model": str(path.absolute())})
         config.say(describe_times(times))
         return
-    step = depth_step(scene.extent * scene.units.scale)
+    step = depth_step(EXTENT * units.scale)
     for split, views in splits.items():
         folder = config.model_path / split / method
         for index, camera in enumerate(tqdm(views, desc=split, unit="view", disable=config.quiet)):
-            for kind, pixels in zip(("renders", "gt"), view_pair(camera, model, background), strict=True):
+            for kind, pixels in pictures(camera, model, background, rgba=config.rgba).items():
                 write_png(picture_path(folder, kind, index), pixels)
             if config.depth:
-                depth = depth_map(camera, model) * scene.units.scale
+                depth = depth_map(camera, model) * units.scale
                 inverse = torch.where(depth > 0, 1 / depth, 0)  # gives near objects most of the colour scale
                 write_map(folder, "depth", index, quantized(depth, step), inverse)
             if config.counts:
@@ -89,6 +88,28 @@ def render_scene(config: RenderConfig) -> None:
         if config.depth:
             write_json(folder / "depth.json", {"world_units_per_step": step, "nothing": 0})
         config.say(f"{split}: {len(views)} views in {folder}")
+
+
+@torch.no_grad()
+def pictures(camera: Camera, model: GaussianModel, background: Tensor, *, rgba: bool) -> dict[str, Tensor]:
+    """The pictures of a view by the folder that they go to, (3,H,W) or (4,H,W) uint8.
+
+    Args:
+        camera: the view; without a photo there is no "gt".
+        model: the Gaussians.
+        background: (3,) RGB in [0, 1].
+        rgba: also a picture with alpha.
+    """
+    if camera.photo is None:
+        found = {"renders": to_uint8(render(camera, model, background).image)}
+    else:
+        found = dict(zip(("renders", "gt"), view_pair(camera, model, background), strict=True))
+    if rgba:
+        output = render(camera, model)
+        alpha = 1 - output.transmittance
+        colour = torch.where(alpha > 0, output.image / alpha.clamp(min=1e-6), 0)
+        found["rgba"] = to_uint8(torch.cat([colour, alpha[None]]))
+    return found
 
 
 def picture_path(folder: Path, kind: str, index: int) -> Path:
@@ -180,19 +201,23 @@ def read_scene(config: RenderConfig) -> Scene:
     )  # fmt: skip
 
 
-def chosen_views(config: RenderConfig, scene: Scene) -> dict[str, tuple[Camera, ...]]:
-    """The views to render, by split.
+def chosen_views(config: RenderConfig) -> tuple[dict[str, tuple[Camera, ...]], Units]:
+    """The views to render, by split, and the units of their cameras.
 
     Raises:
-        InputError: there are none.
+        InputError: there are none, or they can't be read.
     """
+    if config.cameras is not None:
+        cameras, units = read_camera_file(config.cameras, RunFolder(config.model_path).units())
+        return {"cameras": cameras}, units
+    scene = read_scene(config)
     skipped = {"test": config.skip_test, "train": config.skip_train}
     splits = {"test": scene.test, "train": scene.train}
     chosen = {split: views for split, views in splits.items() if views and not skipped[split]}
     if not chosen:
         counts = " and ".join(f"{len(views)} {split} views" for split, views in splits.items())
         raise InputError(f"nothing to render: the scene has {counts}; leave out --skip-test or --skip-train")
-    return chosen
+    return chosen, scene.units
 
 
 def measure_times(cameras: Sequence[Camera], model: GaussianModel, background: Tensor) -> dict[str, Any]:

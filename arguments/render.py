@@ -22,7 +22,7 @@ MAX_FRAMES = 100_000
 _MAX_SIDE = 8192  # px
 _GIF_WIDTH = 320  # px, without --size
 _ONLY_VIDEO = ("path", "fps", "frames", "seconds", "size")
-_ONLY_VIEWS = ("skip_train", "skip_test", "time", "depth", "counts")
+_ONLY_VIEWS = ("skip_train", "skip_test", "time", "depth", "counts", "rgba", "cameras")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +47,14 @@ class RenderConfig(MachineConfig, SceneConfig):
     counts: bool = option(
         False, type=bool, help="also write the number of Gaussians per pixel of each view: 16-bit PNG, and in colours"
     )
+    rgba: bool = option(
+        False, type=bool, help="also write a picture of each view with an alpha channel: RGBA PNG, colours not "
+        "multiplied by alpha"
+    )  # fmt: skip
+    cameras: Path | None = option(
+        None, type=Path, help="render these views instead of the scene's, into the folder cameras: a cameras.json, "
+        "also of 3DGS, a transforms.json, or the folder of a COLMAP model"
+    )  # fmt: skip
     time: bool = option(False, type=bool, help="measure frames per second into timing.json, and write no images")
     video: Path | None = option(None, type=Path, help="write a video instead: FILE.mp4, or FILE.gif, which loops")
     path: str | None = option(
@@ -71,7 +79,11 @@ class RenderConfig(MachineConfig, SceneConfig):
         check_resolution(self.resolution)
         if self.video is None:
             self._refuse(_ONLY_VIDEO, "needs --video FILE")
-            if self.source_path is None:
+            if self.cameras is not None:
+                for name in ("skip_train", "skip_test"):
+                    if getattr(self, name):
+                        raise InputError(f"--{name.replace('_', '-')} can't be combined with --cameras")
+            elif self.source_path is None:
                 raise InputError("no scene is given: name its folder with --source-path")
         else:
             self._refuse(_ONLY_VIEWS, "can't be combined with --video")

@@ -1,6 +1,6 @@
-"""``cameras.json`` of a run folder, as in 3DGS: the cameras without the scene and its photos."""
+"""Cameras without photos: ``cameras.json`` of a run folder, as in 3DGS, and the cameras of other files."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,14 +8,23 @@ import numpy as np
 import torch
 
 from compact_splats.scene.cameras import Camera
+from compact_splats.scene.colmap import has_colmap_model, read_colmap
+from compact_splats.scene.layout import read_data_set
 from compact_splats.scene.lens import Lens
+from compact_splats.scene.names import SceneFiles
 from compact_splats.scene.normalization import Units, camera_centres
 from compact_splats.scene.posed_photo import checked_lens, rigid_motion
+from compact_splats.scene.transforms import read_transforms
 from compact_splats.utils.errors import InputError, brief
 from compact_splats.utils.files import read_json
 
 _FILE = "the cameras of a run"
 _FIX = "train again, or give the scene with -s"
+_CAMERAS = "cameras: cameras.json, transforms.json, or the folder of a COLMAP model"
+_GIVE = "give another file or folder with --cameras"
+_COLMAP_FILES = ("cameras.bin", "cameras.txt", "images.bin", "images.txt")
+
+_Posed = tuple[str, Lens, np.ndarray]  # name, lens, pose (4,4) world to camera
 
 
 def camera_entries(cameras: Iterable[Camera], units: Units = Units()) -> list[dict[str, Any]]:  # noqa: B008
@@ -59,23 +68,66 @@ def read_cameras(path: Path, units: Units | None = None) -> tuple[tuple[Camera, 
     Raises:
         InputError: the file does not exist or does not hold cameras.
     """
-    entries = read_json(path, _FILE, _FIX)
+    posed = sorted(_entries(path, read_json(path, _FILE, _FIX)), key=lambda each: each[0])
+    units = _units_of(posed) if units is None else units
+    return _in_world(posed, units.of_files()), units
+
+
+def read_camera_file(path: Path, units: Units | None = None) -> tuple[tuple[Camera, ...], Units]:
+    """Read the cameras of a file or folder: cameras.json, transforms.json, a COLMAP model or a scene.
+
+    Args:
+        path: the file or folder. Photos need not be there.
+        units: of the run; None: from the cameras.
+
+    Returns:
+        The cameras in world units, in the order of the file, without photos and distortion; and the units.
+
+    Raises:
+        InputError: there is no such file, or it does not hold cameras.
+    """
+    content = None if path.is_dir() or path.suffix.lower() != ".json" else read_json(path, _CAMERAS, _GIVE)
+    if isinstance(content, list):
+        posed = _entries(path, content)
+        units = _units_of(posed) if units is None else units
+        return _in_world(posed, units.of_files()), units
+    if isinstance(content, dict):
+        data = read_transforms(path, SceneFiles(path.parent))
+    elif path.is_dir() or path.name in _COLMAP_FILES:
+        folder = path if path.is_dir() else path.parent
+        is_model = has_colmap_model(folder)
+        data = read_colmap(folder, SceneFiles(folder)) if is_model else read_data_set(folder, "images", None)
+    else:
+        raise InputError(path, _CAMERAS, "a file of another kind" if path.exists() else "no such file", _GIVE)
+    posed = [(each.name, each.lens.pinhole(), each.world_to_camera) for each in (*data.photos, *(data.test or ()))]
+    if not posed:
+        raise InputError(path, _CAMERAS, "none", _GIVE)
+    units = _units_of(posed) if units is None else units
+    return _in_world(posed, units), units
+
+
+def _entries(path: Path, entries: Any) -> list[_Posed]:
     if not isinstance(entries, list) or not entries:
         raise InputError(path, _FILE, brief(entries), _FIX)
-    posed = sorted((_posed(path, entry) for entry in entries), key=lambda each: each[0])
-    motions = np.stack([motion for _, _, motion in posed])
-    if units is None:
-        units = Units.of_views([lens for _, lens, _ in posed], motions).without_offset()
+    return [_posed(path, entry) for entry in entries]
+
+
+def _units_of(posed: Sequence[_Posed]) -> Units:
+    return Units.of_views([lens for _, lens, _ in posed], np.stack([motion for *_, motion in posed])).without_offset()
+
+
+def _in_world(posed: Sequence[_Posed], units: Units) -> tuple[Camera, ...]:
+    """Cameras in world units; ``units`` are between these and the coordinates of the poses."""
     return tuple(
         Camera(
             name, lens.width, lens.height, lens.fx, lens.fy, lens.cx, lens.cy,
-            torch.from_numpy(units.of_files().world_motion(motion)).float(), None,
+            torch.from_numpy(units.world_motion(motion)).float(), None,
         )
         for name, lens, motion in posed
-    ), units  # fmt: skip
+    )  # fmt: skip
 
 
-def _posed(path: Path, entry: Any) -> tuple[str, Lens, np.ndarray]:
+def _posed(path: Path, entry: Any) -> _Posed:
     try:
         name = entry["img_name"]
         width, height, fx, fy = (float(entry[key]) for key in ("width", "height", "fx", "fy"))

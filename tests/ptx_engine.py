@@ -54,7 +54,8 @@ def load(path: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     memory = DeviceMemory(path)
-    for name in ("Rows", "Outputs", "AdamStep", "forward", "backward", "importance", "photometric_loss", "adam"):
+    functions = "forward", "backward", "importance", "photometric_loss", "adam", "add_gradients"
+    for name in ("Rows", "Outputs", "AdamStep", "GradientSum", *functions):
         setattr(module, name, memory.knowing_arguments_of(getattr(module, name)))
     queue = module.Queue
 
@@ -98,26 +99,8 @@ class DeviceMemory:
         return call
 
 
-class _DLTensor(ctypes.Structure):
-    """DLPack's struct of that name."""
-
-    _fields_ = [
-        ("data", ctypes.c_uint64), ("device", ctypes.c_int32 * 2), ("ndim", ctypes.c_int32),
-        ("code", ctypes.c_uint8), ("bits", ctypes.c_uint8), ("lanes", ctypes.c_uint16),
-        ("shape", ctypes.POINTER(ctypes.c_int64)), ("strides", ctypes.c_void_p), ("byte_offset", ctypes.c_uint64),
-    ]  # fmt: skip
-
-
 def _arrays(values: Iterable[Any]) -> Iterator[tuple[int, int]]:
-    """Address and bytes of each contiguous tensor, or capsule with one."""
-    get_pointer = ctypes.pythonapi.PyCapsule_GetPointer
-    get_pointer.restype, get_pointer.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
+    """Address and bytes of each tensor, which is contiguous."""
     for value in values:
         if isinstance(value, Tensor):
             yield value.data_ptr(), value.numel() * value.element_size()
-        elif type(value).__name__ == "PyCapsule":
-            array = _DLTensor.from_address(get_pointer(value, b"dltensor"))
-            count = 1
-            for i in range(array.ndim):
-                count *= array.shape[i]
-            yield array.data + array.byte_offset, count * array.bits // 8

@@ -6,12 +6,20 @@ import numpy as np
 import pytest
 import torch
 from scipy.spatial.transform import Rotation
+from viewer_cases import write_run
 
+from compact_splats.arguments.compress import CompressConfig
 from compact_splats.arguments.edits import EditConfig
+from compact_splats.arguments.view import ViewConfig
 from compact_splats.compression.edits import axes_matrix, edited, merged, similarity, transformed
+from compact_splats.compression.export import export
+from compact_splats.compression.files import read_model
+from compact_splats.compression.load import load_model
 from compact_splats.gaussian_renderer import render
+from compact_splats.scene import ply
 from compact_splats.scene.cameras import Camera
 from compact_splats.scene.gaussian_model import GaussianModel
+from compact_splats.scene.normalization import Units
 from compact_splats.scene.parameters import SavedArrays
 from compact_splats.utils.errors import InputError
 
@@ -174,3 +182,56 @@ def test_wrong_values_are_refused(flags, message):
     with pytest.raises(InputError) as error:
         replace(EditConfig(), **flags).check_edits()
     assert message in str(error.value)
+
+
+# ---- compress.py export ----
+
+
+def exported(tmp_path, *words: str) -> SavedArrays:
+    out = tmp_path / "new.ply"
+    export([*words, "--format", "ply", "-o", str(out)])
+    return read_model(out)
+
+
+def test_export_edits_and_merges(tmp_path, capsys):
+    ply.write(tmp_path / "a.ply", random_model())
+    ply.write(tmp_path / "b.ply", random_model(30, 3, seed=1))
+    files = [str(tmp_path / "a.ply"), str(tmp_path / "b.ply")]
+    both = exported(tmp_path, *files)
+    assert both["means"].shape == (90, 3) and both["sh_rest"].shape == (90, 15, 3)
+    moved = exported(tmp_path, files[0], "--translate", "-1,0,2.5", "--max-gaussians", "10", "--sh-degree", "1")
+    kept = edited(random_model(), EditConfig(max_gaussians=10))["means"]
+    np.testing.assert_allclose(moved["means"], kept + [-1, 0, 2.5], atol=1e-6)
+    assert moved["sh_rest"].shape == (10, 3, 3)
+    assert "10 of 60 Gaussians kept" in capsys.readouterr().out
+
+
+def test_floaters_are_those_that_too_few_cameras_see(tmp_path, capsys):
+    """One Gaussian behind all cameras goes; the PSNR against the whole model is said. Without cameras it is refused."""
+    run = write_run(tmp_path / "run")
+    path = run / "point_cloud" / "iteration_1" / "point_cloud.ply"
+    model = ply.read(path)
+    model["means"][7] = 1e4
+    ply.write(path, model)
+    left = exported(tmp_path, str(run), "--drop-floaters", "1")
+    said = capsys.readouterr().err
+    assert len(left["means"]) < len(model["means"]) and left["means"].max() < 1e4
+    assert "Gaussians that fewer than 1 cameras see are left out" in said and "dB" in said
+    with pytest.raises(InputError, match="leaves no Gaussian: the run has"):
+        exported(tmp_path, str(run), "--drop-floaters", "1000")
+    ply.write(tmp_path / "alone.ply", model)
+    with pytest.raises(InputError, match="--drop-floaters needs cameras"):
+        exported(tmp_path, str(tmp_path / "alone.ply"), "--drop-floaters", "1")
+
+
+def test_view_and_compress_keep_the_same_gaussians(tmp_path):
+    ply.write(tmp_path / "a.ply", random_model())
+    words = ["--crop=-1,-1,-1,1,1,1", "--min-opacity", "0.4", "--sh-degree", "1"]
+    expected = exported(tmp_path, str(tmp_path / "a.ply"), *words)
+    for config in (
+        ViewConfig.from_command_line(["-m", str(tmp_path / "a.ply"), *words]),
+        CompressConfig.from_command_line(["--ply", str(tmp_path / "a.ply"), "-s", "scene", *words]),
+    ):
+        model = load_model(tmp_path / "a.ply", config, torch.device("cpu"), Units())
+        assert model.max_sh_degree == 1
+        np.testing.assert_array_equal(model.means.detach().numpy(), expected["means"])

@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+from fractions import Fraction
 from pathlib import Path
 
 import emulated_engine
@@ -155,6 +156,19 @@ def test_floats_are_those_of_this_machine(cuda, operation):
     if "sat" in operation:
         bits = np.where(bits == 1 << 31, np.uint32(0), bits)
     np.testing.assert_array_equal(actual, bits)
+
+
+def test_a_fused_multiply_add_rounds_down(cuda):
+    """The largest float that is not above the exact value, also where the sum cancels or one part is tiny."""
+    draw = np.random.default_rng(3)
+    a = np.concatenate([draw.normal(size=500), draw.normal(size=500) * 1e-20, draw.normal(size=500) * 1e10])
+    a = a.astype(np.float32)
+    b = np.roll(a, 250)
+    found = compute(cuda, "fma.rm.f32 %f6, %f4, %f5, 0f3F800000; mov.b32 %r6, %f6;", a, b, np.float32)
+    for x, y, value in zip(a, b, found, strict=True):
+        exact = Fraction(float(x)) * Fraction(float(y)) + 1
+        above = np.nextafter(value, np.float32(np.inf))
+        assert Fraction(float(value)) <= exact < Fraction(float(above))
 
 
 def test_a_fused_multiply_add_rounds_once(cuda):

@@ -22,7 +22,7 @@ class DeviceCopies:
     def __init__(self, device: torch.device, most: int | None = None) -> None:
         self._device = device
         self._most = int(SHARE * torch.cuda.mem_get_info(device)[0]) if most is None else most
-        self._copies: WeakIdKeyDictionary[Tensor, Tensor] = WeakIdKeyDictionary()
+        self._copies = WeakIdKeyDictionary()
 
     def of(self, values: Tensor) -> Tensor:
         """The copy of a tensor, which nobody changes; kept if there is room, made anew each time if not."""

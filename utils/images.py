@@ -42,13 +42,13 @@ def in_colours(shades: Tensor, is_shown: Tensor) -> Tensor:
 
 
 def write_png(path: Path, pixels: Tensor) -> None:
-    """Write (3,H,W) uint8 RGB, or (H,W) int32 from 0 to 65535 as 16-bit grey.
+    """Write (3,H,W) uint8 RGB, (4,H,W) uint8 RGBA, or (H,W) int32 from 0 to 65535 as 16-bit grey.
 
     Raises:
         InputError: the file can't be written.
     """
     values = pixels.cpu().numpy()
-    values = values.astype(np.uint16) if values.ndim == 2 else values.transpose(1, 2, 0)[:, :, ::-1]
+    values = values.astype(np.uint16) if values.ndim == 2 else values[[2, 1, 0, 3][: len(values)]].transpose(1, 2, 0)
     encoded, data = cv2.imencode(".png", np.ascontiguousarray(values))
     assert encoded, f"OpenCV can't encode {tuple(pixels.shape)} {pixels.dtype}"
     with atomic_write(path) as temporary:

@@ -22,6 +22,7 @@ from compact_splats.compression.scores import gradient_scores
 from compact_splats.gaussian_renderer.evaluation import evaluate
 from compact_splats.scene.gaussian_model import GaussianModel
 from compact_splats.training.progress import Progress
+from compact_splats.utils.errors import InputError
 
 # Rounds end this share below the target size, because the last steps change the size a little. If they still exceed
 # the target, more Gaussians are pruned.
@@ -223,7 +224,10 @@ class PostHoc:
         background, test_views = self.photos.background, self.photos.scene.test
         train = evaluate(self.photos.scene.train, model, background)
         test = evaluate(test_views, model, background) if test_views else {"psnr": None, "ssim": None}
-        return Stage(name, model.num_gaussians, num_bytes, train["psnr"], train["ssim"], test["psnr"], test["ssim"])
+        psnr, ssim = train["psnr"], train["ssim"]
+        if psnr is None or ssim is None:
+            raise InputError("masks leave no pixel of any training view: check the masks of the scene")
+        return Stage(name, model.num_gaussians, num_bytes, psnr, ssim, test["psnr"], test["ssim"])
 
     def _note(self, course: list[Stage], stage: Stage) -> None:
         course.append(stage)

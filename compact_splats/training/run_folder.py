@@ -142,7 +142,7 @@ class Run(RunFolder):
         """Write a JSON file into the folder."""
         write_json(self.folder / name, content)
 
-    def log(self, event: str, iteration: int, values: Mapping[str, float]) -> None:
+    def log(self, event: str, iteration: int, values: Mapping[str, float | None]) -> None:
         """Add a line to ``log.jsonl`` and scalars to TensorBoard; the first call starts the log anew.
 
         A line that can't be written is kept for the next call.

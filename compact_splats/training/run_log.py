@@ -35,7 +35,7 @@ class RunLog:
         self._events: Any = None
         self._start = time.time()
 
-    def add(self, event: str, iteration: int, values: Mapping[str, float]) -> None:
+    def add(self, event: str, iteration: int, values: Mapping[str, float | None]) -> None:
         """Add a line and flush it; the first one replaces the log of an earlier run.
 
         Raises:
@@ -107,15 +107,16 @@ class RunLog:
             with contextlib.suppress(OSError):  # the rest of a line on a full disk
                 file.close()
 
-    def _add_scalars(self, event: str, iteration: int, values: Mapping[str, float]) -> None:
+    def _add_scalars(self, event: str, iteration: int, values: Mapping[str, float | None]) -> None:
         if not self._tensorboard:
             return
         try:
             if self._events is None:  # TensorBoard drops what an earlier log says from here on
                 self._events = _event_writer(self._path.parent, iteration)
                 self._tensorboard = self._events is not None
-            for name, value in dict(values).items() if self._events else ():
-                self._events.add_scalar(f"{event}/{name}", value, iteration)
+            for name, value in values.items() if self._events else ():
+                if value is not None:  # as of views that masks cover
+                    self._events.add_scalar(f"{event}/{name}", value, iteration)
         except Exception as error:  # an OSError, or one of TensorFlow's where that is installed
             self._tensorboard, self._events = False, None
             self._warn(f"no more TensorBoard events are written ({error}); {LOG} holds the same")

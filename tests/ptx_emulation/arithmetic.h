@@ -41,6 +41,17 @@ struct Mul {  // the lower half
 struct Fma {
     template <class T> static T of(T a, T b, T c) { return canonical(std::fma(a, b, c)); }
 };
+/// Rounded towards minus infinity. The product is exact in double, the sum is known by its error [two-sum].
+struct FmaDown {
+    static float of(float a, float b, float c) {
+        const double product = double(a) * b, sum = product + c, part = sum - product;
+        const double error = (product - (sum - part)) + (c - part);
+        const float nearest = static_cast<float>(sum);
+        if (!std::isfinite(sum)) return canonical(nearest);
+        const bool is_above = double(nearest) > sum || (double(nearest) == sum && error < 0);
+        return is_above ? std::nextafter(nearest, -HUGE_VALF) : nearest;
+    }
+};
 struct Mad {
     template <class T> static T of(T a, T b, T c) { return static_cast<T>(Wide<T>(a) * Wide<T>(b) + Wide<T>(c)); }
 };

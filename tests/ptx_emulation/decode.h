@@ -278,7 +278,8 @@ class Decoder {
             out.guard = operand(guard, 0);
         }
         if (has("rz") || has("rm") || has("rp")) {
-            if (base_ != "cvt") refuse("only rounding to the nearest is known");
+            if (base_ != "cvt" && !(base_ == "fma" && type_ == "f32" && has("rm")))
+                refuse("only rounding to the nearest is known");
         }
         if (!decode_flow(out) && !decode_memory(out) && !decode_meeting(out) && !decode_predicates(out) &&
             !decode_moves(out) && !decode_arithmetic(out))
@@ -535,6 +536,7 @@ class Decoder {
         else if (base_ == "mad" && has("wide")) plain(out, 2 * b, {b, b, 2 * b}), out.run = over<MadWide, uint16_t, int16_t, uint32_t, int32_t>(type_);
         else if (base_ == "mad" && has("hi")) plain(out, b, {b, b, b}), out.run = over_integers<MadHigh>(type_);
         else if (base_ == "mad" && has("lo")) plain(out, b, {b, b, b}), out.run = over_integers<Mad>(type_);
+        else if (base_ == "fma" && has("rm")) plain(out, b, {b, b, b}), out.run = approximation<&FmaDown::of>(ftz);
         else if (base_ == "fma" || base_ == "mad") plain(out, b, {b, b, b}), out.run = over_floats<Fma>(type_, ftz);
         else if (base_ == "div") plain(out, b, {b, b}), out.run = over_numbers<Div>(type_, ftz);
         else if (base_ == "rem") plain(out, b, {b, b}), out.run = over_integers<Rem>(type_);
