@@ -217,13 +217,12 @@ def undistortion(lens: Lens) -> Undistortion:
     Captures have either few lenses, or one per photo, whose maps are used once.
     """
     with _maps_lock:  # decoding threads need the same maps at the same time
-        return _undistortion(lens)
+        return (_face_maps if lens.is_panorama else _maps)(lens)
 
 
 _maps_lock = threading.Lock()
 
 
-@lru_cache(maxsize=4)
 @np.errstate(over="ignore")  # of positions far outside, in float32
 def _undistortion(lens: Lens) -> Undistortion:
     pinhole, fold = lens.pinhole(), np.inf if lens.is_panorama else _limits(lens)[0]
@@ -246,6 +245,10 @@ def _undistortion(lens: Lens) -> Undistortion:
     return Undistortion(*cv2.convertMaps(map_x, map_y, cv2.CV_16SC2), valid)
 
 
+_maps = lru_cache(maxsize=4)(_undistortion)
+_face_maps = lru_cache(maxsize=len(FACES))(_undistortion)  # of one size of panoramas; they are small
+
+
 @lru_cache(maxsize=4096)  # all photos of a lens ask
 def _limits(lens: Lens) -> tuple[float, float]:
     """The tangent of the angle up to which the map is one-to-one; and the zoom of the pinhole."""
@@ -258,7 +261,7 @@ def _limits(lens: Lens) -> tuple[float, float]:
 def _radial_profile(lens: Lens) -> _Pair:
     """(N,) radii of rays, up to the corners of any pinhole, and of their positions over the focal lengths.
 
-    Both end where the positions stop to increase in one of four directions: beyond, the map is not one-to-one.
+    Both end where the positions stop increasing in one of four directions: beyond, the map is not one-to-one.
     """
     corner = max(lens.cx, lens.width - lens.cx) / lens.fx, max(lens.cy, lens.height - lens.cy) / lens.fy
     r = np.tan(np.linspace(0, np.arctan(np.hypot(*corner) / _MIN_ZOOM), _PROFILE))
