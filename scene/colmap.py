@@ -8,14 +8,13 @@ import codecs
 import io
 import struct
 from array import array
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from compact_splats.scene.lens import Lens
+from compact_splats.scene.lens import Lens, panorama
 from compact_splats.scene.names import Found, SceneFiles
 from compact_splats.scene.points import Points, checked_points, colours_to_bytes, points_beside
 from compact_splats.scene.posed_photo import DataSet, PosedPhoto, checked_lens, rigid_motion, usable_photos
@@ -46,10 +45,9 @@ _MODELS = {  # name: (number in the binary file, number of parameters)
     "EUCM": (16, 6),
     "EQUIRECTANGULAR": (17, 2),
 }
-_UNDISTORTED = tuple(_MODELS)[:7]
 _MAX_PARAMS = max(num_params for _, num_params in _MODELS.values())
 _MIN_PARAMS = min(num_params for _, num_params in _MODELS.values())
-_ONE_FOCAL_LENGTH = ("SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL")
+_ONE_FOCAL_LENGTH = ("RADIAL", "RADIAL_FISHEYE")  # and all SIMPLE_ ones
 _BROKEN = "copy the file again or rerun COLMAP"
 _MAX_WORDS = 32  # of a line of images.txt that are looked at
 
@@ -112,16 +110,10 @@ class _Lenses(dict[int, Lens]):
 
     def __init__(self, path: Path, cameras: dict[int, _Camera], images_path: Path, images: list[_Image]) -> None:
         self.path, self.cameras = path, cameras
-        uses = Counter(camera_id for _, camera_id, _ in images)
-        for camera_id, num_photos in uses.items():
+        for name, camera_id, _ in images:
             if camera_id not in cameras:
-                name = next(name for name, used, _ in images if used == camera_id)
                 missing = f"camera {camera_id}, which the cameras file does not contain"
                 raise InputError(f"{images_path}: '{name}' has {missing}; {_BROKEN}")
-            if cameras[camera_id][0] not in _UNDISTORTED:
-                found = f"{cameras[camera_id][0]} of {num_photos} photos"
-                fix = "undistort the photos with COLMAP's image_undistorter"
-                raise InputError(path, f"a camera model out of {', '.join(_UNDISTORTED)}", found, fix)
 
     def __missing__(self, camera_id: int) -> Lens:
         lens = self[camera_id] = _lens(self.path, *self.cameras[camera_id])
@@ -136,12 +128,12 @@ def _rotation_from_quaternion(q: np.ndarray) -> np.ndarray:
 
 
 def _lens(path: Path, model: str, width: int, height: int, params: tuple[float, ...]) -> Lens:
-    if model in _ONE_FOCAL_LENGTH:
+    if model == "EQUIRECTANGULAR":  # its parameters repeat the size
+        return checked_lens(path, panorama(width, height))
+    if model in _ONE_FOCAL_LENGTH or model.startswith("SIMPLE_"):
         params = (params[0], *params)
     fx, fy, cx, cy, *distortion = params
-    if model in ("SIMPLE_RADIAL", "RADIAL"):
-        distortion = [*distortion, 0.0, 0.0, 0.0][:4]  # k1 k2 p1 p2
-    return checked_lens(path, Lens(width, height, fx, fy, cx, cy, model == "OPENCV_FISHEYE", tuple(distortion)))
+    return checked_lens(path, Lens(width, height, fx, fy, cx, cy, model, tuple(distortion)))
 
 
 def _unknown_model(path: Path, found: str) -> InputError:

@@ -1,8 +1,8 @@
 """``load_scene``: reads a data set, splits training and test views, checks photos and masks."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os.path import isfile  # Path.is_file raises if a name is too long
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
@@ -11,6 +11,7 @@ import torch
 from compact_splats.arguments.config import ALPHAS
 from compact_splats.scene.cameras import Camera
 from compact_splats.scene.layout import read_data_set
+from compact_splats.scene.lens import FACES
 from compact_splats.scene.masks import masks_of_scene, say_masks
 from compact_splats.scene.names import what_lies_in
 from compact_splats.scene.normalization import EXTENT, Units
@@ -102,15 +103,19 @@ def load_scene(
     _say_missing(missing)
     composite = alpha == "composite" or alpha == "auto" and data.test is not None
     masks = _masks(source, train_photos + test_photos, is_alpha_mask=not composite)
-    file_points = _near_points(data.points, train_photos)
-    if units is None:
-        units = _units(train_photos, file_points)
-    fits: list[_Fit] = []
-    train, test = (
-        tuple(_camera(photo, units, masks.get(photo.path), resolution, composite, fits) for photo in photos)
-        for photos in (train_photos, test_photos)
+    _say_panoramas(train_photos + test_photos)
+    train_views, test_views = (
+        [view for photo in photos for view in _views(photo)] for photos in (train_photos, test_photos)
     )
-    _say_fits(fits, resolution)
+    file_points = _near_points(data.points, train_views)
+    if units is None:
+        units = _units(train_views, file_points)
+    fits: _Fits = {}
+    train, test = (
+        tuple(_camera(photo, units, masks.get(photo.path), resolution, composite, fits) for photo in views)
+        for views in (train_views, test_views)
+    )
+    _say_fits(list(fits.values()), resolution)
     generator = torch.Generator().manual_seed(seed)
     points = _points(file_points, units, train, num_random_points, generator, in_box=data.test is not None)
     return Scene(train, test, points, EXTENT, tuple(photo.name for photo in missing), units)
@@ -156,10 +161,31 @@ def _near_points(points: Points | None, photos: list[PosedPhoto]) -> Points | No
     return near
 
 
+def _say_panoramas(photos: list[PosedPhoto]) -> None:
+    if num := sum(photo.lens.is_panorama for photo in photos):
+        note(f"each of {num} equirectangular photos is {len(FACES)} views: the faces of a cube")
+
+
+def _views(posed: PosedPhoto) -> list[PosedPhoto]:
+    """The photo itself; of a panorama the faces of a cube, named NAME_front and so on, with the photo's suffix."""
+    if not posed.lens.is_panorama:
+        return [posed]
+    views = []
+    for lens, (face, rotation) in zip(posed.lens.faces(), FACES, strict=True):
+        motion = posed.world_to_camera.copy()
+        motion[:3] = rotation.T @ motion[:3]
+        name = PurePosixPath(posed.name)
+        found = replace(posed.found, name=str(name.with_name(f"{name.stem}_{face}{name.suffix}")))
+        views.append(replace(posed, found=found, lens=lens, world_to_camera=motion))
+    return views
+
+
 def _units(photos: list[PosedPhoto], points: Points | None) -> Units:
     """Of a scene with these training photos; a note where that matters."""
     motions = np.stack([photo.world_to_camera for photo in photos])
-    units = Units.of_views([photo.lens for photo in photos], motions, None if points is None else points.xyz.numpy())
+    units = Units.of_views(
+        [photo.lens.pinhole() for photo in photos], motions, None if points is None else points.xyz.numpy()
+    )
     low, high = _USUAL_EXTENTS
     if units.is_offset:
         offset = " ".join(f"{each:.15g}" for each in units.offset)
@@ -176,19 +202,24 @@ class _Fit(NamedTuple):
     orientation: int  # the tag by which it is turned
     is_enlarged: bool
     is_cut: bool  # a JPEG without its end marker
+    view_width: int  # px, before --resolution; of a panorama, a face's
+
+
+_Fits = dict[tuple[Path, int, int], _Fit]  # by the file and the size of its camera
 
 
 def _camera(
-    posed: PosedPhoto, units: Units, mask: Path | None, resolution: int, composite: bool, fits: list[_Fit]
+    posed: PosedPhoto, units: Units, mask: Path | None, resolution: int, composite: bool, fits: _Fits
 ) -> Camera:
-    """Appends how the photo fits to ``fits``."""
-    fit = _fit(posed)
-    fits.append(fit)
+    """Adds how the photo fits to ``fits``."""
+    key = posed.path, posed.lens.width, posed.lens.height
+    fit = fits[key] if key in fits else fits.setdefault(key, _fit(posed))
     if mask is not None:
         _check_mask(mask, fit)
     lens = checked_lens(posed.path, posed.lens.scaled(*fit.size))
-    size = _target_size(fit.size, resolution)
-    pinhole = lens.pinhole().scaled(*size)
+    pinhole = lens.pinhole()
+    size = _target_size((pinhole.width, pinhole.height), resolution)
+    pinhole = pinhole.scaled(*size)
     photo = Photo(posed.path, lens, size, mask, composite, fit.orientation)
     motion = torch.from_numpy(units.world_motion(posed.world_to_camera)).float()
     return Camera(posed.name, *size, pinhole.fx, pinhole.fy, pinhole.cx, pinhole.cy, motion, photo)
@@ -209,7 +240,9 @@ def _fit(posed: PosedPhoto) -> _Fit:
         cause = "the photo is turned by 90 degrees, and has no orientation tag that says which way; turn it back"
     if not _is_scaled(size, full):
         raise InputError(f"photo {posed.path} is {size[0]}x{size[1]} px, its camera {full[0]}x{full[1]} px: {cause}")
-    return _Fit(size, orientation, size[0] > full[0] or size[1] > full[1], lacks_end(posed.path))
+    is_enlarged = size[0] > full[0] or size[1] > full[1]
+    view_width = size[0] // 4 if posed.lens.is_panorama else size[0]
+    return _Fit(size, orientation, is_enlarged, lacks_end(posed.path), view_width)
 
 
 def _is_scaled(size: tuple[int, int], full: tuple[int, int]) -> bool:
@@ -238,7 +271,7 @@ def _say_fits(fits: list[_Fit], resolution: int) -> None:
         note(
             f"{num} photos are JPEG files without an end marker; one that lacks more than 1 % of its pixels is refused"
         )
-    if resolution == -1 and any(fit.size[0] > _MAX_WIDTH for fit in fits):
+    if resolution == -1 and any(fit.view_width > _MAX_WIDTH for fit in fits):
         note(f"photos wider than {_MAX_WIDTH} px are resized to {_MAX_WIDTH}; -r 1 keeps their size")
 
 

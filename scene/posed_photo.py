@@ -100,7 +100,8 @@ def checked_lens(source: Path, lens: Lens) -> Lens:
     """Return ``lens`` if its values are possible.
 
     Raises:
-        BadPhoto: a size or a focal length is not positive, a size is 2^15 px or more, or a number is not finite.
+        BadPhoto: a size or a focal length is not positive, a size is 2^15 px or more, a number is not finite, or the
+            lens shows no picture.
     """
     numbers = (lens.fx, lens.fy, lens.cx, lens.cy, *lens.distortion)
     # 2^15 px a side is the limit of OpenCV's fixed-point maps.
@@ -108,6 +109,9 @@ def checked_lens(source: Path, lens: Lens) -> Lens:
     if not (is_valid and _is_finite(np.array(numbers))):
         found = f"{lens.width}x{lens.height} px with fx fy cx cy ... = {[float(f'{x:.6g}') for x in numbers]}"
         raise BadPhoto(source, "a size below 32768 px and finite, positive intrinsics", found, "calibrate again")
+    if lens.is_blind:
+        found = f"{[float(f'{x:.6g}') for x in numbers]}, with which it shows no picture"
+        raise BadPhoto(source, f"possible parameters of {lens.model}", found, "calibrate again")
     return lens
 
 

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from compact_splats.scene.lens import Lens
+from compact_splats.scene.lens import Lens, panorama
 from compact_splats.scene.names import Found, SceneFiles
 from compact_splats.scene.points import Points, points_beside, read_points_ply
 from compact_splats.scene.posed_photo import BadPhoto, DataSet, PosedPhoto, checked_lens, rigid_motion, usable_photos
@@ -21,8 +21,16 @@ from compact_splats.utils.files import read_json
 from compact_splats.utils.pictures import picture_size
 
 _FLIP_YZ = np.diag([1.0, -1.0, -1.0])
-_PINHOLES = ("PINHOLE", "SIMPLE_PINHOLE")
-_BROWN = ("OPENCV", "FULL_OPENCV", "SIMPLE_RADIAL", "RADIAL")
+_BROWN = "FULL_OPENCV", "k1", "k2", "p1", "p2", "k3", "k4", "k5", "k6"
+_FISHEYE = "OPENCV_FISHEYE", "k1", "k2", "k3", "k4"
+_MODELS = {  # camera_model: (name in COLMAP, keys of its parameters)
+    **dict.fromkeys(("PINHOLE", "SIMPLE_PINHOLE"), ("PINHOLE",)),
+    **dict.fromkeys(("OPENCV", "FULL_OPENCV", "SIMPLE_RADIAL", "RADIAL"), _BROWN),
+    **dict.fromkeys(("OPENCV_FISHEYE", "SIMPLE_RADIAL_FISHEYE", "RADIAL_FISHEYE"), _FISHEYE),
+    **dict.fromkeys(("FISHEYE624", "RAD_TAN_THIN_PRISM_FISHEYE"), ("RAD_TAN_THIN_PRISM_FISHEYE",)),
+    "THIN_PRISM_FISHEYE": ("THIN_PRISM_FISHEYE", "k1", "k2", "p1", "p2", "k3", "k4", "sx1", "sy1"),
+}
+_LIST, _NUM_LISTED = "distortion_params", 12  # as nerfstudio writes FISHEYE624
 _FIX = "correct the file or export it again"
 _Default = TypeVar("_Default")
 
@@ -111,8 +119,8 @@ def _lens(path: Path, entry: Mapping[str, Any], original: Path, photo: Path) -> 
     Without w and h, its size is that of the ``original`` photo named in the file, not of the reduced ``photo``.
     """
 
-    def number(key: str, default: _Default) -> float | _Default:
-        value = entry.get(key)
+    def number(key: str, default: _Default, value: Any = None) -> float | _Default:
+        value = entry.get(key) if value is None else value
         if value is None:  # missing or null
             return default
         # The bound excludes infinities, NaN and integers beyond the range of floats, which Python's JSON reads.
@@ -127,15 +135,17 @@ def _lens(path: Path, entry: Mapping[str, Any], original: Path, photo: Path) -> 
             raise InputError(f"{path} contains no w and h, and {original} does not exist; add w and h in px")
         # A missing photo is left out later: its lens does not matter.
         width, height = picture_size(original) if isfile(original) else (1, 1)
+    if entry.get("camera_model") == "EQUIRECTANGULAR":  # whatever its focal length
+        return checked_lens(path, panorama(round(width), round(height)))
     fx = number("fl_x", _focal_length(number("camera_angle_x", None), width))
     fy = number("fl_y", _focal_length(number("camera_angle_y", None), height))
     fx = fy if fx is None else fx
     if fx is None:
         raise InputError(f"{path} contains neither fl_x nor camera_angle_x; add the focal length in px as fl_x")
     fy = fx if fy is None else fy
-    fisheye, distortion = _distortion(path, entry, number)
+    model, distortion = _distortion(path, entry, number)
     centre = number("cx", width / 2), number("cy", height / 2)
-    return checked_lens(path, Lens(round(width), round(height), fx, fy, *centre, fisheye, distortion))
+    return checked_lens(path, Lens(round(width), round(height), fx, fy, *centre, model, distortion))
 
 
 def _focal_length(angle: float | None, size: float) -> float | None:
@@ -143,13 +153,16 @@ def _focal_length(angle: float | None, size: float) -> float | None:
     return None if angle is None else 0.5 * size / math.tan(0.5 * angle) if 0 < angle < math.pi else 0.0
 
 
-def _distortion(path: Path, entry: Mapping[str, Any], number: Any) -> tuple[bool, tuple[float, ...]]:
-    model = entry.get("camera_model", "OPENCV_FISHEYE" if entry.get("is_fisheye") else "OPENCV")
-    if model in _PINHOLES:
-        return False, ()
-    if model == "OPENCV_FISHEYE":
-        return True, tuple(number(key, 0.0) for key in ("k1", "k2", "k3", "k4"))
-    if model in _BROWN:
-        return False, tuple(number(key, 0.0) for key in ("k1", "k2", "p1", "p2", "k3", "k4", "k5", "k6"))
-    known = ", ".join((*_PINHOLES, *_BROWN, "OPENCV_FISHEYE"))
-    raise InputError(path, f"a camera_model out of {known}", brief(model), "undistort the photos first")
+def _distortion(path: Path, entry: Mapping[str, Any], number: Any) -> tuple[str, tuple[float, ...]]:
+    """The model's name in COLMAP, and its parameters after the principal point."""
+    name = entry.get("camera_model", "OPENCV_FISHEYE" if entry.get("is_fisheye") else "OPENCV")
+    if not isinstance(name, str) or name not in _MODELS:
+        known = ", ".join((*_MODELS, "EQUIRECTANGULAR"))
+        raise InputError(path, f"a camera_model out of {known}", brief(name), "undistort the photos first")
+    model, *keys = _MODELS[name]
+    listed = entry.get(_LIST)
+    if model == "RAD_TAN_THIN_PRISM_FISHEYE":
+        if not isinstance(listed, list) or len(listed) != _NUM_LISTED:
+            raise InputError(path, f"'{_LIST}' with {_NUM_LISTED} numbers for {name}", brief(listed), _FIX)
+        return model, tuple(number(_LIST, 0.0, value) for value in listed)
+    return model, tuple(number(key, 0.0) for key in keys)

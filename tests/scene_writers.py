@@ -14,7 +14,6 @@ MODEL_IDS = {
     "EUCM": 16, "EQUIRECTANGULAR": 17,
 }  # fmt: skip
 MODEL_PARAMS = dict(zip(MODEL_IDS, (3, 4, 4, 5, 8, 8, 12, 5, 4, 5, 12, 16, 4, 5, 3, 4, 6, 2), strict=True))
-UNDISTORTED = tuple(MODEL_IDS)[:7]
 PINHOLE = (1, "PINHOLE", 40, 30, (35.0, 36.0, 20.5, 14.5))
 
 

@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from scene_writers import write_colmap, write_photo, write_transforms
+from scene_writers import MODEL_IDS, write_colmap, write_images, write_photo, write_transforms
 
 from compact_splats.scene import load_scene
-from compact_splats.scene.lens import Lens
+from compact_splats.scene.lens import FACES, Lens, panorama, undistortion
+from compact_splats.scene.normalization import Units
 from compact_splats.scene.photos import Photo
 from compact_splats.training.loading import Decoding
 from compact_splats.utils.errors import InputError
+from compact_splats.utils.geometry import rotation_matrices_of_unit
 
 CPU = torch.device("cpu")
 WIDTH, HEIGHT = 200, 150
@@ -25,21 +27,59 @@ DISTORTED = {
     "OPENCV": [(160, 150, 104, 71, -0.15, 0.03, 0.01, -0.008), (160, 150, 97, 77, 0.06, 0.02, -0.005, 0.006)],
     "FULL_OPENCV": [(160, 150, 104, 71, 0.3, 0.05, 0.004, -0.003, 0.01, 0.5, 0.1, 0.02)],
     "OPENCV_FISHEYE": [(90, 92, 104, 71, 0.02, -0.01, 0.003, -0.0005), (90, 92, 97, 77, 0, 0, 0, 0)],
+    "SIMPLE_FISHEYE": [(90, 104, 71)],
+    "FISHEYE": [(90, 92, 104, 71)],
+    "SIMPLE_RADIAL_FISHEYE": [(90, 104, 71, 0.03), (110, 97, 77, -0.05)],
+    "RADIAL_FISHEYE": [(90, 104, 71, 0.03, -0.01)],
+    "THIN_PRISM_FISHEYE": [
+        (90, 92, 104, 71, 0.02, -0.01, 0.003, -0.002, 0.004, -0.0005, 0.003, -0.004),
+        (120, 118, 97, 77, -0.03, 0.01, -0.004, 0.003, -0.002, 0.0003, -0.005, 0.002),
+    ],
+    "RAD_TAN_THIN_PRISM_FISHEYE": [
+        (90, 92, 104, 71, 0.02, -0.01, 0.003, -0.0005, 0.0002, -0.0001, 0.003, -0.002, 0.004, -0.003, 0.002, 0.001),
+        (120, 118, 97, 77, -0.03, 0.01, -0.003, 0.001, -0.0003, 0.0001, 0, 0, 0.004, -0.003, -0.002, 0.001),
+    ],
+    "FOV": [(120, 122, 104, 71, 0.9), (150, 150, 97, 77, 0.01), (150, 148, 97, 77, 0)],
+    "SIMPLE_DIVISION": [(120, 104, 71, -0.2), (160, 97, 77, 0.1)],
+    "DIVISION": [(120, 125, 104, 71, -0.2), (160, 155, 97, 77, 0.1)],
+    "EUCM": [(120, 125, 104, 71, 0.6, 1.1), (150, 148, 97, 77, 0.3, 0.8)],
 }
+ONE_FOCAL_LENGTH = ("RADIAL", "RADIAL_FISHEYE", *(model for model in DISTORTED if model.startswith("SIMPLE")))
 CASES = [(model, params) for model, cases in DISTORTED.items() for params in cases]
 
 
 def distort(model: str, params: tuple, x: float, y: float) -> tuple[float, float]:
     """Pixel of the ray (x, y, 1), as COLMAP's documentation defines the models."""
-    if model in ("SIMPLE_RADIAL", "RADIAL"):
+    if model in ONE_FOCAL_LENGTH:
         params = (params[0], *params)
     fx, fy, cx, cy, *k = params
     r2 = x * x + y * y
-    if model == "OPENCV_FISHEYE":
-        r = np.sqrt(r2)
-        theta = np.arctan(r)
-        scale = theta * (1 + k[0] * theta**2 + k[1] * theta**4 + k[2] * theta**6 + k[3] * theta**8) / r if r else 1
+    r = np.sqrt(r2)
+    if model in ("FOV", "SIMPLE_DIVISION", "DIVISION", "EUCM"):
+        if model == "FOV":
+            distorted = np.arctan(2 * r * np.tan(k[0] / 2)) / k[0] if k[0] else r
+        elif model == "EUCM":
+            distorted = r / (k[0] * np.sqrt(k[1] * r2 + 1) + 1 - k[0])
+        else:  # the smaller solution of r (1 + k d^2) = d
+            discriminant = 1 - 4 * k[0] * r2
+            distorted = (1 - np.sqrt(discriminant)) / (2 * k[0] * r) if r and discriminant >= 0 else np.nan
+        scale = distorted / r if r else 1
         return fx * x * scale + cx, fy * y * scale + cy
+    if model.endswith("FISHEYE"):
+        theta = np.arctan(r)
+        x, y = (x * theta / r, y * theta / r) if r else (0, 0)
+        prism = model == "THIN_PRISM_FISHEYE"
+        k1, k2, k3, k4, k5, k6, p1, p2, s0, s1, s2, s3 = (
+            (*k[:2], *k[4:6], 0, 0, *k[2:4], k[6], 0, k[7], 0) if prism else [*k, *[0] * 12][:12]
+        )
+        if model == "RAD_TAN_THIN_PRISM_FISHEYE":  # its p0 goes with x, OpenCV's p1 with y
+            p1, p2 = p2, p1
+        radial = sum(each * theta ** (2 * i) for i, each in enumerate((1, k1, k2, k3, k4, k5, k6)))
+        a, b = (x, y) if prism else (x * radial, y * radial)
+        d2 = a * a + b * b
+        u = x * radial + 2 * p1 * a * b + p2 * (d2 + 2 * a * a) + s0 * d2 + s1 * d2**2
+        v = y * radial + 2 * p2 * a * b + p1 * (d2 + 2 * b * b) + s2 * d2 + s3 * d2**2
+        return fx * u + cx, fy * v + cy
     if model in ("SIMPLE_RADIAL", "RADIAL"):
         k = [*k, 0, 0, 0][:2] + [0, 0]
     k1, k2, p1, p2, k3, k4, k5, k6 = [*k, 0, 0, 0, 0][:8]
@@ -88,6 +128,45 @@ def test_our_distortion_models_are_colmaps(model, params):
         np.testing.assert_allclose(distort(model, params, x, y), theirs, rtol=0, atol=1e-9)  # worst measured: 6e-14
 
 
+def lens_of(model: str, params: tuple) -> Lens:
+    params = (params[0], *params) if model in ONE_FOCAL_LENGTH else params
+    return Lens(WIDTH, HEIGHT, *params[:4], model, params[4:])
+
+
+@pytest.mark.parametrize("model, params", CASES)
+def test_the_map_of_every_pixel_is_colmaps(model, params):
+    """Each pixel of the pinhole takes its colour from where COLMAP projects its ray."""
+    pycolmap = pytest.importorskip("pycolmap")
+    lens = lens_of(model, params)
+    pinhole, maps = lens.pinhole(), undistortion(lens)
+    x, y = np.meshgrid(
+        (np.arange(WIDTH) + 0.5 - pinhole.cx) / pinhole.fx, (np.arange(HEIGHT) + 0.5 - pinhole.cy) / pinhole.fy
+    )
+    camera = pycolmap.Camera(model=model, width=WIDTH, height=HEIGHT, params=list(params))
+    theirs = camera.img_from_cam(np.stack([x, y, np.ones_like(x)], -1).reshape(-1, 3)).reshape(HEIGHT, WIDTH, 2)
+    fraction = np.stack([maps.map_fraction % 32, maps.map_fraction // 32], -1) / 32
+    apart = np.abs(maps.map_xy + fraction + 0.5 - theirs)
+    assert apart[maps.valid].max() < 0.02  # worst measured: 1/64 px, half a step of OpenCV's map
+    assert maps.valid.mean() > 0.9
+    inside = (theirs > 0.01).all(-1) & (theirs[..., 0] < WIDTH - 0.01) & (theirs[..., 1] < HEIGHT - 0.01)
+    assert maps.valid[inside].all()
+
+
+def test_every_model_of_colmap_is_tested():
+    assert {*DISTORTED, "SIMPLE_PINHOLE", "PINHOLE", "EQUIRECTANGULAR"} == set(MODEL_IDS)
+
+
+@pytest.mark.parametrize("model", DISTORTED)
+@pytest.mark.parametrize("is_text", [False, True])
+def test_every_model_is_read_from_binary_and_text(model, is_text, tmp_path):
+    params = DISTORTED[model][0]
+    folder = write_colmap(tmp_path, cameras=[(1, model, WIDTH, HEIGHT, params)], num_images=2)
+    if is_text:
+        (folder / "cameras.bin").unlink()
+        (folder / "cameras.txt").write_text(f"1 {model} {WIDTH} {HEIGHT} {' '.join(map(str, params))}\n")
+    assert load_scene(tmp_path).train[0].photo.lens == lens_of(model, params)
+
+
 @pytest.mark.parametrize("model, params", CASES)
 @pytest.mark.parametrize("reduce", [1, 2])
 def test_mask_is_exactly_what_the_lens_saw(model, params, reduce, tmp_path):
@@ -100,15 +179,15 @@ def test_mask_is_exactly_what_the_lens_saw(model, params, reduce, tmp_path):
         for column in range(0, camera.width, 7):
             ray = (column + 0.5 - camera.cx) / camera.fx, (row + 0.5 - camera.cy) / camera.fy
             x, y = distort(model, params, *ray)
-            outside = max(-x, x - WIDTH, -y, y - HEIGHT)
+            outside = np.inf if np.isnan(x) else max(-x, x - WIDTH, -y, y - HEIGHT)
             if abs(outside) > reduce:
                 assert counts[row, column] == (outside < 0), (row, column, outside)
 
 
 def test_barrel_distortion_keeps_the_sides_of_the_photo():
     """The pinhole zooms out until its sides touch the photographed area, and never zooms in."""
-    barrel = Lens(WIDTH, HEIGHT, 160, 160, 100, 75, distortion=(-0.12, 0.0, 0.0, 0.0))
-    pincushion = Lens(WIDTH, HEIGHT, 160, 160, 100, 75, distortion=(0.12, 0.0, 0.0, 0.0))
+    barrel = Lens(WIDTH, HEIGHT, 160, 160, 100, 75, "SIMPLE_RADIAL", (-0.12,))
+    pincushion = Lens(WIDTH, HEIGHT, 160, 160, 100, 75, "SIMPLE_RADIAL", (0.12,))
     assert 0.8 < barrel.pinhole().fx / barrel.fx < 0.99
     assert pincushion.pinhole().fx == pincushion.fx
     left_edge = -100 / barrel.pinhole().fx
@@ -116,17 +195,90 @@ def test_barrel_distortion_keeps_the_sides_of_the_photo():
     assert abs(x) < 3 or abs(distort("SIMPLE_RADIAL", (160, 100, 75, -0.12), 0, -75 / barrel.pinhole().fy)[1]) < 3
 
 
-def test_a_lens_that_folds_shows_nothing_twice(tmp_path):
-    """Beyond the radius where the polynomial turns back, pixels are masked instead of showing the photo again."""
-    params = (60, 100, 75, -0.3)  # turns back at a tangent of 1.05, 63 px from the middle
-    write_colmap(tmp_path, cameras=[(1, "SIMPLE_RADIAL", WIDTH, HEIGHT, params)], num_images=2)
+@pytest.mark.parametrize(
+    "model, params, fold",
+    [
+        ("SIMPLE_RADIAL", (60, 100, 75, -0.3), 1.0541),  # 1 - 0.9 r^2 is zero
+        ("SIMPLE_DIVISION", (30, 100, 75, 0.25), 1.0),  # beyond, no point has this ray
+        ("SIMPLE_RADIAL_FISHEYE", (60, 100, 75, -0.5), np.tan(1 / np.sqrt(1.5))),
+        ("EUCM", (40, 40, 100, 75, 2.0, 1.0), np.sqrt(3)),  # r / (2 sqrt(1 + r^2) - 1) is largest
+        ("OPENCV", (60, 60, 100, 75, 0, 0, 0, -0.2), 1 / 1.2),  # 1 - 6 * 0.2 r along x
+    ],
+)
+def test_a_lens_that_folds_shows_nothing_twice(model, params, fold, tmp_path):
+    """Beyond the radius where the positions turn back, pixels are masked instead of showing the photo again."""
+    write_colmap(tmp_path, cameras=[(1, model, WIDTH, HEIGHT, params)], num_images=2)
     camera = load_scene(tmp_path).train[0]
     x = (np.arange(camera.width) + 0.5 - camera.cx) / camera.fx
     y = (np.arange(camera.height) + 0.5 - camera.cy) / camera.fy
     radius = np.hypot(x[None], y[:, None])
     counts = camera.photo.mask().numpy()
-    assert not counts[radius > 1.06].any() and counts[radius < 1.04].all()
-    assert (radius > 1.06).any()
+    assert not counts[radius > fold + 0.01].any() and counts[radius < fold - 0.01].all()
+    assert (radius > fold + 0.01).any()
+
+
+def test_a_lens_without_any_picture_is_refused(tmp_path):
+    """A lens of more than 180 degrees to either side turns back at its centre."""
+    model = write_colmap(tmp_path, cameras=[(1, "FOV", WIDTH, HEIGHT, (60, 60, 100, 75, 4.0))], num_images=2)
+    with pytest.raises(InputError, match="FOV.* no picture") as error:
+        load_scene(tmp_path)
+    assert str(model / "cameras.bin") in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_panorama_is_six_views(tmp_path):
+    """A spot at a direction is in one face only, where that face's pinhole and pose put the direction."""
+    width, height = 400, 200
+    directions = np.array(
+        [(0.2, -0.3, 1), (1, 0.1, 0.3), (-0.2, 0.4, -1), (-1, -0.2, 0.4), (0.3, -1, -0.2), (0.1, 1, 0.4)]
+    )
+    turn = np.array([0.8, 0.2, -0.4, 0.4])
+    model = write_colmap(tmp_path, [(1, "EQUIRECTANGULAR", width, height, (width, height))], num_images=6)
+    write_images(model, [(f"{i:03}.png", 1, turn, (1, 2, 3)) for i in range(6)])
+    for i, (x, y, z) in enumerate(directions):
+        longitude, latitude = np.arctan2(x, z), np.arctan2(y, np.hypot(x, z))
+        picture = spot(width * (0.5 + longitude / (2 * np.pi)), height * (0.5 + latitude / np.pi), width, height)
+        Image.fromarray(np.repeat(picture[..., None], 3, 2).astype(np.uint8)).save(tmp_path / f"images/{i:03}.png")
+    scene = load_scene(tmp_path, eval=False, units=Units())
+    names = [f"{i:03}_{face}.png" for i in range(6) for face in ("front", "right", "back", "left", "up", "down")]
+    assert [camera.name for camera in scene.train] == names
+    of_photo = rotation_matrices_of_unit(torch.from_numpy(turn)[None])[0].numpy()
+    for i, direction in enumerate(directions):
+        for face, camera in enumerate(scene.train[6 * i : 6 * i + 6]):
+            assert (camera.width, camera.height, camera.fx, camera.cy) == (100, 100, 50, 50)
+            motion = camera.world_to_camera.double().numpy()
+            np.testing.assert_allclose(np.linalg.inv(motion)[:3, 3], -of_photo.T @ (1, 2, 3), atol=1e-5)  # one centre
+            x, y, z = motion[:3, :3] @ of_photo.T @ direction
+            is_seen = z > 0 and max(abs(x), abs(y)) < z
+            assert is_seen == (face == i)
+            if is_seen:
+                found, expected = centroid(camera.photo.pixels()[0].numpy()), (50 * x / z + 50, 50 * y / z + 50)
+                np.testing.assert_allclose(found, expected, rtol=0, atol=0.4)  # the spot is not round any more
+                assert camera.photo.mask() is None
+
+
+@pytest.mark.parametrize("face", range(6))
+def test_the_map_of_a_panorama_is_colmaps(face):
+    pycolmap = pytest.importorskip("pycolmap")
+    camera = pycolmap.Camera(model="EQUIRECTANGULAR", width=WIDTH, height=HEIGHT, params=[WIDTH, HEIGHT])
+    x, y = np.meshgrid(np.linspace(-0.99, 0.99, 30), np.linspace(-0.99, 0.99, 30))
+    rays = np.stack([x, y, np.ones_like(x)], -1).reshape(-1, 3) @ FACES[face][1].T
+    found = np.stack(panorama(WIDTH, HEIGHT).faces()[face].project(x, y), -1).reshape(-1, 2)
+    np.testing.assert_allclose(found, camera.img_from_cam(rays, check_cheirality=False), rtol=0, atol=1e-9)
+
+
+def test_faces_of_a_panorama_stay_together(tmp_path):
+    """All six are training or test views, with the photo's mask, resized by their own width."""
+    write_colmap(tmp_path, [(1, "EQUIRECTANGULAR", 80, 40, (80, 40))], num_images=9)
+    mask = np.zeros((40, 80), np.uint8)
+    mask[:, 20:60] = 255  # the front half
+    for i in range(9):
+        (tmp_path / "masks").mkdir(exist_ok=True)
+        Image.fromarray(mask).save(tmp_path / f"masks/{i:03}.png")
+    scene = load_scene(tmp_path, resolution=2)
+    assert len(scene.train) == 7 * 6 and {camera.name[:3] for camera in scene.test} == {"000", "008"}
+    assert (scene.train[0].width, scene.train[0].fx) == (10, 5)
+    front, _, back = (camera.photo.mask() for camera in scene.train[:3])
+    assert (front is None or front.all()) and not back.any()
 
 
 def test_zero_distortion_changes_no_pixel(tmp_path):

@@ -1,6 +1,7 @@
 """Whatever is wrong with a scene ends in one line that names the file, and in nothing else."""
 
 import json
+import math
 import re
 import shutil
 import struct
@@ -12,7 +13,6 @@ from scene_writers import (
     MODEL_IDS,
     MODEL_PARAMS,
     PINHOLE,
-    UNDISTORTED,
     write_cameras,
     write_colmap,
     write_images,
@@ -154,19 +154,13 @@ def test_no_cameras_and_no_images(tmp_path):
     assert "at least one camera" in refused(model / "cameras.bin", load_scene, tmp_path)
 
 
-@pytest.mark.parametrize("model", [name for name in MODEL_PARAMS if name not in UNDISTORTED])
-@pytest.mark.parametrize("is_text", [False, True])
-def test_a_camera_model_that_is_not_undistorted(tmp_path, model, is_text):
-    """It is refused by its name, with the list of those we undistort; but not if no photo uses the camera."""
-    params = (35.0, 36.0, 20.0, 15.0, *[0.1] * 12)[: MODEL_PARAMS[model]]
-    folder = write_colmap(tmp_path, cameras=[PINHOLE, (2, model, 40, 30, params)])
-    if is_text:
-        (folder / "cameras.bin").unlink()
-        texts = (f"{i} {name} 40 30 {' '.join(map(str, numbers))}\n" for i, name, numbers in
-                 ((1, "PINHOLE", PINHOLE[4]), (2, model, params)))  # fmt: skip
-        (folder / "cameras.txt").write_text("".join(texts))
-    message = refused(folder, load_scene, tmp_path)
-    assert "FULL_OPENCV" in message and f"found {model} of 5 photos" in message
+@pytest.mark.parametrize("model", ["OPENCV", "THIN_PRISM_FISHEYE", "FOV", "EUCM"])
+@pytest.mark.parametrize("number", [math.nan, math.inf])
+def test_a_camera_whose_numbers_are_not_finite(tmp_path, model, number):
+    """It is refused, but not if no photo uses it."""
+    params = (35.0, 36.0, 20.0, 15.0, *[0.1] * 12)[: MODEL_PARAMS[model] - 1]
+    folder = write_colmap(tmp_path, cameras=[PINHOLE, (2, model, 40, 30, (*params, number))])
+    assert "finite" in refused(folder, load_scene, tmp_path)
     write_images(folder, [(f"{i:03}.png", 1, (1, 0, 0, 0), (-i, 0, 0)) for i in range(10)])
     assert len(load_scene(tmp_path, eval=False).train) == 10
 
@@ -314,7 +308,7 @@ BAD_FRAMES = {
     "zeros": {"transform_matrix": [[0] * 4] * 4},
     "a mirror": {"transform_matrix": np.diag([-1, 1, 1, 1]).tolist()},
     "a shear": {"transform_matrix": [[1, 1, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]},
-    "an unknown model": {"camera_model": "EQUIRECTANGULAR"},
+    "an unknown model": {"camera_model": "ORTHOPHOTO"},
     "a focal length of words": {"fl_x": "long"},
     "no focal length": {"fl_x": None},
     "NaN focal length": {"fl_x": float("nan")},

@@ -81,7 +81,37 @@ def test_distortion_of_every_kind(tmp_path, table, distortion):
     lens = load_scene(tmp_path).train[0].photo.lens
     assert lens.is_pinhole == (distortion is None)
     assert distortion is None or lens.distortion == distortion
-    assert lens.fisheye == (table.get("camera_model") == "OPENCV_FISHEYE" or "is_fisheye" in table)
+    assert (lens.model == "OPENCV_FISHEYE") == (table.get("camera_model") == "OPENCV_FISHEYE" or "is_fisheye" in table)
+
+
+def test_prism_models(tmp_path):
+    """FISHEYE624 of nerfstudio lists its numbers; THIN_PRISM_FISHEYE names them."""
+    numbers = [0.01 * i for i in range(12)]
+    write_transforms(tmp_path, num_frames=2, camera_model="FISHEYE624", distortion_params=numbers)
+    lens = load_scene(tmp_path).train[0].photo.lens
+    assert (lens.model, lens.distortion) == ("RAD_TAN_THIN_PRISM_FISHEYE", tuple(numbers))
+    write_transforms(tmp_path, num_frames=2, camera_model="THIN_PRISM_FISHEYE", k1=0.1, p2=0.2, sx1=0.3)
+    lens = load_scene(tmp_path).train[0].photo.lens
+    assert (lens.model, lens.distortion) == ("THIN_PRISM_FISHEYE", (0.1, 0, 0, 0.2, 0, 0, 0.3, 0))
+
+
+def test_panoramas(tmp_path):
+    """The size decides, whatever the focal length."""
+    write_transforms(tmp_path, num_frames=2, camera_model="EQUIRECTANGULAR", w=40, h=30, fl_x=None)
+    camera = load_scene(tmp_path, eval=False).train[0]
+    assert (camera.name, camera.width, camera.fx, camera.photo.lens.model) == (
+        "000_front.png",
+        10,
+        5,
+        "EQUIRECTANGULAR",
+    )
+
+
+@pytest.mark.parametrize("numbers", [None, 5, [0.0] * 6, [0.0] * 11 + ["a"], [0.0] * 11 + [float("inf")], [None] * 12])
+def test_bad_lists_of_distortion(tmp_path, numbers):
+    write_transforms(tmp_path, num_frames=2, camera_model="FISHEYE624", distortion_params=numbers)
+    with pytest.raises(InputError, match="distortion_params"):
+        load_scene(tmp_path)
 
 
 def test_reduced_photos(tmp_path):

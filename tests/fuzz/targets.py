@@ -186,6 +186,8 @@ def transforms_seeds(folder: Path) -> list[bytes]:
         {**lens, "camera_model": "OPENCV", "fl_y": 36},
         {**lens, "camera_model": "OPENCV_FISHEYE", "k4": 0.01},
         {**lens, "is_fisheye": True},
+        {**lens, "camera_model": "FISHEYE624", "distortion_params": [0.01] * 12},
+        {"camera_model": "EQUIRECTANGULAR", "w": 40, "h": 30},
         {"train_filenames": ["images/000.png"], "test_filenames": ["001.PNG"], "w": 40.00001, "h": 30},
         {"frame": {"mask_path": "mask.png", "file_path": "./images/000", "fl_x": 34, **lens}},
     ]
