@@ -198,7 +198,7 @@ def test_gradients_of_a_whole_render_equal_central_differences(cpu):
 
 
 def assert_same_gradient(engine, name: str, actual: torch.Tensor, expected: torch.Tensor) -> None:
-    """The same bits on the CPU. On CUDA other outputs are computed by another kernel, which nvcc may round otherwise."""
+    """The same bits on the CPU; on CUDA another kernel computes other outputs, and nvcc may round differently there."""
     if engine.name == "cpu":
         assert torch.equal(actual, expected), name
     else:
