@@ -12,8 +12,10 @@ from format_cases import C0, ENDINGS, FORMATS, aligned, errors, first_sog, kspla
 from plyfile import PlyData, PlyElement
 
 from compact_splats.compression import decode, encode
+from compact_splats.compression.container import FormatError, pack, unpack
 from compact_splats.compression.edits import quaternion_of, transformed
-from compact_splats.compression.files import kind_of, read_model
+from compact_splats.compression.export import export
+from compact_splats.compression.files import kind_of, read_model, write_gsz
 from compact_splats.compression.formats import glb, ksplat, sog, spz
 from compact_splats.scene import ply
 from compact_splats.scene.parameters import MAX_LOGIT, MIN_LOG_SCALE, PARAMETER_NAMES, SavedArrays
@@ -140,6 +142,26 @@ def test_the_mark_of_an_antialiased_model_is_kept(name, mark, tmp_path):
     else:
         {"ply": ply, "sog folder": sog}.get(name, FORMATS.get(name)).write(path, given)
     assert read_model(path).antialiased is mark
+
+
+@pytest.mark.parametrize("profile", ["seed", "compact"])
+def test_an_offset_is_kept_in_ply_and_gsz_and_said_for_other_formats(profile, tmp_path, capsys):
+    """What was subtracted from the coordinates of a far scene, to the bit."""
+    given = SavedArrays(random_rows(NUM, 3), offset=(5_000_000.0, -391_000.1, 1 / 3))
+    ply.write(tmp_path / "a.ply", given)
+    write_gsz(tmp_path / "a.gsz", encode(read_model(tmp_path / "a.ply"), profile))
+    assert read_model(tmp_path / "a.gsz").offset == given.offset
+    export([str(tmp_path / "a.gsz"), "--format", "ply", "-o", str(tmp_path / "b.ply")])
+    assert read_model(tmp_path / "b.ply").offset == given.offset and "minus" not in capsys.readouterr().err
+    export([str(tmp_path / "a.ply"), "--format", "spz"])
+    assert "minus 5000000 -391000.1 0.3333333333" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("offset", [[1, 2], "here", [1, 2, "x"], [1, 2, 10**400], [True, 0, 0]])
+def test_a_wrong_offset_in_a_gsz_is_refused(offset):
+    header, streams = unpack(encode(random_rows(5, 0), "seed"))
+    with pytest.raises(FormatError, match="three finite numbers as offset"):
+        decode(pack({**header, "offset": offset}, streams))
 
 
 # ---- values ----

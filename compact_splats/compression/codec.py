@@ -8,8 +8,16 @@ from typing import Any
 
 from compact_splats.compression import compact, compact_streams, seed
 from compact_splats.compression.arrays import Arrays, checked
-from compact_splats.compression.container import ANTIALIASED_KEY, PROFILE_KEY, FormatError, pack, unpack
-from compact_splats.scene.parameters import SavedArrays, is_antialiased
+from compact_splats.compression.container import (
+    ANTIALIASED_KEY,
+    PROFILE_KEY,
+    FormatError,
+    marks_of,
+    offset_in,
+    pack,
+    unpack,
+)
+from compact_splats.scene.parameters import SavedArrays
 
 
 @dataclass(frozen=True)
@@ -36,8 +44,8 @@ def encode(arrays: Arrays, profile: str = DEFAULT, **settings: Any) -> bytes:
     """Store a model.
 
     Args:
-        arrays: by name and in the shapes of ``GaussianModel.parameters``, before activation; ``SavedArrays`` for the
-            mark of an anti-aliased model.
+        arrays: by name and in the shapes of ``GaussianModel.parameters``, before activation; with marks if they
+            are ``SavedArrays``.
         profile: one of ``PROFILES``.
         settings: of the profile: ``color_basis`` and those of :class:`compression.compact.CompactSettings`, or
             ``sh_step`` of :class:`compression.seed.SeedQuantizer`.
@@ -48,7 +56,7 @@ def encode(arrays: Arrays, profile: str = DEFAULT, **settings: Any) -> bytes:
     Raises:
         FormatError: not the arrays of a model, values that are not finite, or more Gaussians than a file can hold.
     """
-    return pack(*PROFILES[profile].encode(checked(arrays), **settings), is_antialiased(arrays))
+    return pack(*PROFILES[profile].encode(checked(arrays), **settings), marks_of(arrays))
 
 
 def decode(data: bytes | memoryview) -> SavedArrays:
@@ -68,4 +76,6 @@ def decode(data: bytes | memoryview) -> SavedArrays:
     profile = header.get(PROFILE_KEY)
     if not isinstance(profile, str) or profile not in PROFILES:
         raise FormatError(f"one of the profiles {', '.join(PROFILES)}", repr(profile)[:99])
-    return SavedArrays(PROFILES[profile].decode(header, streams), header.get(ANTIALIASED_KEY) is True)
+    offset = offset_in(header)
+    arrays = PROFILES[profile].decode(header, streams)
+    return SavedArrays(arrays, header.get(ANTIALIASED_KEY) is True, offset=offset)

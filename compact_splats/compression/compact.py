@@ -31,9 +31,8 @@ from compact_splats.compression.compact_code import (
     to_color_basis,
     weight_of,
 )
-from compact_splats.compression.container import pack
+from compact_splats.compression.container import marks_of, pack
 from compact_splats.compression.quantizer import Quantizer
-from compact_splats.scene.parameters import is_antialiased
 
 NAME = compact_streams.NAME
 MAX_LOGIT = 25.0  # beyond, opacities are 0 or 1 in single precision
@@ -128,7 +127,7 @@ class CompactQuantizer(Quantizer):
             FormatError: not the arrays of a model, see ``compression.arrays.checked``, or too many Gaussians.
         """
         tensors = {name: torch.from_numpy(array) for name, array in checked(arrays).items()}
-        return pack(*self._streams(tensors), is_antialiased(arrays))
+        return pack(*self._streams(tensors), marks_of(arrays))
 
     def _codes(self, parameters: Parameters) -> Codes:
         return self.code.codes(parameters, self._bases, self._inverse, self.settings.dead_zone)

@@ -10,14 +10,16 @@ import lzma
 import math
 import struct
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from usable_processors import default_threads
 
+from compact_splats.scene.parameters import Vector, is_antialiased, offset_of
 from compact_splats.utils.errors import InputError
 
 MAGIC = b"\x89GSZ\r\n\x1a\n"  # as in PNG: detects transfer as text
@@ -33,6 +35,7 @@ _WINDOW = 1 << 12  # bytes, the minimum of LZMA
 _DEPTH = 1
 PROFILE_KEY = "profile"  # in the header: the profile's name
 ANTIALIASED_KEY = "antialiased"  # in the header: true for a model of the anti-aliased rasterizer, else missing
+OFFSET_KEY = "offset"  # in the header: three numbers that were subtracted from the coordinates, else missing
 _PRELUDE = struct.Struct("<8sIIIII")  # magic, version, bytes of JSON, of the table, streams, CRC-32 of all before data
 _ENTRY = struct.Struct("<QI")  # bytes, CRC-32; before it a byte with the name's length, and the name
 _WORTH_THREADS = 1 << 16  # bytes of streams
@@ -68,18 +71,44 @@ def _shortened(text: str) -> str:
     return text if len(text) <= 120 else f"{text[:80]} ... {text[-30:]}"
 
 
-def pack(header: dict[str, Any], streams: dict[str, bytes], antialiased: bool = False) -> bytes:
+def marks_of(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """The entries of the header for the marks of ``SavedArrays``."""
+    offset = offset_of(arrays)
+    marks = {ANTIALIASED_KEY: True} if is_antialiased(arrays) else {}
+    return marks if offset is None else {**marks, OFFSET_KEY: list(offset)}
+
+
+def offset_in(header: Mapping[str, Any]) -> Vector | None:
+    """The offset that a header names.
+
+    Raises:
+        FormatError: it is not three finite numbers.
+    """
+    offset = header.get(OFFSET_KEY)
+    if offset is None:
+        return None
+    if (
+        not isinstance(offset, list)
+        or len(offset) != 3
+        or not all(isinstance(each, int | float) and not isinstance(each, bool) and abs(each) < 1e30 for each in offset)
+    ):
+        raise FormatError(f"three finite numbers as {OFFSET_KEY}", repr(offset)[:99])
+    x, y, z = map(float, offset)
+    return x, y, z
+
+
+def pack(header: dict[str, Any], streams: dict[str, bytes], marks: Mapping[str, Any] | None = None) -> bytes:
     """Put a header and streams into one file.
 
     Args:
         header: JSON values without NaN and infinity.
         streams: by names of 1 to 64 ASCII characters, in the order of the file.
-        antialiased: mark the model in the header.
+        marks: more entries of the header, see :func:`marks_of`.
 
     Returns:
         The bytes of a .gsz file; the same for the same arguments.
     """
-    header = {**header, ANTIALIASED_KEY: True} if antialiased else header
+    header = {**header, **(marks or {})}
     text = json.dumps(header, separators=(",", ":"), allow_nan=False).encode()
     table = b"".join(_table_entry(name.encode("ascii"), stream) for name, stream in streams.items())
     assert len(text) <= MAX_HEADER and len(streams) <= MAX_STREAMS, "more than a reader accepts"

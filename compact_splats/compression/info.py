@@ -49,6 +49,8 @@ def described(path: Path, arrays: SavedArrays) -> list[str]:
     num = len(arrays["means"])
     lines = [f"{path}: {described_size(num, path)}, SH degree {sh_degree(arrays)}"]
     lines += [f"  format      {kind_of(path)}", f"  marked      {_mark(arrays)}"]
+    if arrays.offset is not None:
+        lines.append("  offset      {:.10g} {:.10g} {:.10g}, subtracted from the coordinates".format(*arrays.offset))
     if num:
         means, middle = arrays["means"], np.median(arrays["means"], axis=0)
         distance = np.linalg.norm(means - middle, axis=1)

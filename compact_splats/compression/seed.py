@@ -21,12 +21,13 @@ from compact_splats.compression.container import (
     header_integer,
     lzma_pack,
     lzma_unpack,
+    marks_of,
     on_all_cores,
     pack,
 )
 from compact_splats.compression.morton import morton_cells, morton_codes
 from compact_splats.compression.quantizer import Quantizer
-from compact_splats.scene.parameters import REST_COUNTS, SHAPES, is_antialiased
+from compact_splats.scene.parameters import REST_COUNTS, SHAPES
 
 NAME = "seed"
 # The least step between two levels of SH degrees 1 to 3. Most trained coefficients are close to 0: the range from the
@@ -89,7 +90,7 @@ class SeedQuantizer(Quantizer):
         Raises:
             FormatError: not the arrays of a model, see ``compression.arrays.checked``, or too many Gaussians.
         """
-        return pack(*self.encode_parts(checked(arrays)), is_antialiased(arrays))
+        return pack(*self.encode_parts(checked(arrays)), marks_of(arrays))
 
     def encode_parts(self, arrays: Arrays) -> tuple[dict[str, Any], dict[str, bytes]]:
         """Header and streams of arrays of :func:`compression.arrays.checked`, stored as the last :meth:`fit` says.
