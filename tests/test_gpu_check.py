@@ -84,7 +84,8 @@ def test_each_file_of_tests_has_a_line(check, tmp_path, monkeypatch):
     (tmp_path / "test_none.py").write_text("def test_other(): pass\n")
     found = gpu_check.test_files("cpu", [str(tmp_path)])
     assert [Path(file).name for file in found] == ["test_bad.py", "test_good.py"]
-    monkeypatch.setattr(gpu_check, "test_files", lambda which, where: [str(tmp_path / Path(file).name) for file in found])
+    paths = [str(tmp_path / Path(file).name) for file in found]
+    monkeypatch.setattr(gpu_check, "test_files", lambda which, where: paths)
     gpu_check.tests(check)
     lines = {line.split()[0]: line for line in summary(check) if not line.startswith(" ")}
     assert "ok" in lines["test_good.py"] and "2 passed, 1 deselected" in lines["test_good.py"]
