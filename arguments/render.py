@@ -80,9 +80,7 @@ class RenderConfig(MachineConfig, SceneConfig):
         if self.video is None:
             self._refuse(_ONLY_VIDEO, "needs --video FILE")
             if self.cameras is not None:
-                for name in ("skip_train", "skip_test"):
-                    if getattr(self, name):
-                        raise InputError(f"--{name.replace('_', '-')} can't be combined with --cameras")
+                self._refuse(("skip_train", "skip_test"), "can't be combined with --cameras")
             elif self.source_path is None:
                 raise InputError("no scene is given: name its folder with --source-path")
         else:

@@ -149,8 +149,7 @@ class Units:
         """
         if self == Units():
             return dict(parameters)
-        means, logs = parameters["means"], parameters["log_scales"]
-        means, logs = means.double(), logs.double()
+        means, logs = parameters["means"].double(), parameters["log_scales"].double()
         return {
             **parameters,
             "means": ((means - means.new_tensor(self._shift)) / self.scale).float(),
@@ -161,8 +160,7 @@ class Units:
         """The parameters of a model in the coordinates of files."""
         if self == Units():
             return dict(parameters)
-        means, logs = parameters["means"], parameters["log_scales"]
-        means, logs = means.double(), logs.double()
+        means, logs = parameters["means"].double(), parameters["log_scales"].double()
         return {
             **parameters,
             "means": (means.new_tensor(self._shift) + means * self.scale).float(),

@@ -15,7 +15,7 @@ _HOMES = {
     "FormatError": "container",
     "decode": "codec",
     "encode": "codec",
-    "load_model": "files",
+    "load_model": "load",
     "read_model": "files",
     "write_gsz": "files",
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -15,6 +16,21 @@ if TYPE_CHECKING:
 
 Arrays = dict[str, np.ndarray]  # by `PARAMETER_NAMES`, before activation
 Parameters: TypeAlias = "dict[str, Tensor]"  # the same as tensors
+
+
+def joined(models: Sequence[Mapping[str, np.ndarray]]) -> Arrays:
+    """The Gaussians of several models, in order; missing SH coefficients are zero.
+
+    Args:
+        models: at least one, in the shapes of ``GaussianModel.parameters``.
+    """
+    most = max(each["sh_rest"].shape[1] for each in models)
+    rest = [np.pad(each["sh_rest"], ((0, 0), (0, most - each["sh_rest"].shape[1]), (0, 0))) for each in models]
+    others = (name for name in models[0] if name != "sh_rest")
+    return {
+        **{name: np.concatenate([each[name] for each in models]) for name in others},
+        "sh_rest": np.concatenate(rest),
+    }
 
 
 def checked(arrays: Arrays) -> Arrays:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from compact_splats.arguments.edits import MODEL_AXES, EditConfig, KeepConfig
-from compact_splats.compression.arrays import Arrays
+from compact_splats.compression.arrays import Arrays, joined
+from compact_splats.compression.formats.common import sigmoid
 from compact_splats.scene.parameters import REST_COUNTS, SavedArrays
 from compact_splats.scene.spherical_harmonics import sh_basis
 from compact_splats.utils.errors import InputError
@@ -47,8 +48,7 @@ def edited(arrays: SavedArrays, config: KeepConfig) -> SavedArrays:
 
 def kept(arrays: Arrays, config: KeepConfig) -> np.ndarray:
     """(N,) bool: which Gaussians the flags keep."""
-    means, logits = arrays["means"].astype(np.float64), arrays["opacity_logits"][:, 0].astype(np.float64)
-    opacities = 1 / (1 + np.exp(-np.clip(logits, -700, 700)))
+    means, opacities = arrays["means"].astype(np.float64), sigmoid(arrays["opacity_logits"][:, 0])
     keep = opacities >= config.min_opacity
     crop = config.crop_numbers
     if crop is not None and len(crop) == 6:
@@ -65,7 +65,7 @@ def kept(arrays: Arrays, config: KeepConfig) -> np.ndarray:
 
 
 def merged(models: Sequence[SavedArrays]) -> SavedArrays:
-    """One model of the Gaussians of several, in order; missing SH coefficients are zero.
+    """One model of several, see :func:`compression.arrays.joined`, with the notes of all.
 
     Raises:
         ValueError: the models have different marks: some are anti-aliased, or their offsets differ.
@@ -75,11 +75,8 @@ def merged(models: Sequence[SavedArrays]) -> SavedArrays:
         raise ValueError("some are anti-aliased, others are not")
     if len({each.offset for each in models}) > 1:
         raise ValueError("different offsets were subtracted from their coordinates")
-    most = max(each["sh_rest"].shape[1] for each in models)
-    rests = [np.pad(each["sh_rest"], ((0, 0), (0, most - each["sh_rest"].shape[1]), (0, 0))) for each in models]
-    joined = {name: np.concatenate([each[name] for each in models]) for name in first if name != "sh_rest"}
     notes = [text for each in models[1:] for text in each.notes]
-    return first.replaced({**joined, "sh_rest": np.concatenate(rests)}, *notes)
+    return first.replaced(joined(models), *notes)
 
 
 def similarity(config: EditConfig) -> np.ndarray:

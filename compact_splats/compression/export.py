@@ -75,8 +75,8 @@ def _without_floaters(source: Path, arrays: SavedArrays, config: ExportConfig) -
     """The model without the Gaussians that too few cameras see, and a sentence with the PSNR."""
     if config.drop_floaters is None:
         return arrays, []
-    folder = run_folder(source)
-    if folder is None or not (folder / "cameras.json").is_file():
+    folder = _run_with_cameras(source)
+    if folder is None:
         raise InputError(f"--drop-floaters needs cameras: {source} lies in no run folder with a cameras.json")
     from compact_splats.compression.load import num_cameras_that_see  # these load torch
 
@@ -119,10 +119,13 @@ def _write_ply(path: Path, arrays: Arrays) -> list[str]:
 
 def _figure(source: Path, arrays: SavedArrays, out: Path) -> list[str]:
     """The PSNR of the new file from the cameras of the model's run, if it lies in one."""
+    folder = _run_with_cameras(source)
+    return [] if folder is None else _psnr(arrays, read_model(out), folder)
+
+
+def _run_with_cameras(source: Path) -> Path | None:
     folder = run_folder(source)
-    if folder is None or not (folder / "cameras.json").is_file():
-        return []
-    return _psnr(arrays, read_model(out), folder)
+    return folder if folder is not None and (folder / "cameras.json").is_file() else None
 
 
 def _psnr(arrays: SavedArrays, copy: SavedArrays, folder: Path) -> list[str]:

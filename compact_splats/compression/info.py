@@ -12,6 +12,7 @@ from compact_splats.arguments.options import Parser
 from compact_splats.compression import formats
 from compact_splats.compression.container import ANTIALIASED_KEY, MAGIC, input_errors, unpack
 from compact_splats.compression.files import kind_of, model_file, read_model
+from compact_splats.compression.formats.common import sigmoid
 from compact_splats.scene.parameters import REST_COUNTS, SavedArrays, is_antialiased, sh_degree
 from compact_splats.utils.errors import InputError
 from compact_splats.utils.files import open_file
@@ -60,7 +61,7 @@ def described(path: Path, arrays: SavedArrays) -> list[str]:
             lines.append(f"  {name:<11} {low:.6g} to {high:.6g}")
         lines.append(f"  nearest 90%  within {reach:.4g} of the median position")
         lines.append(f"  outliers    {far:,} farther than {_FAR:g} times that" if far else "  outliers    none")
-        opacity = 1 / (1 + np.exp(-np.clip(arrays["opacity_logits"], -80, 80)))
+        opacity = sigmoid(arrays["opacity_logits"])
         faint = 100 * (opacity < 0.005).mean()
         lines.append(f"  opacity     median {np.median(opacity):.3g}, {faint:.3g} % below 0.005")
         scales = np.exp(np.quantile(arrays["log_scales"], (0.01, 0.5, 0.99)).clip(-80, 80))

@@ -59,9 +59,12 @@ def write_page(
     """
     chosen = most_important(model, max_gaussians)
     given = {key: values.detach()[chosen].cpu().numpy() for key, values in model.parameters.items()}
-    packed, stored, lost = _spz(SavedArrays(given, model.antialiased))
-    if lost:
-        lost += psnr_of_copy(given, stored, views.cameras, Units(), model.antialiased, model.device)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "model.spz"
+        lost = spz.write(file, SavedArrays(given, model.antialiased))
+        if lost:
+            lost += psnr_of_copy(given, spz.read(file), views.cameras, Units(), model.antialiased, model.device)
+        packed = file.read_bytes()
     about = {
         "background": background,
         "antialiased": model.antialiased,
@@ -89,14 +92,6 @@ def write_page(
     with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return lost
-
-
-def _spz(arrays: SavedArrays) -> tuple[bytes, SavedArrays, list[str]]:
-    """The bytes of a .spz, the model that is in them, and what it has lost."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.spz"
-        lost = spz.write(path, arrays)
-        return path.read_bytes(), spz.read(path), lost
 
 
 def _entry(label: str, camera: Camera) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Shared by the formats: files, order, 8-bit opacities and colours, quaternions as their three smallest parts."""
+"""Shared by the formats: files, order, 8-bit opacities and colours, scales, quaternions as three smallest parts."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from compact_splats.compression.morton import MAX_BITS, morton_order
 from compact_splats.scene.parameters import SH_C0, SavedArrays, cleaned, sh_degree
 from compact_splats.utils.files import atomic_write, open_file
 
+MAX_LOG_SCALE = 88.0  # exp() of more is beyond float32
+MIN_SCALE = 1e-20  # invisible
 MAX_PART = 0.5**0.5  # of the three smallest parts of a unit quaternion
 Limits = Mapping[str, tuple[float, float]]  # the values that a format can hold, by parameter
 WRITE_FIX = "repair the model or train it again"
@@ -157,7 +159,17 @@ def to_byte(values: np.ndarray) -> np.ndarray:
     return np.clip(np.rint(values), 0, 255).astype(np.uint8)
 
 
-# ---- rotations ----
+# ---- scales and rotations ----
+
+
+def to_scales(log_scales: np.ndarray) -> np.ndarray:
+    """float32 scales; logarithms beyond +-``MAX_LOG_SCALE`` are cut off."""
+    return np.exp(np.clip(log_scales, -MAX_LOG_SCALE, MAX_LOG_SCALE))
+
+
+def from_scales(scales: np.ndarray) -> np.ndarray:
+    """float32 logarithms; 0, which has none, becomes ``MIN_SCALE`` before."""
+    return np.log(np.maximum(scales, MIN_SCALE))
 
 
 def unit(quats: np.ndarray) -> np.ndarray:

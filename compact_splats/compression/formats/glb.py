@@ -16,15 +16,18 @@ from typing import Any
 
 import numpy as np
 
-from compact_splats.compression.arrays import Arrays
+from compact_splats.compression.arrays import Arrays, joined
 from compact_splats.compression.container import FormatError
 from compact_splats.compression.edits import transformed
 from compact_splats.compression.formats.common import (
+    MAX_LOG_SCALE,
     dc_to_color,
+    from_scales,
     logit,
     read_file,
     sigmoid,
     to_byte,
+    to_scales,
     unit,
     write_file,
 )
@@ -33,9 +36,7 @@ from compact_splats.scene.parameters import MAX_LOGIT, REST_COUNTS, SavedArrays,
 MAGIC = b"glTF"
 EXTENSION = "KHR_gaussian_splatting"
 _HEADER, _CHUNK = struct.Struct("<4sII"), struct.Struct("<I4s")  # magic, version, bytes; bytes, kind
-_MAX_LOG_SCALE = 88.0  # exp() of more is beyond float32
-LIMITS = {"log_scales": (-_MAX_LOG_SCALE, _MAX_LOG_SCALE)}
-_MIN_SCALE = 1e-20  # replaces 0, which has no logarithm; invisible
+LIMITS = {"log_scales": (-MAX_LOG_SCALE, MAX_LOG_SCALE)}
 _MAX_JSON = 1 << 24  # bytes
 _MAX_DEPTH = 64  # of nodes
 _LEAST = 256  # Gaussians that a primitive counts for, as reading one takes time
@@ -86,7 +87,7 @@ def _pack(arrays: SavedArrays) -> bytes:
         "POSITION": arrays["means"],
         "COLOR_0": shown,
         f"{EXTENSION}:ROTATION": np.roll(unit(arrays["quats"]), -1, axis=1).astype("<f4"),
-        f"{EXTENSION}:SCALE": np.exp(np.clip(arrays["log_scales"], -_MAX_LOG_SCALE, _MAX_LOG_SCALE)),
+        f"{EXTENSION}:SCALE": to_scales(arrays["log_scales"]),
         f"{EXTENSION}:OPACITY": opacity.astype("<f4"),
         f"{EXTENSION}:SH_DEGREE_0_COEF_0": arrays["sh_dc"][:, 0],
     }
@@ -184,14 +185,9 @@ class _Document:
         parts = [part for root in self._roots() for part in self._of_node(root, np.eye(4), 0)]
         if not parts:
             raise FormatError(f"a primitive with {EXTENSION}", "none")
-        most = max(part["sh_rest"].shape[1] for part in parts)
-        for part in parts:
-            missing = most - part["sh_rest"].shape[1]
-            part["sh_rest"] = np.pad(part["sh_rest"], ((0, 0), (0, missing), (0, 0)))
-        arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         marks = {part.antialiased for part in parts}
         notes = ["some parts are anti-aliased and some not: taken as not"] if len(marks) > 1 else []
-        return SavedArrays(arrays, marks == {True}, notes)
+        return SavedArrays(joined(parts), marks == {True}, notes)
 
     def _roots(self) -> list[Any]:
         """The nodes of the scene; without scenes all that are no child."""
@@ -246,7 +242,7 @@ class _Document:
             raise FormatError("each mesh once", "more Gaussians than the file has room for")
         arrays = {
             "means": means,
-            "log_scales": np.log(np.maximum(scales, _MIN_SCALE)),
+            "log_scales": from_scales(scales),
             "quats": np.roll(quats, 1, axis=1),
             "opacity_logits": np.clip(logit(opacity.astype(np.float64)), -MAX_LOGIT, MAX_LOGIT),
             "sh_dc": sh_dc[:, None],

@@ -15,9 +15,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from compact_splats.compression.arrays import Arrays
+from compact_splats.compression.arrays import Arrays, joined
 from compact_splats.compression.container import FormatError
-from compact_splats.compression.formats.common import color_to_dc, opacity_from_byte, read_file, unit
+from compact_splats.compression.formats.common import color_to_dc, from_scales, opacity_from_byte, read_file, unit
 from compact_splats.scene.parameters import REST_COUNTS, SavedArrays
 
 _HEADER_SIZE, _SECTION_SIZE = 4096, 1024
@@ -25,7 +25,6 @@ _HEADER = struct.Struct("<BBxxIIIIH14xff")  # version, sections with room, secti
 _SECTION = struct.Struct("<IIIIfHxxIIIIH")
 _FLOATS = {0: ("<f4", "<f4", "<f4"), 1: ("<u2", "<f2", "<f2"), 2: ("<u2", "<f2", "u1")}  # centre, shape, SH, by level
 _MAX_DEGREE = 2
-_MIN_SCALE = 1e-20  # replaces 0, which has no logarithm; invisible
 _DEFAULT_RANGE = 32767
 
 
@@ -75,11 +74,7 @@ def _unpack(data: bytes) -> Arrays:
             parts.append(arrays)
     if not parts:
         raise FormatError("at least one Gaussian", "none")
-    most = max(part["sh_rest"].shape[1] for part in parts)
-    for part in parts:
-        missing = most - part["sh_rest"].shape[1]
-        part["sh_rest"] = np.pad(part["sh_rest"], ((0, 0), (0, missing), (0, 0)))
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return joined(parts)
 
 
 def _unpack_section(
@@ -116,7 +111,7 @@ def _unpack_section(
         raise FormatError("scales of 0 or more", f"{scales.min()}")
     arrays = {
         "means": means.astype(np.float32),
-        "log_scales": np.log(np.maximum(scales, _MIN_SCALE)),
+        "log_scales": from_scales(scales),
         "quats": unit(records["quat"]).astype(np.float32),
         "opacity_logits": opacity_from_byte(records["color"][:, 3:]),
         "sh_dc": color_to_dc(records["color"][:, None, :3] / 255),

@@ -15,22 +15,23 @@ import numpy as np
 from compact_splats.compression.arrays import Arrays
 from compact_splats.compression.container import FormatError
 from compact_splats.compression.formats.common import (
+    MAX_LOG_SCALE,
     color_to_dc,
     dc_to_color,
+    from_scales,
     opacity_from_byte,
     opacity_to_byte,
     read_file,
     to_byte,
+    to_scales,
     unit,
     write_file,
 )
 from compact_splats.scene.parameters import SH_C0, SavedArrays
 
 _RECORD = np.dtype([("mean", "<f4", 3), ("scale", "<f4", 3), ("color", "u1", 4), ("quat", "u1", 4)])
-_MIN_SCALE = 1e-20  # replaces 0, which has no logarithm; invisible
-_MAX_LOG_SCALE = 88.0  # exp() of more is beyond float32
 LIMITS = {
-    "log_scales": (-_MAX_LOG_SCALE, _MAX_LOG_SCALE),
+    "log_scales": (-MAX_LOG_SCALE, MAX_LOG_SCALE),
     "sh_dc": (-0.5 / SH_C0, 0.5 / SH_C0),
     "sh_rest": (0, 0),
 }
@@ -72,7 +73,7 @@ def _pack(arrays: Arrays) -> bytes:
     order = np.argsort(-(volume + opacity), kind="stable")
     records = np.empty(len(order), _RECORD)
     records["mean"] = arrays["means"][order]
-    records["scale"] = np.exp(np.clip(arrays["log_scales"][order], -_MAX_LOG_SCALE, _MAX_LOG_SCALE))
+    records["scale"] = to_scales(arrays["log_scales"][order])
     records["color"][:, :3] = to_byte(255 * dc_to_color(arrays["sh_dc"][order, 0]))
     records["color"][:, 3:] = opacity_to_byte(arrays["opacity_logits"][order])
     records["quat"] = _quats_to_bytes(arrays["quats"][order])
@@ -90,7 +91,7 @@ def _unpack(data: bytes) -> Arrays:
     quats = (records["quat"].astype(np.float64) - 128) / 128
     return {
         "means": records["mean"],
-        "log_scales": np.log(np.maximum(scales, _MIN_SCALE)),
+        "log_scales": from_scales(scales),
         "quats": unit(quats).astype(np.float32),
         "opacity_logits": opacity_from_byte(records["color"][:, 3:]),
         "sh_dc": color_to_dc(records["color"][:, None, :3] / 255),
