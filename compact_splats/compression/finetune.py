@@ -85,9 +85,9 @@ class QuantizationPenalty(Strategy):
     def __init__(self, quantizer: Quantizer) -> None:
         self._quantizer = quantizer
 
-    def before_backward(self, training: Training, loss: Tensor) -> Tensor:
-        """The loss plus the penalty."""
-        return loss + self._quantizer.penalty(training.model.parameters)
+    def loss_term(self, training: Training) -> Tensor:
+        """The penalty."""
+        return self._quantizer.penalty(training.model.parameters)
 
 
 def fine_tune(

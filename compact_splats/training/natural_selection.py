@@ -77,13 +77,13 @@ class NaturalSelection(Strategy):
                 return each.opacity_lr_factor
         return 1.0
 
-    def before_backward(self, training: Training, loss: Tensor) -> Tensor:
-        """Tune the weight, and add the regularisation."""
+    def loss_term(self, training: Training) -> Tensor | None:
+        """Tune the weight, and give the regularisation."""
         if not self._is_due(training.step):
-            return loss
+            return None
         if self._tunes(training.step):
             self.tune(training.step, training.model.opacities)
-        return loss + self.regularisation(training.step, training.model.parameters["opacity_logits"])
+        return self.regularisation(training.step, training.model.parameters["opacity_logits"])
 
     def _tunes(self, step: int) -> bool:
         """Whether ``step`` reads the budget-th opacity."""
@@ -112,7 +112,7 @@ class NaturalSelection(Strategy):
             elif budget_opacity > 1.1 * goal:
                 state.weight *= 1.2
 
-    def regularisation(self, step: int, opacity_logits: Tensor) -> Tensor:
+    def regularisation(self, step: int, opacity_logits: Tensor) -> Tensor | None:
         """The term that ``step`` adds to the loss.
 
         Args:
@@ -120,11 +120,11 @@ class NaturalSelection(Strategy):
             opacity_logits: (N,1).
 
         Returns:
-            () with gradient for the logits; zero where none is due.
+            () with gradient for the logits; None where none is due.
         """
         running = self._running(step)
         if running is None or not running[0].is_due(step):
-            return opacity_logits.new_zeros(())
+            return None
         each, state = running
         if each.follows_prior(step):
             return state.weight * finite_prior(opacity_logits)

@@ -27,6 +27,7 @@ from compact_splats.training.checkpoint import Checkpoints
 from compact_splats.training.digest import digest
 from compact_splats.training.faults import SkippedViews
 from compact_splats.training.loading import Decoding, check_all_photos, check_same_start, first_gaussians, load
+from compact_splats.training.loss import PhotometricLoss
 from compact_splats.training.memory import check_memory, no_room_to_grow
 from compact_splats.training.processes import SINGLE_PROCESS, SingleProcess
 from compact_splats.training.progress import Progress
@@ -36,7 +37,7 @@ from compact_splats.training.run_folder import UNITS, Run, free_folder
 from compact_splats.training.strategies import standard_strategies
 from compact_splats.training.summary import describe
 from compact_splats.training.time_limit import TimeLimit
-from compact_splats.training.training import Training, photometric_loss
+from compact_splats.training.training import Training
 from compact_splats.training.viewer_files import cfg_args, write_points
 from compact_splats.utils.errors import InputError
 from compact_splats.utils.lock import FolderLock
@@ -138,7 +139,7 @@ def make_training(
         model,
         schedule,
         standard_strategies(scene, schedule, config.final_budget, seed=config.seed, selection=config.selection),
-        loss=partial(photometric_loss, ssim_weight=config.lambda_dssim),
+        loss=PhotometricLoss(config.lambda_dssim),
         background=None if config.random_background else torch.full((3,), float(config.white_background)),
         seed=config.seed,
         processes=processes,

@@ -6,40 +6,24 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import diff_gaussian_rasterization as engine
 import torch
 from torch import Tensor
 
 from compact_splats.arguments.schedule import Schedule
-from compact_splats.gaussian_renderer import render
+from compact_splats.gaussian_renderer import render_pass
 from compact_splats.gaussian_renderer.evaluation import ground_truth
 from compact_splats.gaussian_renderer.gradient_stats import GradientStats
 from compact_splats.scene.cameras import Camera
 from compact_splats.scene.dataset import Scene
 from compact_splats.scene.gaussian_model import GaussianModel
 from compact_splats.training.gradients import add_gradients
+from compact_splats.training.loss import Loss, measure, photometric_loss
 from compact_splats.training.processes import SINGLE_PROCESS, SingleProcess
 from compact_splats.training.random_streams import random_stream
 from compact_splats.training.strategy import Strategy
 from compact_splats.training.view_sampler import ViewSampler
 
 SMALLEST_SIDE = 64  # px: photos are not made smaller than that
-Loss = Callable[[Tensor, Tensor, Tensor | None], Tensor]
-
-
-def photometric_loss(image: Tensor, photo: Tensor, mask: Tensor | None = None, *, ssim_weight: float = 0.2) -> Tensor:
-    """``(1 - w) L1 + w (1 - SSIM)`` of a rendered view [3DGS, arXiv:2308.04079].
-
-    Args:
-        image: (3,H,W) float32.
-        photo: (3,H,W) uint8.
-        mask: (H,W) bool, False where a pixel does not count.
-        ssim_weight: w.
-
-    Returns:
-        () float32 with gradient for the image.
-    """
-    return engine.photometric_loss(image, photo, mask=mask, ssim_weight=ssim_weight).loss
 
 
 class StepSchedule(Protocol):
@@ -104,7 +88,7 @@ class Training:
         model: is trained in place. It gets an Adam unless it has an optimizer.
         schedule: learning rates, SH degrees, and which parameters are updated when.
         strategies: what edits the set or adds to the loss, called in this order.
-        loss: of (image, photo, mask), see :func:`photometric_loss`.
+        loss: of (image, photo, mask), see :class:`training.loss.PhotometricLoss`.
         background: (3,) RGB in [0,1] in main memory; None: a new random one in every step. Photos with an alpha channel
             that is no mask are composited over it.
         seed: of the order of views and of random backgrounds.
@@ -161,12 +145,12 @@ class Training:
         wants_gradients = any(strategy.wants_gradients(step) for strategy in strategies)
         stats = GradientStats.zeros(model.num_gaussians, model.device) if wants_gradients else None
         shown = model if self._rendered is None else self._rendered(self)
-        image = render(camera, shown, background, stats=stats).image
-        loss = total = self._loss(image, photo, mask)
-        for strategy in strategies:
-            total = strategy.before_backward(self, total)
+        view = render_pass(camera, shown, background, model.waiting_gradients())
+        loss = measure(view, self._loss, photo, mask)
+        terms = [term for strategy in strategies if (term := strategy.loss_term(self)) is not None]
 
-        usable = add_gradients(model, total, shown)
+        view.backward(None if stats is None else (stats.abs_grad_sum, stats.views))
+        usable = add_gradients(model, view, loss, terms)
         for strategy in strategies:
             strategy.after_backward(self, stats, usable)
 
@@ -177,7 +161,7 @@ class Training:
             strategy.after_step(self)
         if self.schedule.may_edit(step):
             processes.check_same(f"Gaussians after step {step}", model.parameters.values())
-        return Step(step, camera, image.detach(), photo, mask, loss.detach(), usable)
+        return Step(step, camera, view.image, photo, mask, loss, usable)
 
     def _set_learning_rates(self) -> None:
         rates = self.schedule.learning_rates_at(self.step, self.scene.extent)
