@@ -31,11 +31,12 @@ def add_gradients(model: GaussianModel, view: RenderPass, loss: Tensor, terms: S
     """
     for term in terms:
         loss = loss + term.detach()
-        rows = [model.parameters[name] for name in view.gradients]
-        found = torch.autograd.grad(term, rows, allow_unused=True)
-        for gradient, further in zip(view.gradients.values(), found, strict=True):
-            if further is not None:
-                gradient += further
+        if term.requires_grad:
+            rows = [model.parameters[name] for name in view.gradients]
+            found = torch.autograd.grad(term, rows, allow_unused=True)
+            for gradient, further in zip(view.gradients.values(), found, strict=True):
+                if further is not None:
+                    gradient += further
     usable = view.add_gradients(loss.float(), largest=LARGEST)
     if _is_known(usable) and not usable:
         return usable

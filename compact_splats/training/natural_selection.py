@@ -112,7 +112,7 @@ class NaturalSelection(Strategy):
             elif budget_opacity > 1.1 * goal:
                 state.weight *= 1.2
 
-    def regularisation(self, step: int, opacity_logits: Tensor) -> Tensor | None:
+    def regularisation(self, step: int, opacity_logits: Tensor) -> Tensor:
         """The term that ``step`` adds to the loss.
 
         Args:
@@ -120,11 +120,11 @@ class NaturalSelection(Strategy):
             opacity_logits: (N,1).
 
         Returns:
-            () with gradient for the logits; None where none is due.
+            () with gradient for the logits; zero where none is due.
         """
         running = self._running(step)
         if running is None or not running[0].is_due(step):
-            return None
+            return opacity_logits.new_zeros(())
         each, state = running
         if each.follows_prior(step):
             return state.weight * finite_prior(opacity_logits)
