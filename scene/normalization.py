@@ -169,7 +169,7 @@ class Units:
 
 
 def far_from_origin(xyz: np.ndarray) -> float:
-    """How many extents the middle of (N,3) points is from the origin, see :meth:`Units.of_points`; finite ones count."""
+    """How many extents the middle of (N,3) points is from the origin, see :meth:`Units.of_points`; only finite ones."""
     units = _units_of_finite(xyz)
     return max(map(abs, units.origin)) / (EXTENT * units.scale)
 
