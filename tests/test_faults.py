@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 import torch
 from diff_gaussian_rasterization import RenderPass
-from diff_gaussian_rasterization import gradients as engine
 from kill_runs import BUDGET, SCENE, STEPS, result_of
+from rasterizer_cases import add_gradients as engine_adds
 
 from compact_splats.arguments import TrainConfig
 from compact_splats.gaussian_renderer import render
@@ -149,7 +149,7 @@ class GivenGradients:
     def add_gradients(self, loss: torch.Tensor, largest: float) -> torch.Tensor:
         pairs = {name: (gradient.contiguous(), self._sums[name]) for name, gradient in self.gradients.items()}
         self.gradients = {name: gradient for name, (gradient, _) in pairs.items()}
-        return engine.add_gradients(loss, pairs, largest=largest, unchecked="sh_rest")
+        return engine_adds(loss, pairs, largest=largest, unchecked="sh_rest")
 
 
 def add_gradients_of(model: GaussianModel, loss: torch.Tensor) -> torch.Tensor:

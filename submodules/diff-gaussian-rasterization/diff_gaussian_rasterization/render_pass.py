@@ -95,7 +95,19 @@ class RenderPass:
         self._frame = None  # the largest part of the memory
 
     def add_gradients(self, loss: Tensor, *, largest: float) -> Tensor:
-        """Add ``gradients`` to the sums; arguments and result as in `gradients.add_gradients`."""
+        """Add ``gradients`` to the sums in place: all of them if the view is usable, otherwise none.
+
+        A view is usable if |loss| and the squares of the checked gradients add up to less than ``largest``, which they
+        do not if one is NaN or infinite. The CPU does not wait for a GPU to know it. A gradient without a sum becomes
+        zero on a GPU if the view is not usable.
+
+        Args:
+            loss: One float32 on the device of the gradients.
+            largest: A float32.
+
+        Returns:
+            () bool on the device: whether the view was usable.
+        """
         _C.add_gradients(
             self._sums, self._queue, loss=loss, largest=largest, usable=self._usable, threads=self._threads
         )
