@@ -186,10 +186,10 @@ def _hyphens(word: str) -> str:
 
 
 def _joined(words: Sequence[str]) -> list[str]:
-    """Words with ``--flag -1,2`` as ``--flag=-1,2``, which argparse would take for another flag."""
+    """Words with ``--flag -1,2`` as ``--flag=-1,2``, and so with -x, -y, -z, which argparse would take for flags."""
     joined: list[str] = []
     for word in words:
-        if joined and joined[-1].startswith("--") and "=" not in joined[-1] and re.match(r"-[\d.].*,", word):
+        if joined and joined[-1].startswith("--") and "=" not in joined[-1] and re.match(r"-[\d.].*,|-[xyzXYZ]$", word):
             joined[-1] += f"={word}"
         else:
             joined.append(word)

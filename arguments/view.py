@@ -12,10 +12,15 @@ from compact_splats.arguments.config import (
     in_range,
     scene_of_run,
 )
-from compact_splats.arguments.edits import KeepConfig
+from compact_splats.arguments.edits import KeepConfig, numbers_of
 from compact_splats.arguments.options import build, check, given, option
+from compact_splats.utils.errors import InputError
 
 DEFAULT_PORT = 8080
+UPS = {
+    "x": (1.0, 0.0, 0.0), "y": (0.0, 1.0, 0.0), "z": (0.0, 0.0, 1.0),
+    "-x": (-1.0, 0.0, 0.0), "-y": (0.0, -1.0, 0.0), "-z": (0.0, 0.0, -1.0),
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +48,10 @@ class ViewConfig(MachineConfig, SceneConfig, KeepConfig):
         1_000_000, type=int, saves_memory=True, help="number of Gaussians sent to the browser: those with the largest "
         "opacity times size"
     )  # fmt: skip
+    up: str | None = option(
+        None, help="up direction in the coordinates of the file: x, y, z, -x, -y, -z, or three numbers, "
+        "0,-1,0.2 for example (default: that of the cameras; without cameras -y)"
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         check(self)
@@ -52,6 +61,18 @@ class ViewConfig(MachineConfig, SceneConfig, KeepConfig):
         at_least(1, "--max-gaussians", self.max_gaussians)
         in_range(0, 65535, "--port", self.port)
         check_resolution(self.resolution)
+        _ = self.up_direction
+
+    @property
+    def up_direction(self) -> tuple[float, ...] | None:
+        """The three numbers of ``--up``."""
+        if self.up is None:
+            return None
+        expected = "x, y, z, -x, -y, -z or three numbers, not all 0"
+        numbers = UPS.get(self.up.lower()) or numbers_of("--up", self.up, (3,), expected)
+        if not any(numbers):
+            raise InputError(f"--up must be {expected}, not {self.up}")
+        return numbers
 
     @classmethod
     def from_command_line(cls, argv: Sequence[str]) -> "ViewConfig":
