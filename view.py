@@ -1,7 +1,7 @@
 """Show a model in the browser, on a live page or as one HTML file."""
 
 from compact_splats.arguments.options import run_command
-from compact_splats.arguments.view import UPS, ViewConfig, run_folder
+from compact_splats.arguments.view import UPS, ViewConfig
 
 if __name__ == "__main__":  # above the imports that load torch, for which --help does not wait
     run_command(ViewConfig, "view", "view")
@@ -14,6 +14,7 @@ from typing import NoReturn
 
 import numpy as np
 
+from compact_splats.arguments.config import run_folder
 from compact_splats.arguments.device import pick_device, use_threads
 from compact_splats.compression.files import model_file
 from compact_splats.compression.load import load_model

@@ -18,8 +18,9 @@ class MetricsConfig:
     """
 
     model_paths: tuple[Path, ...] = option(
-        type=Path, short="-m", many=True, help="model folders with views that render.py wrote (required)"
-    )
+        type=Path, short="-m", many=True, positional="RUN", group="basic", help="folders of train.py with views that "
+        "render.py wrote (required)"
+    )  # fmt: skip
     vgg: Path | None = option(None, type=Path, help="VGG16 checkpoint for LPIPS (default: that in torch hub's cache)")
     device: str = option("auto", choices=DEVICES, help="auto: the GPU, if there is one")
 
@@ -35,4 +36,5 @@ class MetricsConfig:
         Raises:
             InputError: a flag is unknown or missing, or its value is not valid.
         """
-        return parse(cls, argv, "Measure the rendered test views of trained models: PSNR, SSIM and LPIPS.")
+        description = "Measure the rendered test views of trained models: PSNR, SSIM and LPIPS."
+        return parse(cls, argv, description, ("output/my_scene", "output/first output/second"))

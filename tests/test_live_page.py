@@ -19,7 +19,8 @@ import torch
 from viewer_cases import cameras, rows_of, write_run
 
 from compact_splats.arguments import TrainConfig
-from compact_splats.arguments.view import ViewConfig, run_folder
+from compact_splats.arguments.config import run_folder
+from compact_splats.arguments.view import ViewConfig
 from compact_splats.commands import view
 from compact_splats.gaussian_renderer import render
 from compact_splats.scene.gaussian_model import GaussianModel

@@ -37,9 +37,7 @@ class Views:
     extent: float
 
 
-def find_views(
-    splits: Mapping[str, tuple[Camera, ...]], means: np.ndarray, up: Sequence[float] | None = None
-) -> Views:
+def find_views(splits: Mapping[str, tuple[Camera, ...]], means: np.ndarray, up: Sequence[float] | None = None) -> Views:
     """Label the cameras and find up, centre and extent; without cameras, a default camera sees the model.
 
     Args:
