@@ -19,7 +19,8 @@ HOW_TO_INSTALL = (
 
 def _refuse(why: str) -> None:
     """Leave one of the scripts with a line; say the same to whoever else imports the package."""
-    if sys.argv[0] != "-m" and Path(sys.argv[0]).resolve().parent != _TOP:
+    script = Path(sys.argv[0])
+    if sys.argv[0] != "-m" and (script.suffix != ".py" or script.resolve().parent != _TOP):
         raise ImportError(f"{why}; {HOW_TO_INSTALL}")
     sys.stderr.write(f"error: {why}; {HOW_TO_INSTALL}\n")
     sys.exit(2)
