@@ -13,6 +13,7 @@ from compact_splats.arguments.config import (
     at_least,
     check_resolution,
     in_range,
+    of_run,
     run_folder,
     scene_of_run,
 )
@@ -212,7 +213,8 @@ class CompressConfig(MachineConfig, SceneConfig, KeepConfig):
         )
         flags = given(cls, argv, description, ("output/my_scene --no-prune", "model.ply -s my_scene --target-mb 2"))
         if "ply" not in flags and flags.get("model_path", Path()).is_file():
-            flags["ply"] = flags.pop("model_path")
+            file = flags.pop("model_path")
+            flags |= of_run(file) or {"ply": file}
         _refuse_no_model(flags.get("model_path"), flags.get("ply"))
         folder = flags["model_path"] if "model_path" in flags else run_folder(flags["ply"])
         trained = scene_of_run(folder)

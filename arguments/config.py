@@ -252,6 +252,13 @@ def run_folder(model: Path) -> Path | None:
     return next((folder for folder in near if any((folder / name).is_file() for name in names)), None)
 
 
+def of_run(file: Path) -> dict[str, Any]:
+    """The run folder and the step, as flags, of a model that train.py saved; empty for any other file."""
+    run, step = run_folder(file), file.absolute().parent.name.removeprefix("iteration_")
+    is_saved = run is not None and step.isdecimal() and file.absolute().parents[2] == run.absolute()
+    return {"model_path": run, "iteration": int(step)} if is_saved and file.name == "point_cloud.ply" else {}
+
+
 def flags_to_continue(cls: type, flags: Mapping[str, Any]) -> dict[str, Any]:
     """The flags of the run in ``-m``, with ``--resume``; empty without ``--resume`` or without a run."""
     path = flags["model_path"] / "config.json" if "model_path" in flags else None

@@ -12,6 +12,7 @@ from compact_splats.arguments.config import (
     at_least,
     check_resolution,
     in_range,
+    of_run,
     run_folder,
     scene_of_run,
 )
@@ -166,5 +167,5 @@ class RenderConfig(MachineConfig, SceneConfig):
         if file is not None and file.is_file() and "model" not in flags:
             if (run := run_folder(file)) is None:
                 raise InputError(f"{file} is in no run folder: name a folder for renders with -m, and it with --model")
-            flags |= {"model_path": run, "model": file}
+            flags |= of_run(file) or {"model_path": run, "model": file}
         return build(cls, {**scene_of_run(flags.get("model_path")), **flags})

@@ -22,6 +22,7 @@ from compact_splats.arguments.render import RenderConfig
 from compact_splats.arguments.schedule import FAST, FULL, QUICK
 from compact_splats.arguments.suite import SuiteConfig
 from compact_splats.arguments.view import ViewConfig
+from compact_splats.training.summary import describe
 from compact_splats.utils.errors import InputError
 
 ROOT = Path(__file__).parent.parent
@@ -185,6 +186,16 @@ BARE = {
     "train, the scene last": (TrainConfig, "--final-budget 5 --eval my_scene", "-s my_scene --final-budget 5 --eval"),
     "render": (RenderConfig, "run -s scene", "-m run -s scene"),
     "render a model": (RenderConfig, "run/point_cloud/iteration_1/m.ply -s x", "-m {}/run --model {}/m.ply -s x"),
+    "render a saved step": (
+        RenderConfig,
+        "run/point_cloud/iteration_1/point_cloud.ply -s x",
+        "-m {}/run --iteration 1 -s x",
+    ),
+    "compress a saved step": (
+        CompressConfig,
+        "run/point_cloud/iteration_1/point_cloud.ply -s x",
+        "-m {}/run --iteration 1 -s x",
+    ),
     "metrics": (MetricsConfig, "first second", "-m first second"),
     "compress": (CompressConfig, "run -s scene", "-m run -s scene"),
     "compress a model": (CompressConfig, "other.ply -s scene", "--ply other.ply -s scene"),
@@ -200,7 +211,7 @@ def test_a_word_without_a_flag_is_what_the_command_is_about(name, tmp_path, monk
     monkeypatch.chdir(tmp_path)
     file = tmp_path / "run" / "point_cloud" / "iteration_1" / "m.ply"
     file.parent.mkdir(parents=True)
-    for path in (file, tmp_path / "other.ply", tmp_path / "run" / "cameras.json"):
+    for path in (file, file.with_name("point_cloud.ply"), tmp_path / "other.ply", tmp_path / "run" / "cameras.json"):
         path.write_text("")
     cls, bare, flags = BARE[name]
     flags = flags.replace("{}/m.ply", str(file.relative_to(tmp_path))).replace("{}", str(tmp_path))
@@ -282,6 +293,24 @@ def test_a_command_may_have_the_name_of_its_script(capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["compact-splats", "trian"])
     with pytest.raises(InputError, match="did you mean train"):
         __main__.main()
+
+
+@pytest.mark.parametrize(
+    ("program", "command"),
+    [
+        ("train.py", "python view.py"),
+        ("../code/train.py", "python ../code/view.py"),
+        ("compact-splats train", "compact-splats view"),
+    ],
+)
+def test_a_training_ends_with_the_command_that_shows_its_result(program, command, monkeypatch):
+    """As the user called train.py; the name of the folder is one word."""
+    monkeypatch.setattr(sys, "argv", [program])
+    numbers = ("peak_rss_mb", "num_gaussians", "ply_mb", "training_minutes", "steps_per_second")
+    summary = dict.fromkeys(numbers, 1) | {"point_cloud": "my run/point_cloud.ply"}
+    last = describe(summary, 1, Path("my run")).splitlines()[-1].partition("  ")[2].strip()
+    assert last.startswith(f"{command} ")
+    assert ViewConfig.from_command_line(shlex.split(last.removeprefix(command))).model == Path("my run")
 
 
 # ---- without the environment ----
