@@ -7,7 +7,7 @@ import importlib
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 _TOP = Path(__file__).resolve().parent.parent
 HOW_TO_INSTALL = (
@@ -17,7 +17,7 @@ HOW_TO_INSTALL = (
 )
 
 
-def _refuse(why: str) -> None:
+def _refuse(why: str) -> NoReturn:
     """Leave one of the scripts with a line; say the same to whoever else imports the package."""
     script = Path(sys.argv[0])
     if sys.argv[0] != "-m" and (script.suffix != ".py" or script.resolve().parent != _TOP):

@@ -31,8 +31,8 @@ def main() -> None:
         print(
             "compact-splats COMMAND ...; compact-splats COMMAND --help lists the flags of a command. In order of use:"
         )
-        for name, (_, example, text) in COMMANDS.items():
-            print(f"  compact-splats {f'{name} {example}':36} {text}")
+        for command, (_, example, text) in COMMANDS.items():
+            print(f"  compact-splats {f'{command} {example}':36} {text}")
         return
     name = next((name for name, (module, *_) in COMMANDS.items() if word in (name, module.split(".")[1])), None)
     if name is None:
