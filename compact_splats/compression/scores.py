@@ -17,7 +17,11 @@ from compact_splats.training.exposure import Exposure
 
 
 def gradient_scores(
-    model: GaussianModel, cameras: Sequence[Camera], background: Tensor, *, ssim_weight: float,
+    model: GaussianModel,
+    cameras: Sequence[Camera],
+    background: Tensor,
+    *,
+    ssim_weight: float,
     exposure: Exposure | None = None,
 ) -> Tensor:
     """Sum over the parameters of the norm of the loss's gradient, added up over the views.
