@@ -43,6 +43,7 @@ from compact_splats.compression.seed import SeedQuantizer
 from compact_splats.gaussian_renderer import DEVICES
 from compact_splats.scene.cameras import Camera
 from compact_splats.scene.normalization import Units
+from compact_splats.training.exposure import FILE, Exposure
 from compact_splats.training.loading import Decoding, load
 from compact_splats.training.random_streams import random_stream
 from compact_splats.training.run_folder import RunFolder
@@ -99,7 +100,9 @@ def compress(config: CompressConfig) -> dict[str, Any]:
 
     memory, clock = MemoryMeter(device), Stopwatch(device)
     views = ViewSampler(len(scene.train), random_stream(config.seed, "views"))
-    photos = Photos(scene, views, torch.full((3,), float(config.white_background)), config.lambda_dssim)
+    background = torch.full((3,), float(config.white_background))
+    exposure = None if config.model_path is None else Exposure.read(config.model_path / FILE, scene.train, device)
+    photos = Photos(scene, views, background, config.lambda_dssim, exposure)
     config.say(HEADER)
     stage = PostHoc(
         model, quantizer_of(config, scene.train, model.units), decode, photos, config.make_schedule(),

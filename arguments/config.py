@@ -15,6 +15,7 @@ from compact_splats.utils.errors import InputError, note
 SCHEDULES = {"full": FULL, "fast": FAST, "quick": QUICK}
 ALPHAS = ("auto", "mask", "composite")
 SELECTIONS = ("natural", "cutoff", "none")
+EXPOSURES = ("auto", "on", "off")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +115,10 @@ class TrainConfig(MachineConfig, SceneConfig):
     seed: int = option(0, type=int, help="random seed")
     deterministic: bool = option(False, type=bool, help="same bits in every run, also on a GPU; slower")
     random_background: bool = option(False, type=bool, help="a new random background in every step")
+    exposure: str = option(
+        "auto", choices=EXPOSURES, help="learn exposure and white balance of each training photo; auto: where photos "
+        "of the same points differ in brightness"
+    )  # fmt: skip
     selection: str = option(
         "natural", choices=SELECTIONS,
         help="how the budget is reached; natural: natural selection; cutoff: prune the lowest opacities at once, for "

@@ -13,6 +13,7 @@ from compact_splats.scene.dataset import Scene, load_scene
 from compact_splats.scene.gaussian_model import GaussianModel
 from compact_splats.scene.normalization import Units
 from compact_splats.scene.parameters import SavedArrays
+from compact_splats.training.exposure import DIFFERENT, Exposure, difference_of_exposures
 from compact_splats.training.processes import SingleProcess
 from compact_splats.utils.errors import InputError
 
@@ -120,6 +121,30 @@ def first_gaussians(config: Any, scene: Scene, device: torch.device, given: Save
         raise InputError(config.init_ply, "at least one Gaussian", "none", "give another model")
     units = scene.units.without_offset()  # unless the file names its offset
     return GaussianModel.from_arrays(given, device, units, config.sh_degree)
+
+
+def exposure_for(config: Any, scene: Scene, device: torch.device) -> Exposure | None:
+    """The colour transforms of the photos, if they are to be learnt; says why, where the photos decide it.
+
+    Args:
+        config: of the training.
+        scene: of the training.
+        device: of the model.
+
+    Raises:
+        InputError: a photo is broken.
+    """
+    if config.exposure == "off" or len(scene.train) < 2:
+        return None
+    if config.exposure == "auto":
+        difference = difference_of_exposures(scene)
+        if difference < DIFFERENT:
+            return None
+        config.say(
+            f"photos of the same points differ in brightness by {difference:.0%} (standard deviation): the exposure "
+            "of each is learnt (see --exposure)"
+        )
+    return Exposure(len(scene.train), device)
 
 
 def check_same_start(processes: SingleProcess, config: Any, scene: Scene) -> None:

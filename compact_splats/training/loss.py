@@ -40,7 +40,13 @@ def measure(view: engine.RenderPass, loss: Loss, photo: Tensor, mask: Tensor | N
     """The loss () of a view, without graph; its gradient for the image goes to ``view.v_image``."""
     if isinstance(loss, PhotometricLoss):  # needs no autograd
         return view.photometric_loss(photo, mask, loss.ssim_weight)
-    image = view.image.detach().requires_grad_()
+    value, v_image = with_gradient(loss, view.image, photo, mask)
+    view.v_image.copy_(v_image)
+    return value
+
+
+def with_gradient(loss: Loss, image: Tensor, photo: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The loss () of an image, without graph, and its gradient for the image."""
+    image = image.detach().requires_grad_()
     value = loss(image, photo, mask)
-    view.v_image.copy_(torch.autograd.grad(value, image)[0])
-    return value.detach()
+    return value.detach(), torch.autograd.grad(value, image)[0]

@@ -26,7 +26,14 @@ from compact_splats.scene.saved_cameras import camera_entries
 from compact_splats.training.checkpoint import Checkpoints
 from compact_splats.training.digest import digest
 from compact_splats.training.faults import SkippedViews
-from compact_splats.training.loading import Decoding, check_all_photos, check_same_start, first_gaussians, load
+from compact_splats.training.loading import (
+    Decoding,
+    check_all_photos,
+    check_same_start,
+    exposure_for,
+    first_gaussians,
+    load,
+)
 from compact_splats.training.loss import PhotometricLoss
 from compact_splats.training.memory import check_memory, no_room_to_grow
 from compact_splats.training.processes import SINGLE_PROCESS, SingleProcess
@@ -142,6 +149,7 @@ def make_training(
         loss=PhotometricLoss(config.lambda_dssim),
         background=None if config.random_background else torch.full((3,), float(config.white_background)),
         seed=config.seed,
+        exposure=exposure_for(config, scene, model.device),
         processes=processes,
     )
 

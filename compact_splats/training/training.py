@@ -16,6 +16,7 @@ from compact_splats.gaussian_renderer.gradient_stats import GradientStats
 from compact_splats.scene.cameras import Camera
 from compact_splats.scene.dataset import Scene
 from compact_splats.scene.gaussian_model import GaussianModel
+from compact_splats.training.exposure import Exposure
 from compact_splats.training.gradients import add_gradients
 from compact_splats.training.loss import Loss, measure, photometric_loss
 from compact_splats.training.processes import SINGLE_PROCESS, SingleProcess
@@ -59,7 +60,7 @@ class Step:
     Attributes:
         number: from 1.
         camera: the view; of this process, where several train together.
-        image: (3,H,W) float32, as rendered.
+        image: (3,H,W) float32, as it was compared with the photo: as rendered, or in the exposure of the photo.
         photo: (3,H,W) uint8.
         mask: (H,W) bool, False where a pixel does not count; None: all count.
         loss: () float32, without the terms that strategies add.
@@ -95,6 +96,7 @@ class Training:
         views: another order of views.
         rendered: the model to render in place of ``model``, as quantization-aware fine-tuning needs it: of the same
             Gaussians, with parameters of its own. Their gradients count as those of ``model`` (straight-through).
+        exposure: colour transforms of the training photos, learnt with the model; None: photos are taken as they are.
         processes: those that train together, each with a view of its own in every step. All make the same edits.
 
     Attributes:
@@ -113,6 +115,7 @@ class Training:
         seed: int = 0,
         views: ViewSampler | None = None,
         rendered: Callable[[Training], GaussianModel] | None = None,
+        exposure: Exposure | None = None,
         processes: SingleProcess = SINGLE_PROCESS,
     ) -> None:
         self.scene, self.model, self.strategies = scene, model, list(strategies)
@@ -120,7 +123,7 @@ class Training:
         self.step = 0
         self._divisor, self._smaller = 1, dict[int, Camera]()
         self._loss, self._background, self._rendered = loss, background, rendered
-        self._processes = processes
+        self.exposure, self._processes = exposure, processes
         model.units = scene.units
         self._views = views or ViewSampler(len(scene.train), random_stream(seed, "views"))
         self._background_stream = random_stream(seed, "background")
@@ -139,14 +142,19 @@ class Training:
         if self.schedule.raises_sh_degree(step):
             model.raise_sh_degree()
 
-        camera = self.view(processes.own_draw(self._views.draw))
+        index = processes.own_draw(self._views.draw)
+        camera = self.view(index)
         background = self._next_background()
         photo, mask = ground_truth(camera, model.device, background)
         wants_gradients = any(strategy.wants_gradients(step) for strategy in strategies)
         stats = GradientStats.zeros(model.num_gaussians, model.device) if wants_gradients else None
         shown = model if self._rendered is None else self._rendered(self)
         view = render_pass(camera, shown, background, model.waiting_gradients())
-        loss = measure(view, self._loss, photo, mask)
+        image, exposure = view.image, self.exposure
+        if exposure is None:
+            loss = measure(view, self._loss, photo, mask)
+        else:
+            loss, image, v_transform = exposure.measure(index, view, self._loss, photo, mask)
         terms = [term for strategy in strategies if (term := strategy.loss_term(self)) is not None]
 
         view.backward(None if stats is None else (stats.abs_grad_sum, stats.views))
@@ -157,11 +165,13 @@ class Training:
         updated = self.schedule.updated_parameters(step)
         processes.average_gradients(model.parameters[name] for name in updated)
         model.update(updated)
+        if exposure is not None:
+            exposure.update(step / self.schedule.iterations, index, v_transform, usable, processes)
         for strategy in strategies:
             strategy.after_step(self)
         if self.schedule.may_edit(step):
             processes.check_same(f"Gaussians after step {step}", model.parameters.values())
-        return Step(step, camera, view.image, photo, mask, loss, usable)
+        return Step(step, camera, image, photo, mask, loss, usable)
 
     def _set_learning_rates(self) -> None:
         rates = self.schedule.learning_rates_at(self.step, self.scene.extent)
@@ -230,6 +240,7 @@ class Training:
             "model": self.model.state_dict(),
             "views": self._views.state_dict(),
             "background": self._background_stream.get_state(),
+            "exposure": None if self.exposure is None else self.exposure.state_dict(),
             "processes": self._processes.gather(own),
         }
 
@@ -239,6 +250,8 @@ class Training:
         self.model.load_state_dict(state["model"])
         self._views.load_state_dict(state["views"])
         self._background_stream.set_state(state["background"])
+        if self.exposure is not None:
+            self.exposure.load_state_dict(state["exposure"])
         own = state["processes"][self._processes.rank]
         self.model.set_waiting_gradients(own["gradients"])
         device = self.model.device
