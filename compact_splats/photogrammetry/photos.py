@@ -29,6 +29,7 @@ from compact_splats.utils.pictures import (
     rgb_and_alpha,
     turned,
 )
+from compact_splats.utils.profiles import conversion_to_srgb
 
 JPEG_QUALITY = 98  # of photos that can't be copied unchanged
 _COPIED = ("JPEG", "PNG")  # formats that are copied unchanged, if the photo is upright and RGB or grey
@@ -186,6 +187,7 @@ def _prepare(folder: Path, name: str, target: str, mask_path: Path | None, out: 
             upright = ImageOps.exif_transpose(picture)
             rgb, alpha = rgb_and_alpha(upright)
             is_usual = picture.mode in ("RGB", "L") and alpha is None and "completed" not in picture.info
+            is_usual &= conversion_to_srgb(picture) is None
             can_copy = kind in _COPIED and is_usual and orientation == UPRIGHT
             exif = upright.info.get("exif", exif) if orientation != UPRIGHT else exif
     except InputError as error:
