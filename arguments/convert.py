@@ -24,9 +24,10 @@ class ConvertConfig:
         InputError: a value has the wrong type or is out of range.
     """
 
-    photos: Path | None = option(
-        None, type=Path, positional=True, help="folder of photos, or a video file; never modified"
-    )
+    photos: tuple[Path, ...] = option(
+        (), type=Path, many=True, positional=True, help="folder of photos, or a video file; never modified. Several "
+        "make one scene; each has a lens of its own"
+    )  # fmt: skip
     output: Path | None = option(None, type=Path, short="-o", help="folder of the scene (required with PHOTOS)")
     source_path: Path | None = option(
         None, type=Path, short="-s", help="instead of PHOTOS and -o, as in 3DGS: folder of the scene, with the photos "
@@ -37,7 +38,7 @@ class ConvertConfig:
     )
     matching: str = option(
         "auto", choices=MATCHINGS, help="exhaustive: match all pairs; sequential: match neighbours by name and some "
-        "distant pairs; auto: sequential for videos and for more than 100 photos"
+        "distant pairs; auto: sequential for a video and for more than 100 photos"
     )  # fmt: skip
     camera: str = option(
         "shared", help="shared: photos of the same size, camera and zoom share one lens; each: each photo has its own"
@@ -75,21 +76,18 @@ class ConvertConfig:
 
     def _check_paths(self) -> None:
         if self.source_path is not None:
-            if self.photos is not None or self.output is not None:
-                other = "-o" if self.photos is None else f"'{self.photos}'"
+            if self.photos or self.output is not None:
+                other = f"'{self.photos[0]}'" if self.photos else "-o"
                 raise InputError(f"-s can't be combined with {other}: give -s SCENE alone, or PHOTOS -o SCENE")
-        elif self.photos is None:
+        elif not self.photos:
             raise InputError("no photos are given: python convert.py PHOTOS_OR_VIDEO -o SCENE")
         elif self.output is None:
             raise InputError("no folder is given for the scene: name it with -o")
 
     @property
-    def input(self) -> Path:
-        """The folder of the photos, or the video."""
-        if self.source_path is not None:
-            return self.source_path / "input"
-        assert self.photos is not None  # see _check_paths
-        return self.photos
+    def inputs(self) -> tuple[Path, ...]:
+        """Folders of photos, photos, and videos."""
+        return self.photos if self.source_path is None else (self.source_path / "input",)
 
     @property
     def scene(self) -> Path:

@@ -11,7 +11,7 @@ from icc_writer import ADOBE, P3, PROPHOTO, SRGB, cmyk_profile, grey_profile, rg
 from PIL import ExifTags, Image
 from scene_writers import write_colmap
 
-from compact_splats.photogrammetry.photos import find_photos, prepare_photos
+from compact_splats.photogrammetry.sources import find_sources, prepare
 from compact_splats.photogrammetry.stages import Stages
 from compact_splats.scene import load_scene
 from compact_splats.utils import colours, profiles
@@ -280,7 +280,7 @@ def test_convert_and_train_read_the_same_colours(tmp_path):
         Image.fromarray(SHOWN).save(photos / name, icc_profile=rgb_profile(P3), quality=100, subsampling=0)
     (tmp_path / "work").mkdir()
     stages = Stages(StopRequest(), quiet=True)
-    inputs = prepare_photos(photos, find_photos(photos), None, tmp_path / "work", stages, 1)
+    inputs = prepare(find_sources([photos]), 0, None, tmp_path / "work", stages, 1)
     for photo in inputs.photos:
         with Image.open(inputs.folder / photo.name) as written:
             assert "icc_profile" not in written.info

@@ -211,7 +211,7 @@ def place(seed: int) -> np.ndarray:
         (blank, 1, "contains 1 photo,"),
         (blank, 3, "3 of 3 photos have almost no features"),
         (place, 3, "no two of the 3 photos match"),
-        (lambda seed: place(0), 3, "no two have enough parallax"),
+        (lambda seed: place(0), 3, "the camera did not move"),
     ],
     ids=["one photo", "blank photos", "different places", "a camera that does not move"],
 )

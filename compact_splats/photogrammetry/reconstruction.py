@@ -12,7 +12,7 @@ from pathlib import Path
 import pycolmap
 
 from compact_splats.arguments.convert import ConvertConfig
-from compact_splats.photogrammetry.diagnosis import Matches, failure
+from compact_splats.photogrammetry.diagnosis import SAME_PLACE, Matches, failure
 from compact_splats.photogrammetry.pairs import is_sequential, pairs_to_match
 from compact_splats.photogrammetry.photos import InputPhoto, InputPhotos
 from compact_splats.photogrammetry.stages import Stages
@@ -21,6 +21,7 @@ MIN_OPENCV_PHOTOS = 20  # per lens: with fewer, the eight parameters of OPENCV w
 _PHOTOS_PER_BATCH = 4  # for each thread
 _PAIRS_PER_BATCH = 128
 _MIN_PART = 2  # photos
+MIN_POINTS = 20  # of a part; a camera that turns on the spot gives none or a few
 _MIN_THREE_VIEW_PHOTOS = 5  # with fewer photos, points seen by two of them are kept, as few are seen by three
 
 pycolmap.logging.minloglevel = int(pycolmap.logging.Level.FATAL)  # diagnosis.py reports failures
@@ -66,8 +67,9 @@ def reconstruct(
     _match(database, names, pairs_to_match(len(names), sequential), config.seed, stages, threads)
     matches = Matches.read(database, {photo.name: photo.source for photo in inputs.photos})
     parts = _map(inputs, database, work, config.seed, stages, threads) if matches.inliers else []
+    parts = [part for part in parts if part.num_points3D() >= MIN_POINTS]
     if not parts:
-        raise failure(config.input, matches)
+        raise failure(", ".join(map(str, config.inputs)), matches)
     largest, *others = sorted(parts, key=lambda part: (part.num_reg_images(), part.num_points3D()), reverse=True)
     return Result(largest, [part.num_reg_images() for part in others], matches, sequential)
 
@@ -85,8 +87,11 @@ def _extract(inputs: InputPhotos, database: Path, config: ConvertConfig, stages:
     single, cpu = pycolmap.CameraMode.SINGLE, pycolmap.Device.cpu
     for first, photos in stages.each("features", batches, len(inputs.photos), size=lambda batch: len(batch[1])):
         reader = pycolmap.ImageReaderOptions(camera_model=model)
+        if first.focal is not None:
+            reader.camera_model = "SIMPLE_PINHOLE"
+            reader.camera_params = f"{first.focal},{first.focal},{first.focal}"  # the middle of a face is as far
         if first not in photos:
-            reader.existing_camera_id = _camera_of(database, first.name)
+            reader.existing_camera_id = camera_of(database, first.name)
         if photos[0].has_mask:
             reader.mask_path = inputs.masks
         names = [photo.name for photo in photos]
@@ -101,7 +106,7 @@ def _batches_of_lens(photos: list[InputPhoto], size: int) -> Iterator[tuple[Inpu
         yield from ((first, group[start : start + size]) for start in range(0, len(group), size))
 
 
-def _camera_of(path: Path, name: str) -> int:
+def camera_of(path: Path, name: str) -> int:
     """The id of a photo's camera; -1, for a new camera, if the photo had no features."""
     database = pycolmap.Database.open(path)
     try:
@@ -118,7 +123,9 @@ def _match(
     listed = database.with_name("pairs.txt")
     matching = pycolmap.FeatureMatchingOptions(num_threads=threads, use_gpu=False)
     pairing = pycolmap.ImportedPairingOptions(match_list_path=listed)
-    verification = pycolmap.TwoViewGeometryOptions()
+    verification = pycolmap.TwoViewGeometryOptions(
+        filter_stationary_matches=True, stationary_matches_max_error=SAME_PLACE
+    )
     verification.ransac.random_seed = seed
     for batch in stages.each("matching", _batches_of_pairs(pairs), len(pairs), "pair", size=len):
         listed.write_text("".join(f"{names[i]} {names[j]}\n" for i, j in batch), encoding="utf-8")
@@ -138,6 +145,8 @@ def _map(
     """Incremental mapping; the connected parts."""
     options = pycolmap.IncrementalPipelineOptions(min_model_size=_MIN_PART, num_threads=threads, random_seed=seed)
     options.triangulation.ignore_two_view_tracks = len(inputs.photos) >= _MIN_THREE_VIEW_PHOTOS
+    exact = {photo.lens: photo.name for photo in inputs.photos if photo.focal is not None}
+    options.constant_cameras = {camera_of(database, name) for name in exact.values()} - {-1}
     if len(inputs.photos) == 2:  # two photos do not determine the focal length
         options.ba_refine_focal_length = options.ba_refine_extra_params = False
     placed, parts = [], work / "parts"
