@@ -10,6 +10,10 @@ import pycolmap
 from compact_splats.utils.errors import InputError
 
 FEW_FEATURES = 100  # of a photo; a sharp one has thousands
+_TESTED_PAIRS = 60
+_TESTED_FOCALS = np.geomspace(0.5, 2.0, 17)  # of the longer side of a photo
+_TURN_ERROR = 0.006  # of the longer side; parallax is several times as large
+_NEARLY_ALL = 0.8  # measured: all of a camera that turned; 0.1 of one that moved
 SAME_PLACE = 1.0  # px; matches that move less belong to an overlay, or to a camera that rests
 
 
@@ -71,6 +75,54 @@ def _rests(database: pycolmap.Database, first: int, second: int) -> bool:
     return bool(np.median(moved) < SAME_PLACE)
 
 
+def only_turned(path: Path) -> bool:
+    """Whether the camera turned on the spot: in nearly all pairs one rotation explains nearly all matches.
+
+    COLMAP may bend the lens until such photos seem to have parallax, and then give a model that is none.
+
+    Args:
+        path: COLMAP's database.
+    """
+    database = pycolmap.Database.open(path)
+    try:
+        enough = pycolmap.TwoViewGeometryOptions().min_num_inliers
+        pairs, counts = database.read_two_view_geometry_num_inliers()
+        matched = [pair for pair, count in zip(pairs, counts, strict=True) if count >= enough]
+        chosen = [matched[i] for i in np.unique(np.linspace(0, len(matched) - 1, _TESTED_PAIRS).astype(int))]
+        cameras = {camera.camera_id: camera for camera in database.read_all_cameras()}
+        lenses = {image.image_id: cameras[image.camera_id] for image in database.read_all_images()}
+        points = [_matched_points(database, lenses, *pycolmap.pair_id_to_image_pair(pair)) for pair in chosen]
+    finally:
+        database.close()
+    explained = ([_explained(*pair, focal) for pair in points] for focal in _TESTED_FOCALS)
+    return any(np.quantile(fractions, 1 - _NEARLY_ALL) > _NEARLY_ALL for fractions in explained)
+
+
+def _matched_points(
+    database: pycolmap.Database, lenses: dict[int, pycolmap.Camera], first: int, second: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """(M,2) of each photo: from the middle, as fractions of the longer side."""
+    matches = database.read_two_view_geometry(first, second).inlier_matches
+    points = []
+    for image, rows in ((first, matches[:, 0]), (second, matches[:, 1])):
+        size = np.array([lenses[image].width, lenses[image].height])
+        points.append((database.read_keypoints(image)[rows, :2] - size / 2) / size.max())
+    return points[0], points[1]
+
+
+def _explained(first: np.ndarray, second: np.ndarray, focal: float) -> float:
+    """The fraction of matches that the best rotation explains, by Kabsch's method with weights of 1 / error."""
+    rays = [np.c_[points, np.full(len(points), focal)] for points in (first, second)]
+    a, b = (each / np.linalg.norm(each, axis=1, keepdims=True) for each in rays)
+    weights = np.ones((len(a), 1))
+    for _ in range(5):
+        u, _, vt = np.linalg.svd((b * weights).T @ a)
+        turned = a @ (u @ np.diag([1, 1, np.linalg.det(u @ vt)]) @ vt).T
+        errors = np.linalg.norm(turned[:, :2] / turned[:, 2:] * focal - second, axis=1)
+        weights = 1 / np.maximum(errors, _TURN_ERROR)[:, None]
+    return float(np.mean(errors < _TURN_ERROR))
+
+
 def few(matches: Matches, registered: set[str]) -> str:
     """Why photos are not registered, by number of photos and cause.
 
@@ -116,6 +168,6 @@ def failure(source: str, matches: Matches) -> InputError:
         )
     return InputError(
         f"{source}: {sum(map(len, groups))} of {num_photos} photos match another one, at most {len(groups[0])} in one "
-        "group, but no two have enough parallax to start from; take more photos, and step to the side for each instead "
-        "of turning on the spot"
+        "group, but no two have enough parallax to start from: the camera turned on the spot, or hardly moved; take "
+        "more photos, and step to the side for each"
     )

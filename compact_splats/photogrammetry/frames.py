@@ -52,7 +52,7 @@ def extract_frames(path: Path, num_frames: int, work: Path, stages: Stages, pref
         rgb, alpha = video.pixels(frame)
         name, mask = f"{prefix}frame_{index:06d}", combined_masks(alpha)
         if video.is_panorama:
-            photos += write_faces(out, name, ".jpg", name, prefix, rgb, mask)
+            photos += write_faces(out, prefix, f"frame_{index:06d}.jpg", name, rgb, mask)
             continue
         photo = InputPhoto(f"{name}.jpg", f"{name}.jpg", (prefix, rgb.shape), mask is not None)
         write_photo(out, photo, rgb, mask)

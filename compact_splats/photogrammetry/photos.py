@@ -48,14 +48,14 @@ class InputPhoto:
         source: the user's name.
         lens: equal for photos with the same size, camera and zoom.
         has_mask: whether ``name``.png is in ``InputPhotos.masks``.
-        focal: the exact focal length in px of a face of a panorama; None: to be estimated.
+        panorama: folder of the face of a panorama; empty: it is a usual photo.
     """
 
     name: str
     source: str
     lens: Hashable
     has_mask: bool = False
-    focal: float | None = None
+    panorama: str = ""
 
 
 @dataclass(frozen=True)
@@ -208,7 +208,7 @@ def _prepare(
     size = rgb.shape[1], rgb.shape[0]
     mask = combined_masks(alpha, None if mask_path is None else _read_mask(mask_path, size, orientation))
     if is_cut:
-        return write_faces(out, f"{prefix}{target}", suffix, f"{prefix}{name}", (prefix, lens), rgb, mask)
+        return write_faces(out, prefix, f"{target}{suffix}", f"{prefix}{name}", rgb, mask)
     photo = InputPhoto(f"{prefix}{target}{suffix}", f"{prefix}{name}", (prefix, size, lens), mask is not None)
     if can_copy:
         copy = out.folder / photo.name
@@ -219,18 +219,25 @@ def _prepare(
 
 
 def write_faces(
-    out: InputPhotos, stem: str, suffix: str, source: str, lens: Hashable, rgb: np.ndarray, mask: np.ndarray | None
+    out: InputPhotos, prefix: str, name: str, source: str, rgb: np.ndarray, mask: np.ndarray | None
 ) -> list[InputPhoto]:
-    """Write the faces of a panorama, and their masks."""
+    """Write the faces of a panorama, and their masks, as FOLDER/FACE/NAME with one FOLDER for each size.
+
+    Args:
+        out: the folders.
+        prefix: of the names.
+        name: of each face, with suffix.
+        source: the user's name.
+        rgb: (H,W,3) uint8, W = 2 H.
+        mask: (H,W) uint8.
+    """
     photos = []
     for face, pixels, counts in faces(rgb, mask):
-        size = len(pixels)
-        counts = combined_masks(counts)
-        photo = InputPhoto(
-            f"{stem}_{face}{suffix}", f"{source} ({face})", ("face", size, lens), counts is not None, size / 2
-        )
-        write_photo(out, photo, pixels, counts)
-        photos.append(photo)
+        side, counts = len(pixels), combined_masks(counts)
+        folder = f"{prefix}panorama_{side}"
+        lens = (folder, face)
+        photos.append(InputPhoto(f"{folder}/{face}/{name}", f"{source} ({face})", lens, counts is not None, folder))
+        write_photo(out, photos[-1], pixels, counts)
     return photos
 
 
