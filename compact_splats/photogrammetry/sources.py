@@ -53,8 +53,15 @@ def find_sources(paths: Sequence[Path]) -> list[Source]:
     if len(found) == 1:
         return [Source(*next(iter(found.items())))]
     labels = [(path.resolve().name if names else path.stem) or "photos" for path, names in found.items()]
-    unique = safe_names(labels)
-    return [Source(path, names, f"{label}/") for (path, names), label in zip(found.items(), unique, strict=True)]
+    sources, taken = [], set[str]()
+    for (path, names), label in zip(found.items(), labels, strict=True):
+        base = next(iter(safe_names([f"{label}.x"]).values()))
+        unique, number = base, 2
+        while unique.casefold() in taken:
+            unique, number = f"{base}_{number}", number + 1
+        taken.add(unique.casefold())
+        sources.append(Source(path, names, f"{unique}/"))
+    return sources
 
 
 def prepare(
