@@ -114,7 +114,7 @@ def _join_faces(inputs: InputPhotos, path: Path) -> None:
         return
     configs = []
     for folder in folders:
-        rig = []
+        rig: list[pycolmap.RigConfigCamera] = []
         for face, to_photo in FACES:
             turn = pycolmap.Rigid3d(pycolmap.Rotation3d(to_photo.T), np.zeros(3))
             camera = pycolmap.RigConfigCamera(image_prefix=f"{folder}/{face}/", ref_sensor=not rig)

@@ -76,6 +76,7 @@ class Video:
         with self._opened() as (container, stream):
             length, last, count, damaged, fields = _length(container, stream), 0.0, 0, 0, _Fields(self, stream)
             error: av.FFmpegError | None = None
+            is_broken = False  # until the next key frame, frames build on one that is damaged
             packets = container.demux(stream)
             while True:
                 try:
@@ -88,13 +89,14 @@ class Video:
                 try:
                     decoded = packet.decode()
                 except av.FFmpegError as broken:
-                    error, damaged = error or broken, damaged + 1
+                    error, damaged, is_broken = error or broken, damaged + 1, True
                     continue
                 if packet.pts is not None:
                     end = float((packet.pts + (packet.duration or 0) - (stream.start_time or 0)) * packet.time_base)
                     last = max(last, end)
                 for frame in decoded:
-                    if frame.is_corrupt:
+                    is_broken = (is_broken or frame.is_corrupt) and not frame.key_frame
+                    if is_broken or frame.is_corrupt:
                         damaged += 1
                         continue
                     self._check(frame, first=not count)
@@ -320,8 +322,11 @@ class _Fields:
 
 def _side_data(frame: av.VideoFrame, name: str) -> np.ndarray | None:
     """The fields of a structure of FFmpeg, int32."""
-    content = frame.side_data.get(name)
-    return None if content is None else np.frombuffer(bytes(content)[: len(bytes(content)) // 4 * 4], np.int32)
+    side = frame.side_data.get(name)
+    if side is None:
+        return None
+    content = bytes(side)  # type: ignore[call-overload]  # PyAV's hint has no buffer
+    return np.frombuffer(content[: len(content) // 4 * 4], np.int32)
 
 
 def _planes(frame: av.VideoFrame, is_full: bool) -> tuple[list[np.ndarray], int, bool]:
@@ -338,7 +343,9 @@ def _planes(frame: av.VideoFrame, is_full: bool) -> tuple[list[np.ndarray], int,
     span = _FULL if is_full else _LIMITED
     frame = frame.reformat(format=kind + (f"{bits}le" if bits > 8 else ""), src_color_range=span, dst_color_range=span)
     dtype = np.dtype("<u2" if bits > 8 else "u1")
-    rows = [np.frombuffer(plane, dtype).reshape(-1, plane.line_size // dtype.itemsize) for plane in frame.planes]
+    rows = [
+        np.frombuffer(memoryview(plane), dtype).reshape(-1, plane.line_size // dtype.itemsize) for plane in frame.planes
+    ]
     planes = [plane[: frame.height, : frame.width] for plane in rows]
     return [planes[2], planes[0], planes[1], *planes[3:]] if kind.startswith("gb") else planes, bits, has_alpha
 
@@ -377,7 +384,7 @@ def _display_matrix(words: np.ndarray | None) -> np.ndarray | None:
 
 def _length(container: av.container.InputContainer, stream: av.VideoStream) -> tuple[float, float] | None:
     """The length in seconds that the file names, and the fraction of it below which the video ends early."""
-    if stream.duration:
+    if stream.duration and stream.time_base:
         return float(stream.duration * stream.time_base), _SHORT
     tag = stream.metadata.get("DURATION", "").split(":")
     try:
