@@ -1,6 +1,7 @@
 """Make a scene for train.py from photos or a video, by structure from motion with COLMAP.
 
-``convert.py PHOTOS_OR_VIDEO ... -o SCENE``, or as in 3DGS ``convert.py -s SCENE`` with the photos in ``SCENE/input``.
+``convert.py PHOTOS_OR_VIDEO ... -o SCENE``, ``convert.py *.jpg -o SCENE``, or as in 3DGS ``convert.py -s SCENE`` with
+the photos in ``SCENE/input``.
 
 photos --> upright, readable copies --+
                                       +--> features --> matches --> cameras and points --> undistorted scene

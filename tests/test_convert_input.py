@@ -78,6 +78,17 @@ def test_a_flag_of_convert_sets_its_field_and_nothing_else(words, field, value):
     assert changed == dataclasses.replace(plain, **{field: value})
 
 
+def test_photos_may_be_given_one_by_one(tmp_path):
+    """In natural order, and only they; one that does not exist is refused by its name."""
+    for name in ("img_10.jpg", "img_9.jpg", "img_11.jpg"):
+        (tmp_path / name).write_bytes(b"")
+    words = [str(tmp_path / name) for name in ("img_10.jpg", "img_9.jpg")]
+    (source,) = find_sources(ConvertConfig.from_command_line([*words, "-o", "scene"]).inputs)
+    assert source == Source(tmp_path, ("img_9.jpg", "img_10.jpg"))
+    with pytest.raises(InputError, match="img_12.jpg does not exist"):
+        find_sources([Path(word) for word in (*words, str(tmp_path / "img_12.jpg"))])
+
+
 def test_the_layout_of_3dgs_is_named_by_one_flag():
     config = ConvertConfig.from_command_line(["-s", "place"])
     assert (config.inputs, config.scene) == ((Path("place/input"),), Path("place"))
@@ -295,7 +306,7 @@ def test_inputs_get_folders_of_their_own(tmp_path):
     found = find_sources([tmp_path / name for name in given])
     prefixes = [source.prefix for source in found]
     assert prefixes == ["walk/", "walk_2/", f"{tmp_path.name}/", "walk_3/", "walk.2/"]
-    assert found[2].names == ("loose 2.jpg", "loose 1.jpg") and [source.is_video for source in found].count(True) == 1
+    assert found[2].names == ("loose 1.jpg", "loose 2.jpg") and [source.is_video for source in found].count(True) == 1
     (alone,) = find_sources([tmp_path / "loose 1.jpg", tmp_path / "loose 2.jpg"])
     assert alone == Source(tmp_path, ("loose 1.jpg", "loose 2.jpg"))
 

@@ -103,7 +103,7 @@ def find_photos(folder: Path, at_least: int = 2) -> list[str]:
             f"{folder} contains {len(names) or 'no'} photo{'s' * (len(names) != 1)}{other}, but at least {needed} "
             "needed; name the folder of the photos, or the video itself; export RAW photos as JPEG first"
         )
-    return sorted(names, key=_natural)
+    return sorted(names, key=natural)
 
 
 def prepare_photos(
@@ -182,7 +182,7 @@ def safe_names(names: Sequence[str]) -> dict[str, str]:
     return safe
 
 
-def _natural(name: str) -> tuple:
+def natural(name: str) -> tuple:
     """Sort key by which numbers in names sort by value."""
     parts = re.split(r"(\d+)", name.casefold())
     return [int(part) if part.isdecimal() else part for part in parts], name

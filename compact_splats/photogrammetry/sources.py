@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from compact_splats.photogrammetry.frames import extract_frames
-from compact_splats.photogrammetry.photos import InputPhotos, find_photos, prepare_photos, safe_names
+from compact_splats.photogrammetry.photos import InputPhotos, find_photos, natural, prepare_photos, safe_names
 from compact_splats.photogrammetry.stages import Stages
 from compact_splats.scene.masks import find_masks
 from compact_splats.scene.names import is_picture, walk
@@ -33,7 +33,7 @@ class Source:
 
 
 def find_sources(paths: Sequence[Path]) -> list[Source]:
-    """The sources in the order in which they are named. Photos that are named one by one are one source per folder.
+    """The sources in the order in which they are named; photos that are named one by one are one source per folder.
 
     Raises:
         InputError: a path does not exist or is named twice, a folder has no photos, or there are fewer than two photos.
@@ -45,7 +45,7 @@ def find_sources(paths: Sequence[Path]) -> list[Source]:
             raise InputError(f"{path} is named twice; name it once")
         if path.is_file() and is_picture(path.name):
             photos.setdefault(path.parent, []).append(path.name)
-            found[path.parent] = tuple(photos[path.parent])
+            found[path.parent] = tuple(sorted(photos[path.parent], key=natural))
         else:
             found[path] = () if path.is_file() else tuple(find_photos(path, at_least=2 if len(paths) == 1 else 1))
     if len(found) == 1 and (names := next(iter(found.values()))) and len(names) < 2:
