@@ -338,8 +338,8 @@ def weight_of(index: Tensor) -> Tensor:
 
 
 def _finer(step: float, index: Tensor) -> Tensor:
-    """double, the step over the weight."""
-    return _looked_up(step / _weights(index.device), index)
+    """double, the step times the reciprocal of the weight: the format fixes these two roundings."""
+    return _looked_up(_weights(index.device).reciprocal() * step, index)
 
 
 def _weights(device: torch.device) -> Tensor:
