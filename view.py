@@ -10,12 +10,14 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import closing
+from itertools import chain
 from typing import NoReturn
 
 import numpy as np
 
 from compact_splats.arguments.config import run_folder
 from compact_splats.arguments.device import pick_device, use_threads
+from compact_splats.compression.color_basis import ColorBasis
 from compact_splats.compression.files import model_file
 from compact_splats.compression.load import load_model
 from compact_splats.gaussian_renderer import DEVICES
@@ -28,7 +30,7 @@ from compact_splats.utils.files import check_writable
 from compact_splats.utils.signals import StopRequest
 from compact_splats.utils.usage import MB
 from compact_splats.viewer import check_installed, open_page
-from compact_splats.viewer.page import write_page
+from compact_splats.viewer.page import whole_gsz, write_page
 from compact_splats.viewer.ports import check_port, how_to_open
 from compact_splats.viewer.views import Views, find_views
 
@@ -70,10 +72,19 @@ def view(config: ViewConfig) -> None:
     name = config.model.absolute().name if config.model.is_dir() else path.name
     if config.html is None:
         serve(config, name, model, views)
-    background = "#ffffff" if config.white_background else "#000000"
-    lost = write_page(config.html, name, model, views, background=background, max_gaussians=config.max_gaussians)
+    gsz = whole_gsz(path, model, config.max_gaussians)
+    format = config.format or ("spz" if gsz is None else "gsz")
+    compressed = config.model / "compressed" / "compact.gsz"
+    if format == "spz" and compressed.is_file():
+        config.say(f"{compressed} is there, too: view.py {compressed} --html FILE makes a smaller page, of that model")
+    lost = write_page(
+        config.html, name, model, views, background="#ffffff" if config.white_background else "#000000",
+        max_gaussians=config.max_gaussians, format=format, gsz=gsz,
+        color_basis=ColorBasis.of_cameras(list(chain(*cameras.values()))),
+    )  # fmt: skip
     config.say_notes(config.html, lost)
-    config.say(f"{config.html}: {config.html.stat().st_size / MB:.1f} MB, opens in any current browser")
+    size = config.html.stat().st_size / MB
+    config.say(f"{config.html}: {size:.1f} MB with the model as .{format}, opens in any current browser")
 
 
 def _as_flag(up: np.ndarray) -> str:

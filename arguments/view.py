@@ -45,6 +45,10 @@ class ViewConfig(MachineConfig, SceneConfig, KeepConfig):
         None, type=Path, group="output", help="write a single HTML file, which opens without a server and offline, "
         "instead of serving"
     )  # fmt: skip
+    format: str | None = option(
+        None, choices=("gsz", "spz"), group="output", help="how the HTML file holds the model: gsz is a tenth of spz and "
+        "loses more (default: gsz where the model is a .gsz, which loses nothing; else spz)"
+    )  # fmt: skip
     port: int = option(DEFAULT_PORT, type=int, group="output", help="port of the live page; 0: any free one")
     host: str = option(
         "127.0.0.1", group="output", help="address of the live page; 127.0.0.1: only from this machine and through "
@@ -67,6 +71,8 @@ class ViewConfig(MachineConfig, SceneConfig, KeepConfig):
         at_least(1, "--max-gaussians", self.max_gaussians)
         in_range(0, 65535, "--port", self.port)
         check_resolution(self.resolution)
+        if self.format is not None and self.html is None:
+            raise InputError("--format is for a single HTML file: give --html FILE, too")
         _ = self.up_direction
 
     @property

@@ -18,11 +18,13 @@ from viewer_cases import HEIGHT, WIDTH, rows_of, write_run
 
 from compact_splats import viewer
 from compact_splats.commands import view
+from compact_splats.compression import decode, encode
 from compact_splats.compression.formats import spz
 from compact_splats.gaussian_renderer import render
 from compact_splats.scene import ply
 from compact_splats.scene.cameras import Camera
 from compact_splats.scene.gaussian_model import GaussianModel
+from compact_splats.scene.normalization import Units
 from compact_splats.scene.saved_cameras import read_cameras
 from compact_splats.training.run_folder import RunFolder
 from compact_splats.utils.errors import InputError
@@ -114,6 +116,75 @@ def test_the_bundle_was_built_from_these_sources():
     assert b"</script" not in bundle.lower() and "--" not in notices
 
 
+# ---- the model as .gsz ----
+
+
+@pytest.fixture(scope="module")
+def compressed(run) -> Path:
+    """A .gsz in the folder of the run, where ``compress.py`` writes it."""
+    path = run / "compressed" / "compact.gsz"
+    path.parent.mkdir()
+    path.write_bytes(encode(ply.read(RunFolder(run).find_ply()[0])))
+    return path
+
+
+@pytest.fixture(scope="module")
+def gsz_page(compressed, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("page") / "gsz.html"
+    write(compressed, out, "--quiet")
+    return out
+
+
+def test_a_page_of_a_gsz_holds_the_file_itself(gsz_page, compressed):
+    assert base64.b64decode(part(gsz_page.read_text(), "model")) == compressed.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "flags", [["--max-gaussians", "100"], ["--sh-degree", "1"], ["--format", "spz"]], ids=lambda flags: flags[0]
+)
+def test_a_page_of_a_part_of_a_gsz_holds_a_spz(flags, compressed, tmp_path, capsys):
+    text = write(compressed, tmp_path / "out.html", *flags)
+    (tmp_path / "model.spz").write_bytes(base64.b64decode(part(text, "model")))
+    rest = spz.read(tmp_path / "model.spz")["sh_rest"]
+    assert rest.shape == (100 if "100" in flags else 300, 3 if "1" in flags else 15, 3)
+    assert "model as .spz" in capsys.readouterr().out
+
+
+def test_a_page_of_a_ply_is_a_gsz_only_where_asked_for(run, compressed, tmp_path, capsys):
+    write(run, tmp_path / "spz.html")
+    assert f"view.py {compressed} --html" in capsys.readouterr().out
+    text = write(run, tmp_path / "gsz.html", "--format", "gsz")
+    said = capsys.readouterr()
+    assert "not fine-tuned" in said.out + said.err and " dB" in said.out + said.err
+    given, held = ply.read(RunFolder(run).find_ply()[0]), decode(base64.b64decode(part(text, "model")))
+    _, units = read_cameras(run / "cameras.json")
+    np.testing.assert_allclose(units.file_points(held["means"]).sum(0), given["means"].sum(0), atol=0.05)
+
+
+def test_a_format_without_a_page_is_refused(run):
+    with pytest.raises(InputError, match="--html"):
+        view.main(["-m", str(run), "--format", "gsz"])
+
+
+@needs_browser
+@pytest.mark.parametrize("made", ["from its file", "from a PLY"])
+def test_a_browser_draws_a_gsz_as_we_render_it(made, gsz_page, compressed, run, tmp_path, chromium):
+    page, model = gsz_page, compressed
+    if made == "from a PLY":
+        page, model = tmp_path / "out.html", tmp_path / "model.gsz"
+        model.write_bytes(base64.b64decode(part(write(run, page, "--quiet", "--format", "gsz"), "model")))
+    with browser.visit(chromium, page.as_uri(), WIDTH, HEIGHT, is_offline=True) as visit:
+        settle(visit)
+        visit.page.add_style_tag(content=".bar { opacity: 0; pointer-events: none }")
+        cameras, units = read_cameras(run / "cameras.json")
+        units = units if made == "from its file" else Units()  # in the page a model that is made for it has world units
+        drawn = GaussianModel.from_arrays(decode(model.read_bytes()), "cpu", units)
+        for index in (0, 2):
+            go_to(visit, index)
+            assert browser.likeness(visit.picture(), ours(run, index, model=drawn)) > 44
+        assert not visit.complaints
+
+
 # ---- bad and small input ----
 
 
@@ -184,10 +255,13 @@ def test_a_page_that_cannot_be_written_is_refused(run, tmp_path):
 # ---- in a browser ----
 
 
-def ours(run: Path, index: int, background: float = 0.0, camera: Camera | None = None) -> np.ndarray:
-    """Our render of a camera of the run, or of another, (H,W,3) uint8."""
+def ours(
+    run: Path, index: int, background: float = 0.0, camera: Camera | None = None, model: GaussianModel | None = None
+) -> np.ndarray:
+    """Our render of a camera of the run, or of another, and of its model, or of another, (H,W,3) uint8."""
     cameras, units = read_cameras(run / "cameras.json")
-    model, camera = GaussianModel.load_ply(RunFolder(run).find_ply()[0], "cpu", units=units), camera or cameras[index]
+    model = model or GaussianModel.load_ply(RunFolder(run).find_ply()[0], "cpu", units=units)
+    camera = camera or cameras[index]
     with torch.no_grad():
         image = render(camera, model, torch.full((3,), background)).image
     return to_uint8(image).permute(1, 2, 0).numpy()

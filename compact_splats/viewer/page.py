@@ -1,6 +1,6 @@
 """Single-file HTML pages: model, viewer and cameras in one file that opens without a server and offline.
 
-The renderer is ``web/bundle.js.gz``, built from ``web/src`` by ``make viewer-bundle``. The model is stored as .spz.
+The renderer is ``web/bundle.js.gz``, built from ``web/src`` by ``make viewer-bundle``. The model is a .spz or a .gsz.
 """
 
 from __future__ import annotations
@@ -16,6 +16,11 @@ from typing import Any
 import numpy as np
 from diff_gaussian_rasterization import LIMITS
 
+from compact_splats.compression.arrays import Arrays
+from compact_splats.compression.codec import decode, encode
+from compact_splats.compression.color_basis import ColorBasis
+from compact_splats.compression.container import unpack
+from compact_splats.compression.files import kind_of
 from compact_splats.compression.formats import spz
 from compact_splats.compression.load import psnr_of_copy
 from compact_splats.scene.cameras import Camera
@@ -32,6 +37,23 @@ MAX_CAMERAS = 500  # in a page; of more, an evenly spaced selection
 _TO_OPENGL = np.diag([1.0, -1.0, -1.0, 1.0])  # camera axes right, up, back
 
 
+def whole_gsz(path: Path, model: GaussianModel, max_gaussians: int) -> bytes | None:
+    """The content of the file of a model that a page can hold as it is; None: it is no .gsz, or it has more in it.
+
+    Args:
+        path: the file that the model was read from.
+        model: what the flags have left of it.
+        max_gaussians: maximum in the page.
+    """
+    if kind_of(path) != ".gsz":
+        return None
+    data = path.read_bytes()
+    header, _ = unpack(data)
+    held = header["gaussians"], header.get("num_rest", header.get("sh_rest"))
+    is_whole = held == (min(model.num_gaussians, max_gaussians), model.sh_rest.shape[1])
+    return data if is_whole else None
+
+
 def write_page(
     path: Path,
     name: str,
@@ -40,6 +62,9 @@ def write_page(
     *,
     background: str,
     max_gaussians: int,
+    format: str = "spz",
+    gsz: bytes | None = None,
+    color_basis: ColorBasis | None = None,
 ) -> list[str]:
     """Write a page that shows a model.
 
@@ -50,6 +75,9 @@ def write_page(
         views: cameras; the page starts at the first.
         background: a colour as ``#rrggbb``.
         max_gaussians: maximum in the page; see :func:`most_important`.
+        format: in which the page holds the model, "spz" or "gsz".
+        gsz: result of :func:`whole_gsz`, which goes into the page as it is; None: a .gsz is made of the model.
+        color_basis: for that, in world units; None: the spherical harmonics.
 
     Returns:
         Sentences about what the page has lost, with the PSNR from the cameras.
@@ -58,14 +86,18 @@ def write_page(
         InputError: the file can't be written, or .spz can't represent the model.
     """
     chosen = most_important(model, max_gaussians)
-    given = {key: values.detach()[chosen].cpu().numpy() for key, values in model.parameters.items()}
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "model.spz"
-        lost = spz.write(file, SavedArrays(given, model.antialiased))
+    units = Units()
+    if format == "gsz" and gsz is not None:
+        packed, lost, units = gsz, [], model.units.of_files()
+    else:
+        given = {key: values.detach()[chosen].cpu().numpy() for key, values in model.parameters.items()}
+        arrays = SavedArrays(given, model.antialiased)
+        packed, copy, lost = _as_gsz(arrays, color_basis) if format == "gsz" else _as_spz(arrays)
         if lost:
-            lost += psnr_of_copy(given, spz.read(file), views.cameras, Units(), model.antialiased, model.device)
-        packed = file.read_bytes()
+            lost += psnr_of_copy(given, copy, views.cameras, units, model.antialiased, model.device)
     about = {
+        "format": format,
+        "units": {"origin": units.origin, "scale": units.scale},
         "background": background,
         "antialiased": model.antialiased,
         "blur": LIMITS["blur"],
@@ -92,6 +124,20 @@ def write_page(
     with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return lost
+
+
+def _as_spz(arrays: SavedArrays) -> tuple[bytes, Arrays, list[str]]:
+    """The file, what it holds, and what it has lost."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "model.spz"
+        lost = spz.write(file, arrays)
+        return file.read_bytes(), spz.read(file), lost
+
+
+def _as_gsz(arrays: SavedArrays, color_basis: ColorBasis | None) -> tuple[bytes, Arrays, list[str]]:
+    packed = encode(arrays, color_basis=color_basis)
+    lost = "the .gsz in it is not fine-tuned; the page of a .gsz that compress.py has made is closer to the model"
+    return packed, decode(packed), [lost]
 
 
 def _entry(label: str, camera: Camera) -> dict[str, Any]:

@@ -653,8 +653,13 @@ function readBlock(code, stream, start, num, model) {
     model.logScales[3 * to + first] = longest;
     model.logScales[3 * to + middle] = longest - seconds[second[i]];
     model.logScales[3 * to + last] = longest - thirds[third[i]];
-    const [x, y, z] = quats.map((each, axis) => each[i] * code.quatSteps[quatWeights[axis][i]]);
-    model.quats.set([Math.sqrt(Math.max(1 - (x * x + y * y + z * z), 0)), x, y, z], 4 * to);
+    let squares = 0;
+    for (let axis = 0; axis < 3; axis++) {
+      const imaginary = quats[axis][i] * code.quatSteps[quatWeights[axis][i]];
+      squares += imaginary * imaginary;
+      model.quats[4 * to + 1 + axis] = imaginary;
+    }
+    model.quats[4 * to] = Math.sqrt(Math.max(1 - squares, 0));
     model.opacityLogits[to] = opacity[i] * code.opacityStep;
 
     components.of(i, coefficients);
@@ -769,10 +774,10 @@ function colorBasis(data, cosine, centre, spread, num) {
     from(cell, positionBits, coefficients, color) {
       color.fill(0);
       if (isIdentity) return color.set(coefficients, 3);
-      const larger = Array.from(cell, (each) => each >> (positionBits - CELL_BITS));
-      const key = (larger[0] << (2 * CELL_BITS)) | (larger[1] << CELL_BITS) | larger[2];
+      const shift = positionBits - CELL_BITS;
+      const key = ((cell[0] >> shift) << (2 * CELL_BITS)) | ((cell[1] >> shift) << CELL_BITS) | (cell[2] >> shift);
       if (!matrices.has(key)) {
-        const middle = larger.map((each, axis) => unfolded(each + 0.5, CELL_BITS) * spread + centre[axis]);
+        const middle = centre.map((each, axis) => unfolded((cell[axis] >> shift) + 0.5, CELL_BITS) * spread + each);
         matrices.set(key, inverseOfLower(cholesky(moments(viewpoints, cosine, middle, num))));
       }
       const inverse = matrices.get(key);
@@ -785,7 +790,7 @@ function colorBasis(data, cosine, centre, spread, num) {
   };
 }
 
-/** Mean of Y Y^T of the spherical harmonics Y of the viewpoints that see a point, and of the identity. */
+/** Mean of Y Y^T of the spherical harmonics Y of the viewpoints that see a point, and of the identity: its lower half. */
 function moments(viewpoints, cosine, middle, num) {
   const sums = Array.from({ length: num }, () => new Float64Array(num));
   let seen = 0;
@@ -796,18 +801,18 @@ function moments(viewpoints, cosine, middle, num) {
     if (!(length > 0 && along >= cosine * length)) continue;
     seen++;
     const basis = harmonics(x / length, y / length, z / length).map((each) => rounded(each * Math.sqrt(4 * Math.PI) * FRACTION));
-    for (let i = 0; i < num; i++) for (let j = 0; j < num; j++) sums[i][j] += basis[i] * basis[j];
+    for (let i = 0; i < num; i++) for (let j = 0; j <= i; j++) sums[i][j] += basis[i] * basis[j];
   }
   return sums.map((row, i) => row.map((sum, j) => (sum / FRACTION ** 2 + (i === j ? 1 : 0)) / (seen + 1)));
 }
 
-/** L with L L^T = a positive definite matrix, in its place; the order of operations fixes the bits. */
+/** L with L L^T = a positive definite matrix, in place of its lower half; the order of operations fixes the bits. */
 function cholesky(matrix) {
   const num = matrix.length;
   for (let k = 0; k < num; k++) {
     const root = Math.sqrt(matrix[k][k]);
     for (let i = k; i < num; i++) matrix[i][k] /= root;
-    for (let i = k + 1; i < num; i++) for (let j = k + 1; j < num; j++) matrix[i][j] -= matrix[i][k] * matrix[j][k];
+    for (let i = k + 1; i < num; i++) for (let j = k + 1; j <= i; j++) matrix[i][j] -= matrix[i][k] * matrix[j][k];
   }
   return matrix;
 }
@@ -823,16 +828,16 @@ function inverseOfLower(lower) {
   return inverse.map((row) => row.map((each) => rounded(each * FRACTION)));
 }
 
+const ROOTS_OF_SH = [1 / 4, 3 / 4, 15 / 4, 5 / 16, 15 / 16, 35 / 32, 105 / 4, 21 / 32, 7 / 16, 105 / 16].map((fraction) =>
+  Math.sqrt(fraction / Math.PI));
+
 /** The 16 spherical harmonics of degrees 0 to 3, with the signs of 3DGS, of a direction of length 1. */
 function harmonics(x, y, z) {
-  const root = (fraction) => Math.sqrt(fraction / Math.PI);
+  const [r0, r1, r2, r20, r22, r3, r31, r32, r30, r33] = ROOTS_OF_SH;
   return [
-    0 * x + root(1 / 4),
-    -root(3 / 4) * y, root(3 / 4) * z, -root(3 / 4) * x,
-    root(15 / 4) * x * y, -root(15 / 4) * y * z, root(5 / 16) * (3 * z * z - 1),
-    -root(15 / 4) * x * z, root(15 / 16) * (x * x - y * y),
-    -root(35 / 32) * y * (3 * x * x - y * y), root(105 / 4) * x * y * z, -root(21 / 32) * y * (5 * z * z - 1),
-    root(7 / 16) * z * (5 * z * z - 3), -root(21 / 32) * x * (5 * z * z - 1),
-    root(105 / 16) * z * (x * x - y * y), -root(35 / 32) * x * (x * x - 3 * y * y),
+    r0, -r1 * y, r1 * z, -r1 * x,
+    r2 * x * y, -r2 * y * z, r20 * (3 * z * z - 1), -r2 * x * z, r22 * (x * x - y * y),
+    -r3 * y * (3 * x * x - y * y), r31 * x * y * z, -r32 * y * (5 * z * z - 1), r30 * z * (5 * z * z - 3),
+    -r32 * x * (5 * z * z - 1), r33 * z * (x * x - y * y), -r3 * x * (x * x - 3 * y * y),
   ];
 }

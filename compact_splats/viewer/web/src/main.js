@@ -2,10 +2,10 @@
 // `fail` and `loading` are those of template.html: the one place that says what is wrong, until the model is shown.
 
 import { Color, Matrix4, PerspectiveCamera, Quaternion, Scene, Vector3, WebGLRenderer } from "three";
-import { SparkRenderer, SplatMesh } from "@sparkjsdev/spark";
+import { SparkRenderer } from "@sparkjsdev/spark";
 import { Flight } from "./flight.js";
-import { writeHarmonics } from "./harmonics.js";
 import { setProjection } from "./lens.js";
+import { meshOf } from "./splats.js";
 
 const FAR = 1e5; // times the nearest distance
 const STILL_AFTER = 250; // ms without anything new to draw,
@@ -23,14 +23,7 @@ async function main() {
   const spark = newSpark(renderer, about, () => page.ask());
   const page = new Page(about, renderer, camera, scene, spark);
   scene.add(spark);
-  await show(modelBytes(), scene, page);
-}
-
-async function show(model, scene, page) {
-  const mesh = new SplatMesh({ fileBytes: model.slice(), fileType: "spz", fileName: "model.spz", extSplats: true });
-  await mesh.initialized;
-  await writeHarmonics(mesh.extSplats.extra, model);
-  scene.add(mesh);
+  scene.add(await meshOf(modelBytes(), about.format, about.units));
   page.begin();
 }
 
