@@ -46,8 +46,8 @@ class ViewConfig(MachineConfig, SceneConfig, KeepConfig):
         "instead of serving"
     )  # fmt: skip
     format: str | None = option(
-        None, choices=("gsz", "spz"), group="output", help="how the HTML file holds the model: gsz is a tenth of spz and "
-        "loses more (default: gsz where the model is a .gsz, which loses nothing; else spz)"
+        None, choices=("gsz", "spz"), group="output", help="how the HTML file holds the model: gsz is smaller and "
+        "loses more (default: gsz for a model that is a .gsz, which loses nothing, else spz)"
     )  # fmt: skip
     port: int = option(DEFAULT_PORT, type=int, group="output", help="port of the live page; 0: any free one")
     host: str = option(

@@ -1,7 +1,8 @@
 """How like our own renders the pages of view.py --html are, in headless Chromium without a GPU, and how large.
 
 ``python -m benchmarks.pages -m output/demo/model --views 5`` compares test views at the size of their photos, and
-says what the page and the renderer reach against the photos.
+says what the page and the renderer reach against the photos. With ``-m output/demo/model/compressed/compact.gsz`` the
+page holds that file.
 """
 
 import argparse
@@ -17,9 +18,9 @@ import torch
 from compact_splats.arguments.view import ViewConfig
 from compact_splats.commands import view
 from compact_splats.compression import read_model
+from compact_splats.compression.files import kind_of, model_file
 from compact_splats.compression.formats import spz
 from compact_splats.scene.gaussian_model import GaussianModel
-from compact_splats.training.run_folder import RunFolder
 from compact_splats.utils.errors import run_script
 from compact_splats.utils.images import pixels_of
 from compact_splats.utils.usage import MB
@@ -32,23 +33,26 @@ import browser  # noqa: E402
 def main() -> None:
     """Read the command line and measure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("-m", "--model", type=Path, required=True, help="folder of a run whose scene is there")
+    parser.add_argument("-m", "--model", type=Path, required=True, help="run whose scene is there, or a .gsz in it")
     parser.add_argument("--views", type=int, default=5)
     args = parser.parse_args()
     config = ViewConfig.from_command_line(["-m", str(args.model)])
-    path = RunFolder(args.model).find_ply()[0]
+    path = model_file(args.model)
     rows, background = read_model(path), torch.full((3,), float(config.white_background))
     splits, units = view.find_cameras(config)
     cameras = [camera for views in splits.values() for camera in views][: -args.views - 1 : -1]
     ours = [rendered(camera, GaussianModel.from_arrays(rows, "cpu", units), background) for camera in cameras]
     photos = [pixels_of(camera.photo.pixels()) for camera in cameras]
     with tempfile.TemporaryDirectory() as folder:
-        spz.write(Path(folder) / "model.spz", rows)
-        packed = GaussianModel.from_arrays(spz.read(Path(folder) / "model.spz"), "cpu", units)
+        held = path
+        if kind_of(path) != ".gsz":
+            held = Path(folder) / "model.spz"
+            spz.write(held, rows)
+        packed = GaussianModel.from_arrays(read_model(held), "cpu", units)
         as_packed = [rendered(camera, packed, background) for camera in cameras]
         out = Path(folder) / "page.html"
         view.main(["-m", str(args.model), "--html", str(out), "--quiet"])
-        sizes = {"ply": path, "spz": Path(folder) / "model.spz", "page": out}
+        sizes = {"model": path, "file in the page": held, "page": out}
         print(
             {name: f"{file.stat().st_size / MB:.2f} MB" for name, file in sizes.items()},
             len(rows["means"]),
@@ -57,7 +61,7 @@ def main() -> None:
         shown, seconds = pictures_of(out, len(cameras), *ours[0].shape[1::-1])
     for name, one, other in (
         ("page against our renders", shown, ours),
-        ("the .spz in it, rendered by us, against our renders", as_packed, ours),
+        ("the file in it, rendered by us, against our renders", as_packed, ours),
         ("page against photos", shown, photos),
         ("our renders against photos", ours, photos),
     ):

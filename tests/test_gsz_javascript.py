@@ -98,7 +98,8 @@ def test_damaged_files_are_refused_as_in_python(profile, tmp_path):
             expected = by_python(data)
         except FormatError as error:
             refused += "error" in found
-            assert "error" in found or kind in ("header_value", "head_byte", "several"), f"{kind}: {error}; {data.hex()}"
+            may_differ = kind in ("header_value", "head_byte", "several")
+            assert "error" in found or may_differ, f"{kind}: {error}; {data.hex()}"
         else:
             assert found == expected, f"{kind}: {data.hex()}"
     assert refused > 0.8 * NUM_DAMAGED

@@ -616,12 +616,12 @@ function readCode(header, streams) {
   };
 }
 
-/** int8 components times columns; null: the components are the coefficients. */
+/** Components times columns; null: the components are the coefficients. */
 function readPcaBasis(components, data, numColumns) {
   if (components === "none" && !data.length) return null;
   const isValid = Number.isInteger(components) && 0 <= components && components <= numColumns;
   check(isValid && data.length === components * numColumns, "the PCA basis has another size than the header says");
-  return Int8Array.from(data, (byte) => (byte << 24) >> 24);
+  return Float64Array.from(data, (byte) => (byte << 24) >> 24);
 }
 
 /** Read a block of Gaussians from `start` on into the model. */
@@ -740,14 +740,15 @@ function readColors(symbols, code, weights) {
   }
   const rank = new Uint32Array(num);
   order.forEach((i, place) => (rank[i] = place));
+  const { basis } = code;
   return {
     dc,
     of(i, coefficients) {
       coefficients.fill(0);
-      for (let k = 0; k < ends[i]; k++) {
+      for (let k = 0, from = 0; k < ends[i]; k++, from += numColumns) {
         const value = components[k][rank[i]];
-        if (!code.basis) coefficients[k] = value;
-        else for (let j = 0; j < numColumns; j++) coefficients[j] += value * code.basis[k * numColumns + j];
+        if (!basis) coefficients[k] = value;
+        else if (value) for (let j = 0; j < numColumns; j++) coefficients[j] += value * basis[from + j];
       }
     },
   };
@@ -781,11 +782,14 @@ function colorBasis(data, cosine, centre, spread, num) {
         matrices.set(key, inverseOfLower(cholesky(moments(viewpoints, cosine, middle, num))));
       }
       const inverse = matrices.get(key);
-      for (let b = 1; b < num; b++)
-        for (let channel = 0; channel < 3; channel++) {
-          const value = coefficients[3 * (b - 1) + channel];
-          if (value) for (let a = 0; a <= b; a++) color[3 * a + channel] += inverse[b][a] * value;
+      for (let b = 1; b < num; b++) {
+        const row = inverse[b], red = coefficients[3 * b - 3], green = coefficients[3 * b - 2], blue = coefficients[3 * b - 1];
+        for (let a = 0; a <= b; a++) {
+          color[3 * a] += row[a] * red;
+          color[3 * a + 1] += row[a] * green;
+          color[3 * a + 2] += row[a] * blue;
         }
+      }
     },
   };
 }
