@@ -20,7 +20,7 @@ REASONS = {
     "cluster": "several machines",
     "network": "a download",
 }
-LANGUAGES = ("sh", "python", "text", "yaml", "json", "{toctree}", "{command-options}")
+LANGUAGES = ("sh", "python", "javascript", "text", "yaml", "json", "{toctree}", "{command-options}")
 
 FENCE = re.compile(
     r"^(?:<!-- needs: (?P<needs>[^\n]*) -->\n)?(?P<ticks>```+)(?P<language>[^\n]*)\n(?P<body>.*?)^(?P=ticks)$",
