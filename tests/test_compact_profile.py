@@ -16,7 +16,7 @@ from compact_splats.compression.axes import close_to_identity
 from compact_splats.compression.compact import CompactQuantizer, CompactSettings
 from compact_splats.compression.compact_code import BENDS, MAX_CODE, THINNEST, Codes, weight_of
 from compact_splats.compression.compact_streams import places_on_curve
-from compact_splats.compression.container import FormatError, lzma_pack, pack, unpack
+from compact_splats.compression.container import FormatError, lzma_pack, lzma_unpack, pack, unpack
 from compact_splats.compression.entropy import MAX_TABLES, Contexts, SymbolReader, SymbolWriter, pack_bits, unpack_bits
 from compact_splats.scene.gaussian_model import PARAMETER_NAMES
 
@@ -191,6 +191,16 @@ def test_a_header_with_larger_numbers_is_refused():
     for key, value in (("rest_step", 1.1e20), ("scale_step", 10**400), ("spread", 1.1e30), ("depth_offset", 2**24 + 1)):
         with pytest.raises(FormatError, match=key):
             decode(pack({**header, key: value}, streams))
+
+
+def test_opacities_beyond_16_bits_are_refused():
+    header, streams = unpack(encode(arrays(random_rows(1))))
+    packed = streams["tables.0"]
+    tables = bytearray(lzma_unpack(packed[4:], int.from_bytes(packed[:4], "little")))
+    struct.pack_into("<i", tables, 9, MAX_CODE + 1)  # behind the table of the first field: 8 bytes and a level
+    header |= {"opacity_low": MAX_CODE, "opacity_weights": [0, 0]}
+    with pytest.raises(FormatError, match="32767"):
+        decode(pack(header, {**streams, "tables.0": packed[:4] + lzma_pack(bytes(tables))}))
 
 
 def test_places_are_finer_where_more_is_to_be_seen():

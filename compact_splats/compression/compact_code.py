@@ -140,7 +140,7 @@ class CompactCode:
     def limits(self, name: str, column: int) -> tuple[int, int]:
         """The lowest and the highest code of a column."""
         if name == "opacity":
-            return self.opacity_low, self.opacity_low + len(self.opacity_weights) - 1
+            return self.opacity_low, min(MAX_CODE, self.opacity_low + len(self.opacity_weights) - 1)
         if name == "order":
             return 0, len(_ORDERS) - 1
         if name == "ratios":
