@@ -168,8 +168,10 @@ def _resized(rgb: np.ndarray, alpha: np.ndarray | None, weight: np.ndarray | Non
     if alpha is not None:
         alpha = _resize(alpha, size)
         rgb = np.minimum(rgb, alpha[..., None])  # both are rounded, and the photo over white stays below 256
+    channels = np.empty((3, *rgb.shape[:2]), np.uint8)
+    cv2.split(rgb, list(channels))  # into them, in a fifth of the time of numpy
     return Planes(
-        torch.from_numpy(np.ascontiguousarray(rgb.transpose(2, 0, 1))),
+        torch.from_numpy(channels),
         None if alpha is None else torch.from_numpy(alpha),
         counts,
     )

@@ -132,7 +132,7 @@ def rgb_and_alpha(picture: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
     if picture.has_transparency_data:
         rgba = np.asarray(picture.convert("RGBA"))
         return np.ascontiguousarray(rgba[..., :3]), np.ascontiguousarray(rgba[..., 3])
-    return np.asarray(picture.convert("RGB")), None
+    return np.asarray(picture if picture.mode == "RGB" else picture.convert("RGB")), None  # a copy takes as long again
 
 
 def mask_values(picture: Image.Image) -> np.ndarray:
