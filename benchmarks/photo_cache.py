@@ -4,9 +4,9 @@
 
 Writes a scene of so many photos (eight JPEGs under many names, on circles around the objects of the demo scene) and
 one of ``--fits`` photos, and trains both in turns, each in a process of its own. Medians of the repeats. Of each:
-seconds to step 1 since the imports, wall and CPU time of a step after the warm-up, and peak memory. In the first pass
-over the photos each of them is decoded anew, which is the slowest case. With ``-r`` photos are resized, so that those
-that do not fit are read from a file; ``--warm-up`` steps fill it.
+seconds to step 1 since the imports, wall and CPU time of a step, and peak memory. Before the steps that are timed,
+memory is filled with photos; those that do not fit are decoded again. With ``-r`` photos are resized, and those that
+do not fit are read from a file; ``--fill 1`` puts all there.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from compact_splats.arguments.schedule import FULL
 from compact_splats.arguments.sizes import memory_size
 from compact_splats.demo.scene import Lens, make_poses, make_shapes, render_view, sample_points, write_colmap
 from compact_splats.scene import load_scene
+from compact_splats.scene.cameras import in_turn
 from compact_splats.scene.gaussian_model import GaussianModel
 from compact_splats.training.loading import Decoding
 from compact_splats.training.strategies import standard_strategies
@@ -77,6 +78,10 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
         next(training)
         first = time.perf_counter()
         decoding.finish()
+        photos = [camera.required_photo for camera in scene.train]
+        num = max(scene.photos.most_bytes // photos[0].num_bytes, int(options.fill * len(photos)))
+        for camera in in_turn(scene.train[:num], device):
+            camera.required_photo.planes()
         for _ in range(options.warm_up):
             next(training)
         wall, cpu = time.perf_counter(), time.process_time()
@@ -102,6 +107,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, nargs=2, default=(1600, 1066), metavar=("W", "H"), help="of the photos, px")
     parser.add_argument("-r", "--resolution", type=int, default=-1, help="as for train.py")
     parser.add_argument("--photo-memory", default="256MB", help="as for train.py; of the scene that fits: any")
+    parser.add_argument("--fill", type=float, default=0.0, help="least share of the photos to decode before")
     parser.add_argument("--warm-up", type=int, default=5, help="steps that are not timed")
     parser.add_argument("--steps", type=int, default=40, help="steps that are")
     parser.add_argument("--repeats", type=int, default=3)
@@ -119,7 +125,7 @@ def main() -> None:
         for _ in range(options.repeats):
             for name, size in (("fits", "1000GB"), ("limited", options.photo_memory)):
                 words = ["--scene", f"{folder}/{name}", "--photo-memory", size, "-r", str(options.resolution)]
-                words += ["--warm-up", str(options.warm_up), "--steps", str(options.steps)]
+                words += ["--warm-up", str(options.warm_up), "--steps", str(options.steps), "--fill", str(options.fill)]
                 command = [sys.executable, "-m", "benchmarks.photo_cache", *words]
                 done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
                 found[name].append(json.loads(done.stdout.splitlines()[-1]))

@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -52,7 +52,8 @@ class Planes(NamedTuple):
 
     def each(self, change: Callable[[Tensor], Tensor]) -> Planes:
         """The planes, each changed by the same function."""
-        return Planes(*(None if each is None else change(each) for each in self))
+        alpha = None if self.alpha is None else change(self.alpha)
+        return Planes(change(self.rgb), alpha, None if self.mask is None else change(self.mask))
 
     def over(self, background: Tensor) -> Tensor:
         """(3,H,W) uint8, the photo over a background: colour * alpha + background * (1 - alpha), rounded.
@@ -254,6 +255,11 @@ class PhotoCache:
         return whole or self.reserve(photo, planes.num_bytes)
 
 
+def _empty(shape: tuple[int, ...] | None, dtype: torch.dtype) -> Any:
+    """A tensor of a shape, if there is one."""
+    return None if shape is None else torch.empty(shape, dtype=dtype)
+
+
 _Place = tuple[int, list[tuple[int, ...] | None]]  # offset in bytes, and the shape of each plane
 
 
@@ -279,7 +285,7 @@ class _PhotoFile:
                 self._file.seek(start)
                 for each in planes:
                     if each is not None:
-                        self._file.write(memoryview(each.contiguous().numpy()).cast("B"))
+                        self._file.write(each.contiguous().numpy().data.cast("B"))
                 self._file.flush()
             except OSError as error:
                 self._is_full = True
@@ -290,19 +296,12 @@ class _PhotoFile:
 
     def read(self, place: _Place) -> Planes | None:
         """What was written; None if the disk fails."""
-        start, shapes = place
-        kinds = (torch.uint8, torch.uint8, torch.bool)
-        planes = Planes(
-            *(
-                None if shape is None else torch.empty(shape, dtype=kind)
-                for shape, kind in zip(shapes, kinds, strict=True)
-            )
-        )
+        start, planes = place[0], Planes(*map(_empty, place[1], (torch.uint8, torch.uint8, torch.bool)))
         with self._lock:
             try:
                 self._file.seek(start)
                 for each in planes:
-                    if each is not None and self._file.readinto(memoryview(each.numpy()).cast("B")) < each.nbytes:
+                    if each is not None and self._file.readinto(each.numpy().data.cast("B")) < each.nbytes:
                         return None
             except (OSError, ValueError):  # ValueError: closed meanwhile
                 return None

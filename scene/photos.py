@@ -102,10 +102,7 @@ class Photo:
             InputError: as for :meth:`planes`.
         """
         if self.larger is not None:
-            rgb, alpha, mask = self.cache.larger_planes(self.larger)
-            weight = None if mask is None else mask.numpy().astype(np.uint8) * 255
-            pixels = np.ascontiguousarray(rgb.permute(1, 2, 0).numpy())
-            return _resized(pixels, None if alpha is None else alpha.numpy(), weight, self.size)
+            return _smaller(self.cache.larger_planes(self.larger), self.size)
         rgb, alpha = _read_photo(self.path, self.orientation)
         if rgb.shape[:2] != (self.lens.height, self.lens.width):
             raise InputError(
@@ -160,6 +157,13 @@ def _undistort(
     valid = None if maps.valid.all() else np.where(maps.valid, 255, 0).astype(np.uint8)
     weight = _combine(None if weight is None else moved(weight), valid)
     return moved(rgb), None if alpha is None else moved(alpha), weight
+
+
+def _smaller(planes: Planes, size: tuple[int, int]) -> Planes:
+    rgb, alpha, mask = planes
+    weight = None if mask is None else mask.numpy().astype(np.uint8) * 255
+    pixels = np.ascontiguousarray(rgb.permute(1, 2, 0).numpy())
+    return _resized(pixels, None if alpha is None else alpha.numpy(), weight, size)
 
 
 def _resized(rgb: np.ndarray, alpha: np.ndarray | None, weight: np.ndarray | None, size: tuple[int, int]) -> Planes:

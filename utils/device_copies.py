@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cache
+from typing import Any
 
 import torch
-from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
 SHARE = 0.25  # of the memory that is free when the first copy is made
 
-Tensors = Sequence[Tensor | None]
+Tensors = Sequence[Any]  # Tensor | None
 
 
 class DeviceCopies:

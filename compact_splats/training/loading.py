@@ -144,6 +144,7 @@ def check_same_start(processes: SingleProcess, config: Any, scene: Scene) -> Non
         "resume": False,
         "device": "auto",
         "threads": 0,
+        "photo_memory": "auto",
         "quiet": False,
     }
     text = repr((replace(config, **neutral), [camera.name for camera in scene.train]))
