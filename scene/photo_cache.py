@@ -8,6 +8,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
@@ -133,8 +134,8 @@ class PhotoCache:
     def open_file(self, folder: Path, photos: Sequence[Photo], copies: int = 1) -> None:
         """Store the photos that do not fit into memory, and cost more to decode than to read, in a file.
 
-        The file has no name, so that the system removes it when the process ends, however that is. A disk that fills up
-        meanwhile is a note, and photos that are not stored are decoded again.
+        The file has no name, so that the system removes it when the process ends, however that is. If the disk fills up
+        meanwhile, a note says so, the file is emptied, and photos are decoded again.
 
         Args:
             folder: of the file; need not exist, nothing is made there.
@@ -276,7 +277,7 @@ class _PhotoFile:
         self._is_full = False
 
     def write(self, planes: Planes) -> _Place | None:
-        """Where they are now; None if the disk is full."""
+        """Where they are now; None if the disk is full, and what was there is gone then."""
         with self._lock:
             if self._is_full:
                 return None
@@ -289,15 +290,19 @@ class _PhotoFile:
                 self._file.flush()
             except OSError as error:
                 self._is_full = True
-                note(f"photos can't be stored on disk any more ('{error}'): the others are decoded again for each use")
+                note(f"photos can't be stored on the disk ('{error}'): they are decoded again for each use, slower")
+                with suppress(OSError):  # leaves the disk to the results
+                    self._file.truncate(0)
                 return None
             self._end = start + planes.num_bytes
             return start, [None if each is None else tuple(each.shape) for each in planes]
 
     def read(self, place: _Place) -> Planes | None:
-        """What was written; None if the disk fails."""
+        """What was written; None if the disk fails or was full."""
         start, planes = place[0], Planes(*map(_empty, place[1], (torch.uint8, torch.uint8, torch.bool)))
         with self._lock:
+            if self._is_full:
+                return None
             try:
                 self._file.seek(start)
                 for each in planes:

@@ -245,7 +245,37 @@ def test_a_disk_that_fills_up_costs_time_but_no_bits(short_scene, tmp_path, monk
     train(config)
     assert result_of(config.model_path) == whole
     said = capfd.readouterr().err
-    assert said.count("photos can't be stored on disk any more") == 1 and f"Errno {errno.ENOSPC}" in said
+    assert said.count("photos can't be stored on the disk") == 1 and f"Errno {errno.ENOSPC}" in said
+
+
+def test_a_file_that_can_not_grow_is_emptied_and_its_photos_are_decoded_again(tmp_path, monkeypatch, capfd):
+    write_colmap(tmp_path, num_images=10)
+    scene = load_scene(tmp_path, eval=False, photo_memory=1)
+    with closing(Decoding(scene, CPU, tmp_path)):
+        photos = [camera.photo for camera in scene.train]
+        expected = [photo.planes().rgb for photo in photos[:5]]
+        file = scene.photos._file
+        size = Path(f"/proc/self/fd/{file._file.fileno()}")
+        assert not size.exists() or size.stat().st_size == 5 * 3 * 30 * 40
+        full = OSError(errno.ENOSPC, "full")
+        monkeypatch.setattr(file, "_file", FullFile(file._file, full))
+        photos[5].planes()
+        assert not size.exists() or size.stat().st_size == 0
+        assert all(torch.equal(photo.planes().rgb, rgb) for photo, rgb in zip(photos, expected, strict=False))
+    assert capfd.readouterr().err.count("note: ") == 1
+
+
+class FullFile:
+    """A file that can't be written to."""
+
+    def __init__(self, file, error: OSError) -> None:
+        self._file, self._error = file, error
+
+    def __getattr__(self, name: str):
+        return getattr(self._file, name)
+
+    def write(self, content) -> None:
+        raise self._error
 
 
 # ---- photos that break ----
