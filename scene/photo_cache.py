@@ -105,6 +105,7 @@ class PhotoCache:
         self._latest: tuple[Photo, Planes] | None = None
         self._executor: ThreadPoolExecutor | None = None
         self._file: _PhotoFile | None = None
+        self._stores_all = False
 
     def limit(self, photos: Sequence[Photo], most: int | None) -> None:
         """Set the limit, before the first photo is decoded.
@@ -131,8 +132,10 @@ class PhotoCache:
             kept = [entry.planes.num_bytes for entry in self._entries.values() if entry.planes is not None]
         return sum(kept) + self._size_ahead
 
-    def open_file(self, folder: Path, photos: Sequence[Photo], copies: int = 1) -> None:
+    def open_file(self, folder: Path, photos: Sequence[Photo], copies: int = 1, *, is_busy: bool = False) -> None:
         """Store the photos that do not fit into memory, and cost more to decode than to read, in a file.
+
+        Where the processor is busy, all are stored, unless they take more than half of the free disk.
 
         The file has no name, so that the system removes it when the process ends, however that is. If the disk fills up
         meanwhile, a note says so, the file is emptied, and photos are decoded again.
@@ -141,14 +144,20 @@ class PhotoCache:
             folder: of the file; need not exist, nothing is made there.
             photos: all of the scene.
             copies: processes that store them on the same disk.
+            is_busy: decoding takes time from the training, which runs on the processor.
 
         Raises:
             InputError: there is not enough space, or the folder can't be written.
         """
-        needed = copies * sum(photo.num_bytes for photo in photos if photo.is_costly)
-        if self.holds_all or not needed:
+        if self.holds_all:
             return
         free = free_space(folder)
+        needed = copies * sum(photo.num_bytes for photo in photos)
+        self._stores_all = is_busy and free is not None and needed <= free // 2
+        if not self._stores_all:
+            needed = copies * sum(photo.num_bytes for photo in photos if photo.is_costly)
+        if not needed:
+            return
         if free is not None and free < needed:
             raise InputError(
                 f"the photos do not fit into memory, and take {readable(needed)} of the disk of {folder}, which has "
@@ -242,7 +251,8 @@ class PhotoCache:
                     self.leave_out(photo, error)
                     return Planes.left_out(*photo.size)
             kept = keep and self._is_kept(photo, planes)
-            if not kept and entry.place is None and photo.is_costly and self._file is not None:
+            is_stored = photo.larger is None and (photo.is_costly or self._stores_all)
+            if is_stored and not kept and entry.place is None and self._file is not None:
                 entry.place = self._file.write(planes)
             if self.pin:
                 planes = planes.each(Tensor.pin_memory)

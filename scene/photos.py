@@ -58,7 +58,7 @@ class Photo:
 
     @property
     def is_costly(self) -> bool:
-        """Whether decoding takes longer than reading the result from a disk: all but a JPEG of the wanted size."""
+        """Whether the result is better read from a disk than decoded again: of all but a JPEG of the wanted size."""
         is_plain = self._is_jpeg and self.lens.is_pinhole and self.size == (self.lens.width, self.lens.height)
         return self.larger is None and not is_plain
 

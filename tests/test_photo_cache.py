@@ -95,7 +95,9 @@ def truncate(photo: Path) -> None:
 def test_the_result_has_the_same_bits_and_memory_stays_below_the_limit(
     short_scene, tmp_path, monkeypatch, whole, counted, is_costly
 ):
-    monkeypatch.setattr(Photo, "is_costly", property(lambda photo: is_costly))
+    monkeypatch.setattr(Photo, "is_costly", is_costly)
+    if not is_costly:
+        monkeypatch.setattr(photo_cache, "free_space", lambda folder: 150_000)  # the photos take 86 kB
     config = make_config(short_scene, tmp_path / "out", photo_memory=TINY)
     summary = train(config)
     assert result_of(config.model_path) == whole
@@ -215,7 +217,18 @@ def test_no_file_where_all_photos_fit_or_are_cheap(short_scene, tmp_path, monkey
     Decoding(scene, CPU, tmp_path).close()
     monkeypatch.setattr(Photo, "is_costly", False)
     scene = load_scene(short_scene, photo_memory=memory_size(TINY))
+    scene.photos.open_file(tmp_path, [camera.photo for camera in scene.train + scene.test])
+    monkeypatch.setattr(photo_cache, "free_space", lambda folder: 150_000)  # the photos take 86 kB
     Decoding(scene, CPU, tmp_path).close()
+
+
+def test_cheap_photos_are_stored_too_where_the_processor_is_busy(short_scene, tmp_path, monkeypatch):
+    monkeypatch.setattr(Photo, "is_costly", False)
+    scene = load_scene(short_scene, photo_memory=memory_size(TINY))
+    with closing(Decoding(scene, CPU, tmp_path)):
+        for camera in scene.train:
+            camera.photo.planes()
+        assert scene.photos._file._end > 4 * 4608
 
 
 def test_what_is_cheap_to_decode(tmp_path):
@@ -308,6 +321,7 @@ def test_a_photo_that_breaks_counts_as_little_as_one_that_is_masked(scene, tmp_p
 def test_photos_that_are_gone_in_mid_run_end_it_only_if_they_are_many(scene, tmp_path, monkeypatch):
     photos = sorted((scene / "images").iterdir())
     monkeypatch.setattr(Photo, "is_costly", False)  # they would be in the file
+    monkeypatch.setattr(photo_cache, "free_space", lambda folder: 150_000)
 
     def remove(number: int) -> None:
         for path in photos[1:number]:

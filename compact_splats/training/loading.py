@@ -67,7 +67,7 @@ class Decoding:
         self._cache = scene.photos
         self._cache.pin = device.type != "cpu"
         photos = [camera.required_photo for camera in scene.train + scene.test]
-        self._cache.open_file(folder, photos, copies)
+        self._cache.open_file(folder, photos, copies, is_busy=device.type == "cpu")
         if self._cache.holds_all:
             jobs = [photo.planes for photo in photos]
         else:
