@@ -4,7 +4,7 @@
 
 Writes a scene of so many photos (eight JPEGs under many names, on circles around the objects of the demo scene) and
 one of ``--fits`` photos, and trains both in turns, each in a process of its own. Medians of the repeats. Of each:
-seconds to step 1 since the imports, in wall and CPU time, the same of a step, and peak memory. Before the steps that are
+seconds to step 1 since the imports and of a step, in wall and CPU time, and peak memory. Before the steps that are
 timed all photos are decoded once, so that those that do not fit are read from the file; with ``--fill 0`` only as many
 as fit, so that most are decoded in the steps.
 """
