@@ -16,7 +16,7 @@ from diff_gaussian_rasterization import RenderPass
 from torch import Tensor
 
 from compact_splats.arguments.options import read_json
-from compact_splats.scene.cameras import Camera
+from compact_splats.scene.cameras import Camera, in_turn
 from compact_splats.scene.dataset import Scene
 from compact_splats.training.loss import Loss, with_gradient
 from compact_splats.training.processes import SINGLE_PROCESS, SingleProcess
@@ -193,7 +193,8 @@ def difference_of_exposures(scene: Scene, seed: int = 0) -> float:
     chosen = torch.randperm(len(scene.points.xyz), generator=torch.Generator().manual_seed(seed))[:_NUM_POINTS]
     xyz = scene.points.xyz[chosen].double()
     stride = max(1, len(scene.train) // _NUM_PHOTOS)
-    logs = torch.stack([_log_grey(camera, xyz) for camera in scene.train[::stride][:_NUM_PHOTOS]])
+    cameras = in_turn(scene.train[::stride][:_NUM_PHOTOS], torch.device("cpu"))
+    logs = torch.stack([_log_grey(camera, xyz) for camera in cameras])
     shared = (~logs.isnan()).sum(dim=0) >= 2
     logs = logs[:, shared] - logs[:, shared].nanmedian(dim=0).values
     logs = logs[(~logs.isnan()).sum(dim=1) >= _FEWEST]
@@ -210,10 +211,9 @@ def _log_grey(camera: Camera, xyz: Tensor) -> Tensor:
     x, y = (local[:, :2] / local[:, 2:]).T
     columns, rows = (x * camera.fx + camera.cx).floor().long(), (y * camera.fy + camera.cy).floor().long()
     seen = (local[:, 2] > 0) & (columns >= 0) & (columns < camera.width) & (rows >= 0) & (rows < camera.height)
-    photo = camera.required_photo
-    pixels = photo.pixels()[:, rows.clamp(0, camera.height - 1), columns.clamp(0, camera.width - 1)]
+    planes = camera.required_photo.planes()
+    pixels = planes.rgb[:, rows.clamp(0, camera.height - 1), columns.clamp(0, camera.width - 1)]
     seen &= ((pixels >= _DARK) & (pixels <= _BRIGHT)).all(dim=0)
-    mask = photo.mask()
-    if mask is not None:
-        seen &= mask[rows.clamp(0, camera.height - 1), columns.clamp(0, camera.width - 1)]
+    if planes.mask is not None:
+        seen &= planes.mask[rows.clamp(0, camera.height - 1), columns.clamp(0, camera.width - 1)]
     return torch.where(seen, pixels.double().mean(dim=0).log(), torch.nan)
