@@ -170,7 +170,7 @@ def test_photos_are_decoded_in_the_order_of_their_use_and_once(short_scene, tmp_
     monkeypatch.setattr(Photo, "decode", lambda photo: decoded.append(photo.path.name) or decode(photo))
     monkeypatch.setattr(training_module.Training, "__next__", watch)
     on_step(monkeypatch, lambda step: time.sleep(0.02))  # so that none is needed before it is fetched
-    train(make_config(short_scene, tmp_path / "out", photo_memory=TINY))
+    train(make_config(short_scene, tmp_path / "out", photo_memory=TINY, exposure="off"))
     first = list(dict.fromkeys(used))
     assert [name for name in decoded if name in first] == first
     assert len(decoded) == 14, "each once: what is not kept is in the file"

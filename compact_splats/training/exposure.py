@@ -8,6 +8,7 @@ the scene. Models are saved and test views are rendered without transforms.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ BETAS = 0.9, 0.99
 LARGEST = 0.9  # of every entry of A - 1 and b, so that no photo becomes black or white
 DIFFERENT = 0.08  # standard deviation of the log-gains above which photos are taken to differ in exposure
 FILE = "exposure.json"  # in a run folder
-_NUM_PHOTOS, _NUM_POINTS = 32, 3000  # at most, for the comparison of photos
+_NUM_PHOTOS, _NUM_POINTS = 16, 3000  # at most, for the comparison of photos
 _FEWEST = 50  # points in view of a photo that is compared
 _CLEAR = (
     1.4  # times the scatter within photos; measured on six captures: 1.7 to 1.9 where exposure differs, else 0.2 to 1.1
@@ -185,7 +186,7 @@ def difference_of_exposures(scene: Scene, seed: int = 0) -> float:
     then points are hidden by others, or the light changes with the direction.
 
     Args:
-        scene: points that all have one colour are no measured ones; up to 32 photos and 3,000 points are compared.
+        scene: points that all have one colour are no measured ones; up to 16 photos and 3,000 points are compared.
         seed: of the choice of points.
     """
     if (scene.points.rgb == scene.points.rgb[0]).all():
@@ -194,7 +195,13 @@ def difference_of_exposures(scene: Scene, seed: int = 0) -> float:
     xyz = scene.points.xyz[chosen].double()
     stride = max(1, len(scene.train) // _NUM_PHOTOS)
     cameras = in_turn(scene.train[::stride][:_NUM_PHOTOS], torch.device("cpu"))
-    logs = torch.stack([_log_grey(camera, xyz) for camera in cameras])
+    found = []
+    for camera in cameras:
+        with suppress(InputError):  # a broken photo, which is said where it is trained on
+            found.append(_log_grey(camera, xyz))
+    if not found:
+        return 0.0
+    logs = torch.stack(found)
     shared = (~logs.isnan()).sum(dim=0) >= 2
     logs = logs[:, shared] - logs[:, shared].nanmedian(dim=0).values
     logs = logs[(~logs.isnan()).sum(dim=1) >= _FEWEST]
