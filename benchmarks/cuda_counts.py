@@ -5,8 +5,8 @@
 
 For each kernel: registers of a thread, spilled bytes, shared memory of a block, warps that a multiprocessor of three
 GPUs holds, the instructions of its innermost loop, and those of the loop around it without it. Where the kernel blends,
-the innermost loop takes one splat and the 32 pixels of a warp. Exits with 1 where a kernel spills or is above its limit. Needs nvcc; the loops are read with nvdisasm, of the CUDA toolkit or of the package
-nvidia-cuda-nvdisasm.
+the innermost loop takes one splat and the 32 pixels of a warp. Exits with 1 where a kernel spills or is above its
+limit. Needs nvcc; the loops are read with nvdisasm, of the CUDA toolkit or of the package nvidia-cuda-nvdisasm.
 """
 
 from __future__ import annotations
@@ -30,8 +30,10 @@ GPUS = {"T4": (64 << 10, 0, 32, 16), "4090": (100 << 10, 1024, 48, 24), "H200": 
 
 @dataclass(frozen=True)
 class Kernel:
-    """A kernel of a step: its threads, bytes of shared memory per block, and the most instructions on compute capability
-    9.0, of the innermost loop and of the loop around it; None: without a limit.
+    """A kernel of a step: its threads, and the bytes of shared memory of a block.
+
+    ``loop`` and ``around`` are the most instructions of the innermost loop and of the loop around it, on compute
+    capability 9.0; None: without a limit.
     """
 
     threads: int
@@ -104,8 +106,9 @@ def compiler_report(text: str) -> dict[str, Counts]:
 
 
 def innermost_loop(lines: list[str]) -> tuple[int, int]:
-    """Instructions of the innermost loop, one with exponentials if there is one, and of the loop around it without it;
-    0 if there is none.
+    """Instructions of the innermost loop, one with exponentials if there is one, and of the rest of the loop around it.
+
+    Both are 0 without such a loop.
     """
     labels: dict[str, int] = {}
     code: list[str] = []
@@ -124,7 +127,7 @@ def innermost_loop(lines: list[str]) -> tuple[int, int]:
     inner = [a for a in loops if not any(a != b and a[0] <= b[0] and b[1] <= a[1] for b in loops)]
     if not inner:
         return 0, 0
-    begin, end = max(inner, key=lambda loop: (any("MUFU.EX2" in line for line in code[slice(*loop)]), loop[1] - loop[0]))
+    begin, end = max(inner, key=lambda loop: ("MUFU.EX2" in " ".join(code[slice(*loop)]), loop[1] - loop[0]))
     around = [b - a for a, b in loops if (a, b) != (begin, end) and a <= begin and end <= b]
     return end - begin, min(around) - (end - begin) if around else 0
 

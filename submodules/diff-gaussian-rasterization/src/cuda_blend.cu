@@ -1,6 +1,6 @@
 // Blending on the GPU. Forward: one block per tile, one thread per pixel. Backward and importance: one warp per segment
-// of a tile's splats, two splats per lane. The pixels of the tile are passed from lane to lane [Taming 3DGS,
-// arXiv:2406.15643], so that the sums over pixels stay in registers.
+// of a tile's splats, as in [Taming 3DGS, arXiv:2406.15643]; lanes are in turn pixels and splats, so that the sums over
+// pixels stay in registers. All skip the blocks of 8 x 4 pixels that a splat does not touch.
 #include <type_traits>
 
 #include "cuda_passes.h"
@@ -290,7 +290,7 @@ __global__ void __launch_bounds__(kSegmentWarps* kWarp, 24 / kSegmentWarps) segm
             const bool touches = touched >> block & 1;
             const unsigned todo = __ballot_sync(kAllLanes, touches) & ((1u << kGroup) - 1);
             const int pixel = block * kWarp + lane, its_last = static_cast<int>(shared.last[pixel] - group);
-            if (!__any_sync(kAllLanes, todo != 0 && its_last > 0)) continue;
+            if (!__any_sync(kAllLanes, todo != 0 && its_last > 0)) continue;  // nor has such a block stored states
             const Vec2<float> first = block_corner(corner, block);
             visit_splats<Pass>(rows, todo, its_last, {first.x + of_lane.x, first.y + of_lane.y},
                                shared.pixels.of(pixel), flow[pixel]);
@@ -505,14 +505,16 @@ Frame render(const Context& context, Memory& kept, const Gaussians<float>& gauss
     const ProjectionOutput projected{splats, radius_px, scratch.array<uint32_t>(count), scratch.array<uint32_t>(count),
                                      num_tiles_of};
     project(context, gaussians, view, options, projected);
-    if (options.is_differentiable) {
-        frame.pixel_last = kept.array<uint32_t>(num_tiles * kTilePixels);
-        frame.tile_last = kept.array<uint32_t>(num_tiles);
+    if (options.is_differentiable) {  // two arrays in one, as an allocation takes as long as a launch
+        frame.pixel_last = kept.array<uint32_t>(num_tiles * (kTilePixels + 1));
+        frame.tile_last = frame.pixel_last + num_tiles * kTilePixels;
     }
     order_instances(context, kept, projected, frame);
-    if (options.is_differentiable)
-        frame.states = kept.array<float>(frame.num_instances / kSegment * (1 + num_channels) * kTilePixels),
-        frame.touched = kept.array<uint8_t>(frame.num_instances);
+    if (options.is_differentiable) {
+        const int64_t size = frame.num_instances / kSegment * (1 + num_channels) * kTilePixels;
+        frame.states = kept.array<float>(size + (frame.num_instances + 3) / 4);
+        frame.touched = reinterpret_cast<uint8_t*>(frame.states + size);
+    }
     const Grid grid{num_tiles, kTilePixels, static_cast<int64_t>(sizeof(BlendShared))};
     const BlendParams params{frame, out, num_gaussians};
     if (num_channels == 4)
