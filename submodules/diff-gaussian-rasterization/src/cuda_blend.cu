@@ -449,7 +449,7 @@ struct ImportancePass {
             const bool contributes = weight > 0;
             sum.weighted += weight * of_pixel;
             sum.total += weight;
-            sum.distance += weight * sqrt(d_x * d_x + d_y * d_y);
+            sum.distance += weight * approximate_sqrt(d_x * d_x + d_y * d_y);
             sum.num_pixels += contributes;
             sum.num_weighted += contributes && of_pixel != 0;
         }
