@@ -3,6 +3,7 @@
 import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,6 +11,10 @@ import pytest
 
 # Before anything imports torch, whose idle OpenMP threads would otherwise spin on the cores that the rasterizer needs.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# A cache of torch hub that can't be written, so that no test downloads the weights of LPIPS.
+NO_CACHE = tempfile.TemporaryDirectory()
+os.environ["TORCH_HOME"] = NO_CACHE.name
+(Path(NO_CACHE.name) / "hub").touch()
 
 import emulated_engine  # noqa: E402
 import ptx_engine  # noqa: E402
