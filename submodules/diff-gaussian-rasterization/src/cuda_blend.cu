@@ -10,11 +10,12 @@ namespace {
 
 constexpr int kTile = Limits::tile;
 constexpr int kBatch = 256;  // splats in shared memory at a time
-// Blocks of forward that a multiprocessor is to hold: 5 leave 48 registers a thread, and Turing runs 1024 threads at most.
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
-constexpr int kForwardBlocks = 4;
+// Blocks that a multiprocessor is to hold. Forward: 5 leave 48 registers a thread, and Turing runs 1024 threads at most.
+// Over segments: 6 leave 80 registers; before Hopper, shared memory holds 5 at most.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+constexpr int kForwardBlocks = __CUDA_ARCH__ < 800 ? 4 : 5, kSegmentBlocks = 5;
 #else
-constexpr int kForwardBlocks = 5;
+constexpr int kForwardBlocks = 5, kSegmentBlocks = 6;
 #endif
 
 /// The pixels of a tile are numbered so that a warp has 8 x 4 of them: warps can then skip small splats.
@@ -252,7 +253,7 @@ __device__ __forceinline__ void visit_splats(typename SegmentShared<Pass>::Row* 
 }
 
 template <class Pass>
-__global__ void __launch_bounds__(kSegmentWarps* kWarp, 24 / kSegmentWarps) segment_kernel(SegmentParams<Pass> p) {
+__global__ void __launch_bounds__(kSegmentWarps* kWarp, kSegmentBlocks) segment_kernel(SegmentParams<Pass> p) {
     const Frame& frame = p.frame;
     const int64_t num_tiles = frame.view.num_tiles();
     if (int64_t(blockIdx.x) >= first_block(frame.tile_begin[num_tiles], num_tiles)) return;
