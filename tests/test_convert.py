@@ -20,7 +20,7 @@ from video_writer import write
 from compact_splats.arguments import TrainConfig
 from compact_splats.commands import convert
 from compact_splats.demo.ray_tracer import unit
-from compact_splats.demo.scene import Lens, _write_colmap, make_poses, make_shapes, render_view
+from compact_splats.demo.scene import Lens, make_poses, make_shapes, render_view, write_colmap
 from compact_splats.photogrammetry.diagnosis import Matches, few
 from compact_splats.photogrammetry.report import describe
 from compact_splats.scene.dataset import load_scene
@@ -58,7 +58,7 @@ def given(tmp_path_factory) -> Path:
     names = [f"view_{i}.png" for i in range(NUM_PHOTOS)]
     for name, pose in zip(names, poses, strict=True):
         Image.fromarray(render_view(shapes, lens, pose)).save(scene / "images" / name)
-    _write_colmap(scene / "sparse" / "0", lens, poses, names, np.zeros((1, 3)), np.zeros((1, 3), np.uint8))
+    write_colmap(scene / "sparse" / "0", lens, poses, names, np.zeros((1, 3)), np.zeros((1, 3), np.uint8))
     return scene
 
 

@@ -18,6 +18,7 @@ from compact_splats.commands import compress
 from compact_splats.scene import Scene, load_scene
 from compact_splats.scene.cameras import Camera
 from compact_splats.scene.gaussian_model import GaussianModel
+from compact_splats.scene.photos import Planes
 from compact_splats.scene.points import Points
 from compact_splats.training import loading
 from compact_splats.training.exposure import LARGEST, Exposure, difference_of_exposures
@@ -134,7 +135,8 @@ def wall(gains: Sequence[float]) -> Scene:
         world = torch.stack([(x - 32) / 50 * 2, (y - 24) / 50 * 2]) - motion[:2, 3, None, None]
         grey = 0.4 + 0.15 * (torch.sin(4 * world[0]) + torch.cos(5 * world[1]))
         pixels = (255 * gain * grey).clamp(0, 255).round().to(torch.uint8).expand(3, -1, -1)
-        photo = SimpleNamespace(pixels=lambda pixels=pixels: pixels, mask=lambda: None)
+        planes = Planes(pixels, None, None)
+        photo = SimpleNamespace(planes=lambda planes=planes: planes, cache=SimpleNamespace(num_ahead=0))
         cameras.append(Camera(f"{i}", 64, 48, 50.0, 50.0, 32.0, 24.0, motion, photo))
     return Scene(tuple(cameras), (), Points(xyz, torch.randint(255, (2000, 3), generator=draw)), 1.0)
 

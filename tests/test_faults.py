@@ -559,7 +559,7 @@ def test_a_training_that_does_not_fit_is_refused_before_it_begins(short_scene, t
         train(make_config(short_scene, tmp_path / "out", final_budget=1_000_000))
     said = str(error.value)
     assert re.match(r"memory: expected 3\.76 GiB at least, found (1\.[89]\d|2\.00) GiB free; ", said), said
-    assert said.endswith("ask for less by -r/--resolution, --final-budget or --sh-degree")
+    assert said.endswith("ask for less by -r/--resolution, --photo-memory, --final-budget or --sh-degree")
     assert not (tmp_path / "out").exists()
 
 

@@ -138,7 +138,9 @@ def rgb_and_alpha(picture: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
         rgba = np.asarray(picture.convert("RGBA"))
         rgb = np.ascontiguousarray(rgba[..., :3]) if convert is None else convert(picture)
         return rgb, np.ascontiguousarray(rgba[..., 3])
-    return np.asarray(picture.convert("RGB")) if convert is None else convert(picture), None
+    if convert is not None:
+        return convert(picture), None
+    return np.asarray(picture if picture.mode == "RGB" else picture.convert("RGB")), None  # a copy takes as long again
 
 
 def mask_values(picture: Image.Image) -> np.ndarray:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from compact_splats.gaussian_renderer import render
 from compact_splats.gaussian_renderer.evaluation import ground_truth
-from compact_splats.scene.cameras import Camera
+from compact_splats.scene.cameras import Camera, in_turn
 from compact_splats.scene.gaussian_model import GaussianModel
 from compact_splats.training.exposure import Exposure
 
@@ -40,7 +40,7 @@ def gradient_scores(
     """
     for values in model.parameters.values():
         values.grad = None
-    for index, camera in enumerate(cameras):
+    for index, camera in enumerate(in_turn(cameras, model.device)):
         photo, mask = ground_truth(camera, model.device, background)
         image = render(camera, model, background).image
         if exposure is not None:

@@ -8,6 +8,7 @@ the scene. Models are saved and test views are rendered without transforms.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from diff_gaussian_rasterization import RenderPass
 from torch import Tensor
 
 from compact_splats.arguments.options import read_json
-from compact_splats.scene.cameras import Camera
+from compact_splats.scene.cameras import Camera, in_turn
 from compact_splats.scene.dataset import Scene
 from compact_splats.training.loss import Loss, with_gradient
 from compact_splats.training.processes import SINGLE_PROCESS, SingleProcess
@@ -24,10 +25,11 @@ from compact_splats.utils.errors import InputError
 
 RATES = 0.01, 0.0005  # Adam's learning rate in the first and the last step, log-linear in between
 BETAS = 0.9, 0.99
+PRIOR = 0.1  # its gradient per change of A and b; holds what the photos do not tell
 LARGEST = 0.9  # of every entry of A - 1 and b, so that no photo becomes black or white
 DIFFERENT = 0.08  # standard deviation of the log-gains above which photos are taken to differ in exposure
 FILE = "exposure.json"  # in a run folder
-_NUM_PHOTOS, _NUM_POINTS = 32, 3000  # at most, for the comparison of photos
+_NUM_PHOTOS, _NUM_POINTS = 16, 3000  # at most, for the comparison of photos
 _FEWEST = 50  # points in view of a photo that is compared
 _CLEAR = (
     1.4  # times the scatter within photos; measured on six captures: 1.7 to 1.9 where exposure differs, else 0.2 to 1.1
@@ -119,7 +121,8 @@ class Exposure:
         if self._is_fixed:
             return
         gradients, seen = torch.zeros_like(self._change), torch.zeros_like(self._counts)
-        gradients[index], seen[index] = torch.where(usable, gradient, 0), 1
+        gradients[index] = torch.where(usable, gradient + PRIOR * self._change[index], 0)
+        seen[index] = 1
         processes.sum(gradients, seen)
         rows = seen.nonzero().flatten() if processes.count > 1 else torch.tensor([index], device=seen.device)
         gradients = gradients[rows] / seen[rows, None, None]
@@ -185,7 +188,7 @@ def difference_of_exposures(scene: Scene, seed: int = 0) -> float:
     then points are hidden by others, or the light changes with the direction.
 
     Args:
-        scene: points that all have one colour are no measured ones; up to 32 photos and 3,000 points are compared.
+        scene: points that all have one colour are no measured ones; up to 16 photos and 3,000 points are compared.
         seed: of the choice of points.
     """
     if (scene.points.rgb == scene.points.rgb[0]).all():
@@ -193,7 +196,14 @@ def difference_of_exposures(scene: Scene, seed: int = 0) -> float:
     chosen = torch.randperm(len(scene.points.xyz), generator=torch.Generator().manual_seed(seed))[:_NUM_POINTS]
     xyz = scene.points.xyz[chosen].double()
     stride = max(1, len(scene.train) // _NUM_PHOTOS)
-    logs = torch.stack([_log_grey(camera, xyz) for camera in scene.train[::stride][:_NUM_PHOTOS]])
+    cameras = in_turn(scene.train[::stride][:_NUM_PHOTOS], torch.device("cpu"))
+    found = []
+    for camera in cameras:
+        with suppress(InputError):  # a broken photo, which is said where it is trained on
+            found.append(_log_grey(camera, xyz))
+    if not found:
+        return 0.0
+    logs = torch.stack(found)
     shared = (~logs.isnan()).sum(dim=0) >= 2
     logs = logs[:, shared] - logs[:, shared].nanmedian(dim=0).values
     logs = logs[(~logs.isnan()).sum(dim=1) >= _FEWEST]
@@ -210,10 +220,9 @@ def _log_grey(camera: Camera, xyz: Tensor) -> Tensor:
     x, y = (local[:, :2] / local[:, 2:]).T
     columns, rows = (x * camera.fx + camera.cx).floor().long(), (y * camera.fy + camera.cy).floor().long()
     seen = (local[:, 2] > 0) & (columns >= 0) & (columns < camera.width) & (rows >= 0) & (rows < camera.height)
-    photo = camera.required_photo
-    pixels = photo.pixels()[:, rows.clamp(0, camera.height - 1), columns.clamp(0, camera.width - 1)]
+    planes = camera.required_photo.planes()
+    pixels = planes.rgb[:, rows.clamp(0, camera.height - 1), columns.clamp(0, camera.width - 1)]
     seen &= ((pixels >= _DARK) & (pixels <= _BRIGHT)).all(dim=0)
-    mask = photo.mask()
-    if mask is not None:
-        seen &= mask[rows.clamp(0, camera.height - 1), columns.clamp(0, camera.width - 1)]
+    if planes.mask is not None:
+        seen &= planes.mask[rows.clamp(0, camera.height - 1), columns.clamp(0, camera.width - 1)]
     return torch.where(seen, pixels.double().mean(dim=0).log(), torch.nan)

@@ -111,8 +111,8 @@ def _train(
     checkpoints.about = {"config": to_json(config), "poses": poses, "processes": processes.count}
     if about is not None:
         check_same_poses(about, poses, config)
-    memory = MemoryMeter(device)
-    with closing(Decoding(scene, device)) as decoding:
+    memory = MemoryMeter(device, lambda: scene.photos.num_bytes)
+    with closing(Decoding(scene, device, run.folder, processes.on_this_machine)) as decoding:
         if processes.count > 1 or config.minutes is not None:
             decoding.finish()  # all processes find a broken photo, none waits for others; a time limit measures speed
         model = first_gaussians(config, scene, device, given)
@@ -127,10 +127,14 @@ def _train(
             if processes.is_first:
                 run.first = partial(begin, context, is_new=about is None)
             scores = fit(training, context)
-            num_skipped = context.skipped.total()
+            faults = {
+                "skipped_views": context.skipped.total(),
+                "photos_left_out": context.skipped.total_left_out(),
+                "worst_views": context.view_losses.worst(),
+            }
             if not processes.is_first:
                 return {}
-            summary = summary_of(context, num_skipped, scores)
+            summary = summary_of(context, faults, scores)
             run.finish(context.num_iterations, summary)
     config.say(describe(summary, config.final_budget, run.folder))
     return summary
@@ -170,6 +174,9 @@ def surroundings(
         open_viewer(run.folder, training.scene, stop, clock) as viewer,
     ):
         skipped = SkippedViews(schedule.iterations, device, processes)
+        if not training.scene.photos.holds_all:
+            num_photos = len({camera.required_photo.path for camera in training.scene.train + training.scene.test})
+            training.scene.photos.leave_out = partial(skipped.leave_out, num_photos=num_photos, warn=run.warn)
         yield RunContext(
             config, training, decoding, run, checkpoints, clock, memory, progress, skipped, stop, viewer, processes,
             memory_error, time_limit,
@@ -177,14 +184,14 @@ def surroundings(
 
 
 def begin(context: RunContext, *, is_new: bool) -> None:
-    """Wait until all photos are decoded, then write what belongs in the run folder from the start.
+    """Wait until all photos that fit into memory are decoded, then write what belongs in the folder from the start.
 
     Raises:
         InputError: a photo is broken; nothing has been written or removed.
     """
     run, scene = context.run, context.training.scene
     with context.clock.paused():
-        context.memory.exclude(context.decoding.finish())
+        context.decoding.finish()
     run.write_inputs = partial(write_inputs, run, context.config, scene, context.training.model.device)
     run.remove_leftovers()
     if is_new:
@@ -209,7 +216,7 @@ def fit(training: Training, context: RunContext) -> Scores:
     return context.measure(context.num_iterations)
 
 
-def summary_of(context: RunContext, num_skipped: int, scores: Scores) -> dict[str, Any]:
+def summary_of(context: RunContext, faults: dict[str, Any], scores: Scores) -> dict[str, Any]:
     """The content of ``summary.json``."""
     ply: Path = context.run.ply_path(context.num_iterations)
     seconds = context.clock.seconds
@@ -220,7 +227,7 @@ def summary_of(context: RunContext, num_skipped: int, scores: Scores) -> dict[st
         "ply_mb": ply.stat().st_size / MB,
         "training_minutes": seconds / 60,
         "steps_per_second": context.training.schedule.iterations / seconds,
-        "skipped_views": num_skipped,
+        **faults,
         **context.memory.read(),
         **scores,
         "point_cloud": str(ply),

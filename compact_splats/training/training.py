@@ -13,7 +13,7 @@ from compact_splats.arguments.schedule import Schedule
 from compact_splats.gaussian_renderer import render_pass
 from compact_splats.gaussian_renderer.evaluation import ground_truth
 from compact_splats.gaussian_renderer.gradient_stats import GradientStats
-from compact_splats.scene.cameras import Camera
+from compact_splats.scene.cameras import Camera, in_turn, want_photos
 from compact_splats.scene.dataset import Scene
 from compact_splats.scene.gaussian_model import GaussianModel
 from compact_splats.training.exposure import Exposure
@@ -142,6 +142,9 @@ class Training:
         if self.schedule.raises_sh_degree(step):
             model.raise_sh_degree()
 
+        if self.scene.photos.num_ahead:
+            upcoming = processes.own_share(self._views.upcoming(self.scene.photos.num_ahead * processes.count))
+            want_photos([self.view(index) for index in upcoming], model.device)
         index = processes.own_draw(self._views.draw)
         camera = self.view(index)
         background = self._next_background()
@@ -221,8 +224,9 @@ class Training:
             value: of a view, (N,) float32 on the model's device.
         """
         total = torch.zeros(self.model.num_gaussians, device=self.model.device)
-        for index in self._processes.own_share(indices):
-            total += value(self.view(index))
+        cameras = [self.view(index) for index in self._processes.own_share(indices)]
+        for camera in in_turn(cameras, torch.device("cpu")):  # of the edge maps
+            total += value(camera)
         self._processes.sum(total)
         return total / len(indices)
 
