@@ -86,9 +86,9 @@ def write_page(
         InputError: the file can't be written, or .spz can't represent the model.
     """
     chosen = most_important(model, max_gaussians)
-    units = Units()
+    units, lost = Units(), list[str]()
     if format == "gsz" and gsz is not None:
-        packed, lost, units = gsz, [], model.units.of_files()
+        packed, units = gsz, model.units.of_files()
     else:
         given = {key: values.detach()[chosen].cpu().numpy() for key, values in model.parameters.items()}
         arrays = SavedArrays(given, model.antialiased)
