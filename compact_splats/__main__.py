@@ -7,6 +7,7 @@ import sys
 from compact_splats.utils.errors import InputError, run_script
 
 COMMANDS = {
+    "demo": ("demo", "see it work: make a scene, train, render, measure, compress"),
     "train": ("train", "train Gaussians on posed photos"),
     "render": ("render", "render the views of a model, a video, or depth maps"),
     "metrics": ("metrics", "measure rendered views: PSNR, SSIM, LPIPS"),
@@ -35,7 +36,8 @@ def main() -> None:
         hint = f"did you mean {close[0]}?" if close else "see compact-splats --help"
         raise InputError(f"there is no command '{name}'; {hint}")
     sys.argv[:2] = [f"compact-splats {name}"]
-    runpy.run_module(f"compact_splats.commands.{COMMANDS[name][0]}", run_name="__main__", alter_sys=True)
+    room = "compact_splats" if name == "demo" else "compact_splats.commands"
+    runpy.run_module(f"{room}.{COMMANDS[name][0]}", run_name="__main__", alter_sys=True)
 
 
 def console() -> None:
