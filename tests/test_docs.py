@@ -25,7 +25,7 @@ SHORTER = {
     "compress.py": ["--steps", "0.002"],
     "render.py --video": ["--fps", "1"],
 }
-OTHERS = {"apt-get", "cd", "conda", "ffmpeg", "git", "nvcc", "nvidia-smi", "pip", "ray", "source", "ssh", "npx"}
+OTHERS = {"apt-get", "cd", "compact-splats", "conda", "docker", "ffmpeg", "git", "nvcc", "nvidia-smi", "pip", "ray", "source", "ssh", "npx"}
 
 COMMANDS = [command for page in PAGES for command in commands_of(page)]
 MENTIONS = [command for page in PAGES for command in mentions_of(page)]
