@@ -7,7 +7,8 @@ from setuptools import setup
 
 ROOT = Path(__file__).resolve().parent
 SUBMODULES = ROOT / "submodules"
-ENGINE = {"diff-gaussian-rasterization": "diff-gaussian-rasterization", "compact-splats-simple-knn": "simple-knn"}  # folders
+# The packages of the engine, and their folders.
+ENGINE = {"diff-gaussian-rasterization": "diff-gaussian-rasterization", "compact-splats-simple-knn": "simple-knn"}
 # What training, rendering, measuring and compressing need; pyproject.toml has the rest, as extras.
 DEPENDENCIES = [
     "torch>=2.4", "numpy>=1.26", "scipy>=1.11", "opencv-python-headless", "pillow>=10.1", "tqdm", "constriction",

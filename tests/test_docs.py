@@ -25,7 +25,10 @@ SHORTER = {
     "compress.py": ["--steps", "0.002"],
     "render.py --video": ["--fps", "1"],
 }
-OTHERS = {"apt-get", "cd", "compact-splats", "conda", "docker", "ffmpeg", "git", "nvcc", "nvidia-smi", "pip", "ray", "source", "ssh", "npx"}
+OTHERS = {
+    "apt-get", "cd", "compact-splats", "conda", "docker", "ffmpeg", "git", "nvcc", "nvidia-smi",
+    "pip", "ray", "source", "ssh", "npx",
+}  # fmt: skip
 
 COMMANDS = [command for page in PAGES for command in commands_of(page)]
 MENTIONS = [command for page in PAGES for command in mentions_of(page)]

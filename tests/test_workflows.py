@@ -37,3 +37,10 @@ def test_the_dockerfile_copies_and_calls_what_exists():
     assert all((ROOT / name).is_file() for name in copied.split())
     (target,) = re.findall(r"make -C /source ([\w-]+)", text)
     assert target in TARGETS and "/install/install.sh" in text
+
+
+def test_one_version_everywhere():
+    """The packages of a release need each other in the same version."""
+    wanted = re.search(r'^__version__ = "(.*)"$', (ROOT / "compact_splats" / "__init__.py").read_text(), re.M)[1]
+    for path in (ROOT / "submodules").glob("*/pyproject.toml"):
+        assert re.search(r'^version = "(.*)"$', path.read_text(), re.M)[1] == wanted, path

@@ -1,10 +1,10 @@
 """Installs compact-splats from a folder of wheels as a stranger would, and runs the demo; ``make try-wheels``.
 
     python tests/try_wheels.py dist                          # the dependencies come from pip's index
-    python tests/try_wheels.py dist --wheelhouse wheelhouse  # from that folder alone; what is not there is fetched first
+    python tests/try_wheels.py dist --wheelhouse wheelhouse  # from that folder, where they are fetched to
 
-The environment is new, PATH has no compiler, and the home folder can't be written. Prints what a reader of
-docs/install.md wants to know: seconds, MB and packages, seconds of import, and the demo with each level of the processor.
+The environment is new, PATH has no compiler, and the home folder can't be written. Prints the
+figures of docs/install.md: seconds, MB and packages, seconds of import, and the demo with each level of the processor.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """See it work: make the demo scene, train, render, measure, compress, and write a page and a picture.
 
-``compact-splats demo`` takes minutes on two cores and needs no data. Each step is a command of its own, which is printed.
+``compact-splats demo`` takes minutes on two cores and needs no data. Each step is a command, which is printed.
 """
 
 import argparse
@@ -36,7 +36,9 @@ def main(argv: list[str] | None = None) -> None:
         InputError: a step failed; it has said why.
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("output/demo"), help="folder of all files (default: output/demo)")
+    parser.add_argument(
+        "--out", type=Path, default=Path("output/demo"), help="folder of all files (default: output/demo)"
+    )
     parser.add_argument("--iterations", type=int, default=2500, help="training steps (default: 2500)")
     parser.add_argument("--final-budget", type=int, default=20000, help="number of Gaussians (default: 20000)")
     args = parser.parse_args(argv)

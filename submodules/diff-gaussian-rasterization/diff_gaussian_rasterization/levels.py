@@ -26,7 +26,7 @@ def choose_level(levels: Mapping[str, bool], wanted: str = "") -> str:
             "install the engine from its source, which needs a C++ compiler"
         )
     elif wanted and wanted not in usable:
-        reason = "the processor or the operating system lacks it" if wanted in levels else "this build has no such level"
+        reason = "processor or operating system lack it" if wanted in levels else "this build has no such level"
         names = f" or name one of {', '.join(usable)}" if usable else ""
         problem = f"DGR_ISA={wanted}: {reason}; unset DGR_ISA{names}"
     else:
@@ -47,6 +47,16 @@ def load_level(module: ModuleType) -> str:
     if not module.LEVELS and not wanted:
         return ""
     name = choose_level(module.LEVELS, wanted)
-    (path,) = Path(__file__).parent.glob(f"cpu_{name}.*")
-    module.use_level(ctypes.addressof(ctypes.c_char.in_dll(ctypes.CDLL(str(path)), "dgr_level")))
+    module.use_level(open_level(library_of(name)))
     return name
+
+
+def library_of(level: str) -> Path:
+    """The file of a level."""
+    (path,) = Path(__file__).parent.glob(f"cpu_{level}.*")
+    return path
+
+
+def open_level(path: Path) -> int:
+    """Load a level's library for good. Returns the address that `use_level` of the extension module takes."""
+    return ctypes.addressof(ctypes.c_char.in_dll(ctypes.CDLL(str(path)), "dgr_level"))
