@@ -106,7 +106,7 @@ endif
 
 demo: setup
 	rm -rf $(OUTPUT)/scene
-	$(BIN)/python -m compact_splats.demo --out $(OUTPUT) --iterations $(DEMO_ITERATIONS) --final-budget $(DEMO_BUDGET)
+	$(BIN)/python -m compact_splats.demo.run --out $(OUTPUT) --iterations $(DEMO_ITERATIONS) --final-budget $(DEMO_BUDGET)
 
 test: setup-dev lint
 	$(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile

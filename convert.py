@@ -1,6 +1,7 @@
 """Make a scene for train.py from photos or a video, by structure from motion with COLMAP.
 
-``convert.py PHOTOS_OR_VIDEO -o SCENE``, or as in 3DGS ``convert.py -s SCENE`` with the photos in ``SCENE/input``.
+``convert.py PHOTOS_OR_VIDEO -o SCENE``, ``convert.py *.jpg -o SCENE``, or as in 3DGS ``convert.py -s SCENE`` with the
+photos in ``SCENE/input``.
 
 photos --> upright, readable copies --+
                                       +--> features --> matches --> cameras and points --> undistorted scene
@@ -48,7 +49,7 @@ def convert(config: ConvertConfig) -> dict[str, Any]:
         Stopped: the user stopped it.
     """
     is_video = config.input.is_file()
-    names = [] if is_video else find_photos(config.input)
+    names = [] if is_video else find_photos(config.input, config.names)
     with new_scene(config.scene, config.input, config.overwrite) as scene, StopRequest() as stop:
         stages = Stages(stop, config.quiet)
         work = scene / "work"

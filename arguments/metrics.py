@@ -18,9 +18,12 @@ class MetricsConfig:
     """
 
     model_paths: tuple[Path, ...] = option(
-        type=Path, short="-m", many=True, help="model folders with views that render.py wrote (required)"
+        type=Path, short="-m", many=True, positional="RUN", group="basic", help="folders of train.py with views that "
+        "render.py wrote (required)"
+    )  # fmt: skip
+    lpips: bool = option(
+        True, type=bool, group="basic", help="measure LPIPS; --no-lpips: leave it out, and download nothing"
     )
-    lpips: bool = option(True, type=bool, help="measure LPIPS; --no-lpips: leave it out, and download nothing")
     vgg: Path | None = option(
         None,
         type=Path,
@@ -42,4 +45,5 @@ class MetricsConfig:
         Raises:
             InputError: a flag is unknown or missing, or its value is not valid.
         """
-        return parse(cls, argv, "Measure the rendered test views of trained models: PSNR, SSIM and LPIPS.")
+        description = "Measure the rendered test views of trained models: PSNR, SSIM and LPIPS."
+        return parse(cls, argv, description, ("output/my_scene", "output/first output/second"))

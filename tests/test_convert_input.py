@@ -74,6 +74,19 @@ def test_a_flag_of_convert_sets_its_field_and_nothing_else(words, field, value):
     assert changed == dataclasses.replace(plain, **{field: value})
 
 
+def test_photos_may_be_given_one_by_one(tmp_path):
+    """In natural order, and only they; what is no photo of the folder is refused by its name."""
+    for name in ("img_10.jpg", "img_9.jpg", "img_11.jpg", "notes.txt"):
+        (tmp_path / name).write_bytes(b"")
+    words = [str(tmp_path / name) for name in ("img_10.jpg", "img_9.jpg")]
+    config = ConvertConfig.from_command_line([*words, "-o", "scene"])
+    assert config.input == tmp_path and find_photos(config.input, config.names) == ["img_9.jpg", "img_10.jpg"]
+    for name in ("notes.txt", "img_12.jpg"):
+        more = ConvertConfig.from_command_line([*words, str(tmp_path / name), "-o", "scene"])
+        with pytest.raises(InputError, match=name):
+            find_photos(more.input, more.names)
+
+
 def test_the_layout_of_3dgs_is_named_by_one_flag():
     config = ConvertConfig.from_command_line(["-s", "place"])
     assert (config.input, config.scene) == (Path("place/input"), Path("place"))
@@ -94,7 +107,7 @@ def test_the_layout_of_3dgs_is_named_by_one_flag():
         ([*NEEDED, "--max-size", "10"], "--max-size"),
         ([*NEEDED, "--seed", "-1"], "--seed"),
         ([*NEEDED, "--colmap", "x"], "unknown argument"),
-        ([*NEEDED, "more"], "unknown argument"),
+        (["a/1.jpg", "b/2.jpg", "-o", "scene"], "files of one folder"),
     ],
 )
 def test_bad_flags_of_convert_are_one_line(words, said):

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
+from compact_splats import HOW_TO_INSTALL
 from compact_splats.utils.memory import free_memory
 
 ENGINE = "diff_gaussian_rasterization"  # its import fails with a line where processor or torch do not suit
@@ -82,9 +83,9 @@ def exit_code_of(error: Exception) -> int:
 def run_script(main: Callable[[], None], *, less_memory: str = "") -> NoReturn:
     """Run ``main`` and exit.
 
-    Exit code 0; 2 with one line on stderr after an ``InputError``, out of memory, GPU errors, and where the engine
-    can't be loaded; 128 plus the signal number with one line after ``Stopped`` and Ctrl-C. Any other exception is a bug
-    and keeps its traceback.
+    Exit code 0; 2 with one line on stderr after an ``InputError``, out of memory, GPU errors, and where a package is
+    not installed or does not suit; 128 plus the signal number with one line after ``Stopped`` and Ctrl-C. Any other
+    exception is a bug and keeps its traceback.
 
     Args:
         main: the script.
@@ -109,6 +110,9 @@ def _line_for_user(error: Exception, less_memory: str) -> str | None:
     """The line to print; None for a bug."""
     if isinstance(error, InputError):
         return str(error)
+    if isinstance(error, ModuleNotFoundError):
+        name = (error.name or "compact_splats").partition(".")[0]
+        return None if name == "compact_splats" else f"{sys.executable} has no package {name}; {HOW_TO_INSTALL}"
     if isinstance(error, ImportError):
         return one_line(str(error)) if error.name == ENGINE else None
     kinds = {kind.__name__ for kind in type(error).__mro__}  # by name: torch and the engine need not be imported here

@@ -129,7 +129,7 @@ def transformed(arrays: Arrays, matrix: np.ndarray) -> SavedArrays:
         "sh_rest": turned_sh(saved["sh_rest"], rotation),
     }
     result = saved.replaced({**saved, **{name: values.astype(np.float32) for name, values in moved.items()}})
-    result.offset = tuple(map(float, shift)) if is_far else None
+    result.offset = (float(shift[0]), float(shift[1]), float(shift[2])) if is_far else None
     return result
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from compact_splats.arguments.config import run_folder
 from compact_splats.arguments.export import SOG_FOLDER, ExportConfig
-from compact_splats.arguments.view import run_folder
 from compact_splats.compression import formats
 from compact_splats.compression.arrays import Arrays
 from compact_splats.compression.edits import edited, merged, similarity

@@ -36,8 +36,9 @@ def info(argv: Sequence[str]) -> None:
     """
     parser = Parser(
         "Show what a file holds: number and degree of the Gaussians, bounds, outliers, marks and bad values; of a .gsz "
-        "header and streams."
-    )
+        "header and streams.",
+        ("model.ply", "output/my_scene"), "MODEL", "info",
+    )  # fmt: skip
     parser.add_argument("file", type=Path, help="a model of any known format, or a folder of train.py")
     parser.add_argument("--keep-nan", action="store_true", help="refuse a model with values that are not finite")
     args = parser.parse_args(argv)

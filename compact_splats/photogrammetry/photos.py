@@ -71,15 +71,22 @@ class InputPhotos:
     unreadable: dict[str, str]
 
 
-def find_photos(folder: Path) -> list[str]:
+def find_photos(folder: Path, only: frozenset[str] | None = None) -> list[str]:
     """Names of the photos in a folder and its subfolders, in natural order ("img_9" before "img_10").
 
     Args:
         folder: where to look; hidden files and folders, and the output of convert.py, are skipped.
+        only: names of photos in the folder itself; None: all photos.
 
     Raises:
-        InputError: the folder does not exist, or contains fewer than two photos.
+        InputError: the folder does not exist, contains fewer than two photos, or one of ``only`` is no photo in it.
     """
+    if only is not None:
+        for name in sorted(only):
+            if not (folder / name).is_file() or not is_picture(name):
+                what = "is no photo" if (folder / name).exists() else "does not exist"
+                raise InputError(f"{folder / name} {what}; give one folder, one video, or photos of one folder")
+        return sorted(only, key=_natural)
     if not folder.is_dir():
         raise InputError(f"{folder} does not exist; name a folder of photos or a video")
     names, others = [], set()

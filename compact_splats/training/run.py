@@ -124,7 +124,7 @@ def _train(
                 return {}
             summary = summary_of(context, num_skipped, scores)
             run.finish(context.num_iterations, summary)
-    config.say(describe(summary, config.final_budget))
+    config.say(describe(summary, config.final_budget, run.folder))
     return summary
 
 
