@@ -155,7 +155,7 @@ wheels: $(VENV)/created.stamp
 	rm -rf build/wheels && mkdir -p $(DIST)
 	for each in . $(SUBMODULES:%=submodules/%); do $(BIN)/python -m build --outdir build/wheels $$each || exit 1; done
 	for wheel in build/wheels/*-linux_*.whl; do \
-	    $(BIN)/python -m auditwheel repair --wheel-dir $(DIST) $$wheel && rm $$wheel || exit 1; done
+	    PATH=$(abspath $(BIN)):$$PATH auditwheel repair --wheel-dir $(DIST) $$wheel && rm $$wheel || exit 1; done
 	mv build/wheels/* $(DIST)/
 	@ls -l $(DIST)
 

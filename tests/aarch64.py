@@ -7,6 +7,7 @@ Both render the same Gaussians, forward and backward, and replay the inputs of t
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
 import tempfile
@@ -56,6 +57,7 @@ int main() {
 
 def main() -> int:
     """Build and run both; print the largest difference."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     with tempfile.TemporaryDirectory() as folder:
         draw = Path(folder, "draw.cpp")
         draw.write_text(DRAW)
