@@ -27,10 +27,13 @@ print(*[name for name, is_supported in engine._C.LEVELS.items() if is_supported]
 
 
 def timed(command: list[str | Path], **options) -> str:
-    """Run a command that must succeed; print it with the time that it took. Returns its output."""
-    start = time.perf_counter()
+    """Run a command that must succeed; print it with its time and CPU time. Returns its output."""
+    start, before = time.perf_counter(), os.times()
     done = subprocess.run(list(map(str, command)), text=True, stdout=subprocess.PIPE, **options)
-    print(f"{time.perf_counter() - start:7.1f} s  {' '.join(map(str, command))[:160]}", flush=True)
+    seconds, after = time.perf_counter() - start, os.times()
+    cpu = after.children_user + after.children_system - before.children_user - before.children_system  # 0 on Windows
+    words = [Path(command[0]).name, *(" ".join(str(word).split()) for word in command[1:])]
+    print(f"{seconds:7.1f} s, {cpu:6.1f} s of CPU: {' '.join(words)[:140]}", flush=True)
     if done.returncode != 0:
         sys.exit(f"{done.stdout[-4000:]}\nexit code {done.returncode}")
     return done.stdout
@@ -65,7 +68,7 @@ def try_wheels(folder: Path, dist: Path, wheelhouse: Path | None, iterations: in
         timed([*pip, "download", *versions, "--dest", wheelhouse, "compact-splats"], env=clean)
         sources = ["--no-index", "--find-links", wheelhouse.absolute()]
     timed([*pip, "install", *sources, *versions, "compact-splats"], env=clean)
-    packages = timed([*pip, "list", "--format", "freeze"], env=clean).split()
+    packages = timed([*pip[:-1], "list", "--format", "freeze"], env=clean).split()
     library = next((environment / ("Lib" if os.name == "nt" else "lib")).glob("**/site-packages"))
     size = sum(file.stat().st_size for file in library.rglob("*") if file.is_file()) / 1e6
     torch = sum(file.stat().st_size for file in (library / "torch").rglob("*") if file.is_file()) / 1e6
@@ -73,11 +76,13 @@ def try_wheels(folder: Path, dist: Path, wheelhouse: Path | None, iterations: in
     for module in ("compact_splats", "torch", "diff_gaussian_rasterization", "compact_splats.training.run"):
         timed([programs / "python", "-c", f"import {module}"], env=clean, cwd=folder)
     levels = timed([programs / "python", "-c", LEVELS], env=clean, cwd=folder).split()
+    picture = folder / "demo" / "comparison.png"
     for level in levels or [""]:
-        demo = ["demo", "--out", f"demo{level}", "--iterations", str(iterations), "--final-budget", "2000"]
+        demo = ["demo", "--out", "demo", "--iterations", str(iterations), "--final-budget", "2000"]
         out = timed([programs / "compact-splats", *demo], env=clean | {"DGR_ISA": level}, cwd=folder)
-        print(*[line for line in out.splitlines() if "PSNR" in line][-1:])
-        assert (folder / f"demo{level}" / "comparison.png").stat().st_size > 0
+        print(level, *[line for line in out.splitlines() if "PSNR" in line][-1:])
+        assert picture.stat().st_size > 0
+        picture.unlink()
 
 
 if __name__ == "__main__":
