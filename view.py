@@ -16,6 +16,7 @@ import numpy as np
 
 from compact_splats.arguments.config import run_folder
 from compact_splats.arguments.device import pick_device, use_threads
+from compact_splats.arguments.sizes import memory_size
 from compact_splats.compression.files import model_file
 from compact_splats.compression.load import load_model
 from compact_splats.gaussian_renderer import DEVICES
@@ -96,7 +97,7 @@ def find_cameras(config: ViewConfig) -> tuple[dict[str, tuple[Camera, ...]], Uni
     if config.source_path is not None:
         scene = load_scene(
             config.source_path, config.images, config.resolution, config.eval, config.alpha, units=known,
-            sparse=config.sparse,
+            sparse=config.sparse, photo_memory=memory_size(config.photo_memory),
         )  # fmt: skip
         return {"train": scene.train, "test": scene.test}, known or scene.units.without_offset()
     if folder is None or not (folder / "cameras.json").exists():

@@ -10,11 +10,13 @@ from compact_splats.arguments.device import DEVICES
 from compact_splats.arguments.interval import Interval
 from compact_splats.arguments.options import build, check, from_json, given, option, read_json
 from compact_splats.arguments.schedule import FAST, FULL, QUICK, DensificationRound, Schedule
+from compact_splats.arguments.sizes import memory_size
 from compact_splats.utils.errors import InputError, note
 
 SCHEDULES = {"full": FULL, "fast": FAST, "quick": QUICK}
 ALPHAS = ("auto", "mask", "composite")
 SELECTIONS = ("natural", "cutoff", "none")
+EXPOSURES = ("auto", "on", "off")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +32,10 @@ class SceneConfig:
         -1, type=int, short="-r", group="basic", saves_memory=True,
         help="1, 2, 4 or 8 divides the size of the photos, any other number is their width in px; "
         "-1: full size, but at most 1600 px wide"
+    )  # fmt: skip
+    photo_memory: str = option(
+        "auto", saves_memory=True, may_change=True, help="memory for decoded photos, such as 4GB or 800MB; those that "
+        "do not fit are decoded again or read from a temporary file; auto: half of the free memory"
     )  # fmt: skip
     white_background: bool = option(False, type=bool, short="-w", help="white instead of black background")
     alpha: str = option(
@@ -114,6 +120,10 @@ class TrainConfig(MachineConfig, SceneConfig):
     seed: int = option(0, type=int, help="random seed")
     deterministic: bool = option(False, type=bool, help="same bits in every run, also on a GPU; slower")
     random_background: bool = option(False, type=bool, help="a new random background in every step")
+    exposure: str = option(
+        "auto", choices=EXPOSURES, help="learn exposure and white balance of each training photo; auto: where photos "
+        "of the same points differ in brightness"
+    )  # fmt: skip
     selection: str = option(
         "natural", choices=SELECTIONS,
         help="how the budget is reached; natural: natural selection; cutoff: prune the lowest opacities at once, for "
@@ -149,6 +159,7 @@ class TrainConfig(MachineConfig, SceneConfig):
 
     def __post_init__(self) -> None:
         check(self)
+        memory_size(self.photo_memory)
         if self.random_background and self.alpha == "auto":
             object.__setattr__(self, "alpha", "composite")  # config.json says it, which render.py and others read
         if self.viewer is not None:
@@ -232,6 +243,7 @@ def scene_of_run(folder: Path | None) -> dict[str, Any]:
     """The fields of :class:`SceneConfig` that a run was trained with; empty without ``config.json`` and ``cfg_args``.
 
     ``antialiasing`` is among them only where it was on: models without a mark may be older than the mark.
+    ``photo_memory`` is not: it is a matter of the machine.
 
     Raises:
         InputError: the file can't be read.
@@ -241,7 +253,7 @@ def scene_of_run(folder: Path | None) -> dict[str, Any]:
         if path is not None and path.exists():
             values = from_json(SceneConfig, read(path), path)
             unset = [key for key in ("antialiasing", "keep_nan") if not values.get(key)]
-            return {key: value for key, value in values.items() if key not in unset}
+            return {key: value for key, value in values.items() if key not in (*unset, "photo_memory")}
     return {}
 
 

@@ -26,7 +26,7 @@ class ConvertConfig:
 
     photos: tuple[Path, ...] = option(
         (), type=Path, many=True, positional="PHOTOS", group="basic", help="folder of photos, a video file, or the "
-        "photos themselves; never modified"
+        "photos themselves; never modified. Several inputs make one scene; each has a lens of its own"
     )  # fmt: skip
     output: Path | None = option(
         None, type=Path, short="-o", group="output", help="folder of the scene (required with PHOTOS)"
@@ -41,7 +41,7 @@ class ConvertConfig:
     )  # fmt: skip
     matching: str = option(
         "auto", choices=MATCHINGS, help="exhaustive: match all pairs; sequential: match neighbours by name and some "
-        "distant pairs; auto: sequential for videos and for more than 100 photos"
+        "distant pairs; auto: sequential for a video and for more than 100 photos"
     )  # fmt: skip
     camera: str = option(
         "shared", help="shared: photos of the same size, camera and zoom share one lens; each: each photo has its own"
@@ -90,20 +90,11 @@ class ConvertConfig:
             raise InputError("no photos are given: python convert.py PHOTOS_OR_VIDEO -o SCENE")
         elif self.output is None:
             raise InputError("no folder is given for the scene: name it with -o, -o my_scene for example")
-        elif any(path.is_dir() or path.parent != self.photos[0].parent for path in self.photos[1:]):
-            raise InputError("several photos must be files of one folder: give one folder, one video, or such photos")
 
     @property
-    def input(self) -> Path:
-        """The folder of the photos, or the video."""
-        if self.source_path is not None:
-            return self.source_path / "input"
-        return self.photos[0] if len(self.photos) == 1 else self.photos[0].parent
-
-    @property
-    def names(self) -> frozenset[str] | None:
-        """The names of the photos in the folder; None: all that are in it."""
-        return frozenset(path.name for path in self.photos) if len(self.photos) > 1 else None
+    def inputs(self) -> tuple[Path, ...]:
+        """Folders of photos, photos, and videos."""
+        return self.photos if self.source_path is None else (self.source_path / "input",)
 
     @property
     def scene(self) -> Path:

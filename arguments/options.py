@@ -299,7 +299,7 @@ def _is(value: Any, kind: type) -> bool:
 def _encode(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value.absolute())
-    return list(value) if isinstance(value, tuple) else value
+    return [_encode(each) for each in value] if isinstance(value, tuple) else value
 
 
 def _decode(field: dataclasses.Field, value: Any, origin: Path) -> Any:

@@ -59,7 +59,7 @@ _HOMES = {
     "FAST": "arguments.schedule",
     "QUICK": "arguments.schedule",
     "Training": "training.training",
-    "photometric_loss": "training.training",
+    "photometric_loss": "training.loss",
     "Strategy": "training.strategy",
     "standard_strategies": "training.strategies",
     "encode": "compression",

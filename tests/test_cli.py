@@ -38,6 +38,7 @@ SHARED_FLAGS = [
     ("--sparse 1", "sparse", 1),
     ("--eval", "eval", True),
     ("--antialiasing", "antialiasing", True),
+    ("--photo-memory 4GB", "photo_memory", "4GB"),
     ("--keep-nan", "keep_nan", True),
     ("--device cpu", "device", "cpu"),
     ("--threads 3", "threads", 3),

@@ -23,6 +23,8 @@ def describe(summary: dict[str, Any], budget: int, folder: Path) -> str:
     ]
     if "test" not in summary:
         quality.append("             (no test views: --eval keeps every 8th photo out of training)")
+    if num := summary.get("photos_left_out"):
+        quality.append(f"{'photos':12} {num:,} can't be decoded: their views were left out")
     memory = f"{'memory':12} peak {summary['peak_rss_mb']:,.0f} MB"
     if "peak_rss_above_start_mb" in summary:
         memory += f", {summary['peak_rss_above_start_mb']:,.0f} MB of it since the start of training"

@@ -14,6 +14,7 @@ from .levels import load_level
 from .loss import Loss, photometric_loss, ssim
 from .optimizer import SparseGaussianAdam
 from .rasterizer import Importance, Rasterized, View, importance, rasterize
+from .render_pass import RenderPass
 
 # "v2", "v3" or "v4" of x86-64; empty in a build for one processor.
 ISA = load_level(_C)
@@ -28,6 +29,7 @@ __all__ = [
     "Importance",
     "Loss",
     "Rasterized",
+    "RenderPass",
     "SparseGaussianAdam",
     "TamingResults",
     "View",
