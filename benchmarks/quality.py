@@ -156,11 +156,9 @@ def table(results: Sequence[Result]) -> str:
     """Markdown: the figures of each scene and run without changes, and below what each change makes of them."""
     headings = [heading for heading, _, _ in FIGURES]
     lines = [_row(["scene, Gaussians", "run", "seeds", *headings]), _row(["---"] * (3 + len(headings)))]
-    for case, same in _grouped(results, lambda each: (each["scene"], each["gaussians"], each["run"], each["changes"])):
-        scene, gaussians, run, changes = case
-        if not changes:
-            cells = [_spread([value(each) for each in same], digits) for _, value, digits in FIGURES]
-            lines.append(_row([f"{scene}, {gaussians:,}", run, str(len(same)), *cells]))
+    for (scene, run), same in _grouped([each for each in results if not each["changes"]], _scene_and_run):
+        cells = [_spread([value(each) for each in same], digits) for _, value, digits in FIGURES]
+        lines.append(_row([scene, run, str(len(same)), *cells]))
     scenes = list(dict.fromkeys(result["scene"] for result in results))
     lines += ["", _row(["run, change", *scenes, *(f"mean {each}" for each in headings)])]
     lines.append(_row(["---"] * (1 + len(scenes) + len(headings))))
@@ -187,6 +185,11 @@ def _differences(scenes: Sequence[str], changed_results: Sequence[Result], resul
         ]
         cells.append(f"x {statistics.mean(means):.2f}" if ratio and means else _spread(means, digits, sign="+"))
     return cells
+
+
+def _scene_and_run(result: Result) -> tuple[str, str]:
+    size = "" if result["resolution"] == -1 else f" `-r {result['resolution']}`"
+    return f"{result['scene']}{size}, {result['gaussians']:,}", result["run"]
 
 
 def _case(result: Result) -> tuple[Any, ...]:
