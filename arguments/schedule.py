@@ -143,6 +143,7 @@ class DensificationRound:
         opacity_cap_at: steps that cap opacities at ``opacity_cap``.
         prune_lowest_at: steps that prune the share ``prune_lowest_share`` of lowest opacity.
         num_views: over which importance is averaged at the other steps.
+        by_gradient: the draw follows the product of importance and gradient.
         min_opacity: what is below is pruned after each split.
         gradient_threshold: mean absolute screen-space gradient of a candidate, NDC units.
     """
@@ -157,6 +158,7 @@ class DensificationRound:
     opacity_cap_at: tuple[int, ...] = ()
     prune_lowest_at: tuple[int, ...] = ()
     num_views: int = 10
+    by_gradient: bool = False
     gradient_threshold: float = 3e-4
     late_threshold: float = 3e-4 / 1.5
     min_opacity: float = 0.005

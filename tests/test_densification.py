@@ -2,14 +2,12 @@
 
 import math
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from compact_splats.arguments.schedule import FAST, FULL
-from compact_splats.gaussian_renderer import render
 from compact_splats.gaussian_renderer.gradient_stats import GradientStats
 from compact_splats.scene.cameras import Camera
 from compact_splats.scene.gaussian_model import PARAMETER_NAMES, GaussianModel
@@ -17,9 +15,7 @@ from compact_splats.scene.photos import Planes
 from compact_splats.training.densification import Densification, draw_parents, lowest, split_long_axis
 from compact_splats.training.importance import EdgeImportance, edge_map, normalised_by_mean
 from compact_splats.training.sampling import draw_without_replacement
-from compact_splats.training.view_sampler import ViewSampler
 from compact_splats.utils.geometry import rotation_matrices
-from compact_splats.utils.images import to_uint8
 
 (ROUND,) = FULL.densification_rounds
 
@@ -113,24 +109,6 @@ def test_edge_weights_span_0_to_1_respect_the_mask_and_are_computed_once():
 def test_a_photo_without_edges_weighs_nothing():
     flat = FakePhoto(torch.full((3, 20, 31), 77, dtype=torch.uint8))
     assert not EdgeImportance(views=None).edge_weights(camera_of(flat)).any()
-
-
-def test_importance_by_error_leaves_out_edges_that_the_render_has():
-    model = make_model(60)
-    with torch.no_grad():
-        model.parameters["means"][:, 2] = 4
-        model.parameters["means"][:30, 0], model.parameters["means"][30:, 0] = -1.5, 1.5
-        model.parameters["log_scales"].fill_(-3)
-    blank = torch.zeros(3, 20, 31, dtype=torch.uint8)
-    photo = to_uint8(render(camera_of(FakePhoto(blank)), model).image.detach())
-    photo[:, :, 16:] = torch.randint(0, 256, (3, 20, 15), generator=seeded(), dtype=torch.uint8)
-    camera = camera_of(FakePhoto(photo))
-    training = SimpleNamespace(
-        model=model, fixed_background=torch.zeros(3), mean_over_views=lambda indices, value: value(camera)
-    )
-    plain, by_error = (EdgeImportance(ViewSampler(1, seeded()), by_error=by)(training, None) for by in (False, True))
-    assert plain[:30].sum() > 0.01 * plain.sum() and plain[30:].sum() > 0
-    assert by_error[:30].sum() < 1e-4 * by_error[30:].sum() and by_error.min() >= 0
 
 
 def test_view_scores_against_numpy():
