@@ -143,7 +143,6 @@ class DensificationRound:
         opacity_cap_at: steps that cap opacities at ``opacity_cap``.
         prune_lowest_at: steps that prune the share ``prune_lowest_share`` of lowest opacity.
         num_views: over which importance is averaged at the other steps.
-        by_gradient: the draw follows the product of importance and gradient.
         min_opacity: what is below is pruned after each split.
         gradient_threshold: mean absolute screen-space gradient of a candidate, NDC units.
     """
@@ -158,7 +157,6 @@ class DensificationRound:
     opacity_cap_at: tuple[int, ...] = ()
     prune_lowest_at: tuple[int, ...] = ()
     num_views: int = 10
-    by_gradient: bool = False
     gradient_threshold: float = 3e-4
     late_threshold: float = 3e-4 / 1.5
     min_opacity: float = 0.005
@@ -256,7 +254,6 @@ class Schedule:
         sh_degree_at: steps at whose beginning one more SH degree joins.
         photo_divisors: pairs of a step and a divisor: up to and including the step, photos are smaller by the divisor.
         mean_from: the result is the mean of the parameters after each step from this one on; None: those of the last.
-        importance_by_error: the importance by which Gaussians split counts edges by the error of the render there.
     """
 
     iterations: int
@@ -267,7 +264,6 @@ class Schedule:
     learning_rates: LearningRates = field(default_factory=LearningRates)
     photo_divisors: tuple[tuple[int, int], ...] = ()
     mean_from: int | None = None
-    importance_by_error: bool = False
 
     def raises_sh_degree(self, step: int) -> bool:
         """Whether one more SH degree joins at the beginning of ``step``."""

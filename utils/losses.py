@@ -57,11 +57,6 @@ def ssim(image: Tensor, photo: Tensor) -> Tensor:
     Returns:
         (), the mean over pixels and channels.  [Wang et al. 2004]
     """
-    return ssim_map(image, photo).mean()
-
-
-def ssim_map(image: Tensor, photo: Tensor) -> Tensor:
-    """:func:`ssim` of each pixel and channel; (3,H,W)."""
     if image.shape != photo.shape or image.dim() != 3:
         raise ValueError(f"expected two (C,H,W) images of one shape, got {tuple(image.shape)} and {tuple(photo.shape)}")
     mean_x, mean_y = _blur(image), _blur(photo)
@@ -70,7 +65,7 @@ def ssim_map(image: Tensor, photo: Tensor) -> Tensor:
     cov = _blur(image * photo) - mean_x * mean_y
     luminance = (2 * mean_x * mean_y + SSIM_C1) / (mean_x * mean_x + mean_y * mean_y + SSIM_C1)
     structure = (2 * cov + SSIM_C2) / (var_x + var_y + SSIM_C2)
-    return luminance * structure
+    return (luminance * structure).mean()
 
 
 def _blur(x: Tensor) -> Tensor:

@@ -118,8 +118,6 @@ class Densification(Strategy):
         if room > 0 and candidates.any():
             num_views = None if step in each.all_views_at else each.num_views
             weights = mean_gradient if late else importance(num_views)
-            if each.by_gradient and not late:
-                weights = weights * mean_gradient
             parents = draw_parents(candidates, weights, room, self.generator)
             split_long_axis(model, parents)
             num_split = len(parents)

@@ -10,12 +10,11 @@ import torch
 from torch import Tensor
 
 from compact_splats.gaussian_renderer import importance
-from compact_splats.gaussian_renderer.evaluation import ground_truth, view_pair
+from compact_splats.gaussian_renderer.evaluation import ground_truth
 from compact_splats.scene.cameras import Camera
 from compact_splats.training.training import Training
 from compact_splats.training.view_sampler import ViewSampler
 from compact_splats.utils.device_copies import on_device
-from compact_splats.utils.losses import ssim_map
 
 EDGE_KERNEL = np.array([[-1, -1, -1], [-1, 8, -1], [-1, -1, -1]], np.float32)
 
@@ -25,12 +24,10 @@ class EdgeImportance:
 
     Args:
         views: the order in which views are drawn.
-        by_error: multiply edges by 1 - SSIM of the render, so that edges that are there already count less.
     """
 
-    def __init__(self, views: ViewSampler, *, by_error: bool = False) -> None:
+    def __init__(self, views: ViewSampler) -> None:
         self._views = views
-        self._by_error = by_error
         self._edge_maps: dict[Camera, Tensor] = {}  # uint8: a quarter of the memory, and exact
 
     def __call__(self, training: Training, num_views: int | None) -> Tensor:
@@ -46,8 +43,6 @@ class EdgeImportance:
 
         def of_view(camera: Camera) -> Tensor:
             weights = self.edge_weights(camera, training.fixed_background, training.model.device)
-            if self._by_error:
-                weights = weights * error_map(*view_pair(camera, training.model, training.fixed_background))
             return normalised_by_mean(importance(camera, training.model, weights).weighted)
 
         return training.mean_over_views(self._views.draw_many(num_views), of_view)
@@ -98,11 +93,6 @@ def edge_map(photo: Tensor, mask: Tensor | None = None) -> np.ndarray:
         return edges
     # Eroded, since the kernel also reads the neighbours, and masked pixels must not count.
     return edges * cv2.erode(mask.numpy().astype(np.uint8), np.ones((3, 3), np.uint8))
-
-
-def error_map(image: Tensor, photo: Tensor) -> Tensor:
-    """1 - SSIM of each pixel, mean over channels; two (3,H,W) uint8 images give (H,W) float32 in [0,2]."""
-    return (1 - ssim_map(image.float() / 255, photo.float() / 255).mean(0)).clamp_min(0)
 
 
 def min_max_normalised(edges: Tensor) -> Tensor:

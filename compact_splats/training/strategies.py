@@ -28,10 +28,7 @@ def standard_strategies(
     """
     views = ViewSampler(len(scene.train), random_stream(seed, "importance views"))
     densification = Densification(
-        schedule.densification_rounds,
-        budget,
-        random_stream(seed, "densification"),
-        EdgeImportance(views, by_error=schedule.importance_by_error),
+        schedule.densification_rounds, budget, random_stream(seed, "densification"), EdgeImportance(views)
     )
     strategies: list[Strategy] = [densification]
     rounds, generator = schedule.selection_rounds, random_stream(seed, "selection")
