@@ -112,7 +112,7 @@ demo: setup $(OUTPUT)/scene
 	$(BIN)/python train.py -s $(OUTPUT)/scene -m $(OUTPUT)/model --eval \
 	    --schedule quick --iterations $(DEMO_ITERATIONS) --final-budget $(DEMO_BUDGET)
 	$(BIN)/python render.py -m $(OUTPUT)/model --skip-train
-	$(BIN)/python metrics.py -m $(OUTPUT)/model
+	$(BIN)/python metrics.py -m $(OUTPUT)/model --no-lpips
 	$(BIN)/python compress.py -m $(OUTPUT)/model --no-prune --steps 0.2
 	$(BIN)/python view.py -m $(OUTPUT)/model --html $(OUTPUT)/model.html
 	$(BIN)/python -m compact_splats.suite.comparison -m $(OUTPUT)/model --out $(OUTPUT)/comparison.png

@@ -43,6 +43,7 @@ from compact_splats.compression.seed import SeedQuantizer
 from compact_splats.gaussian_renderer import DEVICES
 from compact_splats.scene.cameras import Camera
 from compact_splats.scene.normalization import Units
+from compact_splats.training.exposure import FILE, Exposure
 from compact_splats.training.loading import Decoding, load
 from compact_splats.training.random_streams import random_stream
 from compact_splats.training.run_folder import RunFolder
@@ -91,22 +92,24 @@ def compress(config: CompressConfig) -> dict[str, Any]:
     known = None if config.model_path is None else RunFolder(config.model_path).units()
     scene = load(config, units=known)
     model = load_model(source, config, device, scene.units if known else scene.units.without_offset())
-    with closing(Decoding(scene, device)) as decoding:
-        decoding.finish()
-    config.say(f"{source}: {model.num_gaussians:,} Gaussians, {source.stat().st_size / MB:.2f} MB")
-    if out.exists():
-        config.say(f"{out} exists; it will be replaced when the new file is complete")
-
-    memory, clock = MemoryMeter(device), Stopwatch(device)
-    views = ViewSampler(len(scene.train), random_stream(config.seed, "views"))
-    photos = Photos(scene, views, torch.full((3,), float(config.white_background)), config.lambda_dssim)
-    config.say(HEADER)
-    stage = PostHoc(
-        model, quantizer_of(config, scene.train, model.units), decode, photos, config.make_schedule(),
-        RATES[config.profile], report=lambda stage: config.say(table_line(stage)), quiet=config.quiet,
-    )  # fmt: skip
-    with input_errors(source, "repair the model or train it again"):
-        result = stage.run(goals_of(config), source.stat().st_size)
+    memory, clock = MemoryMeter(device, lambda: scene.photos.num_bytes), Stopwatch(device)
+    with closing(Decoding(scene, device, out.parent)) as decoding:
+        with clock.paused():
+            decoding.finish()
+        config.say(f"{source}: {model.num_gaussians:,} Gaussians, {source.stat().st_size / MB:.2f} MB")
+        if out.exists():
+            config.say(f"{out} exists; it will be replaced when the new file is complete")
+        views = ViewSampler(len(scene.train), random_stream(config.seed, "views"))
+        background = torch.full((3,), float(config.white_background))
+        exposure = None if config.model_path is None else Exposure.read(config.model_path / FILE, scene.train, device)
+        photos = Photos(scene, views, background, config.lambda_dssim, exposure)
+        config.say(HEADER)
+        stage = PostHoc(
+            model, quantizer_of(config, scene.train, model.units), decode, photos, config.make_schedule(),
+            RATES[config.profile], report=lambda stage: config.say(table_line(stage)), quiet=config.quiet,
+        )  # fmt: skip
+        with input_errors(source, "repair the model or train it again"):
+            result = stage.run(goals_of(config), source.stat().st_size)
     summary = {
         "source": str(source.absolute()),
         "file": str(out.absolute()),

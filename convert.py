@@ -1,6 +1,7 @@
 """Make a scene for train.py from photos or a video, by structure from motion with COLMAP.
 
-``convert.py PHOTOS_OR_VIDEO -o SCENE``, or as in 3DGS ``convert.py -s SCENE`` with the photos in ``SCENE/input``.
+``convert.py PHOTOS_OR_VIDEO ... -o SCENE``, ``convert.py *.jpg -o SCENE``, or as in 3DGS ``convert.py -s SCENE`` with
+the photos in ``SCENE/input``.
 
 photos --> upright, readable copies --+
                                       +--> features --> matches --> cameras and points --> undistorted scene
@@ -21,11 +22,10 @@ from typing import Any
 
 from usable_processors import default_threads
 
-from compact_splats.photogrammetry.frames import extract_frames
-from compact_splats.photogrammetry.photos import find_photos, prepare_photos
 from compact_splats.photogrammetry.reconstruction import reconstruct
-from compact_splats.photogrammetry.report import describe, summarize
+from compact_splats.photogrammetry.report import describe, summarize, warn_of_few
 from compact_splats.photogrammetry.scene_folder import REPORT, check_free_space, new_scene
+from compact_splats.photogrammetry.sources import find_sources, prepare
 from compact_splats.photogrammetry.stages import Stages
 from compact_splats.photogrammetry.undistortion import turn_upright, write_scene, write_smaller
 from compact_splats.utils.files import write_json
@@ -47,26 +47,24 @@ def convert(config: ConvertConfig) -> dict[str, Any]:
         InputError: the photos, the video or the folder of the scene can't be used, or no poses were found.
         Stopped: the user stopped it.
     """
-    is_video = config.input.is_file()
-    names = [] if is_video else find_photos(config.input)
-    with new_scene(config.scene, config.input, config.overwrite) as scene, StopRequest() as stop:
+    sources = find_sources(config.inputs)
+    with new_scene(config.scene, config.inputs, config.overwrite) as scene, StopRequest() as stop:
         stages = Stages(stop, config.quiet)
         work = scene / "work"
         work.mkdir()
         threads = config.threads or default_threads()
-        if is_video:
-            inputs = extract_frames(config.input, config.frames, work, stages)
-        else:
-            inputs = prepare_photos(config.input, names, config.masks, work, stages, threads)
+        inputs = prepare(sources, config.frames, config.masks, work, stages, threads)
         check_free_space(scene, inputs.folder, len(inputs.photos))
+        is_video = len(sources) == 1 and sources[0].is_video
         result = reconstruct(inputs, is_video, work, config, stages, threads)
+        warn_of_few(inputs, result, stages)
         turn_upright(result.model)
         write_scene(result.model, inputs, work, scene, stages, threads)
         if config.resize:
             write_smaller(scene, stages, threads)
         if config.keep:
             keep(work, scene / "distorted")
-        summary = summarize(config, inputs, result, stages.seconds)
+        summary = summarize(config, inputs, result, stages)
         write_json(scene / REPORT, summary)
     if not config.quiet:
         print(describe(summary, config.scene))

@@ -43,7 +43,7 @@ def measure_models(config: MetricsConfig) -> None:
         InputError: a folder has no renders, or files that can't be used.
     """
     device = pick_device(config.device)
-    lpips = load_lpips(config.vgg, device)
+    lpips = load_lpips(config.vgg, device) if config.lpips else None
     lines = [["model", "method", "views", *METRICS]]
     for model in config.model_paths:
         per_view = {
@@ -60,7 +60,7 @@ def measure_models(config: MetricsConfig) -> None:
 
 
 def load_lpips(vgg: Path | None, device: torch.device) -> Lpips | None:
-    """LPIPS. Without ``vgg`` and without its default weights, print the reason and return None."""
+    """LPIPS. Without ``vgg`` and where its default weights can't be had, print the reason and return None."""
     try:
         return Lpips(vgg, device)
     except InputError as reason:

@@ -18,6 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from compact_splats.arguments.device import pick_device, use_threads
+from compact_splats.arguments.sizes import memory_size
 from compact_splats.compression.files import model_file
 from compact_splats.compression.formats import META
 from compact_splats.compression.load import load_model
@@ -26,6 +27,7 @@ from compact_splats.gaussian_renderer.evaluation import view_pair
 from compact_splats.gaussian_renderer.maps import count_map, depth_map, depth_step, quantized, shades
 from compact_splats.gaussian_renderer.video import render_video
 from compact_splats.scene import Camera, Scene, load_scene
+from compact_splats.scene.cameras import in_turn
 from compact_splats.scene.gaussian_model import GaussianModel
 from compact_splats.scene.normalization import EXTENT, Units
 from compact_splats.scene.paths import views_along
@@ -75,7 +77,8 @@ def render_scene(config: RenderConfig) -> None:
     step = depth_step(EXTENT * units.scale)
     for split, views in splits.items():
         folder = config.model_path / split / method
-        for index, camera in enumerate(tqdm(views, desc=split, unit="view", disable=config.quiet)):
+        bar = tqdm(in_turn(views, device), split, len(views), unit="view", disable=config.quiet)
+        for index, camera in enumerate(bar):
             for kind, pixels in pictures(camera, model, background, rgba=config.rgba).items():
                 write_png(picture_path(folder, kind, index), pixels)
             if config.depth:
@@ -198,6 +201,7 @@ def read_scene(config: RenderConfig) -> Scene:
     return load_scene(
         config.source_path, config.images, config.resolution, config.eval, config.alpha,
         units=RunFolder(config.model_path).units(), sparse=config.sparse,
+        photo_memory=memory_size(config.photo_memory),
     )  # fmt: skip
 
 

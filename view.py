@@ -1,7 +1,7 @@
 """Show a model in the browser, on a live page or as one HTML file."""
 
 from compact_splats.arguments.options import run_command
-from compact_splats.arguments.view import ViewConfig, run_folder
+from compact_splats.arguments.view import UPS, ViewConfig
 
 if __name__ == "__main__":  # above the imports that load torch, for which --help does not wait
     run_command(ViewConfig, "view", "view")
@@ -12,7 +12,11 @@ from collections.abc import Sequence
 from contextlib import closing
 from typing import NoReturn
 
+import numpy as np
+
+from compact_splats.arguments.config import run_folder
 from compact_splats.arguments.device import pick_device, use_threads
+from compact_splats.arguments.sizes import memory_size
 from compact_splats.compression.files import model_file
 from compact_splats.compression.load import load_model
 from compact_splats.gaussian_renderer import DEVICES
@@ -21,11 +25,12 @@ from compact_splats.scene.gaussian_model import GaussianModel
 from compact_splats.scene.normalization import Units
 from compact_splats.scene.saved_cameras import read_cameras
 from compact_splats.training.run_folder import RunFolder
+from compact_splats.utils.files import check_writable
 from compact_splats.utils.signals import StopRequest
 from compact_splats.utils.usage import MB
-from compact_splats.viewer import open_page
+from compact_splats.viewer import check_installed, open_page
 from compact_splats.viewer.page import write_page
-from compact_splats.viewer.ports import how_to_open
+from compact_splats.viewer.ports import check_port, how_to_open
 from compact_splats.viewer.views import Views, find_views
 
 POLL_SECONDS = 0.02
@@ -44,12 +49,20 @@ def view(config: ViewConfig) -> None:
     """
     device = pick_device(config.device, DEVICES)
     use_threads(config.threads)
+    if config.html is None:  # before the model, which takes a while to read
+        check_installed()
+        check_port(config.host, config.port)
+    else:
+        check_writable(config.html.parent)
     path = model_file(config.model, config.iteration)
     cameras, units = find_cameras(config)
     model = load_model(path, config, device, units)
-    views = find_views(cameras, model.means.detach().cpu().numpy())
-    num_cameras = len(views.cameras)
+    views = find_views(cameras, model.means.detach().cpu().numpy(), config.up_direction)
+    num_cameras = sum(map(len, cameras.values()))
     config.say(f"{path}: {model.num_gaussians:,} Gaussians, SH degree {model.max_sh_degree}, {num_cameras} cameras")
+    if config.up is None:
+        origin = "from the cameras" if num_cameras else "a guess without cameras"
+        config.say(f"up is {_as_flag(views.up)}, {origin}; --up changes it")
     if model.num_gaussians > config.max_gaussians:
         config.say(
             f"the browser gets {config.max_gaussians:,} of the {model.num_gaussians:,} Gaussians, those with the "
@@ -62,6 +75,12 @@ def view(config: ViewConfig) -> None:
     lost = write_page(config.html, name, model, views, background=background, max_gaussians=config.max_gaussians)
     config.say_notes(config.html, lost)
     config.say(f"{config.html}: {config.html.stat().st_size / MB:.1f} MB, opens in any current browser")
+
+
+def _as_flag(up: np.ndarray) -> str:
+    """A direction as ``--up`` takes it."""
+    name = next((name for name, axis in UPS.items() if np.allclose(up, axis, atol=0.005)), None)
+    return name or ",".join(f"{each:.2f}" for each in up)
 
 
 def find_cameras(config: ViewConfig) -> tuple[dict[str, tuple[Camera, ...]], Units | None]:
@@ -78,7 +97,7 @@ def find_cameras(config: ViewConfig) -> tuple[dict[str, tuple[Camera, ...]], Uni
     if config.source_path is not None:
         scene = load_scene(
             config.source_path, config.images, config.resolution, config.eval, config.alpha, units=known,
-            sparse=config.sparse,
+            sparse=config.sparse, photo_memory=memory_size(config.photo_memory),
         )  # fmt: skip
         return {"train": scene.train, "test": scene.test}, known or scene.units.without_offset()
     if folder is None or not (folder / "cameras.json").exists():

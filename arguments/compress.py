@@ -13,6 +13,8 @@ from compact_splats.arguments.config import (
     at_least,
     check_resolution,
     in_range,
+    of_run,
+    run_folder,
     scene_of_run,
 )
 from compact_splats.arguments.edits import KeepConfig
@@ -127,30 +129,40 @@ class CompressConfig(MachineConfig, SceneConfig, KeepConfig):
         InputError: a value has the wrong type or is out of range.
     """
 
-    source_path: Path = option(type=Path, short="-s", help="folder of the scene (default: that of the run)")
+    source_path: Path = option(
+        type=Path, short="-s", group="basic", help="folder of the scene (default: that of the run)"
+    )
     model_path: Path | None = option(
-        None, type=Path, short="-m", help="folder that train.py wrote; the file goes into its folder compressed/"
-    )
+        None, type=Path, short="-m", positional="MODEL", group="basic", help="folder that train.py wrote; the file "
+        "goes into its folder compressed/; a file is as with --ply"
+    )  # fmt: skip
     ply: Path | None = option(
-        None, type=Path, help="compress this file, a model of any trainer and format, instead of the folder's"
-    )
+        None, type=Path, group="basic", help="compress this file, a model of any trainer and format, instead of the "
+        "folder's"
+    )  # fmt: skip
     iteration: int = option(-1, type=int, help="the saved step to compress; -1: the last")
     out: Path | None = option(
-        None, type=Path, short="-o", help="file to write (default: compressed/PROFILE.gsz in the folder of -m, "
-        "compressed/NAME.gsz beside --ply)"
+        None, type=Path, short="-o", group="output", help="file to write (default: compressed/PROFILE.gsz in the "
+        "folder of -m, compressed/NAME.gsz beside --ply)"
     )  # fmt: skip
     overwrite: bool = option(
-        False, type=bool, help="with --ply, without --out: replace a file of that name; an older result in the "
-        "folder of -m is always replaced"
+        False, type=bool, group="output", help="with --ply, without --out: replace a file of that name; an older "
+        "result in the folder of -m is always replaced"
     )  # fmt: skip
-    profile: str = option("compact", choices=PROFILES, help="compact: smallest; seed: 8-bit colours, 16-bit floats")
-    prune: bool = option(True, type=bool, help="prune in rounds; --no-prune: only quantize and fine-tune")
-    target_gaussians: int | None = option(None, type=int, help="prune to exactly this number of Gaussians")
+    profile: str = option(
+        "compact", choices=PROFILES, group="basic", help="compact: smallest; seed: 8-bit colours, 16-bit floats"
+    )
+    prune: bool = option(
+        True, type=bool, group="basic", help="prune in rounds; --no-prune: only quantize and fine-tune"
+    )
+    target_gaussians: int | None = option(
+        None, type=int, group="basic", help="prune to exactly this number of Gaussians"
+    )  # fmt: skip
     target_mb: float | None = option(
-        None, type=float, help="prune until the file has at most this many MB (10^6 bytes)"
+        None, type=float, group="basic", help="prune until the file has at most this many MB (10^6 bytes)"
     )
     max_psnr_drop: float | None = option(
-        None, type=float, help="prune while the PSNR of the training views drops by at most this many dB"
+        None, type=float, group="basic", help="prune while the PSNR of the training views drops by at most this many dB"
     )
     rounds: int | None = option(
         None, type=int, help=f"largest number of rounds (default: {DEFAULT_ROUNDS}, or as many as the targets above "
@@ -195,12 +207,16 @@ class CompressConfig(MachineConfig, SceneConfig, KeepConfig):
         Raises:
             InputError: a flag is unknown or missing, or its value is wrong.
         """
-        flags = given(
-            cls, argv, "Compress a trained model: prune the Gaussians that matter least, and fine-tune the rest "
+        description = (
+            "Compress a trained model: prune the Gaussians that matter least, and fine-tune the rest "
             "quantization-aware. Other commands: compress.py export, compress.py info; see their --help."
-        )  # fmt: skip
+        )
+        flags = given(cls, argv, description, ("output/my_scene --no-prune", "model.ply -s my_scene --target-mb 2"))
+        if "ply" not in flags and flags.get("model_path", Path()).is_file():
+            file = flags.pop("model_path")
+            flags |= of_run(file) or {"ply": file}
         _refuse_no_model(flags.get("model_path"), flags.get("ply"))
-        folder = flags.get("model_path")
+        folder = flags["model_path"] if "model_path" in flags else run_folder(flags["ply"])
         trained = scene_of_run(folder)
         if folder is not None and (folder / "config.json").exists():
             trained |= _loss_of(read_json(folder / "config.json"), folder / "config.json")

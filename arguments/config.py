@@ -10,11 +10,13 @@ from compact_splats.arguments.device import DEVICES
 from compact_splats.arguments.interval import Interval
 from compact_splats.arguments.options import build, check, from_json, given, option, read_json
 from compact_splats.arguments.schedule import FAST, FULL, QUICK, DensificationRound, Schedule
+from compact_splats.arguments.sizes import memory_size
 from compact_splats.utils.errors import InputError, note
 
 SCHEDULES = {"full": FULL, "fast": FAST, "quick": QUICK}
 ALPHAS = ("auto", "mask", "composite")
 SELECTIONS = ("natural", "cutoff", "none")
+EXPOSURES = ("auto", "on", "off")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,13 +24,18 @@ class SceneConfig:
     """How photos are read and rendered. Rendering a model takes these from its training."""
 
     source_path: Path = option(
-        type=Path, short="-s", may_change=True, help="folder of the scene: photos and poses (required)"
-    )
-    images: str = option("images", short="-i", help="subfolder of the photos, such as images_4")
+        type=Path, short="-s", positional="SCENE", group="basic", may_change=True,
+        help="folder of the scene: photos and poses (required)"
+    )  # fmt: skip
+    images: str = option("images", short="-i", group="basic", help="subfolder of the photos, such as images_4")
     resolution: int = option(
-        -1, type=int, short="-r", saves_memory=True,
+        -1, type=int, short="-r", group="basic", saves_memory=True,
         help="1, 2, 4 or 8 divides the size of the photos, any other number is their width in px; "
         "-1: full size, but at most 1600 px wide"
+    )  # fmt: skip
+    photo_memory: str = option(
+        "auto", saves_memory=True, may_change=True, help="memory for decoded photos, such as 4GB or 800MB; those that "
+        "do not fit are decoded again or read from a temporary file; auto: half of the free memory"
     )  # fmt: skip
     white_background: bool = option(False, type=bool, short="-w", help="white instead of black background")
     alpha: str = option(
@@ -40,8 +47,8 @@ class SceneConfig:
         None, type=int, help="number of the COLMAP model in the folder sparse (default: the one with the most photos)"
     )
     eval: bool = option(
-        False, type=bool, help="hold out test views: those that the scene lists (test.txt, test_filenames), else every "
-        "8th photo"
+        False, type=bool, group="basic", help="hold out test views: those that the scene lists (test.txt, "
+        "test_filenames), else every 8th photo"
     )  # fmt: skip
     antialiasing: bool | None = option(
         None, type=bool, help="reduce the opacity of splats that are widened to a pixel (default: as the model is "
@@ -59,7 +66,7 @@ class MachineConfig:
 
     device: str = option("auto", choices=DEVICES, may_change=True, help="auto: the GPU, if there is one")
     threads: int = option(0, type=int, may_change=True, help="CPU threads; 0: all that this process may use")
-    quiet: bool = option(False, type=bool, may_change=True, help="print nothing but errors")
+    quiet: bool = option(False, type=bool, group="output", may_change=True, help="print nothing but errors")
 
     def say(self, text: str) -> None:
         """Print a line for the user."""
@@ -82,35 +89,41 @@ class TrainConfig(MachineConfig, SceneConfig):
     """
 
     model_path: Path | None = option(
-        None, type=Path, short="-m", may_change=True,
+        None, type=Path, short="-m", group="output", may_change=True,
         help="folder of the results (default: a new one, output/SCENE-SCHEDULE-BUDGET)"
     )  # fmt: skip
     all_photos: bool = option(
         False, type=bool, may_change=True, help="fail if a photo of the scene is missing, instead of leaving it out"
     )
-    final_budget: int = option(type=int, saves_memory=True, help="number of Gaussians at the end (required)")
+    final_budget: int = option(
+        type=int, group="basic", saves_memory=True, help="number of Gaussians at the end (required)"
+    )
     schedule: str = option(
-        "full", choices=tuple(SCHEDULES), help="full: best quality; fast: half the steps, many of them cheaper; quick: "
-        "a tenth of the steps, for a CPU"
+        "full", group="basic", choices=tuple(SCHEDULES), help="full: best quality; fast: half the steps, many of them "
+        "cheaper; quick: a tenth of the steps, for a CPU"
     )  # fmt: skip
     iterations: int | None = option(
         None, type=int, help="scale the schedule to this number of steps; with K processes (torchrun) each takes 1/K "
         "of them"
     )  # fmt: skip
     minutes: float | None = option(
-        None, type=float, help="train for this long: as many steps as fit on this machine, at most 30000, by the quick "
-        "schedule unless --schedule is given"
+        None, type=float, group="basic", help="train for this long: as many steps as fit on this machine, at most "
+        "30000, by the quick schedule unless --schedule is given"
     )  # fmt: skip
     test_iterations: tuple[int, ...] = option(
-        (), type=int, many=True, may_change=True, help="evaluate also after these steps"
+        (), type=int, many=True, group="output", may_change=True, help="evaluate also after these steps"
     )
     save_iterations: tuple[int, ...] = option(
-        (), type=int, many=True, may_change=True, help="save the model also after these steps"
+        (), type=int, many=True, group="output", may_change=True, help="save the model also after these steps"
     )
     sh_degree: int = option(3, type=int, saves_memory=True, help="highest degree of the spherical harmonics, 0 to 3")
     seed: int = option(0, type=int, help="random seed")
     deterministic: bool = option(False, type=bool, help="same bits in every run, also on a GPU; slower")
     random_background: bool = option(False, type=bool, help="a new random background in every step")
+    exposure: str = option(
+        "auto", choices=EXPOSURES, help="learn exposure and white balance of each training photo; auto: where photos "
+        "of the same points differ in brightness"
+    )  # fmt: skip
     selection: str = option(
         "natural", choices=SELECTIONS,
         help="how the budget is reached; natural: natural selection; cutoff: prune the lowest opacities at once, for "
@@ -132,20 +145,21 @@ class TrainConfig(MachineConfig, SceneConfig):
         "if writing would take over 1 %% of the time; 0: only on Ctrl-C and SIGTERM"
     )  # fmt: skip
     resume: bool = option(
-        False, type=bool, may_change=True,
+        False, type=bool, group="basic", may_change=True,
         help="continue the run in -m from its newest checkpoint, with the flags of the run unless given anew; without "
         "a checkpoint, start from the beginning"
     )  # fmt: skip
     tensorboard: bool = option(
-        True, type=bool, may_change=True, help="write TensorBoard events, if the package is installed"
+        True, type=bool, group="output", may_change=True, help="write TensorBoard events, if the package is installed"
     )
     viewer: int | None = option(
-        None, type=int, may_change=True, alone=8080,
+        None, type=int, group="output", may_change=True, alone=8080,
         help="show the training live in a browser, with a pause button, on this port (8080 if none is given)"
     )  # fmt: skip
 
     def __post_init__(self) -> None:
         check(self)
+        memory_size(self.photo_memory)
         if self.random_background and self.alpha == "auto":
             object.__setattr__(self, "alpha", "composite")  # config.json says it, which render.py and others read
         if self.viewer is not None:
@@ -203,9 +217,13 @@ class TrainConfig(MachineConfig, SceneConfig):
         """
         description = (
             "Train a 3D Gaussian Splatting model with an exact number of Gaussians on photos with poses (COLMAP, "
-            "Blender, nerfstudio or instant-ngp). Example: train.py -s SCENE -m OUTPUT --final-budget 100000"
+            "Blender, nerfstudio or instant-ngp)."
         )
-        flags = given(cls, argv, description)
+        examples = (
+            "my_scene --final-budget 50000 --minutes 10",
+            "my_scene -m output/my_scene --eval --schedule fast --final-budget 300000",
+        )
+        flags = given(cls, argv, description, examples)
         if "minutes" in flags and "schedule" not in flags:
             flags["schedule"] = "quick"
         return build(cls, {**flags_to_continue(cls, flags), **flags})
@@ -225,6 +243,7 @@ def scene_of_run(folder: Path | None) -> dict[str, Any]:
     """The fields of :class:`SceneConfig` that a run was trained with; empty without ``config.json`` and ``cfg_args``.
 
     ``antialiasing`` is among them only where it was on: models without a mark may be older than the mark.
+    ``photo_memory`` is not: it is a matter of the machine.
 
     Raises:
         InputError: the file can't be read.
@@ -234,8 +253,22 @@ def scene_of_run(folder: Path | None) -> dict[str, Any]:
         if path is not None and path.exists():
             values = from_json(SceneConfig, read(path), path)
             unset = [key for key in ("antialiasing", "keep_nan") if not values.get(key)]
-            return {key: value for key, value in values.items() if key not in unset}
+            return {key: value for key, value in values.items() if key not in (*unset, "photo_memory")}
     return {}
+
+
+def run_folder(model: Path) -> Path | None:
+    """The run folder of a model: the folder itself, or one of the three folders above a file; None if not a run."""
+    near = [model] if model.is_dir() else model.absolute().parents[:3]
+    names = ("config.json", "cfg_args", "cameras.json")  # 3DGS writes the last two
+    return next((folder for folder in near if any((folder / name).is_file() for name in names)), None)
+
+
+def of_run(file: Path) -> dict[str, Any]:
+    """The run folder and the step, as flags, of a model that train.py saved; empty for any other file."""
+    run, step = run_folder(file), file.absolute().parent.name.removeprefix("iteration_")
+    is_saved = run is not None and step.isdecimal() and file.absolute().parents[2] == run.absolute()
+    return {"model_path": run, "iteration": int(step)} if is_saved and file.name == "point_cloud.ply" else {}
 
 
 def flags_to_continue(cls: type, flags: Mapping[str, Any]) -> dict[str, Any]:

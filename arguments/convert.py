@@ -24,20 +24,24 @@ class ConvertConfig:
         InputError: a value has the wrong type or is out of range.
     """
 
-    photos: Path | None = option(
-        None, type=Path, positional=True, help="folder of photos, or a video file; never modified"
+    photos: tuple[Path, ...] = option(
+        (), type=Path, many=True, positional="PHOTOS", group="basic", help="folder of photos, a video file, or the "
+        "photos themselves; never modified. Several inputs make one scene; each has a lens of its own"
+    )  # fmt: skip
+    output: Path | None = option(
+        None, type=Path, short="-o", group="output", help="folder of the scene (required with PHOTOS)"
     )
-    output: Path | None = option(None, type=Path, short="-o", help="folder of the scene (required with PHOTOS)")
     source_path: Path | None = option(
-        None, type=Path, short="-s", help="instead of PHOTOS and -o, as in 3DGS: folder of the scene, with the photos "
-        "in its subfolder input"
+        None, type=Path, short="-s", group="basic", help="instead of PHOTOS and -o, as in 3DGS: folder of the scene, "
+        "with the photos in its subfolder input"
     )  # fmt: skip
     frames: int = option(
-        0, type=int, help="maximum number of frames of a video; 0: 30 to 200, depending on the camera movement"
-    )
+        0, type=int, group="basic", help="maximum number of frames of a video; 0: 30 to 200, depending on the camera "
+        "movement"
+    )  # fmt: skip
     matching: str = option(
         "auto", choices=MATCHINGS, help="exhaustive: match all pairs; sequential: match neighbours by name and some "
-        "distant pairs; auto: sequential for videos and for more than 100 photos"
+        "distant pairs; auto: sequential for a video and for more than 100 photos"
     )  # fmt: skip
     camera: str = option(
         "shared", help="shared: photos of the same size, camera and zoom share one lens; each: each photo has its own"
@@ -47,19 +51,23 @@ class ConvertConfig:
         "else SIMPLE_RADIAL"
     )  # fmt: skip
     masks: Path | None = option(
-        None, type=Path, help="folder of masks, NAME.jpg.png or NAME.png for NAME.jpg; black pixels are ignored"
-    )
+        None, type=Path, group="basic", help="folder of masks, NAME.jpg.png or NAME.png for NAME.jpg; black pixels "
+        "are ignored"
+    )  # fmt: skip
     max_size: int = option(
         1600, type=int, saves_memory=True, help="size in px of the longer side of photos at feature extraction"
     )
-    resize: bool = option(False, type=bool, help="also write images_2, images_4 and images_8, at 1/2, 1/4 and 1/8 size")
-    keep: bool = option(
-        False, type=bool, help="keep COLMAP's database and the model before undistortion, in the folder distorted"
+    resize: bool = option(
+        False, type=bool, group="output", help="also write images_2, images_4 and images_8, at 1/2, 1/4 and 1/8 size"
     )
-    overwrite: bool = option(False, type=bool, help="replace a scene that convert.py made before")
+    keep: bool = option(
+        False, type=bool, group="output", help="keep COLMAP's database and the model before undistortion, in the "
+        "folder distorted"
+    )  # fmt: skip
+    overwrite: bool = option(False, type=bool, group="output", help="replace a scene that convert.py made before")
     seed: int = option(0, type=int, help="random seed")
     threads: int = option(0, type=int, saves_memory=True, help="CPU threads; 0: all that this process may use")
-    quiet: bool = option(False, type=bool, help="print nothing but errors")
+    quiet: bool = option(False, type=bool, group="output", help="print nothing but errors")
 
     def __post_init__(self) -> None:
         check(self)
@@ -75,21 +83,18 @@ class ConvertConfig:
 
     def _check_paths(self) -> None:
         if self.source_path is not None:
-            if self.photos is not None or self.output is not None:
-                other = "-o" if self.photos is None else f"'{self.photos}'"
+            if self.photos or self.output is not None:
+                other = f"'{self.photos[0]}'" if self.photos else "-o"
                 raise InputError(f"-s can't be combined with {other}: give -s SCENE alone, or PHOTOS -o SCENE")
-        elif self.photos is None:
+        elif not self.photos:
             raise InputError("no photos are given: python convert.py PHOTOS_OR_VIDEO -o SCENE")
         elif self.output is None:
-            raise InputError("no folder is given for the scene: name it with -o")
+            raise InputError("no folder is given for the scene: name it with -o, -o my_scene for example")
 
     @property
-    def input(self) -> Path:
-        """The folder of the photos, or the video."""
-        if self.source_path is not None:
-            return self.source_path / "input"
-        assert self.photos is not None  # see _check_paths
-        return self.photos
+    def inputs(self) -> tuple[Path, ...]:
+        """Folders of photos, photos, and videos."""
+        return self.photos if self.source_path is None else (self.source_path / "input",)
 
     @property
     def scene(self) -> Path:
@@ -107,6 +112,6 @@ class ConvertConfig:
         """
         description = (
             "Make a scene for train.py from photos or a video: estimate camera poses with COLMAP (pycolmap) and "
-            "undistort the photos. Example: convert.py PHOTOS -o SCENE"
+            "undistort the photos."
         )
-        return parse(cls, argv, description)
+        return parse(cls, argv, description, ("my_photos -o my_scene", "video.mp4 --frames 100 -o my_scene"))

@@ -42,7 +42,7 @@ class KeepConfig:
         """The two corners of a box, or centre and radius of a sphere."""
         if self.crop is None:
             return None
-        numbers = _numbers("--crop", self.crop, (6, 4), "a box x0,y0,z0,x1,y1,z1 or a sphere x,y,z,radius")
+        numbers = numbers_of("--crop", self.crop, (6, 4), "a box x0,y0,z0,x1,y1,z1 or a sphere x,y,z,radius")
         if len(numbers) == 6 and any(low > high for low, high in zip(numbers[:3], numbers[3:], strict=True)):
             raise InputError(f"--crop {self.crop} is an empty box: give the lower corner first")
         if len(numbers) == 4 and numbers[3] <= 0:
@@ -95,15 +95,16 @@ class EditConfig(KeepConfig):
     @property
     def rotation_degrees(self) -> tuple[float, ...]:
         """Three angles."""
-        return _numbers("--rotate", self.rotate or "0,0,0", (3,), "three angles x,y,z in degrees")
+        return numbers_of("--rotate", self.rotate or "0,0,0", (3,), "three angles x,y,z in degrees")
 
     @property
     def translation(self) -> tuple[float, ...]:
         """Three numbers in world units."""
-        return _numbers("--translate", self.translate or "0,0,0", (3,), "three numbers x,y,z")
+        return numbers_of("--translate", self.translate or "0,0,0", (3,), "three numbers x,y,z")
 
 
-def _numbers(flag: str, text: str, counts: tuple[int, ...], expected: str) -> tuple[float, ...]:
+def numbers_of(flag: str, text: str, counts: tuple[int, ...], expected: str) -> tuple[float, ...]:
+    """The finite numbers of ``text``, separated by commas; ``counts`` are the allowed numbers of numbers."""
     try:
         numbers = tuple(float(word) for word in text.split(","))
     except ValueError:

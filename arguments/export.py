@@ -22,15 +22,15 @@ class ExportConfig(EditConfig):
     """
 
     models: tuple[Path, ...] = option(
-        (), type=Path, many=True, positional=True, help="a model of any known format, or a folder of train.py; several "
-        "become one model"
+        (), type=Path, many=True, positional="MODEL", group="basic", help="a model of any known format, or a folder "
+        "of train.py; several become one model"
     )  # fmt: skip
-    format: str = option(choices=FORMATS, help="format of the new file (required)")
+    format: str = option(choices=FORMATS, group="basic", help="format of the new file (required)")
     out: Path | None = option(
-        None, type=Path, short="-o", help="the new file, replaced if it exists (default: beside the first model, with "
-        "its name)"
+        None, type=Path, short="-o", group="output", help="the new file, replaced if it exists (default: beside the "
+        "first model, with its name)"
     )  # fmt: skip
-    overwrite: bool = option(False, type=bool, help="without --out: replace a file of that name")
+    overwrite: bool = option(False, type=bool, group="output", help="without --out: replace a file of that name")
     antialiasing: bool | None = option(
         None, type=bool, help="how to mark the new file (default: as the model is marked)"
     )
@@ -38,7 +38,7 @@ class ExportConfig(EditConfig):
         False, type=bool, help="refuse a model with values that are not finite, instead of leaving out these Gaussians"
     )
     spz_version: str = option("3", choices=SPZ_VERSIONS, help="of a .spz: 3 for all viewers, 4 is smaller")
-    quiet: bool = option(False, type=bool, help="print nothing but errors")
+    quiet: bool = option(False, type=bool, group="output", help="print nothing but errors")
 
     def __post_init__(self) -> None:
         check(self)
@@ -57,4 +57,5 @@ class ExportConfig(EditConfig):
             "Convert a model to the format of another tool; --format ply decodes a .gsz. The model may be edited: "
             "first Gaussians are left out, then it is turned, scaled and moved."
         )
-        return parse(cls, argv, description)
+        examples = ("compact.gsz --format ply", "output/my_scene --format spz --axes y-up -o my_scene.spz")
+        return parse(cls, argv, description, examples, "export")

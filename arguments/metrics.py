@@ -18,13 +18,23 @@ class MetricsConfig:
     """
 
     model_paths: tuple[Path, ...] = option(
-        type=Path, short="-m", many=True, help="model folders with views that render.py wrote (required)"
+        type=Path, short="-m", many=True, positional="RUN", group="basic", help="folders of train.py with views that "
+        "render.py wrote (required)"
+    )  # fmt: skip
+    lpips: bool = option(
+        True, type=bool, group="basic", help="measure LPIPS; --no-lpips: leave it out, and download nothing"
     )
-    vgg: Path | None = option(None, type=Path, help="VGG16 checkpoint for LPIPS (default: that in torch hub's cache)")
+    vgg: Path | None = option(
+        None,
+        type=Path,
+        help="VGG16 checkpoint for LPIPS (default: that in torch hub's cache; 528 MB are downloaded if it is missing)",
+    )
     device: str = option("auto", choices=DEVICES, help="auto: the GPU, if there is one")
 
     def __post_init__(self) -> None:
         check(self)
+        if self.vgg is not None and not self.lpips:
+            raise InputError("--vgg and --no-lpips exclude each other: leave one of them out")
         if not self.model_paths:
             raise InputError("-m names no model folder (see --help)")
 
@@ -35,4 +45,5 @@ class MetricsConfig:
         Raises:
             InputError: a flag is unknown or missing, or its value is not valid.
         """
-        return parse(cls, argv, "Measure the rendered test views of trained models: PSNR, SSIM and LPIPS.")
+        description = "Measure the rendered test views of trained models: PSNR, SSIM and LPIPS."
+        return parse(cls, argv, description, ("output/my_scene", "output/first output/second"))

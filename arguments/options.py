@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 Config = TypeVar("Config", bound="DataclassInstance")
+GROUPS = ("basic", "output", "advanced")
 
 
 def option(
@@ -29,8 +30,9 @@ def option(
     many: bool = False,
     saves_memory: bool = False,
     may_change: bool = False,
-    positional: bool = False,
+    positional: str | None = None,
     alone: Any = None,
+    group: str = "advanced",
 ) -> Any:
     """A field of a config dataclass that is also a flag and a JSON entry.
 
@@ -43,59 +45,110 @@ def option(
         many: the value is a tuple of any number of ``type``.
         saves_memory: another value can reduce the memory needed.
         may_change: the value does not affect the model, so a run may be continued with another one.
-        positional: a positional argument.
+        positional: what the usage calls it; words without a flag are its value. At most one field has it.
         alone: value if the flag is given without one; None: a value is required.
+        group: heading in ``--help``, one of ``GROUPS``.
     """
     metadata = {
         "help": help, "type": type, "short": short, "choices": choices, "many": many, "saves_memory": saves_memory,
-        "may_change": may_change, "positional": positional, "alone": alone,
+        "may_change": may_change, "positional": positional, "alone": alone, "group": group,
     }  # fmt: skip
     return dataclasses.field(default=default, metadata=metadata)
 
 
 class Parser(argparse.ArgumentParser):
-    """Argument parser that accepts ``_`` for ``-`` in flags and raises :class:`InputError`."""
+    """Argument parser that accepts ``_`` for ``-`` in flags and raises :class:`InputError`.
 
-    def __init__(self, description: str):
+    Args:
+        description: what the command does.
+        examples: at least two command lines without the name of the command; ``--help`` begins with them.
+        usage: the command line in general, likewise without the name.
+        subcommand: a word that is part of the name.
+    """
+
+    def __init__(self, description: str, examples: Sequence[str], usage: str, subcommand: str = ""):
         epilog = "Flags may be written with underscores instead of hyphens."
         super().__init__(description=description, epilog=epilog, allow_abbrev=False)
+        self.prog = f"{self.prog} {subcommand}".rstrip()
+        python = "python " if self.prog.partition(" ")[0].endswith(".py") else ""
+        self.usage = "\n".join([f"%(prog)s {usage}\n", *(f"  {python}%(prog)s {line}" for line in examples)])
+        self._optionals.title = GROUPS[0]
+        self.groups = {GROUPS[0]: self._optionals, **{name: self.add_argument_group(name) for name in GROUPS[1:]}}
 
     def parse_args(self, argv: Sequence[str]) -> argparse.Namespace:  # type: ignore[override]
         """Parse; flags that are not given are absent from the result."""
-        namespace, unknown = self.parse_known_args(_joined([_hyphens(word) for word in argv]))
-        if unknown:
-            close = difflib.get_close_matches(unknown[0], self._option_string_actions, 1)
-            hint = f"did you mean {close[0]}?" if close else "see --help"
-            raise InputError(f"unknown argument '{unknown[0]}': {hint}")
+        namespace, words = self.parse_flags(argv)
+        if words:
+            raise self._unknown(words[0])
         return namespace
+
+    def parse_flags(self, argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+        """Parse; also give the words that belong to no flag."""
+        namespace, rest = self.parse_known_args(_joined([_hyphens(word) for word in argv]))
+        for word in rest:
+            if word.startswith("-") and word != "--":
+                raise self._unknown(word)
+        return namespace, [word for word in rest if word != "--"]
+
+    def _unknown(self, word: str) -> InputError:
+        close = difflib.get_close_matches(word, self._option_string_actions, 1)
+        return InputError(f"unknown argument '{word}': {f'did you mean {close[0]}?' if close else 'see --help'}")
 
     def error(self, message: str) -> NoReturn:
         """Raise instead of printing the usage and exiting."""
         raise InputError(f"{message} (see --help)")
 
 
-def parse(cls: type[Config], argv: Sequence[str], description: str) -> Config:
-    """Read a config from a command line.
+def parse(
+    cls: type[Config], argv: Sequence[str], description: str, examples: Sequence[str], subcommand: str = ""
+) -> Config:
+    """Read a config from a command line; see :func:`given`.
 
     Raises:
         InputError: a flag is unknown or missing, or its value is not valid.
     """
-    return build(cls, given(cls, argv, description))
+    return build(cls, given(cls, argv, description, examples, subcommand))
 
 
-def given(cls: type, argv: Sequence[str], description: str) -> dict[str, Any]:
+def given(
+    cls: type, argv: Sequence[str], description: str, examples: Sequence[str], subcommand: str = ""
+) -> dict[str, Any]:
     """The fields of ``cls`` that are set on the command line, by name.
 
+    Args:
+        cls: the config class.
+        argv: the command line.
+        description: see :class:`Parser`, as for ``examples`` and ``subcommand``.
+
     Raises:
-        InputError: a flag is unknown or its value has the wrong type.
+        InputError: a flag is unknown, its value has the wrong type, or too many words have no flag.
     """
-    parser, fields = Parser(description), dataclasses.fields(cls)
-    positional = [f"[{flag(field)}]" for field in fields if field.metadata["positional"]]
-    required = [f"{flag(field)} {_metavar(field)}" for field in fields if field.default is dataclasses.MISSING]
-    parser.usage = " ".join(["%(prog)s", *positional, *required, "[flags]"])  # argparse would list all flags
+    fields = dataclasses.fields(cls)
+    bare = next((field for field in fields if field.metadata["positional"]), None)
+    needed = [field for field in fields if "(required)" in field.metadata["help"] and field is not bare]
+    usage = [*([bare.metadata["positional"]] if bare else []), *(f"{flag(each)} {_metavar(each)}" for each in needed)]
+    parser = Parser(description, examples, " ".join([*usage, "[flags]"]), subcommand)
     for field in fields:
         _add_flag(parser, field)
-    return {name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None}
+    if bare is None:
+        return vars(parser.parse_args(argv))
+    namespace, words = parser.parse_flags(argv)
+    return {**vars(namespace), **_bare_value(bare, words, bare.name in namespace)}
+
+
+def _bare_value(field: dataclasses.Field, words: list[str], is_given: bool) -> dict[str, Any]:
+    """The words without a flag as the value of a field."""
+    if not words:
+        return {}
+    name = "/".join(filter(None, (field.metadata["short"], flag(field))))
+    if is_given:
+        raise InputError(f"'{words[0]}' has no flag and would be {name}, which is given, too: leave one of them out")
+    values = tuple(field.metadata["type"](word) for word in words)
+    if field.metadata["many"]:
+        return {field.name: values}
+    if len(values) > 1:
+        raise InputError(f"'{words[0]}' and '{words[1]}' have no flag, but only one word can be {name} (see --help)")
+    return {field.name: values[0]}
 
 
 def build(cls: type[Config], values: Mapping[str, Any]) -> Config:
@@ -106,7 +159,8 @@ def build(cls: type[Config], values: Mapping[str, Any]) -> Config:
     """
     for field in dataclasses.fields(cls):
         if field.default is dataclasses.MISSING and field.name not in values:
-            raise InputError(f"{flag(field)} is missing: {field.metadata['help'].removesuffix(' (required)')}")
+            what = field.metadata["help"].removesuffix(" (required)")
+            raise InputError(f"{flag(field)} is missing: {what} (see --help)")
     return cls(**values)
 
 
@@ -154,9 +208,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def flag(field: dataclasses.Field) -> str:
-    """The flag of a field, or the name of a positional argument in ``--help``."""
-    if field.metadata["positional"]:
-        return field.name.upper()
+    """The flag of a field."""
     return "--" + field.name.replace("_", "-")
 
 
@@ -186,10 +238,10 @@ def _hyphens(word: str) -> str:
 
 
 def _joined(words: Sequence[str]) -> list[str]:
-    """Words with ``--flag -1,2`` as ``--flag=-1,2``, which argparse would take for another flag."""
+    """Words with ``--flag -1,2`` as ``--flag=-1,2``, and so with -x, -y, -z, which argparse would take for flags."""
     joined: list[str] = []
     for word in words:
-        if joined and joined[-1].startswith("--") and "=" not in joined[-1] and re.match(r"-[\d.].*,", word):
+        if joined and joined[-1].startswith("--") and "=" not in joined[-1] and re.match(r"-[\d.].*,|-[xyzXYZ]$", word):
             joined[-1] += f"={word}"
         else:
             joined.append(word)
@@ -202,20 +254,19 @@ def _add_flag(parser: Parser, field: dataclasses.Field) -> None:
     has_default = field.default not in (dataclasses.MISSING, None, ()) and field.default is not False
     help = meta["help"] + (f" (default: {field.default})" if has_default else "")
     if meta["positional"]:
-        nargs, action = ("*", _Tuple) if meta["many"] else ("?", "store")
-        parser.add_argument(field.name, nargs=nargs, action=action, metavar=flag(field), type=meta["type"], help=help)
-        return
+        help += "; the flag may be left out"
+    group = parser.groups[meta["group"]]
     if meta["type"] is bool:
-        parser.add_argument(*names, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=help)
+        group.add_argument(*names, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=help)
         return
     form: dict[str, Any] = {} if meta["choices"] else {"metavar": _metavar(field)}
     if meta["many"]:
         form |= {"nargs": "*", "action": _Tuple}
     if meta["alone"] is not None:
         form |= {"nargs": "?", "const": meta["alone"]}
-    parser.add_argument(
+    group.add_argument(
         *names, type=meta["type"], choices=meta["choices"], default=argparse.SUPPRESS, help=help, **form
-    )
+    )  # fmt: skip
 
 
 def _metavar(field: dataclasses.Field) -> str:
@@ -248,7 +299,7 @@ def _is(value: Any, kind: type) -> bool:
 def _encode(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value.absolute())
-    return list(value) if isinstance(value, tuple) else value
+    return [_encode(each) for each in value] if isinstance(value, tuple) else value
 
 
 def _decode(field: dataclasses.Field, value: Any, origin: Path) -> Any:

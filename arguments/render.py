@@ -12,6 +12,8 @@ from compact_splats.arguments.config import (
     at_least,
     check_resolution,
     in_range,
+    of_run,
+    run_folder,
     scene_of_run,
 )
 from compact_splats.arguments.options import build, check, given, option
@@ -34,29 +36,40 @@ class RenderConfig(MachineConfig, SceneConfig):
     """
 
     source_path: Path | None = option(  # type: ignore[assignment]  # optional here: nothing takes a SceneConfig
-        None, type=Path, short="-s", help="folder of the scene (default: that of the run)"
+        None, type=Path, short="-s", group="basic", help="folder of the scene (default: that of the run)"
     )
-    model_path: Path = option(type=Path, short="-m", help="folder that train.py wrote; renders go there (required)")
+    model_path: Path = option(
+        type=Path, short="-m", positional="RUN", group="basic", help="folder that train.py wrote, or a model in it; "
+        "renders go there (required)"
+    )  # fmt: skip
     model: Path | None = option(
-        None, type=Path, help="render this file instead of the PLY of the run: .gsz, .ply or another format"
-    )
+        None, type=Path, group="basic", help="render this file instead of the PLY of the run: .gsz, .ply or another "
+        "format"
+    )  # fmt: skip
     iteration: int = option(-1, type=int, help="saved step to render; -1: the last")
-    skip_train: bool = option(False, type=bool, help="do not render the training views")
-    skip_test: bool = option(False, type=bool, help="do not render the test views")
-    depth: bool = option(False, type=bool, help="also write a depth map of each view: 16-bit PNG, and in colours")
-    counts: bool = option(
-        False, type=bool, help="also write the number of Gaussians per pixel of each view: 16-bit PNG, and in colours"
+    skip_train: bool = option(False, type=bool, group="basic", help="do not render the training views")
+    skip_test: bool = option(False, type=bool, group="basic", help="do not render the test views")
+    depth: bool = option(
+        False, type=bool, group="output", help="also write a depth map of each view: 16-bit PNG, and in colours"
     )
+    counts: bool = option(
+        False, type=bool, group="output", help="also write the number of Gaussians per pixel of each view: 16-bit "
+        "PNG, and in colours"
+    )  # fmt: skip
     rgba: bool = option(
-        False, type=bool, help="also write a picture of each view with an alpha channel: RGBA PNG, colours not "
-        "multiplied by alpha"
+        False, type=bool, group="output", help="also write a picture of each view with an alpha channel: RGBA PNG, "
+        "colours not multiplied by alpha"
     )  # fmt: skip
     cameras: Path | None = option(
         None, type=Path, help="render these views instead of the scene's, into the folder cameras: a cameras.json, "
         "also of 3DGS, a transforms.json, or the folder of a COLMAP model"
     )  # fmt: skip
-    time: bool = option(False, type=bool, help="measure frames per second into timing.json, and write no images")
-    video: Path | None = option(None, type=Path, help="write a video instead: FILE.mp4, or FILE.gif, which loops")
+    time: bool = option(
+        False, type=bool, group="output", help="measure frames per second into timing.json, and write no images"
+    )
+    video: Path | None = option(
+        None, type=Path, group="output", help="write a video instead: FILE.mp4, or FILE.gif, which loops"
+    )
     path: str | None = option(
         None, choices=PATHS, help="camera path of the video: orbit: a circle around the point that the cameras look "
         "at (default); spline: smooth, through the cameras; cameras: straight from camera to camera, with a rest at "
@@ -149,5 +162,10 @@ class RenderConfig(MachineConfig, SceneConfig):
             "Render the views of a trained model, each beside its photo, for metrics.py. With --video, render a "
             "video along a camera path instead; with --time, measure frames per second."
         )
-        flags = given(cls, argv, description)
+        flags = given(cls, argv, description, ("output/my_scene", "output/my_scene --video orbit.mp4 --path orbit"))
+        file = flags.get("model_path")
+        if file is not None and file.is_file() and "model" not in flags:
+            if (run := run_folder(file)) is None:
+                raise InputError(f"{file} is in no run folder: name a folder for renders with -m, and it with --model")
+            flags |= of_run(file) or {"model_path": run, "model": file}
         return build(cls, {**scene_of_run(flags.get("model_path")), **flags})

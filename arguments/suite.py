@@ -20,15 +20,21 @@ class SuiteConfig(MachineConfig):
         InputError: a value is of the wrong type or out of its range.
     """
 
-    data: Path = option(type=Path, help="folder of the scenes, which are in it or up to two folders down (required)")
+    data: Path = option(
+        type=Path, positional="DATA", group="basic", help="folder of the scenes, which are in it or up to two folders "
+        "down (required)"
+    )  # fmt: skip
     output: Path | None = option(
-        None, type=Path, help="folder of the runs and the report (default: output/suite-full, output/suite-fast)"
-    )
-    scenes: tuple[str, ...] = option((), many=True, help="scenes of the table to train (default: all)")
+        None, type=Path, group="output", help="folder of the runs and the report (default: output/suite-full, "
+        "output/suite-fast)"
+    )  # fmt: skip
+    scenes: tuple[str, ...] = option((), many=True, group="basic", help="scenes of the table to train (default: all)")
     budget_file: Path | None = option(
         None, type=Path, help="table of scenes and budgets (default: budget.txt of the project)"
     )
-    small: bool = option(False, type=bool, help="use the budgets of the column small, 40 %% of the normal ones")
+    small: bool = option(
+        False, type=bool, group="basic", help="use the budgets of the column small, 40 %% of the normal ones"
+    )
     budgets: str | None = option(None, help="train with each of these shares of a scene's budget, such as 0.1,0.4,1")
     repeats: int = option(1, type=int, help="runs of each scene and budget, with the seeds 0, 1, ...")
     protocol: str = option(
@@ -45,7 +51,7 @@ class SuiteConfig(MachineConfig):
         "one on this machine; each run takes 1/JOBS of the cores of this machine, and of a GPU"
     )  # fmt: skip
     retries: int = option(2, type=int, help="with --ray: how often a run starts again when its node is lost")
-    dry_run: bool = option(False, type=bool, help="print the runs and commands, and run nothing")
+    dry_run: bool = option(False, type=bool, group="basic", help="print the runs and commands, and run nothing")
 
     def __post_init__(self) -> None:
         check(self)
@@ -72,7 +78,7 @@ class SuiteConfig(MachineConfig):
         Raises:
             InputError: a flag is unknown or missing, or its value is not allowed.
         """
-        return parse(cls, argv, description)
+        return parse(cls, argv, description, ("data", "data --scenes garden bicycle --small --dry-run"))
 
 
 def _share(word: str) -> float:

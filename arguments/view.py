@@ -10,12 +10,18 @@ from compact_splats.arguments.config import (
     at_least,
     check_resolution,
     in_range,
+    run_folder,
     scene_of_run,
 )
-from compact_splats.arguments.edits import KeepConfig
+from compact_splats.arguments.edits import KeepConfig, numbers_of
 from compact_splats.arguments.options import build, check, given, option
+from compact_splats.utils.errors import InputError
 
 DEFAULT_PORT = 8080
+UPS = {
+    "x": (1.0, 0.0, 0.0), "y": (0.0, 1.0, 0.0), "z": (0.0, 0.0, 1.0),
+    "-x": (-1.0, 0.0, 0.0), "-y": (0.0, -1.0, 0.0), "-z": (0.0, 0.0, -1.0),
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,22 +32,31 @@ class ViewConfig(MachineConfig, SceneConfig, KeepConfig):
         InputError: a value has the wrong type or is out of range.
     """
 
-    model: Path = option(type=Path, short="-m", help="folder that train.py wrote, or a model of any format (required)")
+    model: Path = option(
+        type=Path, short="-m", positional="MODEL", group="basic", help="folder that train.py wrote, or a model of any "
+        "format (required)"
+    )  # fmt: skip
     source_path: Path | None = option(  # type: ignore[assignment]  # optional here: nothing takes a SceneConfig
-        None, type=Path, short="-s", help="folder of the scene, for cameras and photos (default: that of the run)"
-    )
+        None, type=Path, short="-s", group="basic", help="folder of the scene, for cameras and photos (default: that "
+        "of the run)"
+    )  # fmt: skip
     iteration: int = option(-1, type=int, help="saved step to show; -1: the last")
     html: Path | None = option(
-        None, type=Path, help="write a single HTML file, which opens without a server and offline, instead of serving"
-    )
-    port: int = option(DEFAULT_PORT, type=int, help="port of the live page; 0: any free one")
+        None, type=Path, group="output", help="write a single HTML file, which opens without a server and offline, "
+        "instead of serving"
+    )  # fmt: skip
+    port: int = option(DEFAULT_PORT, type=int, group="output", help="port of the live page; 0: any free one")
     host: str = option(
-        "127.0.0.1", help="address of the live page; 127.0.0.1: only from this machine and through ssh; 0.0.0.0: from "
-        "the network"
+        "127.0.0.1", group="output", help="address of the live page; 127.0.0.1: only from this machine and through "
+        "ssh; 0.0.0.0: from the network"
     )  # fmt: skip
     max_gaussians: int = option(
         1_000_000, type=int, saves_memory=True, help="number of Gaussians sent to the browser: those with the largest "
         "opacity times size"
+    )  # fmt: skip
+    up: str | None = option(
+        None, group="basic", help="up direction in the coordinates of the file: x, y, z, -x, -y, -z, or three numbers, "
+        "0,-1,0.2 for example (default: that of the cameras; without cameras -y)"
     )  # fmt: skip
 
     def __post_init__(self) -> None:
@@ -52,6 +67,18 @@ class ViewConfig(MachineConfig, SceneConfig, KeepConfig):
         at_least(1, "--max-gaussians", self.max_gaussians)
         in_range(0, 65535, "--port", self.port)
         check_resolution(self.resolution)
+        _ = self.up_direction
+
+    @property
+    def up_direction(self) -> tuple[float, ...] | None:
+        """The three numbers of ``--up``."""
+        if self.up is None:
+            return None
+        expected = "x, y, z, -x, -y, -z or three numbers, not all 0"
+        numbers = UPS.get(self.up.lower()) or numbers_of("--up", self.up, (3,), expected)
+        if not any(numbers):
+            raise InputError(f"--up must be {expected}, not {self.up}")
+        return numbers
 
     @classmethod
     def from_command_line(cls, argv: Sequence[str]) -> "ViewConfig":
@@ -60,19 +87,9 @@ class ViewConfig(MachineConfig, SceneConfig, KeepConfig):
         Raises:
             InputError: a flag is unknown or missing, or its value is not valid.
         """
-        description = (
-            "Show a model in the browser: as a live page (default), or with --html as a single file. Example: "
-            "view.py -m OUTPUT"
-        )
-        flags = given(cls, argv, description)
+        description = "Show a model in the browser: as a live page (default), or with --html as a single file."
+        flags = given(cls, argv, description, ("output/my_scene", "model.ply --up z --html model.html"))
         trained = scene_of_run(run_folder(flags["model"]) if "model" in flags else None)
         if not trained.get("source_path", Path()).is_dir():  # the scene is not on this machine: use cameras.json
             trained.pop("source_path", None)
         return build(cls, {**trained, **flags})
-
-
-def run_folder(model: Path) -> Path | None:
-    """The run folder of a model: the folder itself, or one of the three folders above a file; None if not a run."""
-    near = [model] if model.is_dir() else model.absolute().parents[:3]
-    names = ("config.json", "cfg_args", "cameras.json")  # 3DGS writes the last two
-    return next((folder for folder in near if any((folder / name).is_file() for name in names)), None)

@@ -4,9 +4,9 @@
     python -m benchmarks.cuda_counts --arch 75 --all  # every kernel, with the code for a T4
 
 For each kernel: registers of a thread, spilled bytes, shared memory of a block, warps that a multiprocessor of three
-GPUs holds, and the instructions of its innermost loop, per splat-pixel pair where the loop blends. Exits with 1 where a
-kernel spills or is above its limit. Needs nvcc; the loops are read with nvdisasm, of the CUDA toolkit or of the package
-nvidia-cuda-nvdisasm.
+GPUs holds, the instructions of its innermost loop, and those of the loop around it without it. Where the kernel blends,
+the innermost loop takes one splat and the 32 pixels of a warp. Exits with 1 where a kernel spills or is above its
+limit. Needs nvcc; the loops are read with nvdisasm, of the CUDA toolkit or of the package nvidia-cuda-nvdisasm.
 """
 
 from __future__ import annotations
@@ -30,23 +30,29 @@ GPUS = {"T4": (64 << 10, 0, 32, 16), "4090": (100 << 10, 1024, 48, 24), "H200": 
 
 @dataclass(frozen=True)
 class Kernel:
-    """A kernel of a step: its threads and bytes of shared memory per block, and limits of the innermost loop.
+    """A kernel of a step: its threads, and the bytes of shared memory of a block.
 
-    ``instructions`` counts those per splat-pixel pair, on compute capability 9.0; None: without a limit.
+    ``loop`` and ``around`` are the most instructions of the innermost loop and of the loop around it, on compute
+    capability 9.0; None: without a limit.
     """
 
     threads: int
     shared: int = 0
-    instructions: float | None = None
+    loop: int | None = None
+    around: int | None = None
 
 
 # The sizes are those of the structures in the sources.
-PIXELS = 31 + 256 + 32
+def segment_bytes(of_pixel: int, of_flow: int, of_pair: int) -> int:
+    """SegmentShared: what four warps share of 256 pixels, and what each has of them and of 16 splats."""
+    return 256 * (of_pixel + 4) + 4 * (16 * (48 + 32 * of_pair) + 256 * of_flow)
+
+
 KERNELS = {
-    "blend_kernel<3>": Kernel(256, 256 * 64 + 256 + 4, 40),
-    "segment_kernel<GradientPass<false, true>>": Kernel(128, PIXELS * (16 + 4 * 8), 60),
-    "segment_kernel<GradientPass<false, false>>": Kernel(128, PIXELS * (16 + 4 * 8), 54),
-    "segment_kernel<ImportancePass>": Kernel(128, PIXELS * (8 + 4 * 4), 32),
+    "blend_kernel<3>": Kernel(256, 256 * 64 + 256 + 4, 40, 55),
+    "segment_kernel<GradientPass<false, true>>": Kernel(128, segment_bytes(12, 8, 8), 40, 340),
+    "segment_kernel<GradientPass<false, false>>": Kernel(128, segment_bytes(12, 8, 8), 40, 235),
+    "segment_kernel<ImportancePass>": Kernel(128, segment_bytes(4, 4, 4), 30, 280),
     "similarity_kernel": Kernel(256, 4 * (2 * 42 * 44 + 4 * 42 * 32 + 16)),
     "gradient_kernel": Kernel(256, 4 * (3 * 42 * 44 + 3 * 42 * 32)),
     "emit_kernel": Kernel(256),
@@ -58,12 +64,12 @@ KERNELS = {
 
 @dataclass
 class Counts:
-    """What the compiler reports of a kernel, and its innermost loop: instructions, and pairs of an iteration."""
+    """What the compiler reports of a kernel, and instructions of its innermost loop and of the loop around it."""
 
     registers: int = 0
     spilled: int = 0
     loop: int = 0
-    pairs: int = 0
+    around: int = 0
 
 
 def run(*command: str | Path) -> str:
@@ -100,7 +106,10 @@ def compiler_report(text: str) -> dict[str, Counts]:
 
 
 def innermost_loop(lines: list[str]) -> tuple[int, int]:
-    """Instructions and exponentials of the innermost loop with the most of these; (0, 0) without a loop."""
+    """Instructions of the innermost loop, one with exponentials if there is one, and of the rest of the loop around it.
+
+    Both are 0 without such a loop.
+    """
     labels: dict[str, int] = {}
     code: list[str] = []
     for line in lines:
@@ -116,9 +125,11 @@ def innermost_loop(lines: list[str]) -> tuple[int, int]:
         if match and (match[1] or end < last_exit) and labels.get(match[2], end + 1) < end:
             loops.append((labels[match[2]], end + 1))
     inner = [a for a in loops if not any(a != b and a[0] <= b[0] and b[1] <= a[1] for b in loops)]
-    pairs, size = max(((sum("MUFU.EX2" in line for line in code[a:b]), a - b) for a, b in loops), default=(0, 0))
-    instructions = -size if pairs else max((b - a for a, b in inner), default=0)
-    return instructions, pairs
+    if not inner:
+        return 0, 0
+    begin, end = max(inner, key=lambda loop: ("MUFU.EX2" in " ".join(code[slice(*loop)]), loop[1] - loop[0]))
+    around = [b - a for a, b in loops if (a, b) != (begin, end) and a <= begin and end <= b]
+    return end - begin, min(around) - (end - begin) if around else 0
 
 
 def find_disassembler(nvcc: str) -> Path | None:
@@ -143,7 +154,7 @@ def count(source: Path, architecture: str, folder: Path) -> dict[str, Counts]:
             name, *lines = section.splitlines()
             if name.rstrip(":") in counts:
                 each = counts[name.rstrip(":")]
-                each.loop, each.pairs = innermost_loop(lines)
+                each.loop, each.around = innermost_loop(lines)
     names = short_names(list(counts))
     return {names[name]: each for name, each in counts.items() if not name.startswith("_ZN3cub")}
 
@@ -160,7 +171,7 @@ def warps_held(gpu: str, registers: int, kernel: Kernel) -> int:
 def report(counts: dict[str, Counts], architecture: str, everything: bool) -> bool:
     """Print a line for each kernel; returns whether none spills or is above its limit."""
     print(f"{'kernel':<46}{'registers':>9}{'spilled':>8}{'shared':>8}" + "".join(f"{gpu:>6}" for gpu in GPUS)
-          + f"{'loop':>6}{'per pair':>9}{'limit':>7}")  # fmt: skip
+          + f"{'loop':>6}{'limit':>7}{'around':>8}{'limit':>7}")  # fmt: skip
     good = True
     for name in sorted(counts):
         each, kernel = counts[name], KERNELS.get(name)
@@ -172,13 +183,11 @@ def report(counts: dict[str, Counts], architecture: str, everything: bool) -> bo
             print(f"{line}{'':>26}{each.loop or '':>6}")
             continue
         line += f"{kernel.shared:>8}" + "".join(f"{warps_held(gpu, each.registers, kernel):>6}" for gpu in GPUS)
-        line += f"{each.loop or '':>6}"
-        if each.pairs:
-            per_pair = each.loop / each.pairs
-            above = kernel.instructions is not None and architecture == "90" and per_pair > kernel.instructions
-            good = good and not above
-            line += f"{per_pair:>9.1f}{kernel.instructions or '':>7}{'  ABOVE THE LIMIT' if above else ''}"
-        print(line)
+        line += f"{each.loop or '':>6}{kernel.loop or '':>7}{each.around or '':>8}{kernel.around or '':>7}"
+        limits = (each.loop, kernel.loop), (each.around, kernel.around)
+        above = architecture == "90" and any(limit is not None and found > limit for found, limit in limits)
+        good = good and not above
+        print(f"{line}{'  ABOVE THE LIMIT' if above else ''}")
     return good
 
 

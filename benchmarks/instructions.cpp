@@ -41,7 +41,7 @@ int main(int num_arguments, char** arguments) {
     a.slots = Buffer<SplatGradient<float>>(a.frame.instances.size());
     std::fill_n(a.slots.data(), a.slots.size(), SplatGradient<float>{});
     const auto end_backward = [&] {
-        end_line(a.v_means, a.v_quats, a.v_scales, a.v_opacities, a.v_sh_dc, a.v_sh_rest);
+        end_line(a.v_means, a.v_quats, a.v_log_scales, a.v_opacity_logits, a.v_sh_dc, a.v_sh_rest);
     };
     measure("part_project_backward", part_project_backward), end_backward();
     measure("part_backward_with_stats", part_backward_with_stats), end_backward();

@@ -65,17 +65,19 @@ struct PlainTile {
             const Splat<float>& s = splats[k];
             const Channels<B> channels{{B(s.color.x), B(s.color.y), B(s.color.z)}, B(0)};
             SplatGradient<B> of_splat = {};
-            ColumnSums<B> columns[kTile / kLanes<float>] = {};
+            LineSums<B> columns[kTile / kLanes<float>] = {};
             for_each_group(s, [&](int at, Vec2<B> d, B alpha, B before) __attribute__((always_inline)) {
                 const Channels<B> v_pixel{{B::load(v[0] + at), B::load(v[1] + at), B::load(v[2] + at)}, B(0)};
                 B rest = B::load(remainder + at);
                 const Mask<float> all{Mask<float>::Lanes{} == Mask<float>::Lanes{}};
-                const B u = blend_vjp<false>(channels, alpha, odds_of(alpha), before, all, v_pixel, rest, of_splat);
+                const PairGradient<B> pair =
+                    blend_vjp<false>(channels, alpha, odds_of(alpha), before, all, v_pixel, rest);
                 rest.store(remainder + at);
-                add_row(d.y, u, columns[at % kTile / kLanes<float>]);
+                add_channels<false>(pair.weight, v_pixel, of_splat);
+                add_pixel(d.y, pair.u, columns[at % kTile / kLanes<float>]);
             });
             const B d_x = lane - B(s.mean.x);
-            for (const ColumnSums<B>& column : columns) add_column(d_x, column, of_splat);
+            for (const LineSums<B>& column : columns) add_column(d_x, column, of_splat);
             gradients[k] = sum(of_splat);
         }
     }

@@ -38,7 +38,7 @@ from compact_splats.arguments import DEVICES, pick_device
 from compact_splats.arguments.device import use_threads
 from compact_splats.arguments.schedule import FULL
 from compact_splats.gaussian_renderer import DEVICES as ENGINE_DEVICES
-from compact_splats.gaussian_renderer import importance, render
+from compact_splats.gaussian_renderer import importance, render, render_pass
 from compact_splats.scene import load_scene
 from compact_splats.scene.cameras import Camera
 from compact_splats.scene.gaussian_model import GaussianModel
@@ -109,7 +109,7 @@ class Work:
 
     Attributes:
         draw: draws the view; differentiable.
-        give_gradients: of a loss, to the parameters.
+        give_gradients: of the photometric loss of the view, to the parameters.
         step_optimizer: updates all rows and drops their gradients.
     """
 
@@ -119,7 +119,7 @@ class Work:
         photo: Tensor,
         model: GaussianModel,
         draw: Callable[[], Tensor],
-        give_gradients: Callable[[Tensor], object],
+        give_gradients: Callable[[], object],
         step_optimizer: Callable[[], object],
     ) -> None:
         self.model, self.draw, self.give_gradients, self.step_optimizer = model, draw, give_gradients, step_optimizer
@@ -154,7 +154,7 @@ class Work:
 
     def step(self) -> None:
         """A whole step."""
-        self.give_gradients(self._loss_of(self.draw()).loss)
+        self.give_gradients()
         self.step_optimizer()
 
     def seconds(self, repeats: int) -> dict[str, float]:
@@ -171,8 +171,15 @@ class Work:
 
 def our_work(camera: Camera, photo: Tensor, model: GaussianModel) -> Work:
     """A step as train.py makes it."""
-    return Work(camera, photo, model, lambda: render(camera, model).image, partial(add_gradients, model),
-                model.update)  # fmt: skip
+    photo, background = photo.to(model.device), torch.zeros(3)
+
+    def give_gradients() -> None:
+        view = render_pass(camera, model, background, model.waiting_gradients())
+        loss = view.photometric_loss(photo)
+        view.backward()
+        add_gradients(model, view, loss)
+
+    return Work(camera, photo, model, lambda: render(camera, model).image, give_gradients, model.update)
 
 
 def gsplat_work(camera: Camera, photo: Tensor, model: GaussianModel) -> Work:
@@ -197,7 +204,10 @@ def gsplat_work(camera: Camera, photo: Tensor, model: GaussianModel) -> Work:
         optimizer.step()
         optimizer.zero_grad()
 
-    return Work(camera, photo, model, draw, Tensor.backward, step_optimizer)
+    def give_gradients() -> None:
+        photometric_loss(draw(), photo.to(device)).loss.backward()
+
+    return Work(camera, photo, model, draw, give_gradients, step_optimizer)
 
 
 def measure(

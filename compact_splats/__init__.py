@@ -5,10 +5,34 @@ The names below load when they are first used, so that ``train.py --help`` does 
 
 import importlib
 import os
+import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from usable_processors import num_processors
+_TOP = Path(__file__).resolve().parent.parent
+HOW_TO_INSTALL = (
+    "run `make setup` and `source .venv/bin/activate`"
+    if (_TOP / "Makefile").is_file()
+    else "install compact-splats with pip"
+)
+
+
+def _refuse(why: str) -> NoReturn:
+    """Leave one of the scripts with a line; say the same to whoever else imports the package."""
+    script = Path(sys.argv[0])
+    if sys.argv[0] != "-m" and (script.suffix != ".py" or script.resolve().parent != _TOP):
+        raise ImportError(f"{why}; {HOW_TO_INSTALL}")
+    sys.stderr.write(f"error: {why}; {HOW_TO_INSTALL}\n")
+    sys.exit(2)
+
+
+# A Python that is too old reads this file and the scripts, which have no newer syntax, but not the rest.
+if sys.version_info < (3, 10):  # noqa: UP036
+    _refuse(f"Python 3.10 or later is needed, and this is Python {sys.version_info[0]}.{sys.version_info[1]}")
+try:
+    from usable_processors import num_processors
+except ModuleNotFoundError:
+    _refuse(f"{sys.executable} has no package usable_processors")
 
 # Before torch is imported: its idle OpenMP threads would otherwise spin on the cores that the rasterizer needs.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -18,7 +42,7 @@ os.environ.setdefault("MKL_DYNAMIC", "FALSE")
 
 # In a wheel arguments/, scene/, gaussian_renderer/ and utils/ lie in this folder. In a checkout they lie beside it.
 if not Path(__file__).with_name("scene").is_dir():
-    __path__.append(str(Path(__file__).resolve().parent.parent))
+    __path__.append(str(_TOP))
 
 __version__ = "0.1.0"
 
@@ -35,7 +59,7 @@ _HOMES = {
     "FAST": "arguments.schedule",
     "QUICK": "arguments.schedule",
     "Training": "training.training",
-    "photometric_loss": "training.training",
+    "photometric_loss": "training.loss",
     "Strategy": "training.strategy",
     "standard_strategies": "training.strategies",
     "encode": "compression",

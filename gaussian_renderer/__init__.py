@@ -3,10 +3,11 @@
 The engine, ``diff_gaussian_rasterization``, takes the parameters as the model has them, before activation.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from diff_gaussian_rasterization import DEVICES, Importance, View, rasterize
+from diff_gaussian_rasterization import DEVICES, Importance, RenderPass, View, rasterize
 from diff_gaussian_rasterization import importance as rasterize_importance
 from torch import Tensor
 
@@ -14,7 +15,7 @@ from compact_splats.gaussian_renderer.gradient_stats import GradientStats
 from compact_splats.scene.cameras import Camera
 from compact_splats.scene.gaussian_model import GaussianModel
 
-__all__ = ["DEVICES", "RenderOutput", "importance", "render"]
+__all__ = ["DEVICES", "RenderOutput", "importance", "render", "render_pass"]
 
 
 @dataclass
@@ -53,18 +54,35 @@ def render(
     """
     output = rasterize(
         _view(camera, background),
-        model.means,
-        model.quats,
-        log_scales=model.parameters["log_scales"],
-        opacity_logits=model.parameters["opacity_logits"],
-        sh_dc=model.sh_dc,
-        sh_rest=model.sh_rest if model.max_sh_degree else None,
+        **_rows(model),
         sh_degree=model.sh_degree,
         antialiased=model.antialiased,
         inverse_depth=inverse_depth,
         stats=None if stats is None else (stats.abs_grad_sum, stats.views),
     )
     return RenderOutput(output.image, output.transmittance, output.radii, output.inverse_depth)
+
+
+def render_pass(
+    camera: Camera, model: GaussianModel, background: Tensor, sums: Mapping[str, Tensor | None]
+) -> RenderPass:
+    """Render a view without autograd, for training. Image and gradients have the same bits as those of :func:`render`.
+
+    Args:
+        camera: as for :func:`render`.
+        model: as for :func:`render`.
+        background: as for :func:`render`.
+        sums: by parameter name, what gradients are added to, if anything.
+    """
+    return RenderPass(
+        _view(camera, background),
+        _rows(model),
+        sums,
+        # Three quarters of all numbers; its gradient is that of sh_dc times numbers below 10.
+        unchecked="sh_rest",
+        sh_degree=model.sh_degree,
+        antialiased=model.antialiased,
+    )
 
 
 @torch.no_grad()
@@ -89,6 +107,11 @@ def importance(camera: Camera, model: GaussianModel, pixel_weights: Tensor) -> I
         antialiased=model.antialiased,
         pixel_weights=pixel_weights,
     )
+
+
+def _rows(model: GaussianModel) -> dict[str, Tensor]:
+    """The parameters that an image depends on."""
+    return {name: row for name, row in model.parameters.items() if name != "sh_rest" or model.max_sh_degree}
 
 
 def _view(camera: Camera, background: Tensor) -> View:

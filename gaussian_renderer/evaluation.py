@@ -8,8 +8,9 @@ from torch import Tensor
 
 from compact_splats.gaussian_renderer import render
 from compact_splats.scene import Scene
-from compact_splats.scene.cameras import Camera
+from compact_splats.scene.cameras import Camera, in_turn
 from compact_splats.scene.gaussian_model import GaussianModel
+from compact_splats.scene.photo_cache import Planes
 from compact_splats.utils.device_copies import on_device
 from compact_splats.utils.images import to_uint8
 from compact_splats.utils.losses import color_corrected, psnr
@@ -30,7 +31,8 @@ def ground_truth(camera: Camera, device: torch.device, background: Tensor) -> tu
     Returns:
         (3,H,W) uint8 and, if there is a mask, (H,W) bool.
     """
-    planes = camera.required_photo.planes().each(lambda plane: on_device(plane, device))
+    photo = camera.required_photo
+    planes = Planes(*on_device(photo, device, photo.planes))
     return planes.over(background), planes.mask
 
 
@@ -68,7 +70,7 @@ def evaluate(
         values; None where there are none.
     """
     found: dict[str, list[float]] = {"psnr": [], "ssim": [], "l1": [], "cc_psnr": []}
-    for camera in filter(has_pixels, cameras):
+    for camera in filter(has_pixels, in_turn(cameras, torch.device("cpu"))):  # of the masks
         pair = view_pair(camera, model, background)
         image, photo = (pixels.float() / 255 for pixels in pair)
         loss = photometric_loss(image, photo)  # needs far less memory than utils.losses

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
+from compact_splats.scene.photo_cache import MOST_AHEAD
 from compact_splats.scene.photos import Photo
+from compact_splats.utils.device_copies import is_on_device
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,3 +63,22 @@ class Camera:
         photo = self.required_photo.smaller(width, height)
         fx, fy, cx, cy = self.fx * x, self.fy * y, self.cx * x, self.cy * y
         return replace(self, width=width, height=height, fx=fx, fy=fy, cx=cx, cy=cy, photo=photo)
+
+
+def want_photos(cameras: Sequence[Camera], device: torch.device) -> None:
+    """Have the photos of cameras of one scene decoded in threads, in this order.
+
+    Args:
+        cameras: those whose photos are used next.
+        device: where they are used; photos that are there already are not decoded.
+    """
+    photos = [camera.photo for camera in cameras if camera.photo is not None]
+    if photos and photos[0].cache.num_ahead:
+        photos[0].cache.want([photo for photo in photos if not is_on_device(photo, device)])
+
+
+def in_turn(cameras: Sequence[Camera], device: torch.device) -> Iterator[Camera]:
+    """The cameras of a scene one after the other, while the photos of the next ones are decoded in threads."""
+    for index, camera in enumerate(cameras):
+        want_photos(cameras[index : index + MOST_AHEAD], device)
+        yield camera

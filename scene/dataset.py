@@ -1,6 +1,6 @@
 """``load_scene``: reads a data set, splits training and test views, checks photos and masks."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from os.path import isfile  # Path.is_file raises if a name is too long
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -15,11 +15,13 @@ from compact_splats.scene.lens import FACES
 from compact_splats.scene.masks import masks_of_scene, say_masks
 from compact_splats.scene.names import what_lies_in
 from compact_splats.scene.normalization import EXTENT, Units
+from compact_splats.scene.photo_cache import PhotoCache
 from compact_splats.scene.photos import Photo
 from compact_splats.scene.points import Points, random_points_around_object, random_points_in_view, without_far
 from compact_splats.scene.posed_photo import PosedPhoto, checked_lens
 from compact_splats.scene.splits import split
 from compact_splats.utils.errors import InputError, note
+from compact_splats.utils.memory import free_memory
 from compact_splats.utils.pictures import UPRIGHT, lacks_end, picture_orientation, picture_size
 
 _MAX_WIDTH = 1600  # px; wider photos are resized by default [3DGS]
@@ -38,6 +40,7 @@ class Scene:
         extent: that the learning rate of the means is in proportion to, world units.
         missing: names of registered photos that are not on disk.
         units: from world units to the coordinates of the data set and of the files that are written.
+        photos: keeps the decoded photos of all views.
     """
 
     train: tuple[Camera, ...]
@@ -46,6 +49,11 @@ class Scene:
     extent: float
     missing: tuple[str, ...] = ()
     units: Units = Units()
+    photos: PhotoCache = field(default_factory=PhotoCache)
+
+    def limit_photos(self, most: int | None) -> None:
+        """Set how many bytes of memory decoded photos may take, before the first is decoded; None: any number."""
+        self.photos.limit([camera.required_photo for camera in self.train + self.test], most)
 
 
 def load_scene(
@@ -59,8 +67,9 @@ def load_scene(
     units: Units | None = None,
     *,
     sparse: int | None = None,
+    photo_memory: int | None = None,
 ) -> Scene:
-    """Load a COLMAP, Blender, nerfstudio or instant-ngp data set. Photos are decoded on first use.
+    """Load a COLMAP, Blender, nerfstudio or instant-ngp data set. Photos are decoded when they are used.
 
     Args:
         source: the folder.
@@ -75,6 +84,7 @@ def load_scene(
         num_random_points: of these data sets.
         units: those of an earlier run on the scene; None: from the training cameras.
         sparse: which COLMAP model ``sparse/N``; None: that with the most photos.
+        photo_memory: bytes that decoded photos may take, at least a few photos; None: half of the free memory.
 
     Raises:
         InputError: the folder does not exist, is not a data set, is broken, or has no photo to train on.
@@ -111,14 +121,18 @@ def load_scene(
     if units is None:
         units = _units(train_views, file_points)
     fits: _Fits = {}
+    cache = PhotoCache()
     train, test = (
-        tuple(_camera(photo, units, masks.get(photo.path), resolution, composite, fits) for photo in views)
+        tuple(_camera(photo, units, masks.get(photo.path), resolution, composite, fits, cache) for photo in views)
         for views in (train_views, test_views)
     )
     _say_fits(list(fits.values()), resolution)
     generator = torch.Generator().manual_seed(seed)
     points = _points(file_points, units, train, num_random_points, generator, in_box=data.test is not None)
-    return Scene(train, test, points, EXTENT, tuple(photo.name for photo in missing), units)
+    scene = Scene(train, test, points, EXTENT, tuple(photo.name for photo in missing), units, cache)
+    free = free_memory()
+    scene.limit_photos(free // 2 if photo_memory is None and free is not None else photo_memory)
+    return scene
 
 
 def _no_photos(source: Path, origin: Path, missing: tuple[PosedPhoto, ...]) -> InputError:
@@ -209,7 +223,13 @@ _Fits = dict[tuple[Path, int, int], _Fit]  # by the file and the size of its cam
 
 
 def _camera(
-    posed: PosedPhoto, units: Units, mask: Path | None, resolution: int, composite: bool, fits: _Fits
+    posed: PosedPhoto,
+    units: Units,
+    mask: Path | None,
+    resolution: int,
+    composite: bool,
+    fits: _Fits,
+    cache: PhotoCache,
 ) -> Camera:
     """Adds how the photo fits to ``fits``."""
     key = posed.path, posed.lens.width, posed.lens.height
@@ -220,7 +240,7 @@ def _camera(
     pinhole = lens.pinhole()
     size = _target_size((pinhole.width, pinhole.height), resolution)
     pinhole = pinhole.scaled(*size)
-    photo = Photo(posed.path, lens, size, mask, composite, fit.orientation)
+    photo = Photo(posed.path, lens, size, mask, composite, fit.orientation, fit.is_cut, cache)
     motion = torch.from_numpy(units.world_motion(posed.world_to_camera)).float()
     return Camera(posed.name, *size, pinhole.fx, pinhole.fy, pinhole.cx, pinhole.cy, motion, photo)
 

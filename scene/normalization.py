@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # torch takes a second to load
 EXTENT = 5.0  # of every scene, world units: 1.1 x the largest distance of a training camera from their mean
 _ONE_PLACE = 1e-3  # cameras whose extent is below this share of the distance of the points are at one place
 # Beyond so many extents from the origin, positions in float32 are off by more than 6e-6 of the extent.
-_FAR = 100
+FAR = 100
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Units:
     @classmethod
     def _around(cls, origin: np.ndarray, extent: float) -> Units:
         digits = -math.ceil(math.log10(extent))
-        x, y, z = (round(float(each), digits) if abs(each) > _FAR * extent else 0.0 for each in origin)
+        x, y, z = (round(float(each), digits) if abs(each) > FAR * extent else 0.0 for each in origin)
         return cls((float(origin[0]), float(origin[1]), float(origin[2])), extent / EXTENT, (x, y, z))
 
     @classmethod
@@ -166,6 +166,24 @@ class Units:
             "means": (means.new_tensor(self._shift) + means * self.scale).float(),
             "log_scales": (logs + math.log(self.scale)).float(),
         }
+
+
+def far_from_origin(xyz: np.ndarray) -> float:
+    """How many extents the middle of (N,3) points is from the origin, see :meth:`Units.of_points`; only finite ones."""
+    units = _units_of_finite(xyz)
+    return max(map(abs, units.origin)) / (EXTENT * units.scale)
+
+
+def offset_of_points(xyz: np.ndarray) -> Vector | None:
+    """What to subtract from (N,3) float64 points that float32 is too coarse for; None: nothing."""
+    units = _units_of_finite(xyz)
+    units = Units._around(np.array(units.origin), EXTENT * units.scale)
+    return units.offset if units.is_offset else None
+
+
+def _units_of_finite(xyz: np.ndarray) -> Units:
+    finite = xyz[np.isfinite(xyz).all(axis=1)]
+    return Units.of_points(finite) if len(finite) else Units()
 
 
 def camera_centres(motions: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Ground-truth photos: decoded on first use, undistorted, resized, and kept as uint8.
+"""Ground-truth photos: decoded when they are used, undistorted, resized, uint8; ``scene.photo_cache`` keeps them.
 
 The orientation tag is ignored, as structure from motion ignores it: poses refer to the stored pixels. Only where the
 size of the camera says otherwise, ``load_scene`` has the photo turned.
@@ -6,11 +6,8 @@ size of the camera says otherwise, ``load_scene`` has the photo turned.
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -18,43 +15,16 @@ import torch
 from torch import Tensor
 
 from compact_splats.scene.lens import Lens, undistortion
+from compact_splats.scene.photo_cache import PhotoCache, Planes
 from compact_splats.utils.errors import InputError
 from compact_splats.utils.pictures import UPRIGHT, in_proportion, mask_values, open_picture, rgb_and_alpha, turned
 
-
-class Planes(NamedTuple):
-    """A decoded photo.
-
-    Attributes:
-        rgb: (3,H,W) uint8, multiplied by alpha where there is alpha: the photo over black.
-        alpha: (H,W) uint8; None: opaque, or alpha is a mask.
-        mask: (H,W) bool, True where the pixel counts in the loss; None if all do.
-    """
-
-    rgb: Tensor
-    alpha: Tensor | None
-    mask: Tensor | None
-
-    def each(self, change: Callable[[Tensor], Tensor]) -> Planes:
-        """The planes, each changed by the same function."""
-        alpha = None if self.alpha is None else change(self.alpha)
-        return Planes(change(self.rgb), alpha, None if self.mask is None else change(self.mask))
-
-    def over(self, background: Tensor) -> Tensor:
-        """(3,H,W) uint8, the photo over a background: colour * alpha + background * (1 - alpha), rounded.
-
-        Args:
-            background: (3,) RGB in [0, 1], in main memory.
-        """
-        if self.alpha is None or not background.any():
-            return self.rgb
-        behind = (255 - self.alpha) * background.to(self.alpha.device)[:, None, None]
-        return self.rgb + behind.round_().byte()
+_JPEG_SUFFIXES = (".jpg", ".jpeg", ".jpe")
 
 
 @dataclass(frozen=True, eq=False)
 class Photo:
-    """A photo and its mask, decoded on first use and then kept. Thread-safe.
+    """A photo and its mask. Thread-safe.
 
     Attributes:
         path: the photo.
@@ -63,6 +33,9 @@ class Photo:
         mask_path: optional picture; its dark pixels are left out of the loss.
         composite: an alpha channel is composited over the background; otherwise it is a mask.
         orientation: the tag by which the stored pixels are turned; 1: not at all.
+        is_cut: the file lacks its end.
+        cache: keeps what is decoded.
+        larger: the photo that this one is made from; None: the file.
     """
 
     path: Path
@@ -71,8 +44,9 @@ class Photo:
     mask_path: Path | None = None
     composite: bool = False
     orientation: int = UPRIGHT
-    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
-    _decoded: list[Planes] = field(default_factory=list, repr=False)
+    is_cut: bool = False
+    cache: PhotoCache = field(default_factory=PhotoCache, repr=False)
+    larger: Photo | None = field(default=None, repr=False)
 
     def planes(self) -> Planes:
         """What is kept of the photo.
@@ -80,10 +54,26 @@ class Photo:
         Raises:
             InputError: the photo or its mask can't be decoded, or the photo has another size than ``lens``.
         """
-        with self._lock:
-            if not self._decoded:
-                self._decoded.append(self._decode())
-            return self._decoded[0]
+        return self.cache.planes(self)
+
+    @property
+    def is_costly(self) -> bool:
+        """Whether the result is better read from a disk than decoded again: of all but a JPEG of the wanted size."""
+        is_plain = self._is_jpeg and self.lens.is_pinhole and self.size == (self.lens.width, self.lens.height)
+        return self.larger is None and not is_plain
+
+    @property
+    def num_bytes(self) -> int:
+        """Size in memory; before the photo is decoded, an upper bound where it may have alpha."""
+        may_have_alpha = not self._is_jpeg
+        has_mask = self.mask_path is not None or not self.lens.is_pinhole or (may_have_alpha and not self.composite)
+        width, height = self.size
+        return width * height * (3 + has_mask + (may_have_alpha and self.composite))
+
+    @property
+    def _is_jpeg(self) -> bool:
+        """By its name, as this is no promise."""
+        return self.path.suffix.lower() in _JPEG_SUFFIXES
 
     def pixels(self) -> Tensor:
         """(3,H,W) uint8 RGB; over black, if alpha is composited.
@@ -102,24 +92,17 @@ class Photo:
         return self.planes().mask
 
     def smaller(self, width: int, height: int) -> Photo:
-        """The same photo at another size, decoded; a pixel counts where most of its area does."""
-        rgb, alpha, mask = self.planes()
-        weight = None if mask is None else mask.numpy().astype(np.uint8) * 255
-        pixels = np.ascontiguousarray(rgb.permute(1, 2, 0).numpy())
-        decoded = _resized(pixels, None if alpha is None else alpha.numpy(), weight, (width, height))
-        return replace(self, size=(width, height), _lock=threading.Lock(), _decoded=[decoded])
+        """The same photo at another size; a pixel counts where most of its area does."""
+        return replace(self, size=(width, height), larger=self)
 
-    def pin_memory(self) -> None:
-        """Move the decoded photo to page-locked memory, for asynchronous copies to a GPU.
+    def decode(self) -> Planes:
+        """What :meth:`planes` keeps, made anew.
 
         Raises:
-            InputError: as for ``pixels``.
+            InputError: as for :meth:`planes`.
         """
-        pinned = self.planes().each(Tensor.pin_memory)
-        with self._lock:
-            self._decoded[0] = pinned
-
-    def _decode(self) -> Planes:
+        if self.larger is not None:
+            return _smaller(self.cache.larger_planes(self.larger), self.size)
         rgb, alpha = _read_photo(self.path, self.orientation)
         if rgb.shape[:2] != (self.lens.height, self.lens.width):
             raise InputError(
@@ -176,14 +159,23 @@ def _undistort(
     return moved(rgb), None if alpha is None else moved(alpha), weight
 
 
+def _smaller(planes: Planes, size: tuple[int, int]) -> Planes:
+    rgb, alpha, mask = planes
+    weight = None if mask is None else mask.numpy().astype(np.uint8) * 255
+    pixels = np.ascontiguousarray(rgb.permute(1, 2, 0).numpy())
+    return _resized(pixels, None if alpha is None else alpha.numpy(), weight, size)
+
+
 def _resized(rgb: np.ndarray, alpha: np.ndarray | None, weight: np.ndarray | None, size: tuple[int, int]) -> Planes:
     """A pixel counts where there is no weight, or where most of its area counts."""
     rgb, counts = _resize(rgb, size), None if weight is None else torch.from_numpy(_resize(weight, size) > 127)
     if alpha is not None:
         alpha = _resize(alpha, size)
         rgb = np.minimum(rgb, alpha[..., None])  # both are rounded, and the photo over white stays below 256
+    channels = np.empty((3, *rgb.shape[:2]), np.uint8)
+    cv2.split(rgb, list(channels))  # into them, in a fifth of the time of numpy
     return Planes(
-        torch.from_numpy(np.ascontiguousarray(rgb.transpose(2, 0, 1))),
+        torch.from_numpy(channels),
         None if alpha is None else torch.from_numpy(alpha),
         counts,
     )

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from compact_splats.scene.normalization import offset_of_points
 from compact_splats.scene.parameters import SH_C0, SavedArrays, Vector, cleaned, is_antialiased, offset_of
 from compact_splats.scene.ply_file import Columns, read_comments, read_element, write_elements
 from compact_splats.utils.errors import InputError
@@ -94,6 +95,7 @@ def read(path: str | Path, *, keep_nan: bool = False) -> SavedArrays:
 
     Returns:
         Finite float32 arrays, by name and in the shapes of ``GaussianModel.parameters``, of the file's SH degree or 3.
+        Coordinates in double that float32 is too coarse for are minus an offset.
 
     Raises:
         InputError: no such file, not a PLY, missing properties, or SH properties of no whole degree.
@@ -113,11 +115,16 @@ def read(path: str | Path, *, keep_nan: bool = False) -> SavedArrays:
         fix = f"give a model of SH degree 0 to {_MAX_DEGREE}"
         raise InputError(path, f"{counts} properties f_rest_0, f_rest_1, ...", f"{num_rest}", fix)
     num = len(vertices["x"])
+    offset = read_offset(path)
+    if offset is None and any(vertices[axis].dtype == np.float64 for axis in "xyz"):
+        offset = offset_of_points(np.stack([vertices[axis].astype(np.float64) for axis in "xyz"], axis=1))
+        for axis, shift in zip("xyz", offset or (0.0, 0.0, 0.0), strict=True):
+            vertices[axis] = vertices[axis] - shift
     arrays = {name: _table(vertices, columns) for name, columns in _COLUMNS_OF.items()}
     arrays["sh_dc"] = arrays["sh_dc"].reshape(num, 1, 3)
     rest = _table(vertices, rest_names).reshape(num, 3, num_rest // 3)
     arrays["sh_rest"] = np.ascontiguousarray(rest.transpose(0, 2, 1))
-    return cleaned(path, SavedArrays(arrays, marked_antialiased(path), notes, read_offset(path)), keep_nan)
+    return cleaned(path, SavedArrays(arrays, marked_antialiased(path), notes, offset), keep_nan)
 
 
 def marked_antialiased(path: str | Path) -> bool:

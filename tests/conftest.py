@@ -3,6 +3,7 @@
 import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,7 +11,12 @@ import pytest
 
 # Before anything imports torch, whose idle OpenMP threads would otherwise spin on the cores that the rasterizer needs.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# A cache of torch hub that can't be written, so that no test downloads the weights of LPIPS.
+NO_CACHE = tempfile.TemporaryDirectory()
+os.environ["TORCH_HOME"] = NO_CACHE.name
+(Path(NO_CACHE.name) / "hub").touch()
 
+import browser  # noqa: E402
 import emulated_engine  # noqa: E402
 import ptx_engine  # noqa: E402
 import torch  # noqa: E402
@@ -164,3 +170,12 @@ def suite_scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def data_dir(suite_scenes: Path, tmp_path: Path) -> Path:
     """A copy of that folder."""
     return shutil.copytree(suite_scenes, tmp_path / "data")
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    """A browser without a window."""
+    if reason := browser.why_not():
+        pytest.skip(reason)
+    with browser.browser() as found:
+        yield found

@@ -11,12 +11,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from diff_gaussian_rasterization import RenderPass
 
 from compact_splats.arguments import TrainConfig
 from compact_splats.arguments.config import SCHEDULES
 from compact_splats.arguments.schedule import FULL, OptimizerPhase
 from compact_splats.training import densification
-from compact_splats.training import run as run_module
 from compact_splats.training.digest import digest
 from compact_splats.training.distributed import Processes
 from compact_splats.training.processes import SingleProcess, joined_processes
@@ -88,15 +88,15 @@ def interrupted(processes: SingleProcess, source: Path, out: Path) -> list[str]:
 
 def poisoned(processes: SingleProcess, source: Path, out: Path) -> str:
     """The second process sees nothing that is finite; how the training of both ends."""
-    loss = run_module.photometric_loss
+    loss = RenderPass.photometric_loss
     if not processes.is_first:
-        run_module.photometric_loss = lambda *args, **options: loss(*args, **options) * math.nan
+        RenderPass.photometric_loss = lambda *args: loss(*args) * math.nan
     try:
         train(make_config(source, out / "poisoned", iterations=None, final_budget=200), processes)
     except Exception as error:
         return f"{type(error).__name__} {error}"
     finally:
-        run_module.photometric_loss = loss
+        RenderPass.photometric_loss = loss
 
 
 def with_actions(actions: dict[int, Callable[[], None]], update=Progress.update) -> None:

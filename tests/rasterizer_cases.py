@@ -11,7 +11,8 @@ from types import ModuleType
 import diff_gaussian_rasterization
 import torch
 import torch_reference as reference
-from diff_gaussian_rasterization import View, importance, rasterize
+from diff_gaussian_rasterization import View, importance, rasterize, render_pass
+from diff_gaussian_rasterization.queue import queue_for, thread_count
 from torch import Tensor
 
 BAND = 1e-3  # relative distance to a discrete decision under which a pixel is not compared tightly
@@ -266,6 +267,18 @@ CPU = Engine("cpu", "cpu", True, diff_gaussian_rasterization._C)
 CUDA_ENGINES = ["emulated", "ptx"]
 if "cuda" in CPU.module.DEVICES and torch.cuda.is_available():
     CUDA_ENGINES.append("cuda")
+
+
+def add_gradients(
+    loss: Tensor, gradients: Mapping[str, tuple[Tensor, Tensor | None]], *, largest: float, unchecked: str = ""
+) -> Tensor:
+    """``RenderPass.add_gradients`` of any gradients, each with its sum, if any."""
+    usable, module = torch.empty((), dtype=torch.bool, device=loss.device), render_pass._C
+    sums = [module.GradientSum(name, *pair, name != unchecked) for name, pair in gradients.items()]
+    module.add_gradients(
+        sums, queue_for(loss.device), loss=loss, largest=largest, usable=usable, threads=thread_count(0)
+    )
+    return usable
 
 
 def relative_error(actual: Tensor, expected: Tensor) -> float:

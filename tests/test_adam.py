@@ -320,3 +320,10 @@ def test_rows_on_two_devices_are_refused(engine):
     with pytest.raises(ValueError, match="expected device cpu, got cuda:0"):
         Adam(rows).step()
     assert all(torch.equal(row.cpu(), torch.ones(3, 2)) for row in rows)
+
+
+def test_hooks_of_the_step_are_refused():
+    optimizer = Adam([torch.nn.Parameter(torch.ones(2))])
+    for register in (optimizer.register_step_pre_hook, optimizer.register_step_post_hook):
+        with pytest.raises(NotImplementedError, match="calls no hooks"):
+            register(print)

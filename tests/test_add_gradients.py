@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from diff_gaussian_rasterization.gradients import add_gradients
+from rasterizer_cases import add_gradients
 from torch import Tensor
 
 SHAPES = {"means": (3,), "sh_rest": (15, 3), "opacities": (1,), "single": ()}

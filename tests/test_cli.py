@@ -1,17 +1,28 @@
 """Command line, configs and their JSON: every flag once, and what a user can get wrong."""
 
+import ast
 import dataclasses
 import json
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from compact_splats import __main__
 from compact_splats.arguments import TrainConfig, pick_device
+from compact_splats.arguments.compress import CompressConfig
+from compact_splats.arguments.convert import ConvertConfig
+from compact_splats.arguments.export import ExportConfig
+from compact_splats.arguments.metrics import MetricsConfig
 from compact_splats.arguments.options import from_json, to_json
 from compact_splats.arguments.render import RenderConfig
 from compact_splats.arguments.schedule import FAST, FULL, QUICK
+from compact_splats.arguments.suite import SuiteConfig
+from compact_splats.arguments.view import ViewConfig
+from compact_splats.training.summary import describe
 from compact_splats.utils.errors import InputError
 
 ROOT = Path(__file__).parent.parent
@@ -27,6 +38,7 @@ SHARED_FLAGS = [
     ("--sparse 1", "sparse", 1),
     ("--eval", "eval", True),
     ("--antialiasing", "antialiasing", True),
+    ("--photo-memory 4GB", "photo_memory", "4GB"),
     ("--keep-nan", "keep_nan", True),
     ("--device cpu", "device", "cpu"),
     ("--threads 3", "threads", 3),
@@ -167,6 +179,192 @@ def test_bad_flags_of_train_are_one_line(words):
     with pytest.raises(InputError) as error:
         TrainConfig.from_command_line([*NEEDED, *words.split(" ")])
     assert "\n" not in str(error.value)
+
+
+# Command lines with words that have no flag, and the same with flags.
+BARE = {
+    "train": (TrainConfig, "my_scene --final-budget 5 --eval", "-s my_scene --final-budget 5 --eval"),
+    "train, the scene last": (TrainConfig, "--final-budget 5 --eval my_scene", "-s my_scene --final-budget 5 --eval"),
+    "render": (RenderConfig, "run -s scene", "-m run -s scene"),
+    "render a model": (RenderConfig, "run/point_cloud/iteration_1/m.ply -s x", "-m {}/run --model {}/m.ply -s x"),
+    "render a saved step": (
+        RenderConfig,
+        "run/point_cloud/iteration_1/point_cloud.ply -s x",
+        "-m {}/run --iteration 1 -s x",
+    ),
+    "compress a saved step": (
+        CompressConfig,
+        "run/point_cloud/iteration_1/point_cloud.ply -s x",
+        "-m {}/run --iteration 1 -s x",
+    ),
+    "metrics": (MetricsConfig, "first second", "-m first second"),
+    "compress": (CompressConfig, "run -s scene", "-m run -s scene"),
+    "compress a model": (CompressConfig, "other.ply -s scene", "--ply other.ply -s scene"),
+    "view": (ViewConfig, "model.ply --up -z", "-m model.ply --up -z"),
+    "convert": (ConvertConfig, "video.mp4 -o scene", "--photos video.mp4 -o scene"),
+    "export": (ExportConfig, "a.ply b.ply --format spz", "--models a.ply b.ply --format spz"),
+}
+
+
+@pytest.mark.parametrize("name", BARE)
+def test_a_word_without_a_flag_is_what_the_command_is_about(name, tmp_path, monkeypatch):
+    """The scene of a training, the run or the model of the others; a file in a run folder is a model of this run."""
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "run" / "point_cloud" / "iteration_1" / "m.ply"
+    file.parent.mkdir(parents=True)
+    for path in (file, file.with_name("point_cloud.ply"), tmp_path / "other.ply", tmp_path / "run" / "cameras.json"):
+        path.write_text("")
+    cls, bare, flags = BARE[name]
+    flags = flags.replace("{}/m.ply", str(file.relative_to(tmp_path))).replace("{}", str(tmp_path))
+    assert cls.from_command_line(bare.split()) == cls.from_command_line(flags.split())
+
+
+def test_the_scene_of_a_model_in_a_run_folder_is_that_of_the_run(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"source_path": "/scene", "resolution": 2}))
+    (tmp_path / "m.ply").write_text("")
+    config = CompressConfig.from_command_line([str(tmp_path / "m.ply")])
+    assert (config.source_path, config.resolution, config.ply) == (Path("/scene"), 2, tmp_path / "m.ply")
+
+
+@pytest.mark.parametrize(
+    ("cls", "words", "said"),
+    [
+        (TrainConfig, "my_scene --final-budget 5 -s other", "'my_scene' has no flag and would be -s/--source-path"),
+        (TrainConfig, "my_scene other --final-budget 5", "'my_scene' and 'other' have no flag"),
+        (TrainConfig, "my_scene", "--final-budget is missing"),
+        (ViewConfig, "a.ply b.ply", "'a.ply' and 'b.ply' have no flag"),
+        (ViewConfig, "", "--model is missing"),
+        (MetricsConfig, "", "--model-paths is missing"),
+        (RenderConfig, f"{__file__} -s scene", "in no run folder"),
+        (CompressConfig, "", "no model to compress"),
+        (CompressConfig, __file__, "--source-path is missing"),
+    ],
+)
+def test_what_a_word_means_is_never_guessed(cls, words, said):
+    with pytest.raises(InputError, match=re.escape(said)) as error:
+        cls.from_command_line(words.split())
+    assert "\n" not in str(error.value)
+
+
+SCRIPTS = {
+    "train.py": TrainConfig, "render.py": RenderConfig, "metrics.py": MetricsConfig, "compress.py": CompressConfig,
+    "view.py": ViewConfig, "convert.py": ConvertConfig, "compress.py export": ExportConfig, "test.py": SuiteConfig,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_begins_with_two_examples_that_can_be_typed(script, capsys, monkeypatch):
+    """After the usage, and before the flags in their groups."""
+    cls, (program, *subcommand) = SCRIPTS[script], script.split()
+    monkeypatch.setattr(sys, "argv", [program])
+    more = ["about"] if cls is SuiteConfig else []
+    with pytest.raises(SystemExit):
+        cls.from_command_line(["--help"], *more)
+    usage, _, first, second, empty, *rest = capsys.readouterr().out.splitlines()
+    assert usage.startswith(f"usage: {script} ") and empty == ""
+    for line in (first, second):
+        python, name, *words = shlex.split(line)
+        assert (python, name, words[: len(subcommand)]) == ("python", program, subcommand)
+        if cls is CompressConfig and "-s" not in words:
+            words += ["-s", "that of the run"]
+        if cls is RenderConfig and "--video" not in words:
+            words += ["-s", "that of the run"]
+        cls.from_command_line(words[len(subcommand) :], *more)
+    assert [line for line in rest if line in ("basic:", "output:", "advanced:")][:1] == ["basic:"]
+
+
+def test_without_a_command_the_next_steps_are_ten_lines(capsys, monkeypatch):
+    """Each is a command of the table, and every script has one."""
+    monkeypatch.setattr(sys, "argv", ["compact-splats"])
+    __main__.main()
+    head, *lines = capsys.readouterr().out.splitlines()
+    assert len(lines) <= 9 and [line.split()[:2] for line in lines] == [
+        ["compact-splats", name] for name in __main__.COMMANDS
+    ]
+    modules = {module for module, *_ in __main__.COMMANDS.values()}
+    assert modules >= {f"commands.{path.stem}" for path in ROOT.glob("*.py") if path.stem != "setup"}
+
+
+def test_a_command_may_have_the_name_of_its_script(capsys, monkeypatch):
+    for word in ("suite-fast", "test-fast"):
+        monkeypatch.setattr(sys, "argv", ["compact-splats", word, "--help"])
+        with pytest.raises(SystemExit):
+            __main__.main()
+        assert capsys.readouterr().out.startswith("usage: compact-splats suite-fast DATA")
+    monkeypatch.setattr(sys, "argv", ["compact-splats", "trian"])
+    with pytest.raises(InputError, match="did you mean train"):
+        __main__.main()
+
+
+@pytest.mark.parametrize(
+    ("program", "command"),
+    [
+        ("train.py", "python view.py"),
+        ("../code/train.py", "python ../code/view.py"),
+        ("compact-splats train", "compact-splats view"),
+    ],
+)
+def test_a_training_ends_with_the_command_that_shows_its_result(program, command, monkeypatch):
+    """As the user called train.py; the name of the folder is one word."""
+    monkeypatch.setattr(sys, "argv", [program])
+    numbers = ("peak_rss_mb", "num_gaussians", "ply_mb", "training_minutes", "steps_per_second")
+    summary = dict.fromkeys(numbers, 1) | {"point_cloud": "my run/point_cloud.ply"}
+    last = describe(summary, 1, Path("my run")).splitlines()[-1].partition("  ")[2].strip()
+    assert last.startswith(f"{command} ")
+    assert ViewConfig.from_command_line(shlex.split(last.removeprefix(command))).model == Path("my run")
+
+
+# ---- without the environment ----
+
+MISSING = """
+import sys
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "{package}":
+            raise ModuleNotFoundError("No module named '{package}'", name="{package}")
+sys.meta_path.insert(0, Missing())
+"""
+OLD = "import sys; sys.version_info = (3, 9, 1)\n"
+RUN = """
+import runpy
+sys.argv = ['{script}', *{words}]
+sys.path.insert(0, '.')
+runpy.run_path('{script}', run_name='__main__')
+"""
+
+
+@pytest.mark.parametrize("script", ["train.py", "render.py", "metrics.py"])
+@pytest.mark.parametrize(
+    ("before", "said"),
+    [
+        (MISSING.format(package="torch"), "no package torch"),
+        (MISSING.format(package="usable_processors"), "no package usable_processors"),
+        (OLD, "Python 3.10 or later is needed, and this is Python 3.9"),
+    ],
+    ids=["torch", "the engine", "an old Python"],
+)
+def test_a_script_without_the_environment_says_how_to_make_it(script, before, said, tmp_path):
+    words = {
+        "train.py": [str(tmp_path), "--final-budget", "5", "-m", str(tmp_path / "run")],
+        "render.py": ["run", "-s", "x"],
+        "metrics.py": ["run"],
+    }
+    code = before + RUN.format(script=script, words=words[script])
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    assert said in done.stderr and "run `make setup` and `source .venv/bin/activate`" in done.stderr
+
+
+def test_who_imports_the_package_without_the_environment_gets_an_import_error():
+    code = MISSING.format(package="usable_processors") + "import compact_splats"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1 and "ImportError" in done.stderr and "make setup" in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("path", [*ROOT.glob("*.py"), ROOT / "compact_splats/__init__.py"], ids=lambda path: path.name)
+def test_an_old_python_can_read_what_tells_it_that_it_is_too_old(path):
+    ast.parse(path.read_text(), feature_version=(3, 7))
 
 
 @pytest.mark.parametrize("argv", [[], ["-s", "scene"], ["--final-budget", "5"]])

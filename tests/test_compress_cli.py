@@ -35,6 +35,7 @@ FLAGS = [
     ("--sparse 1", "sparse", 1),
     ("--eval", "eval", True),
     ("--antialiasing", "antialiasing", True),
+    ("--photo-memory 4GB", "photo_memory", "4GB"),
     ("--keep-nan", "keep_nan", True),
     ("--overwrite", "overwrite", True),
     ("--sh-degree 1", "sh_degree", 1),

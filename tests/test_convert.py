@@ -15,12 +15,13 @@ from PIL import ExifTags, Image
 from pose_errors import pose_errors
 from scipy.interpolate import interp1d
 from scipy.spatial.transform import Rotation, Slerp
+from video_writer import write
 
 from compact_splats.arguments import TrainConfig
 from compact_splats.commands import convert
 from compact_splats.demo.ray_tracer import unit
-from compact_splats.demo.scene import Lens, _write_colmap, make_poses, make_shapes, render_view
-from compact_splats.photogrammetry.diagnosis import Matches
+from compact_splats.demo.scene import Lens, make_poses, make_shapes, render_view, write_colmap
+from compact_splats.photogrammetry.diagnosis import Matches, few
 from compact_splats.photogrammetry.report import describe
 from compact_splats.scene.dataset import load_scene
 from compact_splats.utils.errors import InputError, Stopped
@@ -57,7 +58,7 @@ def given(tmp_path_factory) -> Path:
     names = [f"view_{i}.png" for i in range(NUM_PHOTOS)]
     for name, pose in zip(names, poses, strict=True):
         Image.fromarray(render_view(shapes, lens, pose)).save(scene / "images" / name)
-    _write_colmap(scene / "sparse" / "0", lens, poses, names, np.zeros((1, 3)), np.zeros((1, 3), np.uint8))
+    write_colmap(scene / "sparse" / "0", lens, poses, names, np.zeros((1, 3)), np.zeros((1, 3), np.uint8))
     return scene
 
 
@@ -211,7 +212,7 @@ def place(seed: int) -> np.ndarray:
         (blank, 1, "contains 1 photo,"),
         (blank, 3, "3 of 3 photos have almost no features"),
         (place, 3, "no two of the 3 photos match"),
-        (lambda seed: place(0), 3, "no two have enough parallax"),
+        (lambda seed: place(0), 3, "the camera did not move"),
     ],
     ids=["one photo", "blank photos", "different places", "a camera that does not move"],
 )
@@ -246,6 +247,72 @@ def test_a_user_who_stops_it_gets_nothing_half_done(given, tmp_path, monkeypatch
     with pytest.raises(Stopped):
         convert.main([str(tmp_path / "photos"), "-o", str(tmp_path / "scene"), "--quiet"])
     assert listing(tmp_path) == before
+
+
+def test_a_camera_that_turns_on_the_spot_is_an_error(tmp_path):
+    """Photos that one rotation maps on each other: H = K R K^-1. COLMAP alone may make a model of them."""
+    noise = np.random.default_rng(0).integers(0, 256, (100, 130, 3), dtype=np.uint8)
+    wall = np.asarray(Image.fromarray(noise).resize((960, 720), Image.Resampling.BICUBIC))
+    matrix = np.array([[300.0, 0, 160], [0, 300, 120], [0, 0, 1]])
+    shift = np.array([[1.0, 0, 320], [0, 1, 240], [0, 0, 1]])
+    (tmp_path / "photos").mkdir()
+    for i in range(5):
+        turn = Rotation.from_euler("yx", [5 * i - 10, 2 * (i % 2)], degrees=True).as_matrix()
+        to_wall = shift @ matrix @ turn @ np.linalg.inv(matrix)
+        photo = cv2.warpPerspective(wall, to_wall, (320, 240), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+        Image.fromarray(photo).save(tmp_path / "photos" / f"{i}.png")
+    before = listing(tmp_path)
+    with pytest.raises(InputError, match="turned on the spot"):
+        convert.main([str(tmp_path / "photos"), "-o", str(tmp_path / "scene"), "--quiet"])
+    assert listing(tmp_path) == before
+
+
+def test_an_overlay_is_no_scene(tmp_path):
+    """Different places under the same display: what matches does not move."""
+    display = np.random.default_rng(9).integers(0, 2, (15, 80), dtype=np.uint8).repeat(4, 0).repeat(4, 1) * 255
+    (tmp_path / "photos").mkdir()
+    for seed in range(3):
+        photo = place(seed).copy()
+        photo[:60] = display[..., None]
+        Image.fromarray(photo).save(tmp_path / "photos" / f"{seed}.png")
+    with pytest.raises(InputError, match="overlay"):
+        convert.main([str(tmp_path / "photos"), "-o", str(tmp_path / "scene"), "--quiet"])
+
+
+def test_a_part_without_points_is_no_scene(given, tmp_path, monkeypatch):
+    monkeypatch.setattr("compact_splats.photogrammetry.reconstruction.MIN_POINTS", 10**6)
+    (tmp_path / "photos").mkdir()
+    for name in ("view_0.png", "view_1.png"):
+        shutil.copy(given / "images" / name, tmp_path / "photos")
+    before = listing(tmp_path)
+    with pytest.raises(InputError, match="parallax"):
+        convert.main([str(tmp_path / "photos"), "-o", str(tmp_path / "scene"), "--quiet"])
+    assert listing(tmp_path) == before
+
+
+def test_the_causes_of_few_registered_photos_are_counted():
+    features = {"a": 900, "b": 900, "c": 900, "d": 12, "e": 900, "f": 900}
+    said = few(Matches(features, {("a", "b"): 90, ("b", "c"): 20}), {"a", "b"})
+    assert (
+        "1 have almost no features" in said and "2 match no other" in said and "1 match others but get no pose" in said
+    )
+
+
+def test_two_clips_of_one_name_and_photos_make_one_scene(given, tmp_path, capsys):
+    """Three inputs, three lenses; frames and photos that the names alone would mix up."""
+    pictures = [np.asarray(Image.open(path)) for path in sorted((given / "images").iterdir())]
+    for folder, chosen in (("a", pictures[:2]), ("b", pictures[2:4])):
+        (tmp_path / folder).mkdir()
+        write(tmp_path / folder / "clip.mkv", [picture / 255 for picture in chosen])
+    (tmp_path / "clip").mkdir()
+    for i, picture in enumerate(pictures[4:]):
+        Image.fromarray(picture).save(tmp_path / "clip" / f"frame_{i:06d}.png")
+    inputs = [str(tmp_path / name) for name in ("a/clip.mkv", "b/clip.mkv", "clip")]
+    convert.main([*inputs, "-o", str(tmp_path / "scene"), "--quiet"])
+    report = json.loads((tmp_path / "scene" / "convert.json").read_text())
+    assert report["registered"] == 6 and len(report["cameras"]) == 3
+    names = {camera.name.rsplit(".")[0] for camera in load_scene(tmp_path / "scene", eval=False).train}
+    assert names == {f"{folder}/frame_00000{i}" for folder in ("clip", "clip_2", "clip_3") for i in range(2)}
 
 
 def test_groups_of_photos_that_match():

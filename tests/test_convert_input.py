@@ -1,6 +1,7 @@
 """convert.py before structure from motion: flags, photos, frames of videos, and where the scene goes."""
 
 import dataclasses
+import os
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,11 +14,14 @@ import pytest
 from PIL import ExifTags, Image
 
 from compact_splats.arguments.convert import ConvertConfig
+from compact_splats.photogrammetry import sources
 from compact_splats.photogrammetry.frames import STEP, choose_frames, extract_frames, measure_frames
 from compact_splats.photogrammetry.pairs import NEIGHBOURS, is_sequential, pairs_to_match
-from compact_splats.photogrammetry.photos import find_photos, prepare_photos, safe_names
+from compact_splats.photogrammetry.photos import find_photos, safe_names
 from compact_splats.photogrammetry.scene_folder import FEATURES_BYTES, OUTPUTS, REPORT, check_free_space, new_scene
+from compact_splats.photogrammetry.sources import Source, find_sources
 from compact_splats.photogrammetry.stages import Stages
+from compact_splats.photogrammetry.video import Video
 from compact_splats.utils.errors import InputError
 from compact_splats.utils.signals import StopRequest
 
@@ -44,7 +48,7 @@ def corner_colours(pixels: np.ndarray) -> np.ndarray:
 
 def prepare(folder: Path, work: Path, masks: Path | None = None):
     work.mkdir()
-    return prepare_photos(folder, find_photos(folder), masks, work, quiet(), 2)
+    return sources.prepare([Source(folder, tuple(find_photos(folder)))], 0, masks, work, quiet(), 2)
 
 
 # ---- flags ----
@@ -69,14 +73,25 @@ def prepare(folder: Path, work: Path, masks: Path | None = None):
 )
 def test_a_flag_of_convert_sets_its_field_and_nothing_else(words, field, value):
     plain = ConvertConfig.from_command_line(NEEDED)
-    assert plain.input == Path("photos") and plain.scene == Path("scene")
+    assert plain.inputs == (Path("photos"),) and plain.scene == Path("scene")
     changed = ConvertConfig.from_command_line([*NEEDED, *words.split()])
     assert changed == dataclasses.replace(plain, **{field: value})
 
 
+def test_photos_may_be_given_one_by_one(tmp_path):
+    """In natural order, and only they; one that does not exist is refused by its name."""
+    for name in ("img_10.jpg", "img_9.jpg", "img_11.jpg"):
+        (tmp_path / name).write_bytes(b"")
+    words = [str(tmp_path / name) for name in ("img_10.jpg", "img_9.jpg")]
+    (source,) = find_sources(ConvertConfig.from_command_line([*words, "-o", "scene"]).inputs)
+    assert source == Source(tmp_path, ("img_9.jpg", "img_10.jpg"))
+    with pytest.raises(InputError, match="img_12.jpg does not exist"):
+        find_sources([Path(word) for word in (*words, str(tmp_path / "img_12.jpg"))])
+
+
 def test_the_layout_of_3dgs_is_named_by_one_flag():
     config = ConvertConfig.from_command_line(["-s", "place"])
-    assert (config.input, config.scene) == (Path("place/input"), Path("place"))
+    assert (config.inputs, config.scene) == ((Path("place/input"),), Path("place"))
 
 
 @pytest.mark.parametrize(
@@ -94,7 +109,6 @@ def test_the_layout_of_3dgs_is_named_by_one_flag():
         ([*NEEDED, "--max-size", "10"], "--max-size"),
         ([*NEEDED, "--seed", "-1"], "--seed"),
         ([*NEEDED, "--colmap", "x"], "unknown argument"),
-        ([*NEEDED, "more"], "unknown argument"),
     ],
 )
 def test_bad_flags_of_convert_are_one_line(words, said):
@@ -281,6 +295,123 @@ def test_masks_that_do_not_belong_to_the_photos_are_refused(tmp_path, name, size
         prepare(photos, tmp_path / "work", masks)
 
 
+# ---- several inputs ----
+
+
+def test_inputs_get_folders_of_their_own(tmp_path):
+    for name in ("a/walk/1.jpg", "b/walk/1.jpg", "b/walk.2/x.jpg", "loose 1.jpg", "loose 2.jpg", "b/walk.mp4"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    given = ["a/walk", "b/walk.mp4", "loose 2.jpg", "b/walk", "b/walk.2", "loose 1.jpg"]
+    found = find_sources([tmp_path / name for name in given])
+    prefixes = [source.prefix for source in found]
+    assert prefixes == ["walk/", "walk_2/", f"{tmp_path.name}/", "walk_3/", "walk.2/"]
+    assert found[2].names == ("loose 1.jpg", "loose 2.jpg") and [source.is_video for source in found].count(True) == 1
+    (alone,) = find_sources([tmp_path / "loose 1.jpg", tmp_path / "loose 2.jpg"])
+    assert alone == Source(tmp_path, ("loose 1.jpg", "loose 2.jpg"))
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["a", "a/"], "named twice"), (["a/1.jpg", "a/1.jpg"], "named twice"), (["a", "absent.mp4"], "does not exist"),
+        (["a/1.jpg"], "1 photo"), (["a", "empty"], "contains no photo"),
+    ],
+)  # fmt: skip
+def test_inputs_that_cannot_be_joined_are_one_line(tmp_path, names, said):
+    for folder in ("a", "empty"):
+        (tmp_path / folder).mkdir()
+    for name in ("1.jpg", "2.jpg"):
+        (tmp_path / "a" / name).touch()
+    with pytest.raises(InputError, match=said) as caught:
+        find_sources([tmp_path / name for name in names])
+    assert "\n" not in str(caught.value)
+
+
+def test_masks_of_several_inputs_lie_in_folders_of_their_names(tmp_path):
+    for folder in ("one", "two", "masks/two"):
+        (tmp_path / folder).mkdir(parents=True)
+    for folder in ("one", "two"):
+        Image.fromarray(corners()).save(tmp_path / folder / "a.jpg")
+    Image.new("L", (96, 64)).save(tmp_path / "masks" / "two" / "a.png")
+    given = find_sources([tmp_path / "one", tmp_path / "two"])
+    inputs = sources.prepare(given, 0, tmp_path / "masks", tmp_path, quiet(), 1)
+    assert {photo.name: photo.has_mask for photo in inputs.photos} == {"one/a.jpg": False, "two/a.jpg": True}
+    assert len({photo.lens for photo in inputs.photos}) == 2
+
+
+# ---- 360 degree photos ----
+
+
+def xmp(*sizes: int, projection: str = "equirectangular") -> bytes:
+    names = (
+        "FullPanoWidthPixels",
+        "FullPanoHeightPixels",
+        "CroppedAreaImageWidthPixels",
+        "CroppedAreaImageHeightPixels",
+    )
+    tags = " ".join(f'GPano:{name}="{size}"' for name, size in zip(names, sizes, strict=False))
+    return f'<rdf:Description GPano:ProjectionType="{projection}" {tags}/>'.encode()
+
+
+def write_panorama(path: Path, size: tuple[int, int] = (128, 64), maker: str = "", **more) -> None:
+    """Longitudes of a quarter of the width have one colour each: from the back, left, front and right."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Make] = maker
+    colours = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 0]], np.uint8)
+    stripes = np.roll(colours.repeat(size[0] // 4, 0), -size[0] // 8, 0)
+    Image.fromarray(stripes[None].repeat(size[1], 0)).save(path, quality=95, exif=exif, **more)
+
+
+@pytest.mark.parametrize(
+    ("more", "is_cut"),
+    [
+        ({"xmp": xmp(128, 64, 128, 64)}, True),
+        ({"xmp": xmp()}, True),
+        ({"xmp": b"<GPano:ProjectionType>equirectangular</GPano:ProjectionType>"}, True),
+        ({"xmp": xmp(projection="cylindrical")}, False),
+        ({"maker": "RICOH"}, True),
+        ({"maker": "Arashi Vision"}, True),
+        ({"maker": "Apple"}, False),
+        ({"maker": "RICOH", "size": (128, 72)}, False),
+    ],
+)
+def test_panoramas_are_told_by_their_tags(tmp_path, more, is_cut):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for name in ("a.jpg", "b.jpg"):
+        write_panorama(photos / name, **more)
+    inputs = prepare(photos, tmp_path / "work")
+    assert len(inputs.photos) == (12 if is_cut else 2)
+
+
+def test_faces_of_a_panorama_look_where_they_say(tmp_path):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for name in ("a.jpg", "b.jpg"):
+        write_panorama(photos / name, xmp=xmp())
+    inputs = prepare(photos, tmp_path / "work")
+    colours = {}
+    for photo in inputs.photos[:6]:
+        with Image.open(inputs.folder / photo.name) as face:
+            assert face.size == (32, 32)
+            colours[photo.name.split("/")[1]] = (np.asarray(face)[16, 16] > 127).tolist()
+    assert [colours[name] for name in ("back", "left", "front", "right")] == [
+        [True, False, False], [False, True, False], [False, False, True], [True, True, False]
+    ]  # fmt: skip
+    assert len({photo.lens for photo in inputs.photos}) == 6
+
+
+def test_a_part_of_a_panorama_is_left_out_and_said(tmp_path):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for name in ("a.jpg", "b.jpg"):
+        Image.fromarray(corners()).save(photos / name)
+    write_panorama(photos / "c.jpg", xmp=xmp(512, 256, 128, 64))
+    inputs = prepare(photos, tmp_path / "work")
+    assert len(inputs.photos) == 2 and "part of a panorama" in inputs.unreadable["c.jpg"]
+
+
 # ---- videos ----
 
 
@@ -316,7 +447,7 @@ def test_movement_and_sharpness_are_measured(tmp_path):
     frames = [np.ascontiguousarray(wall[:240, 6 * i : 6 * i + 300]) for i in range(12)]
     frames[7] = cv2.GaussianBlur(frames[7], (0, 0), 4)
     write_video(tmp_path / "v.mp4", frames)
-    sharpness, motion = measure_frames(tmp_path / "v.mp4", quiet())
+    sharpness, motion, _ = measure_frames(Video(tmp_path / "v.mp4"), quiet())
     assert motion[0] == 0
     np.testing.assert_allclose(motion[1:7], 0.02, atol=0.004)
     assert sharpness[7] < 0.5 * np.delete(sharpness, 7).min()
@@ -345,7 +476,7 @@ def test_a_video_that_breaks_off_gives_what_came_before(tmp_path):
     write_video(tmp_path / "v.mkv", [rng.integers(0, 256, (64, 96, 3), dtype=np.uint8) for _ in range(20)])
     whole = (tmp_path / "v.mkv").read_bytes()
     (tmp_path / "half.mkv").write_bytes(whole[: len(whole) // 2])
-    assert 2 <= len(measure_frames(tmp_path / "half.mkv", quiet())[0]) < 20
+    assert 2 <= len(measure_frames(Video(tmp_path / "half.mkv"), quiet())[0]) < 20
 
 
 def sound(path: Path) -> None:
@@ -400,7 +531,7 @@ def test_a_damaged_video_gives_frames_or_one_line(tmp_path, suffix):
 
 
 def build(scene: Path, source: Path, overwrite: bool = False, content: str = "new", error: Exception | None = None):
-    with new_scene(scene, source, overwrite) as work:
+    with new_scene(scene, [source], overwrite) as work:
         (work / "images").mkdir()
         (work / "images" / content).touch()
         (work / "scratch").touch()
@@ -432,6 +563,25 @@ def test_nothing_is_left_of_a_scene_that_fails(tmp_path, overwrite):
         with pytest.raises(InputError, match="can.t be written"):
             build(tmp_path / scene, tmp_path / "photos", overwrite, error=OSError("the disk is full"))
     assert listing(tmp_path) == before
+
+
+@pytest.mark.parametrize("stop_at", range(4))
+def test_ctrl_c_between_two_moves_leaves_the_old_scene(tmp_path, monkeypatch, stop_at):
+    """Also a second one, which is not waited for. The report, which says that a scene is complete, comes last."""
+    build(tmp_path / "scene", tmp_path / "photos", content="old")
+    before, replace, calls = listing(tmp_path), os.replace, []
+
+    def stopped(source, target):
+        calls.append(Path(target).name)
+        if len(calls) == stop_at + 1:
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    monkeypatch.setattr("os.replace", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        build(tmp_path / "scene", tmp_path / "photos", overwrite=True)
+    assert listing(tmp_path) == before and (tmp_path / "scene" / REPORT).read_text() == "old"
+    assert calls[: stop_at + 1] == [REPORT, "images", "images", REPORT][: stop_at + 1]
 
 
 def test_only_scenes_of_convert_are_replaced_and_only_when_told(tmp_path):

@@ -34,8 +34,8 @@ def test_registers_and_spills_are_those_of_each_kernel():
 
 
 def test_the_innermost_loop_ends_where_it_is_repeated():
-    """Without padding, the loop around it, and the way back from code behind the end."""
-    assert innermost_loop(CODE) == (3, 1)
+    """Without padding, and the way back from code behind the end; then the rest of the loop around it."""
+    assert innermost_loop(CODE) == (3, 2)
     assert innermost_loop(CODE[6:7]) == (0, 0)
 
 

@@ -11,7 +11,7 @@ from compact_splats.arguments.schedule import FAST, FULL
 from compact_splats.gaussian_renderer.gradient_stats import GradientStats
 from compact_splats.scene.cameras import Camera
 from compact_splats.scene.gaussian_model import PARAMETER_NAMES, GaussianModel
-from compact_splats.scene.photos import Planes
+from compact_splats.scene.photo_cache import PhotoCache, Planes
 from compact_splats.training.densification import Densification, draw_parents, lowest, split_long_axis
 from compact_splats.training.importance import EdgeImportance, edge_map, normalised_by_mean
 from compact_splats.training.sampling import draw_without_replacement
@@ -78,7 +78,7 @@ def test_edge_map_against_numpy():
 
 class FakePhoto:
     def __init__(self, pixels, mask=None):
-        self._pixels, self._mask, self.decoded = pixels, mask, 0
+        self._pixels, self._mask, self.decoded, self.cache = pixels, mask, 0, PhotoCache()
 
     def pixels(self):
         self.decoded += 1

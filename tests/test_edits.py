@@ -145,8 +145,32 @@ def test_marks_stay_and_must_agree_in_a_merged_model():
     assert merged([model, model]).offset == model.offset
     with pytest.raises(ValueError, match="some are anti-aliased"):
         merged([model, random_model()])
-    with pytest.raises(InputError, match="minus an offset of 1e"):
-        edited(model, EditConfig(scale=2.0))
+
+
+def placed(model):
+    """(N,3) float64: where the Gaussians are."""
+    return model["means"].astype(np.float64) + (model.offset or (0.0, 0.0, 0.0))
+
+
+def test_an_offset_moves_along_with_the_model():
+    model = SavedArrays(random_model(), offset=(4e6, -5e5, 7.0))
+    config = EditConfig(axes="y-up", scale=2.0, rotate="10,20,30", translate="1,2,3")
+    matrix = similarity(config)
+    moved = edited(model, config)
+    np.testing.assert_allclose(placed(moved), placed(model) @ matrix[:3, :3].T + matrix[:3, 3], rtol=0, atol=1e-5)
+    back = edited(model, EditConfig(translate="-4e6,5e5,-7"))
+    assert back.offset is None
+    np.testing.assert_allclose(back["means"], model["means"], rtol=0, atol=1e-6)
+    far = edited(SavedArrays(random_model()), EditConfig(translate="0,6e6,0"))
+    assert far.offset == (0.0, 6e6, 0.0)
+    np.testing.assert_array_equal(far["means"], random_model()["means"])
+
+
+def test_merged_models_with_different_offsets_are_where_each_was():
+    models = [SavedArrays(random_model(seed=i), offset=each) for i, each in enumerate((None, (9.0, 0, 0), (0, 5.0, 0)))]
+    both = merged(models)
+    assert both.offset == (9.0, 0, 0)
+    np.testing.assert_allclose(placed(both), np.concatenate([placed(each) for each in models]), atol=1e-5)
 
 
 def test_no_gaussian_left_is_an_error():

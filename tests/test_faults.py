@@ -16,13 +16,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from diff_gaussian_rasterization import RenderPass
 from kill_runs import BUDGET, SCENE, STEPS, result_of
+from rasterizer_cases import add_gradients as engine_adds
 
 from compact_splats.arguments import TrainConfig
 from compact_splats.gaussian_renderer import render
 from compact_splats.gaussian_renderer.gradient_stats import GradientStats
 from compact_splats.scene.gaussian_model import GaussianModel
-from compact_splats.training import run as run_module
 from compact_splats.training.faults import MOST_IN_A_ROW, SkippedViews
 from compact_splats.training.gradients import add_gradients
 from compact_splats.training.loading import load
@@ -126,16 +127,33 @@ class Poison:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, value: float, calls: range, of_loss: bool = False) -> None:
         self.value, self.calls, self.of_loss, self.count = value, calls, of_loss, 0
-        self._loss = run_module.photometric_loss
-        monkeypatch.setattr(run_module, "photometric_loss", self)
+        self._loss = RenderPass.photometric_loss
+        monkeypatch.setattr(RenderPass, "photometric_loss", lambda view, *args: self(view, *args))
 
-    def __call__(self, image: torch.Tensor, *args, **options):
+    def __call__(self, view: RenderPass, *args):
         self.count += 1
-        is_bad = self.count in self.calls
-        if is_bad and not self.of_loss:
-            image.register_hook(lambda gradient: gradient.index_fill(2, torch.tensor([7]), self.value))
-        result = self._loss(image, *args, **options)
-        return result * self.value if is_bad and self.of_loss else result
+        loss = self._loss(view, *args)
+        if self.count not in self.calls:
+            return loss
+        (view.v_image if self.of_loss else view.v_image[:, :, 7]).mul_(self.value)
+        return loss * self.value if self.of_loss else loss
+
+
+class GivenGradients:
+    """Stands for a view: gradients of a loss, by autograd, and the model's sums."""
+
+    def __init__(self, model: GaussianModel, loss: torch.Tensor) -> None:
+        found = torch.autograd.grad(loss, list(model.parameters.values()))
+        self.gradients, self._sums = dict(zip(model.parameters, found, strict=True)), model.waiting_gradients()
+
+    def add_gradients(self, loss: torch.Tensor, largest: float) -> torch.Tensor:
+        pairs = {name: (gradient.contiguous(), self._sums[name]) for name, gradient in self.gradients.items()}
+        self.gradients = {name: gradient for name, (gradient, _) in pairs.items()}
+        return engine_adds(loss, pairs, largest=largest, unchecked="sh_rest")
+
+
+def add_gradients_of(model: GaussianModel, loss: torch.Tensor) -> torch.Tensor:
+    return add_gradients(model, GivenGradients(model, loss), loss.detach())
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e25])
@@ -157,7 +175,7 @@ def test_a_view_that_is_not_finite_leaves_no_trace(value, of_loss):
         parts = [*model.parameters.values(), *moments, *waiting, stats.abs_grad_sum, stats.views]
         return [part.detach().clone() for part in parts if part is not None]
 
-    assert add_gradients(model, loss())
+    assert add_gradients_of(model, loss())
     model.update(("means",))
     before = state()
     if of_loss:
@@ -167,7 +185,7 @@ def test_a_view_that_is_not_finite_leaves_no_trace(value, of_loss):
         spoilt = model.parameters["quats"] * 1.0
         spoilt.register_hook(lambda gradient: gradient.index_fill(0, torch.tensor([2]), value))
         bad = bad + spoilt.sum()
-    is_usable = add_gradients(model, bad)
+    is_usable = add_gradients_of(model, bad)
     stats.add(GradientStats(torch.full((5,), value), torch.ones(5, dtype=torch.int32)), is_usable)
     assert is_usable if of_loss and value == 1e25 else not is_usable  # a large loss alone does no harm
     if not is_usable:
@@ -183,8 +201,8 @@ def test_where_nothing_may_be_waited_for_a_view_that_is_not_finite_adds_zeros(mo
     rows = shapes(0)
     model = GaussianModel({name: torch.ones(4, *size) for name, size in rows.items()}, 0)
     total = sum(values.sum() for values in model.parameters.values())
-    assert add_gradients(model, model.parameters["means"].sum() + 0 * total)
-    usable = add_gradients(model, sum(values.sum() for values in model.parameters.values()) * value)
+    assert add_gradients_of(model, model.parameters["means"].sum() + 0 * total)
+    usable = add_gradients_of(model, sum(values.sum() for values in model.parameters.values()) * value)
     expected = value if usable else 0.0
     assert bool(usable) == (value == 1)
     assert model.parameters["means"].grad.eq(1 + expected).all() and model.parameters["quats"].grad.eq(expected).all()
@@ -216,7 +234,7 @@ def test_gradients_add_up_with_the_bits_of_backward(name):
         for _ in range(2)
     )
     for factor in (1.0, 0.3, 7.7):
-        assert add_gradients(one, sum((row**3).sum() for row in one.parameters.values()) * factor)
+        assert add_gradients_of(one, sum((row**3).sum() for row in one.parameters.values()) * factor)
         (sum((row**3).sum() for row in two.parameters.values()) * factor).backward()
     assert torch.equal(one.parameters[name].grad, two.parameters[name].grad)
 
@@ -541,7 +559,7 @@ def test_a_training_that_does_not_fit_is_refused_before_it_begins(short_scene, t
         train(make_config(short_scene, tmp_path / "out", final_budget=1_000_000))
     said = str(error.value)
     assert re.match(r"memory: expected 3\.76 GiB at least, found (1\.[89]\d|2\.00) GiB free; ", said), said
-    assert said.endswith("ask for less by -r/--resolution, --final-budget or --sh-degree")
+    assert said.endswith("ask for less by -r/--resolution, --photo-memory, --final-budget or --sh-degree")
     assert not (tmp_path / "out").exists()
 
 

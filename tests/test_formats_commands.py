@@ -19,6 +19,7 @@ from compact_splats.arguments.render import RenderConfig
 from compact_splats.arguments.view import ViewConfig
 from compact_splats.commands import compress, train, view
 from compact_splats.compression import encode, read_model, write_gsz
+from compact_splats.compression.container import pack, unpack
 from compact_splats.compression.formats import spz
 from compact_splats.compression.load import load_model
 from compact_splats.gaussian_renderer import render
@@ -257,6 +258,22 @@ def test_info_says_what_is_inside(tmp_path, capsys):
         assert re.search(line, out), (line, out)
     with pytest.raises(InputError, match="a.ply.*sh_dc.*nan in Gaussian 7"):
         compress.main(["info", str(tmp_path / "a.ply"), "--keep-nan"])
+
+
+def test_info_says_the_bounds_of_a_gsz(tmp_path, capsys):
+    model = SavedArrays(random_rows(100, 3), offset=(1e6, 2.0, 0.0))
+    (tmp_path / "a.gsz").write_bytes(encode(model))
+    compress.main(["info", str(tmp_path / "a.gsz")])
+    out = capsys.readouterr().out
+    for axis, low, high in zip("xyz", model["means"].min(axis=0), model["means"].max(axis=0), strict=True):
+        found = re.search(rf"  {axis} +(\S+) to (\S+)", out)
+        assert np.allclose([float(found[1]), float(found[2])], [low, high], rtol=1e-3)
+    assert "offset      1000000 2 0" in out
+    header, streams = unpack((tmp_path / "a.gsz").read_bytes())
+    for bad in ([], [[1, 2, 3]], [[1, 2, "3"], [4, 5, 6]], [[1, 2, 1e300], [4, 5, 6]]):
+        (tmp_path / "a.gsz").write_bytes(pack({**header, "bounds": bad}, streams))
+        with pytest.raises(InputError, match="bounds"):
+            compress.main(["info", str(tmp_path / "a.gsz")])
 
 
 @pytest.mark.parametrize("command", ["info", "export"])

@@ -5,17 +5,15 @@ It is fetched by npm once, into the user's cache folder. Without npm or a networ
 
 import gzip
 import json
-import os
-import shutil
 import struct
 import subprocess
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from format_cases import ENDINGS, FORMATS, aligned, errors, first_sog, ksplat_bytes, random_rows, unit_quats
+from npm_packages import installed
 
 from compact_splats.compression.files import read_model
 from compact_splats.compression.formats import glb, sog, spz
@@ -33,28 +31,8 @@ Convert = Callable[..., Path]
 
 @pytest.fixture(scope="session")
 def command() -> list[str]:
-    """The program, installed beside no other project and only once."""
-    npm = shutil.which("npm")
-    if npm is None:
-        pytest.skip("npm is not found: no program that is not ours to check the files")
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "compact-splats"
-    folder = cache / "splat-transform-3.7.0"
-    if not (folder / "complete").exists():
-        cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=cache) as temporary:
-            fresh = Path(temporary) / "install"
-            fresh.mkdir()
-            try:
-                run = [npm, "install", "--prefix", str(fresh), "--no-audit", "--no-fund", *PACKAGES]
-                done = subprocess.run(run, capture_output=True, text=True, timeout=250, cwd=fresh)
-            except subprocess.TimeoutExpired:
-                pytest.skip("npm did not fetch splat-transform within 250 s")
-            if done.returncode:
-                pytest.skip(f"npm cannot fetch splat-transform: {done.stderr.strip()[-200:]}")
-            (fresh / "complete").touch()
-            shutil.rmtree(folder, ignore_errors=True)
-            fresh.rename(folder)
-    modules = folder / "node_modules"
+    """The program."""
+    modules = installed("splat-transform-3.7.0", *PACKAGES)
     return [str(modules / "node/bin/node"), str(modules / "@playcanvas/splat-transform/bin/cli.mjs"), "-q", "-w"]
 
 

@@ -514,6 +514,18 @@ def test_nodes_of_a_glb_move_turn_and_scale(tmp_path):
     assert max(errors(read_model(path), expected).values()) < 3e-6
 
 
+def test_a_glb_far_from_the_origin_keeps_its_digits(tmp_path):
+    """By the translation of a node: our files and those of maps, whose coordinates float32 can't hold."""
+    path, rows = tmp_path / "a.glb", random_rows(20, 8)
+    offset = (-2694044.75, 4297085.5, 3854578.125)
+    glb.write(path, SavedArrays(rows, offset=offset))
+    assert read_model(path).offset == offset
+    np.testing.assert_array_equal(read_model(path)["means"], rows["means"])
+    with_json(path, lambda document: document["nodes"][0].update(scale=[0.5, 0.5, 0.5]))
+    assert read_model(path).offset == offset
+    np.testing.assert_allclose(read_model(path)["means"], rows["means"] / 2, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     "change, message",
     [

@@ -14,7 +14,16 @@ import pytest
 import torch
 
 import compact_splats
-from compact_splats import FAST, GaussianModel, Scene, Training, load_scene, standard_strategies
+from compact_splats import (
+    FAST,
+    GaussianModel,
+    Scene,
+    Strategy,
+    Training,
+    load_scene,
+    photometric_loss,
+    standard_strategies,
+)
 from compact_splats.training.densification import split_long_axis
 
 ROOT = Path(__file__).parent.parent
@@ -62,6 +71,33 @@ def test_the_package_alone_loads_no_torch():
 def test_an_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="no attribute 'trainer'"):
         compact_splats.trainer  # noqa: B018
+
+
+# ---- the loss of a step ----
+
+
+class Pull(Strategy):
+    """Adds a term to the loss."""
+
+    def loss_term(self, training: Training) -> torch.Tensor:
+        return 0.1 * training.model.opacities.mean()
+
+
+def trained(scene: Scene, loss: Callable[..., torch.Tensor], strategies: tuple[Strategy, ...]) -> dict:
+    model = GaussianModel.from_points(scene.points, max_sh_degree=1, device="cpu")
+    losses = [step.loss for step in Training(scene, model, FAST.scaled(4 / FAST.iterations), strategies, loss=loss)]
+    return {**model.parameters, "losses": torch.stack(losses)}
+
+
+def test_a_loss_of_ones_own_and_a_term_have_the_bits_of_the_built_in_loss_and_autograd(scene):
+    def own(image: torch.Tensor, photo: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        return photometric_loss(image, photo, mask)
+
+    plain, same = trained(scene, photometric_loss, ()), trained(scene, own, ())
+    assert all(torch.equal(plain[name], same[name]) for name in plain)
+    pulled, again = trained(scene, photometric_loss, (Pull(),)), trained(scene, own, (Pull(),))
+    assert all(torch.equal(pulled[name], again[name]) for name in pulled)
+    assert pulled["opacity_logits"].sigmoid().mean() < plain["opacity_logits"].sigmoid().mean()
 
 
 # ---- docs/library.md and README.md ----

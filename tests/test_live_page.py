@@ -19,7 +19,8 @@ import torch
 from viewer_cases import cameras, rows_of, write_run
 
 from compact_splats.arguments import TrainConfig
-from compact_splats.arguments.view import run_folder
+from compact_splats.arguments.config import run_folder
+from compact_splats.arguments.view import ViewConfig
 from compact_splats.commands import view
 from compact_splats.gaussian_renderer import render
 from compact_splats.scene.gaussian_model import GaussianModel
@@ -31,7 +32,7 @@ from compact_splats.viewer import ports, splats, training
 from compact_splats.viewer.images import Filter, containing_fov, overlay_photo, rendered, window_camera
 from compact_splats.viewer.ranking import most_important, sizes
 from compact_splats.viewer.training import viewer_of
-from compact_splats.viewer.views import find_views
+from compact_splats.viewer.views import find_views, up_of
 
 ROOT = Path(view.__file__).parent
 BLACK = torch.zeros(3)
@@ -115,6 +116,70 @@ def test_any_number_of_cameras_gives_a_place_to_look_from(model, num):
     assert rendered(camera, model, BLACK).std() > 5
 
 
+@pytest.mark.parametrize("up", [None, (0, 0, 1), (0, 1, 0), (-2, 0, 0), (0.1, -1, 0.3)])
+def test_a_model_without_cameras_is_seen_upright(up):
+    """From a camera that is held level and looks at its middle; y points down where nothing is known."""
+    found = find_views({}, rows_of(50, 0)["means"], up)
+    expected = np.array((0, -1, 0) if up is None else up) / np.linalg.norm(up or 1)
+    pose = found.cameras[0].world_to_camera.numpy()
+    np.testing.assert_allclose(found.up, expected, atol=1e-9)
+    np.testing.assert_allclose(pose[:3, :3] @ expected, [0, -1, 0], atol=1e-6)
+    np.testing.assert_allclose(pose[:3, :3] @ pose[:3, :3].T, np.eye(3), atol=1e-6)
+    assert np.linalg.det(pose) == pytest.approx(1)
+    centre = pose[:3, :3] @ found.centre + pose[:3, 3]
+    np.testing.assert_allclose(centre[:2], 0, atol=1e-6)
+    assert centre[2] > 1
+
+
+def level_poses(up: np.ndarray, degrees: float, pitch: float) -> np.ndarray:
+    """World to camera of nine cameras on an arc, which are held level and look down by ``pitch``, degrees."""
+    first = np.cross(up, [0.6, 0, 0.8])
+    first /= np.linalg.norm(first)
+    second, down = np.cross(up, first), np.radians(pitch)
+    poses = np.tile(np.eye(4), (9, 1, 1))
+    for pose, angle in zip(poses, np.radians(np.linspace(0, degrees, 9)), strict=True):
+        ahead = np.cos(down) * (np.cos(angle) * first + np.sin(angle) * second) - np.sin(down) * up
+        right = np.cross(ahead, up) / np.cos(down)
+        pose[:3, :3] = right, np.cross(ahead, right), ahead
+    return poses
+
+
+@pytest.mark.parametrize(("degrees", "pitch"), [(60, 45), (340, 30), (180, -20), (90, 0)])
+def test_up_is_found_from_cameras_that_are_held_level(degrees, pitch):
+    """Exactly, wherever they look, also where all look down from one side; nearly, with a roll of some degrees."""
+    up = np.array([0.1, -0.9, 0.3]) / np.linalg.norm([0.1, -0.9, 0.3])
+    poses = level_poses(up, degrees, pitch)
+    np.testing.assert_allclose(up_of(poses), up, atol=1e-9)
+    rolls = np.radians(np.random.default_rng(0).normal(0, 2, 9))
+    for pose, roll in zip(poses, rolls, strict=True):
+        turn = [[np.cos(roll), -np.sin(roll), 0], [np.sin(roll), np.cos(roll), 0], [0, 0, 1]]
+        pose[:3, :3] = turn @ pose[:3, :3]
+    assert up_of(poses) @ up > np.cos(np.radians(6))
+
+
+def test_up_is_that_of_the_cameras_where_they_do_not_tell_more():
+    """One camera, several of one direction, and cameras that are rolled by quarters."""
+    poses = level_poses(np.array([0.0, -1, 0]), 0, 30)
+    np.testing.assert_allclose(up_of(poses), -poses[0, 1, :3], atol=1e-9)
+    np.testing.assert_allclose(up_of(poses[:1]), -poses[0, 1, :3], atol=1e-9)
+    upside_down = np.diag([-1.0, -1, 1, 1]) @ poses[0]
+    np.testing.assert_allclose(up_of(np.stack([poses[0], upside_down])), -poses[0, 1, :3], atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("z", (0, 0, 1)), ("-y", (0, -1, 0)), ("-X", (-1, 0, 0)), ("-1,2,0", (-1, 2, 0)), ("0,-1,0.2", (0, -1, 0.2))],
+)
+def test_up_is_a_flag(text, expected):
+    assert ViewConfig.from_command_line(["-m", "a.ply", "--up", text]).up_direction == expected
+
+
+@pytest.mark.parametrize("text", ["0,0,0", "w", "1,2", "nan,0,1", ""])
+def test_an_up_that_is_no_direction_is_refused(text):
+    with pytest.raises(InputError, match="--up must be x, y, z"):
+        ViewConfig.from_command_line(["-m", "a.ply", f"--up={text}"])
+
+
 def test_cameras_of_one_name_are_told_apart(model):
     twins = tuple(replace(camera, name="photo.png") for camera in cameras(3))
     assert len(set(find_views({"": twins}, model.means.detach().numpy()).labels)) == 3
@@ -135,6 +200,12 @@ def test_a_taken_port_is_refused_with_who_has_it_and_a_free_one(taken, tmp_path)
     said = str(caught.value)
     assert f"port {taken} is in use by" in said and "process" in said
     ports.check_port("127.0.0.1", int(re.search(r"use port (\d+)", said)[1]))
+
+
+def test_what_cannot_be_served_or_written_is_refused_before_the_model_is_read(taken, tmp_path):
+    for flags, said in ((["--port", str(taken)], f"port {taken}"), (["--html", "/proc/out.html"], "/proc")):
+        with pytest.raises(InputError, match=said):
+            view.main(["-m", str(tmp_path / "nothing.ply"), *flags, "--quiet"])
 
 
 def test_a_training_whose_port_is_taken_writes_nothing(taken, tiny_scene_dir, tmp_path):
@@ -240,14 +311,6 @@ def script(*command: str):
             process.communicate()
 
 
-@pytest.fixture(scope="module")
-def chromium():
-    if reason := browser.why_not():
-        pytest.skip(reason)
-    with browser.browser() as found:
-        yield found
-
-
 def press(visit: browser.Visit, what: str) -> None:
     visit.page.locator("button", has_text=what).first.dispatch_event("click")
 
@@ -287,9 +350,22 @@ def test_a_browser_shows_our_render_at_rest_and_splats_like_it(chromium, tmp_pat
         mine.nth(1).dispatch_event("click")  # "exact at rest"
         visit.page.wait_for_timeout(1500)
         assert 38 < best_likeness(visit, expected(1), 38) < 60  # measured: 45.7 dB
+        with browser.visit(chromium, address, 390, 844, is_offline=False) as phone:
+            check_phone(phone.page)
         assert [each for each in visit.complaints if not each.startswith(KNOWN)] == []
         process.terminate()
         assert process.wait(20) == 143
+
+
+def check_phone(page) -> None:
+    """The controls are closed at first, and what is at the bottom of the page covers less than a seventh of it."""
+    page.get_by_text("Controls").wait_for()
+    page.wait_for_timeout(1000)  # the panel moves to its place
+    assert page.get_by_text("run", exact=True).bounding_box()["y"] > 844 * 6 / 7
+    sliders = page.get_by_text("SH degree")
+    assert not sliders.is_visible()
+    page.get_by_text("Controls").click()
+    sliders.wait_for()
 
 
 def test_a_training_is_paused_and_goes_on(chromium, tiny_scene_dir, tmp_path):

@@ -185,10 +185,10 @@ def test_a_bug_keeps_its_traceback():
 
 def test_the_flags_that_save_memory_exist():
     """What the line proposes can be typed."""
-    assert flags_that_save_memory(TrainConfig) == "-r/--resolution, --final-budget or --sh-degree"
-    assert flags_that_save_memory(RenderConfig) == "-r/--resolution"
+    assert flags_that_save_memory(TrainConfig) == "-r/--resolution, --photo-memory, --final-budget or --sh-degree"
+    assert flags_that_save_memory(RenderConfig) == "-r/--resolution or --photo-memory"
     words = ["-r", "2", "--final-budget", "5", "--sh-degree", "1"]
-    assert given(TrainConfig, words, "") == {"resolution": 2, "final_budget": 5, "sh_degree": 1}
+    assert given(TrainConfig, words, "", ()) == {"resolution": 2, "final_budget": 5, "sh_degree": 1}
 
 
 def pretend(

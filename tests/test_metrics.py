@@ -1,9 +1,15 @@
 """metrics.py and LPIPS: from PNG pairs to results.json, and errors for bad folders."""
 
+import functools
+import hashlib
+import http.server
 import importlib.util
 import json
+import shutil
+import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import cv2
@@ -13,6 +19,7 @@ import torch
 from torch import nn
 
 from compact_splats.commands import metrics
+from compact_splats.gaussian_renderer import lpips
 from compact_splats.gaussian_renderer.lpips import Lpips
 from compact_splats.suite.comparison import comparison
 from compact_splats.suite.pairs import find_pairs
@@ -130,13 +137,75 @@ def test_results_have_the_3dgs_layout_and_come_from_the_files(model, checkpoint,
     assert f"{results['ours_700']['PSNR']:.2f}" in capsys.readouterr().out
 
 
-def test_without_weights_lpips_is_null_with_a_reason_and_the_rest_is_reported(model, capsys, monkeypatch, tmp_path):
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "empty"))
+@pytest.fixture
+def served(tmp_path, checkpoint, monkeypatch) -> Path:
+    """A folder that a server on this machine has in place of the internet, with the checkpoint and linear weights."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+    shutil.copy(checkpoint, folder / "vgg16.pth")
+    draw = torch.Generator().manual_seed(1)
+    widths = enumerate((64, 128, 256, 512, 512))
+    linear = {f"lin{k}.model.1.weight": torch.rand(1, width, 1, 1, generator=draw) for k, width in widths}
+    torch.save(linear, folder / "linear.pth")
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        for name, file in (("VGG", "vgg16.pth"), ("LINEAR", "linear.pth")):
+            digest = hashlib.sha256((folder / file).read_bytes()).hexdigest()[:8]
+            url = f"http://127.0.0.1:{server.server_port}/{file}"
+            monkeypatch.setattr(lpips, name, (url, f"cached-{file}", digest))
+        monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+        monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)  # the package lpips is not installed
+        yield folder
+        server.shutdown()
+
+
+def test_weights_are_downloaded_once_and_kept(model, served, capfd):
+    metrics.main(["-m", str(model), "--device", "cpu"])
+    found = json.loads((model / "results.json").read_text())["ours_700"]["LPIPS"]
+    out, progress = capfd.readouterr()
+    assert found > 0 and out.count("downloading") == 2 and "100%" in progress
+    cache = served.parent / "hub" / "checkpoints"
+    assert sorted(path.name for path in cache.iterdir()) == ["cached-linear.pth", "cached-vgg16.pth"]
+    for path in served.iterdir():
+        path.unlink()
+    metrics.main(["-m", str(model), "--device", "cpu"])
+    assert json.loads((model / "results.json").read_text())["ours_700"]["LPIPS"] == found
+    assert "downloading" not in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("fault", ["other content", "not there", "no answer"])
+def test_a_download_that_fails_leaves_lpips_out_and_nothing_in_the_cache(fault, model, served, capsys, monkeypatch):
+    if fault == "other content":
+        (served / "vgg16.pth").write_bytes(b"a page of a hotel's network")
+    elif fault == "not there":
+        (served / "vgg16.pth").unlink()
+    else:
+        quiet = socket.create_server(("127.0.0.1", 0))
+        monkeypatch.setattr(lpips, "NO_ANSWER", 0.2)
+        monkeypatch.setattr(lpips, "VGG", (f"http://127.0.0.1:{quiet.getsockname()[1]}/a.pth", *lpips.VGG[1:]))
+    metrics.main(["-m", str(model), "--device", "cpu"])
+    results = json.loads((model / "results.json").read_text())["ours_700"]
+    assert results["LPIPS"] is None and results["PSNR"] > 0
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("LPIPS is left out"))
+    assert "--vgg" in line and str(served.parent / "hub" / "checkpoints" / "cached-vgg16.pth") in line
+    assert not list((served.parent / "hub" / "checkpoints").iterdir())
+
+
+def test_without_weights_lpips_is_null_with_a_reason_and_the_rest_is_reported(model, capsys):
     metrics.main(["-m", str(model), "--device", "cpu"])
     results = json.loads((model / "results.json").read_text())["ours_700"]
     assert results["LPIPS"] is None and results["PSNR"] > 0 and results["SSIM"] is not None
     reasons = [line for line in capsys.readouterr().out.splitlines() if line.startswith("LPIPS is left out")]
     assert len(reasons) == 1
+
+
+def test_no_lpips_downloads_nothing(model, served, capsys):
+    metrics.main(["-m", str(model), "--device", "cpu", "--no-lpips"])
+    assert json.loads((model / "results.json").read_text())["ours_700"]["LPIPS"] is None
+    assert "LPIPS:" not in capsys.readouterr().out
+    with pytest.raises(InputError, match="--vgg and --no-lpips"):
+        metrics.main(["-m", str(model), "--no-lpips", "--vgg", str(served / "vgg16.pth")])
 
 
 def test_equal_images_give_valid_json(model):

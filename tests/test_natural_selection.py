@@ -182,7 +182,8 @@ def run(schedule, budget: int, num: int, mode: str = "natural") -> tuple[list[in
         rates, loss = base, torch.zeros(())
         for strategy in strategies:
             rates = strategy.learning_rates(step, rates)
-            loss = strategy.before_backward(training, loss)
+            term = strategy.loss_term(training)
+            loss = loss if term is None else loss + term
         factors[step] = rates["opacity_logits"] / base["opacity_logits"]
         if loss.requires_grad:
             model.set_learning_rates({**rates, "opacity_logits": 200 * rates["opacity_logits"]})
@@ -236,10 +237,10 @@ def test_each_round_of_the_fast_schedule_ends_at_the_budget_and_starts_anew():
 def test_cutoff_keeps_the_highest_opacities_at_once_and_regularises_nothing():
     opacities = torch.rand(300, generator=seeded(4))
     (replaced,) = FULL.selection_rounds
-    model, cutoff, loss = make_model(opacities), OpacityCutoff(replaced, 100), torch.ones(())
+    model, cutoff = make_model(opacities), OpacityCutoff(replaced, 100)
     for step, num in ((14_999, 300), (15_000, 100), (15_001, 100)):
         training = SimpleNamespace(step=step, model=model)
-        assert cutoff.before_backward(training, loss) is loss
+        assert cutoff.loss_term(training) is None
         cutoff.after_step(training)
         assert model.num_gaussians == num
     expected = opacities.sort().values[-100:]

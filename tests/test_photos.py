@@ -394,7 +394,7 @@ def test_threads_decode_each_photo_once(tmp_path, monkeypatch):
     write_colmap(tmp_path, num_images=9)
     scene = load_scene(tmp_path)
     decoded = _watch_decoding(monkeypatch)
-    decoding = Decoding(scene, CPU)
+    decoding = Decoding(scene, CPU, tmp_path)
     askers = [threading.Thread(target=camera.photo.pixels) for camera in scene.train for _ in range(4)]
     for thread in askers:
         thread.start()
@@ -409,12 +409,13 @@ def test_photos_are_decoded_before_they_are_used(tmp_path, monkeypatch):
     write_colmap(tmp_path, num_images=9)
     scene = load_scene(tmp_path)
     decoded = _watch_decoding(monkeypatch)
-    decoding = Decoding(scene, CPU)
+    decoding = Decoding(scene, CPU, tmp_path)
     deadline = time.monotonic() + 20
     while not decoding.is_over and time.monotonic() < deadline:
         time.sleep(0.01)
     assert sorted(decoded) == sorted(camera.name for camera in scene.train + scene.test)
-    assert decoding.finish() == 9 * 3 * 30 * 40, "bytes of all photos"
+    decoding.finish()
+    assert scene.photos.num_bytes == 9 * 3 * 30 * 40, "bytes of all photos"
     assert decoding.is_over
 
 
@@ -424,7 +425,7 @@ def test_a_broken_photo_ends_the_decoding_and_is_named(tmp_path):
     scene = load_scene(tmp_path)
     broken = scene.train[2].photo
     broken.path.write_bytes(broken.path.read_bytes()[:500])
-    with closing(Decoding(scene, CPU)) as decoding:
+    with closing(Decoding(scene, CPU, tmp_path)) as decoding:
         with pytest.raises(InputError, match=broken.path.name):
             decoding.finish()
         assert decoding.is_over
@@ -434,11 +435,11 @@ def test_a_broken_photo_ends_the_decoding_and_is_named(tmp_path):
 
 
 def _watch_decoding(monkeypatch) -> list[str]:
-    decoded, original = [], Photo._decode
+    decoded, original = [], Photo.decode
 
     def decode(self):
         decoded.append(self.path.name)
         return original(self)
 
-    monkeypatch.setattr(Photo, "_decode", decode)
+    monkeypatch.setattr(Photo, "decode", decode)
     return decoded

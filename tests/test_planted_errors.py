@@ -40,7 +40,9 @@ MISTAKES = {
     "index: a segment begins with the state of the next": Mistake(
         "cuda_blend.cu", "tile_begin / kSegment + segment - 1)", "tile_begin / kSegment + segment)"
     ),
-    "index: a row of pixels ends one too late": Mistake("cuda_blend.cu", "corner.x + kTile)", "corner.x + kTile + 1)"),
+    "index: a block of pixels lies one row too low": Mistake(
+        "cuda_blend.cu", "block / kWarpsAcross * kBlockHeight)", "block / kWarpsAcross * kBlockHeight + 1)"
+    ),
     "numbers: a reciprocal has 10 right bits": Mistake(
         "cuda_blend.cu", "approximate_reciprocal(1 - capped)", "approximate_reciprocal(1 - capped) * 1.001f"
     ),
@@ -62,13 +64,11 @@ MISTAKES = {
         "if (!is_inside) return;\n    write_pixel(",
         says="CudaError: blend: cudaErrorLaunchFailure",
     ),
-    "shuffle: a number skips a lane on its way through the warp": Mistake(
-        "cuda_blend.cu", "flow.remainder, 1)", "flow.remainder, 2)"
+    "shuffle: the sums of another splat are added": Mistake(
+        "cuda_blend.cu", "from_lane(pass.sum, lanes)", "from_lane(pass.sum, lanes / 2)"
     ),
-    "shuffle: a number goes through the warp the other way": Mistake(
-        "cuda_blend.cu",
-        "__shfl_up_sync(kAllLanes, flow.transmittance, 1), ",
-        "__shfl_down_sync(kAllLanes, flow.transmittance, 1), ",
+    "shuffle: a splat visits the pixels of a block that it does not touch": Mistake(
+        "cuda_blend.cu", "touched >> block & 1;", "touched >> (block ^ 1) & 1;"
     ),
     "stream: the number of instances is read before it is there": Mistake(
         "cuda_tiles.cu",

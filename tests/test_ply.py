@@ -83,6 +83,20 @@ def test_files_of_other_tools_are_read_by_name(tmp_path, options):
     np.testing.assert_array_equal(rows["sh_rest"][:, 2, 1], columns["f_rest_5"])
 
 
+def test_coordinates_in_double_keep_their_digits(tmp_path):
+    """Those of a map, 4e6 m from the origin: float32 has steps of 0.25 m there."""
+    rows, offset = random_rows(30), np.array([-2694044.5, 4297085.5, 3854578.25])
+    ply.write(tmp_path / "a.ply", rows)
+    vertices = PlyData.read(tmp_path / "a.ply")["vertex"].data
+    kinds = [(name, "f8" if name in "xyz" else "f4") for name in vertices.dtype.names]
+    far = vertices.astype(kinds)
+    for axis, shift in zip("xyz", offset, strict=True):
+        far[axis] += shift
+    PlyData([PlyElement.describe(far, "vertex")]).write(tmp_path / "far.ply")
+    read = ply.read(tmp_path / "far.ply")
+    np.testing.assert_allclose(read["means"] + np.array(read.offset), rows["means"] + offset, rtol=0, atol=1e-6)
+
+
 def write_without(path, missing: set[str], **values: float) -> None:
     kept = [name for name in names(15) if name not in missing]
     vertices = np.zeros(4, [(name, "f4") for name in kept])

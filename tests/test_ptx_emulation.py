@@ -363,11 +363,11 @@ PLANTED = {
     "barrier: a batch of splats is read before all of it is loaded": "no barrier between or was never written",
     "barrier: threads without a pixel do not come": " returned: bar.",
     "memory: one more than there is": "are outside of all arrays",
-    "memory: the last segment of a tile has no number": "depends on a value that was never written",
+    "memory: the last block of a tile has no number": "depends on a value that was never written",
 }
 MISTAKES = MISTAKES | {
-    "memory: the last segment of a tile has no number": Mistake(
-        "cuda_tiles.cu", "s < segment_begin[tile + 1]; ++s", "s + 1 < segment_begin[tile + 1]; ++s"
+    "memory: the last block of a tile has no number": Mistake(
+        "cuda_tiles.cu", "block < end; ++block", "block + 1 < end; ++block"
     )
 }
 RUN = """

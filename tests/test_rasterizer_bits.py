@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch_reference as reference
 import usable_processors
-from diff_gaussian_rasterization import photometric_loss
+from diff_gaussian_rasterization import RenderPass, photometric_loss
 from diff_gaussian_rasterization.optimizer import Adam
 from rasterizer_cases import CPU, OUTPUTS, Case, make_case, random_rotation, relative_error
 
@@ -101,6 +101,38 @@ def test_without_a_number_of_threads_as_many_as_torch_are_used(monkeypatch):
     finally:
         torch.set_num_threads(before)
     assert used == [("forward", 3), ("importance", 3), ("photometric_loss", 3), ("adam", 3), ("forward", 2)]
+
+
+@pytest.mark.usefixtures("deterministic")
+@pytest.mark.parametrize("frozen", [(), ("quats", "sh_rest")])
+def test_a_pass_without_autograd_gives_the_bits_of_autograd(engine, frozen):
+    """Image, loss, gradients, sums and statistics, with a mask; rows that require no gradient have none."""
+    case = make_case(5, 300, 70, 50)
+    on = {"device": engine.device}
+    photo = torch.randint(0, 256, (3, 50, 70), generator=torch.Generator().manual_seed(1), dtype=torch.uint8).to(**on)
+    mask = (torch.rand(50, 70, generator=torch.Generator().manual_seed(2)) < 0.7).to(**on)
+    rows = {name: value.to(**on, dtype=torch.float32).requires_grad_(name not in frozen)
+            for name, value in case.inputs.items()}  # fmt: skip
+
+    def new_stats() -> tuple:
+        return torch.zeros(300, **on), torch.zeros(300, **on, dtype=torch.int32)
+
+    by_autograd, direct = new_stats(), new_stats()
+    out = engine.rasterize(case, rows, torch.float32, stats=by_autograd)
+    with engine.active():
+        loss = photometric_loss(out.image, photo, mask=mask, ssim_weight=0.3).loss
+        wanted = {name: row for name, row in rows.items() if name not in frozen}
+        expected = dict(zip(wanted, torch.autograd.grad(loss, list(wanted.values())), strict=True))
+        waiting = torch.ones_like(rows["means"])
+        view = RenderPass(engine.view(case, torch.float32), rows, {"means": waiting}, sh_degree=case.sh_degree,
+                          antialiased=case.antialiased)  # fmt: skip
+        value = view.photometric_loss(photo, mask, 0.3)
+        view.backward(direct)
+        assert view.add_gradients(value, largest=1e30)
+    assert torch.equal(view.image, out.image) and torch.equal(view.radii, out.radii) and torch.equal(value, loss)
+    assert_same_bits(view.gradients, expected)
+    assert torch.equal(waiting, 1 + expected["means"])
+    assert all(map(torch.equal, direct, by_autograd)) and direct[1].any()
 
 
 @pytest.mark.usefixtures("deterministic")

@@ -63,6 +63,7 @@ CASES = {
     "all culled": behind(make_case(31, 50, 35, 20, in_front=True)),
     "most invisible": with_invisible(make_case(35, 300, 35, 20, in_front=True), 20, 280),
     "hundreds of tiles each": make_case(32, 12, 400, 330, in_front=True, size=25.0),
+    "most tiles empty": make_case(36, 3, 200, 200, in_front=True, size=0.2),
     "more rows of tiles than lanes": make_case(33, 8, 70, 700, in_front=True, size=25.0, color="sh0"),
     "a thousand": make_case(34, 1000, 99, 70, size=0.5, color="sh2"),
 } | {f"{num} in one pixel": many_in_one_pixel(num) for num in (127, 128, 129, 255, 256, 257, 513)}

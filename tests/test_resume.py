@@ -350,7 +350,8 @@ def test_every_flag_says_whether_it_may_change():
     """A new flag of the method must not be passed over by accident."""
     free = {field.name for field in dataclasses.fields(TrainConfig) if field.metadata["may_change"]}
     assert free == {
-        "source_path", "model_path", "all_photos", "keep_nan", "device", "threads", "test_iterations",
+        "source_path", "photo_memory", "model_path", "all_photos", "keep_nan", "device", "threads",
+        "test_iterations",
         "save_iterations", "checkpoint_every", "resume", "tensorboard", "viewer", "quiet",
     }  # fmt: skip
 

@@ -339,14 +339,14 @@ def files_of(folder: Path) -> dict[Path, bytes]:
 
 def delay_decoding(monkeypatch, name: str, wait: Callable[[], object]) -> None:
     """Let ``wait`` return before the photo is decoded."""
-    decode = Photo._decode
+    decode = Photo.decode
 
     def delayed(photo: Photo):
         if photo.path.name == name:
             wait()
         return decode(photo)
 
-    monkeypatch.setattr(Photo, "_decode", delayed)
+    monkeypatch.setattr(Photo, "decode", delayed)
 
 
 def test_missing_photos_can_be_refused(tiny_scene_dir, tmp_path):

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
+from compact_splats import HOW_TO_INSTALL
 from compact_splats.utils.memory import free_memory
 
 _MAX_CHARACTERS = 500  # of each part of a message: parts may quote files
@@ -81,8 +82,9 @@ def exit_code_of(error: Exception) -> int:
 def run_script(main: Callable[[], None], *, less_memory: str = "") -> NoReturn:
     """Run ``main`` and exit.
 
-    Exit code 0; 2 with one line on stderr after an ``InputError``, out of memory, and GPU errors; 128 plus the signal
-    number with one line after ``Stopped`` and Ctrl-C. Any other exception is a bug and keeps its traceback.
+    Exit code 0; 2 with one line on stderr after an ``InputError``, out of memory, GPU errors, and where a package is
+    not installed; 128 plus the signal number with one line after ``Stopped`` and Ctrl-C. Any other exception is a bug
+    and keeps its traceback.
 
     Args:
         main: the script.
@@ -94,7 +96,7 @@ def run_script(main: Callable[[], None], *, less_memory: str = "") -> NoReturn:
         number, said = (error.signal_number, error.said) if isinstance(error, Stopped) else (signal.SIGINT, "stopped")
         print(said, file=sys.stderr)
         sys.exit(128 + number)
-    except (InputError, MemoryError, RuntimeError) as error:
+    except (InputError, ModuleNotFoundError, MemoryError, RuntimeError) as error:
         line = _line_for_user(error, less_memory)
         if line is None:
             raise
@@ -107,6 +109,9 @@ def _line_for_user(error: Exception, less_memory: str) -> str | None:
     """The line to print; None for a bug."""
     if isinstance(error, InputError):
         return str(error)
+    if isinstance(error, ModuleNotFoundError):
+        name = (error.name or "compact_splats").partition(".")[0]
+        return None if name == "compact_splats" else f"{sys.executable} has no package {name}; {HOW_TO_INSTALL}"
     kinds = {kind.__name__ for kind in type(error).__mro__}  # by name: torch and the engine need not be imported here
     if kinds & {"MemoryError", "OutOfMemoryError"} or _OUT_OF_MEMORY.search(str(error)):
         on_gpu = bool(kinds & {"OutOfMemoryError", "CudaError"}) or "CUDA" in str(error)

@@ -59,7 +59,7 @@ def atomic_write(path: str | Path, *, durable: bool = False, num_bytes: int = 0)
 
 def _cannot_write(path: Path, num_bytes: int, error: OSError) -> InputError:
     """The reason; for a full disk, the space needed and the space free."""
-    free = _free_space(path)
+    free = free_space(path)
     if error.errno == errno.ENOSPC or (free is not None and free < num_bytes):
         needed = f"{readable(num_bytes)} needed, " if num_bytes else ""
         is_quota = free is not None and free > max(num_bytes, 1 << 20)
@@ -68,13 +68,17 @@ def _cannot_write(path: Path, num_bytes: int, error: OSError) -> InputError:
     return InputError(f"{path} can't be written: '{error}'; choose another folder or free this one")
 
 
-def _free_space(path: Path) -> int | None:
+def free_space(path: Path) -> int | None:
     """Bytes free on the disk of a path, which need not exist; None if unknown."""
     try:
-        nearest = next(each for each in (path.absolute(), *path.absolute().parents) if each.exists())
-        return shutil.disk_usage(nearest).free
+        return shutil.disk_usage(existing_parent(path)).free
     except OSError:
         return None
+
+
+def existing_parent(path: Path) -> Path:
+    """The path itself, or the nearest folder above it that exists."""
+    return next(each for each in (path.absolute(), *path.absolute().parents) if each.exists())
 
 
 def write_json(path: str | Path, content: Any) -> None:
@@ -141,9 +145,8 @@ def check_writable(folder: Path) -> None:
     Raises:
         InputError: it can't.
     """
-    nearest = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     try:
-        with tempfile.NamedTemporaryFile(dir=nearest):
+        with tempfile.NamedTemporaryFile(dir=existing_parent(folder)):
             pass
     except OSError as error:
         raise InputError(f"folder {folder} can't be written: '{error}'; choose another folder") from error

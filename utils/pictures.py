@@ -1,6 +1,7 @@
 """Untrusted photos and masks: opened only in photo formats, and only if their headers are plausible.
 
-Headers are checked before pixels are decoded. Orientation tags are left to the caller.
+Headers are checked before pixels are decoded. Orientation tags are left to the caller. Colours of photos are converted
+to sRGB (:mod:`compact_splats.utils.profiles`), masks are not.
 """
 
 import io
@@ -15,6 +16,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
 from compact_splats.utils.errors import InputError
+from compact_splats.utils.profiles import conversion_to_srgb, read_codes
 
 MAX_PIXELS = 1 << 28  # width x height; more than cameras have
 # Up to here a few bytes may encode all pixels, as in masks of one colour. A larger photo needs more bytes.
@@ -75,7 +77,7 @@ def open_picture(path: Path) -> Iterator[Image.Image]:
             _check_scans(path, content)
         if content and content.rfind(_END_OF_IMAGE) < content.rfind(_START_OF_SCAN):
             with Image.open(io.BytesIO(_completed(path, content)), formats=("JPEG",)) as picture:
-                picture.info["completed"] = True
+                picture.info |= {"completed": True, "path": str(path)}
                 yield picture
         else:
             yield picture
@@ -126,13 +128,19 @@ def turned(picture: Image.Image, orientation: int) -> Image.Image:
 
 
 def rgb_and_alpha(picture: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
-    """(H,W,3) uint8 RGB and, if the picture has alpha, (H,W) uint8 alpha."""
+    """(H,W,3) uint8 sRGB and, if the picture has alpha, (H,W) uint8 alpha."""
     if picture.mode.startswith("I;16"):  # 16-bit grey, which Pillow would clip instead of scaling
-        picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+        grey = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+        grey.info = picture.info
+        picture = grey
+    convert = conversion_to_srgb(picture)
     if picture.has_transparency_data:
         rgba = np.asarray(picture.convert("RGBA"))
-        return np.ascontiguousarray(rgba[..., :3]), np.ascontiguousarray(rgba[..., 3])
-    return np.asarray(picture.convert("RGB")), None
+        rgb = np.ascontiguousarray(rgba[..., :3]) if convert is None else convert(picture)
+        return rgb, np.ascontiguousarray(rgba[..., 3])
+    if convert is not None:
+        return convert(picture), None
+    return np.asarray(picture if picture.mode == "RGB" else picture.convert("RGB")), None  # a copy takes as long again
 
 
 def mask_values(picture: Image.Image) -> np.ndarray:
@@ -170,6 +178,9 @@ def _opened(path: Path, fix: str = _FIX) -> Iterator[Image.Image]:
             formats = (*formats, *_heif_formats(path))
         with Image.open(path, formats=formats) as picture:
             _check_size(path, picture.width, picture.height, fix)
+            picture.info["path"] = str(path)
+            with open(path, "rb") as file:
+                picture.info["codes"] = read_codes(picture, file)
             yield picture
     except (InputError, MemoryError):
         raise

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -58,9 +58,14 @@ class Stopwatch:
 
 
 class MemoryMeter:
-    """Peak memory since its creation."""
+    """Peak memory since its creation.
 
-    def __init__(self, device: torch.device) -> None:
+    Args:
+        device: of the work.
+        apart: what is not counted as an increase, bytes: the photos.
+    """
+
+    def __init__(self, device: torch.device, apart: Callable[[], int] = lambda: 0) -> None:
         import torch
 
         self._accelerator = getattr(torch, device.type) if device.type != "cpu" else None
@@ -68,19 +73,15 @@ class MemoryMeter:
             self._accelerator.reset_peak_memory_stats()
         _reset_peak()
         self._start = _status("VmRSS")
+        self._apart, self._apart_at_start = apart, apart()
         self._earlier: dict[str, float] = {}
-
-    def exclude(self, num_bytes: int) -> None:
-        """Count memory that was taken since the creation as taken before."""
-        if self._start is not None:
-            self._start += num_bytes
 
     def read(self) -> dict[str, float]:
         """In MB: peak of the process, its increase since creation, and the peak on the device."""
         peak = _peak()
         figures = {"peak_rss_mb": peak / MB}
         if self._start is not None:
-            figures["peak_rss_above_start_mb"] = (peak - self._start) / MB
+            figures["peak_rss_above_start_mb"] = (peak - self._start - self._apart() + self._apart_at_start) / MB
         if self._accelerator:
             figures["peak_device_mb"] = self._accelerator.max_memory_allocated() / MB
         return {name: max(value, self._earlier.get(name, value)) for name, value in figures.items()}

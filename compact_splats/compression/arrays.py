@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 
 from compact_splats.compression.container import FormatError
-from compact_splats.scene.parameters import PARAMETER_NAMES, REST_COUNTS, SHAPES
+from compact_splats.scene.parameters import (
+    PARAMETER_NAMES,
+    REST_COUNTS,
+    SHAPES,
+    SavedArrays,
+    Vector,
+    is_antialiased,
+    offset_of,
+)
 from compact_splats.utils.floats import to_float32
 
 if TYPE_CHECKING:
@@ -18,19 +26,31 @@ Arrays = dict[str, np.ndarray]  # by `PARAMETER_NAMES`, before activation
 Parameters: TypeAlias = "dict[str, Tensor]"  # the same as tensors
 
 
-def joined(models: Sequence[Mapping[str, np.ndarray]]) -> Arrays:
+def joined(models: Sequence[Mapping[str, np.ndarray]]) -> SavedArrays:
     """The Gaussians of several models, in order; missing SH coefficients are zero.
 
     Args:
         models: at least one, in the shapes of ``GaussianModel.parameters``.
+
+    Returns:
+        Their coordinates are minus the first offset that a model has; anti-aliased if all are.
     """
     most = max(each["sh_rest"].shape[1] for each in models)
     rest = [np.pad(each["sh_rest"], ((0, 0), (0, most - each["sh_rest"].shape[1]), (0, 0))) for each in models]
-    others = (name for name in models[0] if name != "sh_rest")
-    return {
-        **{name: np.concatenate([each[name] for each in models]) for name in others},
+    offset = next((offset_of(each) for each in models if offset_of(each) is not None), None)
+    arrays = {name: np.concatenate([each[name] for each in models]) for name in models[0] if name != "sh_rest"} | {
+        "means": np.concatenate([_means_minus(each, offset) for each in models]),
         "sh_rest": np.concatenate(rest),
     }
+    return SavedArrays(arrays, all(map(is_antialiased, models)), offset=offset)
+
+
+def _means_minus(model: Mapping[str, np.ndarray], offset: Vector | None) -> np.ndarray:
+    own = offset_of(model)
+    if own == offset or offset is None:
+        return model["means"]
+    shift = np.subtract(own or (0.0, 0.0, 0.0), offset)
+    return (model["means"].astype(np.float64) + shift).astype(np.float32)
 
 
 def checked(arrays: Arrays) -> Arrays:

@@ -36,6 +36,7 @@ _DEPTH = 1
 PROFILE_KEY = "profile"  # in the header: the profile's name
 ANTIALIASED_KEY = "antialiased"  # in the header: true for a model of the anti-aliased rasterizer, else missing
 OFFSET_KEY = "offset"  # in the header: three numbers that were subtracted from the coordinates, else missing
+BOUNDS_KEY = "bounds"  # in the header: least and greatest x, y, z of the Gaussians, rounded; for information
 _PRELUDE = struct.Struct("<8sIIIII")  # magic, version, bytes of JSON, of the table, streams, CRC-32 of all before data
 _ENTRY = struct.Struct("<QI")  # bytes, CRC-32; before it a byte with the name's length, and the name
 _WORTH_THREADS = 1 << 16  # bytes of streams
@@ -72,10 +73,28 @@ def _shortened(text: str) -> str:
 
 
 def marks_of(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """The entries of the header for the marks of ``SavedArrays``."""
-    offset = offset_of(arrays)
-    marks = {ANTIALIASED_KEY: True} if is_antialiased(arrays) else {}
-    return marks if offset is None else {**marks, OFFSET_KEY: list(offset)}
+    """The entries of the header for the marks of ``SavedArrays``, and the bounds of the Gaussians."""
+    means, offset = arrays["means"], offset_of(arrays)
+    marks: dict[str, Any] = {ANTIALIASED_KEY: True} if is_antialiased(arrays) else {}
+    if offset is not None:
+        marks[OFFSET_KEY] = list(offset)
+    if len(means):
+        marks[BOUNDS_KEY] = [[float(f"{each:.4g}") for each in edge] for edge in (means.min(axis=0), means.max(axis=0))]
+    return marks
+
+
+def bounds_in(header: Mapping[str, Any]) -> tuple[Vector, Vector] | None:
+    """Least and greatest coordinates that a header names, within 0.05 %; None: it names none.
+
+    Raises:
+        FormatError: they are not two times three finite numbers.
+    """
+    match header.get(BOUNDS_KEY):
+        case None:
+            return None
+        case [low, high]:
+            return _three(low, BOUNDS_KEY), _three(high, BOUNDS_KEY)
+    raise FormatError(f"two lists as {BOUNDS_KEY}", repr(header[BOUNDS_KEY])[:99])
 
 
 def offset_in(header: Mapping[str, Any]) -> Vector | None:
@@ -85,15 +104,17 @@ def offset_in(header: Mapping[str, Any]) -> Vector | None:
         FormatError: it is not three finite numbers.
     """
     offset = header.get(OFFSET_KEY)
-    if offset is None:
-        return None
+    return None if offset is None else _three(offset, OFFSET_KEY)
+
+
+def _three(values: Any, key: str) -> Vector:
     if (
-        not isinstance(offset, list)
-        or len(offset) != 3
-        or not all(isinstance(each, int | float) and not isinstance(each, bool) and abs(each) < 1e30 for each in offset)
+        not isinstance(values, list)
+        or len(values) != 3
+        or not all(type(each) in (int, float) and abs(each) < 1e39 for each in values)
     ):
-        raise FormatError(f"three finite numbers as {OFFSET_KEY}", repr(offset)[:99])
-    x, y, z = map(float, offset)
+        raise FormatError(f"three finite numbers as {key}", repr(values)[:99])
+    x, y, z = map(float, values)
     return x, y, z
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from compact_splats.arguments.edits import MODEL_AXES, EditConfig, KeepConfig
 from compact_splats.compression.arrays import Arrays, joined
 from compact_splats.compression.formats.common import sigmoid
+from compact_splats.scene.normalization import FAR, far_from_origin
 from compact_splats.scene.parameters import REST_COUNTS, SavedArrays
 from compact_splats.scene.spherical_harmonics import sh_basis
 from compact_splats.utils.errors import InputError
@@ -25,7 +26,7 @@ def edited(arrays: SavedArrays, config: KeepConfig) -> SavedArrays:
         config: the flags. Gaussians are chosen before the model is turned, scaled and moved.
 
     Raises:
-        InputError: no Gaussian is left, or the coordinates of a model with an offset would change.
+        InputError: no Gaussian is left.
     """
     keep = kept(arrays, config)
     if len(keep) and not keep.any():
@@ -35,15 +36,7 @@ def edited(arrays: SavedArrays, config: KeepConfig) -> SavedArrays:
     if config.sh_degree is not None:
         arrays = arrays.replaced({**arrays, "sh_rest": arrays["sh_rest"][:, : REST_COUNTS[config.sh_degree]]})
     matrix = similarity(config) if isinstance(config, EditConfig) else np.eye(4)
-    if np.array_equal(matrix, np.eye(4)):
-        return arrays
-    if arrays.offset is not None:
-        x, y, z = arrays.offset
-        raise InputError(
-            f"the file holds coordinates minus an offset of {x:g} {y:g} {z:g}, which would not fit the model after "
-            "--axes, --scale, --rotate or --translate: leave them out"
-        )
-    return transformed(arrays, matrix)
+    return arrays if np.array_equal(matrix, np.eye(4)) else transformed(arrays, matrix)
 
 
 def kept(arrays: Arrays, config: KeepConfig) -> np.ndarray:
@@ -68,15 +61,12 @@ def merged(models: Sequence[SavedArrays]) -> SavedArrays:
     """One model of several, see :func:`compression.arrays.joined`, with the notes of all.
 
     Raises:
-        ValueError: the models have different marks: some are anti-aliased, or their offsets differ.
+        ValueError: some are anti-aliased and some not.
     """
-    first = models[0]
     if len({each.antialiased for each in models}) > 1:
         raise ValueError("some are anti-aliased, others are not")
-    if len({each.offset for each in models}) > 1:
-        raise ValueError("different offsets were subtracted from their coordinates")
-    notes = [text for each in models[1:] for text in each.notes]
-    return first.replaced(joined(models), *notes)
+    both = joined(models)
+    return both.replaced(both, *(text for each in models for text in each.notes))
 
 
 def similarity(config: EditConfig) -> np.ndarray:
@@ -111,7 +101,8 @@ def transformed(arrays: Arrays, matrix: np.ndarray) -> SavedArrays:
         matrix: (4,4), a translation times a rotation or mirror times a positive scale, for column vectors.
 
     Returns:
-        float32 arrays with the same marks; spherical harmonics are turned, too.
+        float32 arrays with the same marks; spherical harmonics are turned, too. A translation that takes the model so
+        far from the origin that float32 is too coarse becomes its offset, and an offset moves along.
 
     Raises:
         ValueError: another matrix, such as a shear or a scale that differs by axis.
@@ -127,13 +118,19 @@ def transformed(arrays: Arrays, matrix: np.ndarray) -> SavedArrays:
     # A Gaussian is symmetric about its centre, so that -R turns it as R does.
     proper = rotation * np.sign(volume)
     saved = arrays if isinstance(arrays, SavedArrays) else SavedArrays(arrays)
+    means = saved["means"].astype(np.float64) @ linear.T
+    shift = linear @ (saved.offset or (0.0, 0.0, 0.0)) + matrix[:3, 3]
+    # A model that had an offset keeps one unless it comes close: its scene may need it more than its Gaussians show.
+    is_far = far_from_origin(means + shift) > (FAR if saved.offset is None else 1)
     moved = {
-        "means": saved["means"].astype(np.float64) @ linear.T + matrix[:3, 3],
+        "means": means if is_far else means + shift,
         "log_scales": saved["log_scales"] + np.log(scale),
         "quats": _product(quaternion_of(proper), saved["quats"].astype(np.float64)),
         "sh_rest": turned_sh(saved["sh_rest"], rotation),
     }
-    return saved.replaced({**saved, **{name: values.astype(np.float32) for name, values in moved.items()}})
+    result = saved.replaced({**saved, **{name: values.astype(np.float32) for name, values in moved.items()}})
+    result.offset = (float(shift[0]), float(shift[1]), float(shift[2])) if is_far else None
+    return result
 
 
 def turned_sh(sh_rest: np.ndarray, rotation: np.ndarray) -> np.ndarray:

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from compact_splats.arguments.config import run_folder
 from compact_splats.arguments.export import SOG_FOLDER, ExportConfig
-from compact_splats.arguments.view import run_folder
 from compact_splats.compression import formats
 from compact_splats.compression.arrays import Arrays
 from compact_splats.compression.edits import edited, merged, similarity
@@ -50,7 +50,7 @@ def export(argv: Sequence[str]) -> None:
     print(f"{out}: {described_size(left, out)}{kept and f' ({left:,}{kept} Gaussians kept)'}")
     for text in (*arrays.notes, *said):
         note(f"{sources[0]}: {text}")
-    if arrays.offset is not None and config.format != "ply":
+    if arrays.offset is not None and config.format not in ("ply", "glb"):
         numbers = " ".join(f"{each:.10g}" for each in arrays.offset)
         note(f"{out}: its coordinates are those of the scene minus {numbers}, which this format can't say")
     for text in [*lost, *(_figure(sources[0], arrays, out) if lost and _is_in_place(config) else [])]:

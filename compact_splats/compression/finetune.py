@@ -18,6 +18,7 @@ from compact_splats.compression.quantizer import Quantizer
 from compact_splats.scene.dataset import Scene
 from compact_splats.scene.gaussian_model import PARAMETER_NAMES, GaussianModel
 from compact_splats.training.averaging import MeanOfLastSteps
+from compact_splats.training.exposure import Exposure
 from compact_splats.training.progress import Progress
 from compact_splats.training.strategy import Strategy
 from compact_splats.training.training import Training
@@ -35,12 +36,14 @@ class Photos:
         views: draws the training views, on from phase to phase.
         background: (3,) RGB in [0, 1], in main memory.
         ssim_weight: of the loss.
+        exposure: of the training photos, as the training has found it; None: photos are taken as they are.
     """
 
     scene: Scene
     views: ViewSampler
     background: Tensor
     ssim_weight: float
+    exposure: Exposure | None = None
 
 
 @dataclass(frozen=True)
@@ -85,9 +88,9 @@ class QuantizationPenalty(Strategy):
     def __init__(self, quantizer: Quantizer) -> None:
         self._quantizer = quantizer
 
-    def before_backward(self, training: Training, loss: Tensor) -> Tensor:
-        """The loss plus the penalty."""
-        return loss + self._quantizer.penalty(training.model.parameters)
+    def loss_term(self, training: Training) -> Tensor:
+        """The penalty."""
+        return self._quantizer.penalty(training.model.parameters)
 
 
 def fine_tune(
@@ -120,6 +123,7 @@ def fine_tune(
         background=photos.background,
         views=photos.views,
         rendered=rendered,
+        exposure=photos.exposure,
     )
     for step in training:
         progress.update(step, model.num_gaussians)

@@ -10,10 +10,17 @@ import numpy as np
 
 from compact_splats.arguments.options import Parser
 from compact_splats.compression import formats
-from compact_splats.compression.container import ANTIALIASED_KEY, MAGIC, input_errors, unpack
+from compact_splats.compression.container import (
+    ANTIALIASED_KEY,
+    MAGIC,
+    bounds_in,
+    input_errors,
+    offset_in,
+    unpack,
+)
 from compact_splats.compression.files import kind_of, model_file, read_model
 from compact_splats.compression.formats.common import sigmoid
-from compact_splats.scene.parameters import REST_COUNTS, SavedArrays, is_antialiased, sh_degree
+from compact_splats.scene.parameters import REST_COUNTS, SavedArrays, Vector, is_antialiased, sh_degree
 from compact_splats.utils.errors import InputError
 from compact_splats.utils.files import open_file
 from compact_splats.utils.usage import MB
@@ -29,8 +36,9 @@ def info(argv: Sequence[str]) -> None:
     """
     parser = Parser(
         "Show what a file holds: number and degree of the Gaussians, bounds, outliers, marks and bad values; of a .gsz "
-        "header and streams."
-    )
+        "header and streams.",
+        ("model.ply", "output/my_scene"), "MODEL", "info",
+    )  # fmt: skip
     parser.add_argument("file", type=Path, help="a model of any known format, or a folder of train.py")
     parser.add_argument("--keep-nan", action="store_true", help="refuse a model with values that are not finite")
     args = parser.parse_args(argv)
@@ -50,15 +58,13 @@ def described(path: Path, arrays: SavedArrays) -> list[str]:
     num = len(arrays["means"])
     lines = [f"{path}: {described_size(num, path)}, SH degree {sh_degree(arrays)}"]
     lines += [f"  format      {kind_of(path)}", f"  marked      {_mark(arrays)}"]
-    if arrays.offset is not None:
-        lines.append("  offset      {:.10g} {:.10g} {:.10g}, subtracted from the coordinates".format(*arrays.offset))
+    lines += _offset(arrays.offset)
     if num:
         means, middle = arrays["means"], np.median(arrays["means"], axis=0)
         distance = np.linalg.norm(means - middle, axis=1)
         reach = float(np.quantile(distance, 0.9))
         far = int((distance > _FAR * reach).sum())
-        for name, low, high in zip("xyz", means.min(axis=0), means.max(axis=0), strict=True):
-            lines.append(f"  {name:<11} {low:.6g} to {high:.6g}")
+        lines += _bounds(means.min(axis=0), means.max(axis=0))
         lines.append(f"  nearest 90%  within {reach:.4g} of the median position")
         lines.append(f"  outliers    {far:,} farther than {_FAR:g} times that" if far else "  outliers    none")
         opacity = sigmoid(arrays["opacity_logits"])
@@ -76,6 +82,18 @@ def described_size(num: int, path: Path) -> str:
     return f"{num:,} Gaussians, {size / MB:.3f} MB, {size / max(num, 1):.1f} bytes per Gaussian"
 
 
+def _bounds(lows: Sequence[float], highs: Sequence[float]) -> list[str]:
+    return [f"  {name:<11} {low:.6g} to {high:.6g}" for name, low, high in zip("xyz", lows, highs, strict=True)]
+
+
+def _offset(offset: Vector | None) -> list[str]:
+    return (
+        []
+        if offset is None
+        else ["  offset      {:.10g} {:.10g} {:.10g}, subtracted from the coordinates".format(*offset)]
+    )
+
+
 def _mark(arrays: SavedArrays) -> str:
     return "anti-aliased" if is_antialiased(arrays) else "not anti-aliased"
 
@@ -84,13 +102,17 @@ def _of_gsz(path: Path, data: bytes) -> list[str]:
     """Lines about a .gsz, without decoding its Gaussians."""
     with input_errors(path, "copy or make the file again"):
         header, streams = unpack(data)
+        bounds, offset = bounds_in(header), offset_in(header)
     num, num_rest = header.get("gaussians"), header.get("num_rest", header.get("sh_rest"))
     if type(num) is not int or num_rest not in REST_COUNTS:
         raise InputError(path, "a .gsz with its number of Gaussians", "none", "copy or make the file again")
     mark = "anti-aliased" if header.get(ANTIALIASED_KEY) is True else "not anti-aliased"
     lines = [
         f"{path}: {described_size(num, path)}, SH degree {REST_COUNTS.index(num_rest)}",
+        "  format      gsz",
         f"  marked      {mark}",
+        *_offset(offset),
+        *(_bounds(*bounds) if bounds else []),
         "header: " + ", ".join(f"{key} {json.dumps(value)}"[:80] for key, value in header.items()),
     ]
     width = max(map(len, streams), default=0)

@@ -198,7 +198,9 @@ class PostHoc:
         """Keep the ``count`` Gaussians with the highest scores."""
         stored = as_stored(self.model, self.quantizer)
         photos = self.photos
-        scores = gradient_scores(stored, photos.scene.train, photos.background, ssim_weight=photos.ssim_weight)
+        scores = gradient_scores(
+            stored, photos.scene.train, photos.background, ssim_weight=photos.ssim_weight, exposure=photos.exposure
+        )
         self.model.keep(scores.argsort(descending=True, stable=True)[:count].sort().values)
 
     def _fine_tune(self, name: str, phase: Phase) -> None:

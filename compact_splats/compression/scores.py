@@ -11,12 +11,18 @@ from torch import Tensor
 
 from compact_splats.gaussian_renderer import render
 from compact_splats.gaussian_renderer.evaluation import ground_truth
-from compact_splats.scene.cameras import Camera
+from compact_splats.scene.cameras import Camera, in_turn
 from compact_splats.scene.gaussian_model import GaussianModel
+from compact_splats.training.exposure import Exposure
 
 
 def gradient_scores(
-    model: GaussianModel, cameras: Sequence[Camera], background: Tensor, *, ssim_weight: float
+    model: GaussianModel,
+    cameras: Sequence[Camera],
+    background: Tensor,
+    *,
+    ssim_weight: float,
+    exposure: Exposure | None = None,
 ) -> Tensor:
     """Sum over the parameters of the norm of the loss's gradient, added up over the views.
 
@@ -27,15 +33,18 @@ def gradient_scores(
         cameras: the training views, with photos.
         background: (3,) RGB in [0, 1].
         ssim_weight: of the loss.
+        exposure: of the photos.
 
     Returns:
         (N,) >= 0; 0 for Gaussians that no view sees.
     """
     for values in model.parameters.values():
         values.grad = None
-    for camera in cameras:
+    for index, camera in enumerate(in_turn(cameras, model.device)):
         photo, mask = ground_truth(camera, model.device, background)
         image = render(camera, model, background).image
+        if exposure is not None:
+            image = exposure.applied(index, image)
         photometric_loss(image, photo, mask=mask, ssim_weight=ssim_weight).loss.backward()
     scores = torch.zeros(model.num_gaussians, device=model.device)
     for values in model.parameters.values():

@@ -84,7 +84,7 @@ def write_demo_scene(
         names = [f"view_{i:03d}.png" for i in range(num_views)]
         _write_photos(temporary / "images", names, shapes, lens, poses, progress)
         xyz, rgb = sample_points(shapes, lens, poses, num_points, rng)
-        _write_colmap(temporary / "sparse" / "0", lens, poses, names, xyz, rgb)
+        write_colmap(temporary / "sparse" / "0", lens, poses, names, xyz, rgb)
         os.replace(temporary, out)
     except OSError as error:
         raise InputError(f"{out} can't be written: '{error}'; name another folder") from error
@@ -222,7 +222,7 @@ def _write_photos(
         list(tqdm(pool.map(write, names, poses), total=len(names), desc="photos", unit="view", disable=not progress))
 
 
-def _write_colmap(folder: Path, lens: Lens, poses: Array, names: list[str], xyz: Array, rgb: Array) -> None:
+def write_colmap(folder: Path, lens: Lens, poses: Array, names: list[str], xyz: Array, rgb: Array) -> None:
     """COLMAP's binary model: one camera, the poses, and points without tracks."""
     camera = struct.pack("<QiiQQ4d", 1, 1, PINHOLE, lens.width, lens.height, *lens.params)
     (folder / "cameras.bin").write_bytes(camera)

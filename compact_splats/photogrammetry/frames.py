@@ -3,56 +3,63 @@
 The video is decoded twice, first at a small size to measure it, so memory does not grow with its length.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import av
 import cv2
 import numpy as np
 
-from compact_splats.photogrammetry.photos import InputPhoto, InputPhotos, write_jpeg
+from compact_splats.photogrammetry.photos import InputPhoto, InputPhotos, combined_masks, write_faces, write_photo
 from compact_splats.photogrammetry.stages import Stages
+from compact_splats.photogrammetry.video import FIX, Video
+from compact_splats.scene.lens import FACES
 from compact_splats.utils.errors import InputError
-from compact_splats.utils.pictures import MAX_PIXELS
 
 STEP = 0.06  # movement between selected frames, as a fraction of the frame's longer side
 MIN_FRAMES, MAX_FRAMES = 30, 200  # if the user sets no number
 _SHARPNESS_SIZE, _MOTION_SIZE = 640, 320  # px, longer side of the measured frames
 _NUM_CORNERS, _MIN_CORNERS = 200, 10
+_MIN_CONTRAST = 1.0  # standard deviation in grey levels; decoders fill what they miss with one grey
 _MIN_MOTION = 1e-5  # per frame, so that a still camera is sampled evenly in time
 
-# FFmpeg detects the format by content. Excluded are playlists of other files or addresses, and devices.
-_FORMATS = "mov,mp4,matroska,webm,avi,mpegts,mpeg,flv,asf,ogg,h264,hevc,m4v,ivf,mxf,gif,apng"
-_OPTIONS = {"format_whitelist": _FORMATS, "protocol_whitelist": "file"}
-_FIX = "name a video of a camera or phone, or a folder of photos"
 
-
-def extract_frames(video: Path, num_frames: int, work: Path, stages: Stages) -> InputPhotos:
-    """Select frames of a video and write them, upright.
+def extract_frames(path: Path, num_frames: int, work: Path, stages: Stages, prefix: str = "") -> InputPhotos:
+    """Select frames of a video and write them, upright and in sRGB.
 
     Args:
-        video: the file.
+        path: the file.
         num_frames: maximum; 0: depending on the camera movement.
         work: folder for the frames.
         stages: shows the progress.
+        prefix: of the names in the result.
 
     Raises:
         InputError: the file is not a video, or has fewer than two frames.
     """
-    sharpness, motion = measure_frames(video, stages)
-    chosen = choose_frames(sharpness, motion, num_frames)
-    folder = work / "photos"
-    folder.mkdir()
-    photos = []
-    wanted = set(chosen.tolist())
-    frames = (frame for index, frame in enumerate(_decoded(video)) if index in wanted)
+    video = Video(path)
+    sharpness, motion, is_blank = measure_frames(video, stages)
+    for text in video.notes:
+        stages.note(f"{path}: {text}")
+    usable = np.flatnonzero(~is_blank)
+    if len(usable) < 2:
+        usable = np.arange(len(is_blank))
+    elif is_blank.any():
+        stages.note(f"{path}: {is_blank.sum()} frames of one colour are left out")
+    chosen = usable[choose_frames(sharpness[usable], motion[usable], num_frames)]
+    out, photos, wanted = InputPhotos(work / "photos", work / "masks", (), {}), [], set(chosen.tolist())
+    frames = (frame for index, frame in enumerate(video.frames()) if index in wanted)
     for index, frame in stages.each("frames", zip(chosen.tolist(), frames, strict=False), len(chosen), "frame"):
-        rgb = upright_pixels(frame)
-        name = f"frame_{index:06d}.jpg"
-        write_jpeg(folder / name, rgb)
-        photos.append(InputPhoto(name, name, rgb.shape))
-    return InputPhotos(folder, work / "masks", tuple(photos), {})
+        rgb, alpha = video.pixels(frame)
+        name, mask = f"{prefix}frame_{index:06d}", combined_masks(alpha)
+        if video.is_panorama:
+            photos += write_faces(out, prefix, f"frame_{index:06d}.jpg", name, rgb, mask)
+            continue
+        photo = InputPhoto(f"{name}.jpg", f"{name}.jpg", (prefix, rgb.shape), mask is not None)
+        write_photo(out, photo, rgb, mask)
+        photos.append(photo)
+    if video.is_panorama:
+        stages.note(f"{path}: it is a 360 degree video; each frame is cut into the {len(FACES)} faces of a cube")
+    return InputPhotos(out.folder, out.masks, tuple(photos), {})
 
 
 def choose_frames(sharpness: np.ndarray, motion: np.ndarray, num_frames: int) -> np.ndarray:
@@ -78,27 +85,27 @@ def choose_frames(sharpness: np.ndarray, motion: np.ndarray, num_frames: int) ->
     return np.sort(np.array(list(best.values())))
 
 
-def measure_frames(video: Path, stages: Stages) -> tuple[np.ndarray, np.ndarray]:
-    """Sharpness (F,), the variance of the Laplacian, and motion (F,) of all frames; see :func:`choose_frames`.
+def measure_frames(video: Video, stages: Stages) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Sharpness, motion and blankness of all frames.
+
+    Returns:
+        Sharpness (F,), the variance of the Laplacian; motion (F,), see :func:`choose_frames`; (F,) bool, True where a
+        frame has one colour.
 
     Raises:
         InputError: the file is not a video, or has fewer than two frames.
     """
-    sharpness, motion, before = [], [], None
-    for frame in stages.each("video", _decoded(video), _expected_frames(video), "frame"):
+    sharpness, motion, is_blank, before = [], [], [], None
+    for frame in stages.each("video", video.frames(), video.expected_frames(), "frame"):
         grey = _small_grey(frame, _SHARPNESS_SIZE)
         sharpness.append(cv2.Laplacian(grey, cv2.CV_32F).var())
+        is_blank.append(grey.std() < _MIN_CONTRAST)
         small = _shrunk(grey, _MOTION_SIZE)
         motion.append(0.0 if before is None else _movement(before, small))
         before = small
     if len(sharpness) < 2:
-        raise InputError(f"video {video} has only {len(sharpness)} frame(s), but at least 2 are needed; {_FIX}")
-    return np.array(sharpness), np.array(motion)
-
-
-def upright_pixels(frame: av.VideoFrame) -> np.ndarray:
-    """(H,W,3) uint8 RGB, rotated by the display rotation of the file."""
-    return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90)))
+        raise InputError(f"video {video.path} has only {len(sharpness)} frame(s), but at least 2 are needed; {FIX}")
+    return np.array(sharpness), np.array(motion), np.array(is_blank)
 
 
 def _movement(before: np.ndarray, after: np.ndarray) -> float:
@@ -128,38 +135,3 @@ def _shrunk(grey: np.ndarray, size: int) -> np.ndarray:
     if scale >= 1:
         return grey
     return cv2.resize(grey, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-
-
-@contextmanager
-def _opened(video: Path) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
-    try:
-        with av.open(str(video.absolute()), options=_OPTIONS, metadata_errors="replace") as container:
-            if not container.streams.video:
-                raise InputError(f"{video} contains no video; {_FIX}")
-            stream = container.streams.video[0]
-            stream.thread_type = "AUTO"
-            yield container, stream
-    except (av.FFmpegError, OSError) as error:
-        raise InputError(f"{video} can't be read as a video: '{error.strerror or error}'; {_FIX}") from error
-
-
-def _decoded(video: Path) -> Iterator[av.VideoFrame]:
-    """All frames; of a truncated file those before its end."""
-    with _opened(video) as (container, stream):
-        num_frames = 0
-        try:
-            for frame in container.decode(stream):
-                if frame.width * frame.height > MAX_PIXELS:
-                    size = f"{frame.width}x{frame.height} px"
-                    raise InputError(f"frames of {video} are {size}, more than {MAX_PIXELS:,} pixels; {_FIX}")
-                yield frame
-                num_frames += 1
-        except av.FFmpegError:
-            if not num_frames:
-                raise
-
-
-def _expected_frames(video: Path) -> int | None:
-    """The number of frames in the header; None if unknown."""
-    with _opened(video) as (_, stream):
-        return stream.frames or None

@@ -6,7 +6,7 @@ The originals are not modified. A photo that can't be read is left out and repor
 import os
 import re
 import shutil
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -15,10 +15,11 @@ import cv2
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
+from compact_splats.photogrammetry.panoramas import faces, is_panorama
 from compact_splats.photogrammetry.scene_folder import OUTPUTS, REPORT
 from compact_splats.photogrammetry.stages import Stages
-from compact_splats.scene.masks import find_masks
-from compact_splats.scene.names import is_picture, walk
+from compact_splats.scene.lens import FACES
+from compact_splats.scene.names import is_picture
 from compact_splats.utils.errors import InputError
 from compact_splats.utils.pictures import (
     UPRIGHT,
@@ -29,6 +30,7 @@ from compact_splats.utils.pictures import (
     rgb_and_alpha,
     turned,
 )
+from compact_splats.utils.profiles import conversion_to_srgb
 
 JPEG_QUALITY = 98  # of photos that can't be copied unchanged
 _COPIED = ("JPEG", "PNG")  # formats that are copied unchanged, if the photo is upright and RGB or grey
@@ -46,12 +48,14 @@ class InputPhoto:
         source: the user's name.
         lens: equal for photos with the same size, camera and zoom.
         has_mask: whether ``name``.png is in ``InputPhotos.masks``.
+        panorama: folder of the face of a panorama; empty: it is a usual photo.
     """
 
     name: str
     source: str
     lens: Hashable
     has_mask: bool = False
+    panorama: str = ""
 
 
 @dataclass(frozen=True)
@@ -71,14 +75,15 @@ class InputPhotos:
     unreadable: dict[str, str]
 
 
-def find_photos(folder: Path) -> list[str]:
+def find_photos(folder: Path, at_least: int = 2) -> list[str]:
     """Names of the photos in a folder and its subfolders, in natural order ("img_9" before "img_10").
 
     Args:
         folder: where to look; hidden files and folders, and the output of convert.py, are skipped.
+        at_least: number of photos.
 
     Raises:
-        InputError: the folder does not exist, or contains fewer than two photos.
+        InputError: the folder does not exist, or contains fewer photos.
     """
     if not folder.is_dir():
         raise InputError(f"{folder} does not exist; name a folder of photos or a video")
@@ -91,57 +96,63 @@ def find_photos(folder: Path) -> list[str]:
                 others.add(Path(name).suffix.lower())
             elif not name.startswith("."):
                 names.append(Path(parent, name).relative_to(folder).as_posix())
-    if len(names) < 2:
+    if len(names) < at_least:
         other = f" and files of type {' '.join(sorted(others))}" if any(others) else ""
+        needed = "1 photo is" if at_least == 1 else f"{at_least} photos are"
         raise InputError(
-            f"{folder} contains {len(names) or 'no'} photo{'s' * (len(names) != 1)}{other}, but at least 2 photos are "
+            f"{folder} contains {len(names) or 'no'} photo{'s' * (len(names) != 1)}{other}, but at least {needed} "
             "needed; name the folder of the photos, or the video itself; export RAW photos as JPEG first"
         )
-    return sorted(names, key=_natural)
+    return sorted(names, key=natural)
 
 
 def prepare_photos(
-    folder: Path, names: list[str], masks: Path | None, work: Path, stages: Stages, threads: int
+    folder: Path,
+    names: Sequence[str],
+    mask_of: Mapping[str, Path],
+    work: Path,
+    stages: Stages,
+    threads: int,
+    prefix: str = "",
 ) -> InputPhotos:
-    """Prepare the photos of a folder.
+    """Prepare the photos of a folder. Panoramas are cut into the faces of a cube.
 
     Args:
         folder: of the originals.
         names: of the photos in it.
-        masks: folder of masks in the photos' proportions, zero where pixels are ignored; upright or, if only that
-            fits, in the orientation of the stored pixels. An alpha channel is a mask, too.
+        mask_of: masks by ``prefix`` and name, in the photos' proportions, zero where pixels are ignored; upright or,
+            if only that fits, in the orientation of the stored pixels. An alpha channel is a mask, too.
         work: folder for the results.
         stages: shows the progress.
         threads: number of decoding threads.
+        prefix: of the names in the result.
 
     Raises:
-        InputError: fewer than two photos can be read, or a mask can't be read.
+        InputError: a mask can't be read.
     """
-    mask_of = {} if masks is None else find_masks(names, walk(masks, is_picture), masks)
-    if masks is not None and not mask_of:
-        raise InputError(
-            f"{masks} contains no mask of these photos; name masks like the photos, IMG_1.jpg.png, IMG_1.png or "
-            "IMG_1_mask.png for IMG_1.jpg"
-        )
     out = InputPhotos(work / "photos", work / "masks", (), {})
     targets = safe_names(names)
 
-    def prepare(name: str) -> InputPhoto | InputError:
-        return _prepare(folder, name, targets[name], mask_of.get(name), out)
+    def prepare(name: str) -> list[InputPhoto] | InputError:
+        return _prepare(folder / name, prefix, name, targets[name], mask_of.get(prefix + name), out)
 
     with ThreadPoolExecutor(threads) as pool:
         results = list(stages.each("reading", _map(pool, prepare, names), len(names)))
-    broken = {name: str(result) for name, result in zip(names, results, strict=True) if isinstance(result, InputError)}
-    photos = tuple(result for result in results if isinstance(result, InputPhoto))
-    if len(photos) < 2:
-        raise InputError(
-            f"only {len(photos)} of {len(names)} photos in {folder} can be read, but at least 2 are needed; replace "
-            f"the others, such as {next(iter(broken))}"
+    broken = {
+        prefix + name: str(result)
+        for name, result in zip(names, results, strict=True)
+        if isinstance(result, InputError)
+    }
+    photos = [result for result in results if isinstance(result, list)]
+    panoramas = sum(len(each) > 1 for each in photos)
+    if panoramas:
+        stages.note(
+            f"{panoramas} of {len(names)} photos in {folder} are panoramas; each is cut into {len(FACES)} faces"
         )
-    return InputPhotos(out.folder, out.masks, photos, broken)
+    return InputPhotos(out.folder, out.masks, tuple(photo for each in photos for photo in each), broken)
 
 
-def _map(pool: ThreadPoolExecutor, function, items: list[str]) -> Iterator:
+def _map(pool: ThreadPoolExecutor, function, items: Sequence[str]) -> Iterator:
     """``pool.map`` that cancels waiting items when the caller stops early."""
     futures = [pool.submit(function, item) for item in items]
     try:
@@ -151,7 +162,7 @@ def _map(pool: ThreadPoolExecutor, function, items: list[str]) -> Iterator:
             future.cancel()
 
 
-def safe_names(names: list[str]) -> dict[str, str]:
+def safe_names(names: Sequence[str]) -> dict[str, str]:
     """Unique names without suffix that COLMAP's lists and all file systems accept.
 
     Letters of any script, digits, "+", "-" and "." stay; all other characters become "_".
@@ -171,52 +182,87 @@ def safe_names(names: list[str]) -> dict[str, str]:
     return safe
 
 
-def _natural(name: str) -> tuple:
+def natural(name: str) -> tuple:
     """Sort key by which numbers in names sort by value."""
     parts = re.split(r"(\d+)", name.casefold())
     return [int(part) if part.isdecimal() else part for part in parts], name
 
 
-def _prepare(folder: Path, name: str, target: str, mask_path: Path | None, out: InputPhotos) -> InputPhoto | InputError:
-    """Write a photo and its mask. Returns the error of a broken photo, raises that of a broken mask."""
+def _prepare(
+    path: Path, prefix: str, name: str, target: str, mask_path: Path | None, out: InputPhotos
+) -> list[InputPhoto] | InputError:
+    """Write a photo or the faces of a panorama, and masks. Returns a photo's error, raises that of a broken mask."""
     try:
-        with open_picture(folder / name) as picture:
+        with open_picture(path) as picture:
             orientation = orientation_of(picture)
             kind, lens, exif = picture.format, _lens(picture), picture.info.get("exif")
             upright = ImageOps.exif_transpose(picture)
+            is_cut = is_panorama(upright)
             rgb, alpha = rgb_and_alpha(upright)
             is_usual = picture.mode in ("RGB", "L") and alpha is None and "completed" not in picture.info
-            can_copy = kind in _COPIED and is_usual and orientation == UPRIGHT
+            can_copy = kind in _COPIED and is_usual and orientation == UPRIGHT and conversion_to_srgb(picture) is None
             exif = upright.info.get("exif", exif) if orientation != UPRIGHT else exif
     except InputError as error:
         return error
     suffix = ".png" if kind in _LOSSLESS else ".jpg"
-    path = out.folder / f"{target}{suffix}"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if can_copy:
-        shutil.copyfile(folder / name, path)
-    elif suffix == ".png":
-        Image.fromarray(rgb).save(path, compress_level=1)
-    else:
-        write_jpeg(path, rgb, exif)
     size = rgb.shape[1], rgb.shape[0]
-    mask = _combined(alpha, None if mask_path is None else _read_mask(mask_path, size, orientation))
-    if mask is not None:
-        mask_file = out.masks / f"{target}{suffix}.png"
-        mask_file.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(mask).save(mask_file)
-    return InputPhoto(f"{target}{suffix}", name, (size, lens), mask is not None)
+    mask = combined_masks(alpha, None if mask_path is None else _read_mask(mask_path, size, orientation))
+    if is_cut:
+        return write_faces(out, prefix, f"{target}{suffix}", f"{prefix}{name}", rgb, mask)
+    photo = InputPhoto(f"{prefix}{target}{suffix}", f"{prefix}{name}", (prefix, size, lens), mask is not None)
+    if can_copy:
+        copy = out.folder / photo.name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, copy)
+    write_photo(out, photo, None if can_copy else rgb, mask, exif)
+    return [photo]
 
 
-def write_jpeg(path: Path, rgb: np.ndarray, exif: bytes | None = None) -> None:
-    """Write a JPEG of high quality.
+def write_faces(
+    out: InputPhotos, prefix: str, name: str, source: str, rgb: np.ndarray, mask: np.ndarray | None
+) -> list[InputPhoto]:
+    """Write the faces of a panorama, and their masks, as FOLDER/FACE/NAME with one FOLDER for each size.
 
     Args:
-        path: the file.
-        rgb: (H,W,3) uint8.
+        out: the folders.
+        prefix: of the names.
+        name: of each face, with suffix.
+        source: the user's name.
+        rgb: (H,W,3) uint8, W = 2 H.
+        mask: (H,W) uint8.
+    """
+    photos = []
+    for face, pixels, counts in faces(rgb, mask):
+        side, counts = len(pixels), combined_masks(counts)
+        folder = f"{prefix}panorama_{side}"
+        lens = (folder, face)
+        photos.append(InputPhoto(f"{folder}/{face}/{name}", f"{source} ({face})", lens, counts is not None, folder))
+        write_photo(out, photos[-1], pixels, counts)
+    return photos
+
+
+def write_photo(
+    out: InputPhotos, photo: InputPhoto, rgb: np.ndarray | None, mask: np.ndarray | None, exif: bytes | None = None
+) -> None:
+    """Write a photo and its mask.
+
+    Args:
+        out: the folders.
+        photo: its name.
+        rgb: (H,W,3) uint8; None: it is written already.
+        mask: (H,W) uint8.
         exif: tags, from which COLMAP takes the focal length.
     """
-    Image.fromarray(rgb).save(path, quality=JPEG_QUALITY, subsampling=0, exif=exif or b"")
+    path = out.folder / photo.name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if rgb is not None and path.suffix == ".png":
+        Image.fromarray(rgb).save(path, compress_level=1)
+    elif rgb is not None:
+        Image.fromarray(rgb).save(path, quality=JPEG_QUALITY, subsampling=0, exif=exif or b"")
+    if mask is not None:
+        mask_file = out.masks / f"{photo.name}.png"
+        mask_file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(mask).save(mask_file)
 
 
 def _lens(picture: Image.Image) -> Hashable:
@@ -241,8 +287,8 @@ def _read_mask(path: Path, size: tuple[int, int], orientation: int) -> np.ndarra
     return cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST)
 
 
-def _combined(alpha: np.ndarray | None, mask: np.ndarray | None) -> np.ndarray | None:
-    """(H,W) uint8 of 0 and 255, the minimum of alpha and mask; None if all pixels count."""
-    given = [np.where(part >= _MIN_ALPHA, 255, 0).astype(np.uint8) for part in (alpha, mask) if part is not None]
+def combined_masks(*parts: np.ndarray | None) -> np.ndarray | None:
+    """(H,W) uint8 of 0 and 255, the minimum of alpha channels and masks; None if all pixels count."""
+    given = [np.where(part >= _MIN_ALPHA, 255, 0).astype(np.uint8) for part in parts if part is not None]
     both = np.minimum.reduce(given) if given else None
     return None if both is None or both.all() else both

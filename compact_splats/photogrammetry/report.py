@@ -8,23 +8,37 @@ import pycolmap
 
 from compact_splats.arguments.convert import ConvertConfig
 from compact_splats.arguments.options import to_json
+from compact_splats.photogrammetry.diagnosis import few
 from compact_splats.photogrammetry.photos import InputPhotos
 from compact_splats.photogrammetry.reconstruction import Result
+from compact_splats.photogrammetry.stages import Stages
 from compact_splats.utils.errors import one_line
 
+_TOO_FEW = 0.5  # fraction of the photos; if fewer are registered, there is a warning
 _FEW = 0.8  # fraction of the photos; if fewer are registered, the report gives advice
 _NAMES_SHOWN = 20
 
 
-def summarize(config: ConvertConfig, inputs: InputPhotos, result: Result, seconds: dict[str, float]) -> dict[str, Any]:
+def warn_of_few(inputs: InputPhotos, result: Result, stages: Stages) -> None:
+    """Warn if less than half of the photos are registered."""
+    registered = {photo.source for photo in inputs.photos if photo.name in _registered(result.model)}
+    if len(registered) < _TOO_FEW * len(inputs.photos):
+        stages.warn(
+            f"only {len(registered)} of {len(inputs.photos)} photos are registered, and the scene is a small part of "
+            f"what they show; of the others, {few(result.matches, registered)}"
+        )
+
+
+def summarize(config: ConvertConfig, inputs: InputPhotos, result: Result, stages: Stages) -> dict[str, Any]:
     """The content of ``convert.json``."""
-    model = result.model
-    registered = {image.name for image in model.images.values() if image.has_pose}
+    model, seconds = result.model, stages.seconds
+    registered = _registered(model)
     return {
         "photos": len(inputs.photos) + len(inputs.unreadable),
         "registered": len(registered),
         "left_out": [photo.source for photo in inputs.photos if photo.name not in registered],
         "unreadable": inputs.unreadable,
+        "notes": stages.notes,
         "renamed": {
             photo.source: photo.name
             for photo in inputs.photos
@@ -82,6 +96,10 @@ def _left_out(summary: dict[str, Any]) -> list[tuple[str, str]]:
 def _names(names: list[str]) -> str:
     more = len(names) - _NAMES_SHOWN
     return one_line(", ".join(names[:_NAMES_SHOWN])) + (f" and {more} more (convert.json has all)" if more > 0 else "")
+
+
+def _registered(model: pycolmap.Reconstruction) -> set[str]:
+    return {image.name for image in model.images.values() if image.has_pose}
 
 
 def _used_cameras(model: pycolmap.Reconstruction) -> list[pycolmap.Camera]:

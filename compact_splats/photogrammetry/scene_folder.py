@@ -3,26 +3,28 @@
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import product
 from pathlib import Path
 
 from compact_splats.utils.errors import InputError, readable
 
 REPORT = "convert.json"  # marks a scene made by convert.py, which --overwrite may replace
-# All that convert.py writes into the folder of a scene. Other files there are never touched.
-OUTPUTS = (REPORT, "images", "images_2", "images_4", "images_8", "masks", "sparse", "distorted")
+# All that convert.py writes into the folder of a scene. Other files there are never touched. The report is moved into
+# place last: a folder that has one is complete.
+OUTPUTS = ("images", "images_2", "images_4", "images_8", "masks", "sparse", "distorted", REPORT)
 
 FEATURES_BYTES = 2_000_000  # per photo in COLMAP's database: 8,192 features of 152 bytes, and matches
 
 
 @contextmanager
-def new_scene(scene: Path, source: Path, overwrite: bool) -> Iterator[Path]:
+def new_scene(scene: Path, sources: Sequence[Path], overwrite: bool) -> Iterator[Path]:
     """Yield a temporary folder; move :data:`OUTPUTS` in it into place if the block succeeds, and delete the rest.
 
     Args:
         scene: the folder of the scene; it may exist and contain other files.
-        source: the photos or the video, which must not be inside of :data:`OUTPUTS`.
+        sources: the photos and videos, which must not be inside of :data:`OUTPUTS`.
         overwrite: replace an older scene of convert.py.
 
     Yields:
@@ -31,7 +33,7 @@ def new_scene(scene: Path, source: Path, overwrite: bool) -> Iterator[Path]:
     Raises:
         InputError: the folder can't be written, or contains a scene that may not be replaced.
     """
-    _check_free(scene, source, overwrite)
+    _check_free(scene, sources, overwrite)
     absent = [folder for folder in (scene, *scene.parents) if not folder.exists()]
     work = None
     try:
@@ -69,10 +71,10 @@ def check_free_space(work: Path, photos: Path, num_photos: int) -> None:
         )
 
 
-def _check_free(scene: Path, source: Path, overwrite: bool) -> None:
+def _check_free(scene: Path, sources: Sequence[Path], overwrite: bool) -> None:
     if os.path.lexists(scene) and not scene.is_dir():
         raise InputError(f"{scene} is a file; name a folder for the scene with -o")
-    for name in OUTPUTS:
+    for source, name in product(sources, OUTPUTS):
         if source.resolve().is_relative_to((scene / name).resolve()):
             raise InputError(
                 f"{source} is inside of {scene / name}, which convert.py writes; move the photos, or name another "
@@ -94,16 +96,16 @@ def _check_free(scene: Path, source: Path, overwrite: bool) -> None:
 def _move_into_place(work: Path, scene: Path) -> None:
     before = work / "before"
     before.mkdir()
-    _move(scene, before)
+    moves = [(scene / name, before / name) for name in OUTPUTS[::-1]]
+    moves += [(work / name, scene / name) for name in OUTPUTS]
+    done: list[tuple[Path, Path]] = []
     try:
-        _move(work, scene)
-    except OSError:
-        _move(scene, work)
-        _move(before, scene)
+        for source, target in moves:
+            if os.path.lexists(source):
+                done.append((source, target))
+                os.replace(source, target)
+    except BaseException:  # Ctrl-C, too
+        for source, target in reversed(done):
+            if not os.path.lexists(source):
+                os.replace(target, source)
         raise
-
-
-def _move(source: Path, target: Path) -> None:
-    for name in OUTPUTS:
-        if os.path.lexists(source / name):
-            os.replace(source / name, target / name)

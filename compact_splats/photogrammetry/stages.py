@@ -1,5 +1,6 @@
 """The stages of a conversion: each shows a progress bar, is timed, and stops on Ctrl-C."""
 
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, TimeoutError
@@ -9,6 +10,7 @@ from typing import TypeVar
 import pycolmap
 from tqdm import tqdm
 
+from compact_splats.utils.errors import note, one_line
 from compact_splats.utils.signals import StopRequest
 
 T = TypeVar("T")
@@ -24,11 +26,24 @@ class Stages:
 
     Attributes:
         seconds: time of each stage, by label.
+        notes: what the user was told.
     """
 
     def __init__(self, stop: StopRequest, quiet: bool) -> None:
         self._stop, self._quiet = stop, quiet
         self.seconds: dict[str, float] = {}
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        """Tell the user, unless quiet, and keep it for the report."""
+        self.notes.append(text)
+        if not self._quiet:
+            note(text)
+
+    def warn(self, text: str) -> None:
+        """Tell the user even if quiet, and keep it for the report."""
+        self.notes.append(text)
+        print(f"WARNING: {one_line(text)}", file=sys.stderr)
 
     def each(
         self,

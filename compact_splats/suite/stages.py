@@ -1,6 +1,5 @@
 """The stages of a run, each a script of this project: their commands, which are finished, and running the others."""
 
-import importlib.util
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -194,10 +193,9 @@ def _given(flag: str, value: float | None) -> tuple[str, ...]:
 
 
 def _has_lpips() -> bool:
-    """Whether the weights of LPIPS are installed."""
+    """Whether the VGG16 checkpoint of LPIPS is in the cache."""
     import torch  # late, so that --help is fast
 
-    from compact_splats.gaussian_renderer.lpips import VGG_CHECKPOINT
+    from compact_splats.gaussian_renderer.lpips import VGG
 
-    checkpoint = Path(torch.hub.get_dir()) / "checkpoints" / VGG_CHECKPOINT
-    return checkpoint.is_file() and importlib.util.find_spec("lpips") is not None
+    return (Path(torch.hub.get_dir()) / "checkpoints" / VGG[1]).is_file()

@@ -1,13 +1,17 @@
-"""Views whose loss or gradients are not finite: how many a training has skipped, and when that ends it."""
+"""Views whose loss, gradients or photos are broken: how many a training has skipped, and when that ends it."""
 
 from __future__ import annotations
 
 import math
+import threading
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from compact_splats.scene.photos import Photo
+from compact_splats.scene.points import MAX_BAD
 from compact_splats.training.processes import SINGLE_PROCESS, SingleProcess
 from compact_splats.training.progress import SHOW_EVERY
 from compact_splats.utils.errors import InputError
@@ -19,7 +23,7 @@ MOST_SHARE = 0.01  # of all steps: with more missing the result is not what the 
 
 
 class SkippedViews:
-    """Counts the views that were skipped because something was not finite.
+    """Counts the views that were skipped because something was not finite, and photos that can't be decoded.
 
     Args:
         num_steps: of the training.
@@ -32,6 +36,9 @@ class SkippedViews:
         self._most = max(MOST_IN_A_ROW, math.ceil(MOST_SHARE * num_steps))
         self._counts = torch.zeros(2, dtype=torch.int64, device=device)  # in all, in a row
         self._last = ""
+        self._left_out: set[str] = set()  # paths
+        self._warned = False
+        self._lock = threading.Lock()  # photos are decoded in threads
 
     @property
     def count(self) -> Tensor:
@@ -43,6 +50,31 @@ class SkippedViews:
         total = self.count.clone()
         self._processes.sum(total)
         return int(total)
+
+    def total_left_out(self) -> int:
+        """Number of the photos that a process could not decode; complete in the first process, all call it."""
+        return len({path for paths in self._processes.gather(sorted(self._left_out)) for path in paths})
+
+    def leave_out(self, photo: Photo, error: InputError, *, num_photos: int, warn: Callable[[str], None]) -> None:
+        """Count a photo that can't be decoded. The first is a warning.
+
+        Args:
+            photo: the photo.
+            error: why.
+            num_photos: of the scene.
+            warn: prints the warning.
+
+        Raises:
+            InputError: it is more than one, and more than 10 % of the photos.
+        """
+        with self._lock:
+            self._left_out.add(str(photo.path))
+            num, is_first = len(self._left_out), not self._warned
+            self._warned = True
+        if num > max(1, MAX_BAD * num_photos):
+            raise InputError(f"{num} of {num_photos} photos can't be decoded. {error}")
+        if is_first:
+            warn(f"{error}; until then the training leaves out its views. Others like it are only counted")
 
     def note(self, usable: Tensor, view: str) -> None:
         """Count a step.
@@ -70,8 +102,13 @@ class SkippedViews:
 
     def state_dict(self) -> dict[str, Any]:
         """The counts of every process, complete in the first; all call it."""
-        return {"counts": self._processes.gather(self._counts.tolist())}
+        return {
+            "counts": self._processes.gather(self._counts.tolist()),
+            "left_out": self._processes.gather(sorted(self._left_out)),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from ``state_dict``."""
-        self._counts = torch.tensor(state["counts"][self._processes.rank], device=self._counts.device)
+        rank = self._processes.rank
+        self._counts = torch.tensor(state["counts"][rank], device=self._counts.device)
+        self._left_out = set(state["left_out"][rank])

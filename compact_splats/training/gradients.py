@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
-from diff_gaussian_rasterization import gradients as engine
+from diff_gaussian_rasterization import RenderPass
 from torch import Tensor
 
 from compact_splats.scene.gaussian_model import GaussianModel
@@ -12,40 +14,34 @@ from compact_splats.scene.gaussian_model import GaussianModel
 LARGEST = 1e30
 
 
-def add_gradients(model: GaussianModel, loss: Tensor, rendered: GaussianModel | None = None) -> Tensor:
-    """Add the gradients of a view's loss to those that wait in the model, unless anything of them is not finite.
+def add_gradients(model: GaussianModel, view: RenderPass, loss: Tensor, terms: Sequence[Tensor] = ()) -> Tensor:
+    """Add the gradients of a view to those that wait in the model, unless anything of them is not finite.
 
     Nothing is waited for on a GPU: there a view that is not usable adds zeros. On the CPU it adds nothing, so that Adam
     skips parameters of which nothing else waits.
 
     Args:
         model: gets the gradients.
-        loss: (), a function of the parameters of ``model``, of ``rendered``, or of both.
-        rendered: a model of the same Gaussians; its gradients count as those of ``model``.
+        view: after its backward pass; made with the model's waiting gradients.
+        loss: () of the view.
+        terms: (), functions of the model's parameters that are added to the loss, each with its graph.
 
     Returns:
         () bool on the model's device: whether the view was usable.
     """
-    models = [model] if rendered in (None, model) else [rendered, model]
-    inputs = [(name, row) for each in models for name, row in each.parameters.items()]
-    gradients: dict[str, Tensor] = {}
-    for (name, _), gradient in zip(
-        inputs, torch.autograd.grad(loss, [row for _, row in inputs], allow_unused=True), strict=True
-    ):
-        if gradient is not None:
-            gradients[name] = gradients[name] + gradient if name in gradients else gradient.contiguous()
-    waiting = model.waiting_gradients()
-    # sh_rest, three quarters of all numbers, is left out: its gradient is that of sh_dc times numbers below 10.
-    usable = engine.add_gradients(
-        loss.detach().float(),
-        {name: (gradient, waiting[name]) for name, gradient in gradients.items()},
-        largest=LARGEST,
-        unchecked="sh_rest",
-    )
+    for term in terms:
+        loss = loss + term.detach()
+        if term.requires_grad:
+            rows = [model.parameters[name] for name in view.gradients]
+            found = torch.autograd.grad(term, rows, allow_unused=True)
+            for gradient, further in zip(view.gradients.values(), found, strict=True):
+                if further is not None:
+                    gradient += further
+    usable = view.add_gradients(loss.float(), largest=LARGEST)
     if _is_known(usable) and not usable:
         return usable
-    for name, gradient in gradients.items():
-        if waiting[name] is None:
+    for name, gradient in view.gradients.items():
+        if model.parameters[name].grad is None:
             model.parameters[name].grad = gradient
     return usable
 

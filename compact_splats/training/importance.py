@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import cv2
 import numpy as np
@@ -28,7 +29,7 @@ class EdgeImportance:
 
     def __init__(self, views: ViewSampler) -> None:
         self._views = views
-        self._edge_maps: dict[Camera, Tensor] = {}  # uint8: a quarter of the memory, and exact
+        self._edge_maps = WeakKeyDictionary[Camera, Tensor]()  # uint8: a quarter of the memory, and exact
 
     def __call__(self, training: Training, num_views: int | None) -> Tensor:
         """Importance of the Gaussians of ``training.model``.
@@ -53,7 +54,7 @@ class EdgeImportance:
         background: Tensor = torch.zeros(3),  # noqa: B008
         device: torch.device | str = "cpu",
     ) -> Tensor:
-        """Edges of a photo over a background; found once per view.
+        """Edges of a photo over a background; found once per view, while there is memory for photos.
 
         Args:
             camera: with a photo.
@@ -63,10 +64,14 @@ class EdgeImportance:
         Returns:
             (H,W) float32 in [0,1]; zero where a mask excludes the pixel.
         """
-        if camera not in self._edge_maps:
+        edges = self._edge_maps.get(camera)
+        if edges is None:
             photo, mask = ground_truth(camera, torch.device("cpu"), background)
-            self._edge_maps[camera] = torch.from_numpy(edge_map(photo, mask))
-        return min_max_normalised(on_device(self._edge_maps[camera], device))
+            edges = torch.from_numpy(edge_map(photo, mask))
+            if camera.required_photo.cache.reserve(camera, edges.nbytes):
+                self._edge_maps[camera] = edges
+        (copy,) = on_device(edges, torch.device(device), lambda: (edges,))
+        return min_max_normalised(copy)
 
     def state_dict(self) -> dict[str, Any]:
         """State of the order of views."""

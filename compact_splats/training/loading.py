@@ -9,10 +9,12 @@ from typing import Any
 import torch
 from usable_processors import default_threads
 
+from compact_splats.arguments.sizes import memory_size
 from compact_splats.scene.dataset import Scene, load_scene
 from compact_splats.scene.gaussian_model import GaussianModel
 from compact_splats.scene.normalization import Units
 from compact_splats.scene.parameters import SavedArrays
+from compact_splats.training.exposure import DIFFERENT, Exposure, difference_of_exposures
 from compact_splats.training.processes import SingleProcess
 from compact_splats.utils.errors import InputError
 
@@ -36,7 +38,7 @@ def load(
     """
     scene = load_scene(
         config.source_path, config.images, config.resolution, config.eval, config.alpha, config.seed,
-        num_random_points, units, sparse=config.sparse,
+        num_random_points, units, sparse=config.sparse, photo_memory=memory_size(config.photo_memory),
     )  # fmt: skip
     check(scene)
     first = scene.train[0]
@@ -50,16 +52,29 @@ def load(
 class Decoding:
     """Decodes all photos of a scene in background threads; a photo that is used earlier is decoded there.
 
+    Where not all fit into memory, only those are decoded that lack their end, and others when they are used.
+
     Args:
         scene: its training photos are decoded first.
-        device: on a GPU, :meth:`finish` moves the photos to page-locked memory.
+        device: of their use; for a GPU they are put into page-locked memory.
+        folder: of the file for photos that do not fit into memory, see ``PhotoCache.open_file``.
+        copies: processes that make such a file on the same disk.
+
+    Raises:
+        InputError: there is not enough space for the file.
     """
 
-    def __init__(self, scene: Scene, device: torch.device) -> None:
-        self._photos = [camera.required_photo for camera in scene.train + scene.test]
-        self._pin = device.type != "cpu"
+    def __init__(self, scene: Scene, device: torch.device, folder: Path, copies: int = 1) -> None:
+        self._cache = scene.photos
+        self._cache.pin = device.type != "cpu"
+        photos = [camera.required_photo for camera in scene.train + scene.test]
+        self._cache.open_file(folder, photos, copies, is_busy=device.type == "cpu")
+        if self._cache.holds_all:
+            jobs = [photo.planes for photo in photos]
+        else:
+            jobs = [photo.decode for photo in photos if photo.is_cut]
         self._executor = ThreadPoolExecutor(default_threads(), thread_name_prefix="photos")
-        self._futures = [self._executor.submit(photo.pixels) for photo in self._photos]
+        self._futures = [self._executor.submit(job) for job in jobs]
 
     @property
     def is_over(self) -> bool:
@@ -67,26 +82,22 @@ class Decoding:
         over = [future for future in self._futures if future.done()]
         return len(over) == len(self._futures) or any(future.exception() for future in over)
 
-    def finish(self) -> int:
+    def finish(self) -> None:
         """Wait for all photos.
-
-        Returns:
-            Their size in memory, bytes.
 
         Raises:
             InputError: one is broken; of several, the first.
         """
         for future in self._futures:
             future.result()
-        self.close()
-        if self._pin:
-            for photo in self._photos:
-                photo.pin_memory()
-        decoded = (each for photo in self._photos for each in photo.planes())
-        return sum(each.nbytes for each in decoded if each is not None)
+        self._stop()
 
     def close(self) -> None:
-        """Leave out the photos that no thread has begun with."""
+        """Leave out the photos that no thread has begun with, and remove the file."""
+        self._stop()
+        self._cache.close()
+
+    def _stop(self) -> None:
         self._executor.shutdown(wait=False, cancel_futures=True)
         self._futures = []
 
@@ -122,6 +133,30 @@ def first_gaussians(config: Any, scene: Scene, device: torch.device, given: Save
     return GaussianModel.from_arrays(given, device, units, config.sh_degree)
 
 
+def exposure_for(config: Any, scene: Scene, device: torch.device) -> Exposure | None:
+    """The colour transforms of the photos, if they are to be learnt; says why, where the photos decide it.
+
+    Args:
+        config: of the training.
+        scene: of the training.
+        device: of the model.
+
+    Raises:
+        InputError: a photo is broken.
+    """
+    if config.exposure == "off" or len(scene.train) < 2:
+        return None
+    if config.exposure == "auto":
+        difference = difference_of_exposures(scene)
+        if difference < DIFFERENT:
+            return None
+        config.say(
+            f"photos of the same points differ in brightness by {difference:.0%} (standard deviation): the exposure "
+            "of each is learnt (see --exposure)"
+        )
+    return Exposure(len(scene.train), device)
+
+
 def check_same_start(processes: SingleProcess, config: Any, scene: Scene) -> None:
     """Make sure that all processes start from the same; what the photos show is not looked at.
 
@@ -134,6 +169,7 @@ def check_same_start(processes: SingleProcess, config: Any, scene: Scene) -> Non
         "resume": False,
         "device": "auto",
         "threads": 0,
+        "photo_memory": "auto",
         "quiet": False,
     }
     text = repr((replace(config, **neutral), [camera.name for camera in scene.train]))

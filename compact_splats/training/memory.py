@@ -11,6 +11,7 @@ import torch
 
 from compact_splats.arguments.options import flags_that_save_memory
 from compact_splats.arguments.schedule import Schedule
+from compact_splats.arguments.sizes import memory_size
 from compact_splats.scene.dataset import Scene
 from compact_splats.training.densification import Densification
 from compact_splats.training.processes import SingleProcess
@@ -21,31 +22,33 @@ from compact_splats.utils.memory import free_memory
 # Measured (docs/reliability.md); rows come on top, four times: parameters, gradients, two moments.
 _PER_GAUSSIAN = 400  # bytes: activations, splats, 5 instances with a gradient each
 _PER_PIXEL = 100  # bytes: image, gradient, nine maps of SSIM
-_PER_PIXEL_OF_PHOTO = 3
-_PER_PIXEL_OF_EDGES = 1
 
 
 def check_memory(config: Any, schedule: Schedule, processes: SingleProcess, device: torch.device, scene: Scene) -> None:
-    """Make sure that a training fits into what is free now, with its photos not yet decoded.
+    """Divide the memory: set how much photos may take, and make sure that a training fits into what is free.
 
     Args:
         config: a ``TrainConfig``.
         schedule: how far the set grows.
         processes: the processes, which share the memory of a machine.
         device: of the training; on a GPU only the photos need main memory.
-        scene: sizes of photos and the number of points count.
+        scene: its photos are not decoded yet. Sizes of photos and the number of points count.
 
     Raises:
         InputError: it does not fit.
     """
-    pixels = [camera.width * camera.height for camera in scene.train + scene.test]
-    wanted = _PER_PIXEL_OF_PHOTO * sum(pixels)
+    wanted = 0
     if device.type == "cpu":
         rounds = schedule.densification_rounds
         allowed = (each.allowance(schedule.iterations, config.final_budget) for each in rounds)
         wanted += max(len(scene.points.xyz), *allowed) * _per_gaussian(config.sh_degree)
-        wanted += _PER_PIXEL * max(pixels) + _PER_PIXEL_OF_EDGES * sum(pixels[: len(scene.train)])
-    _check(config, wanted * processes.on_this_machine, "at least")
+        wanted += _PER_PIXEL * max(camera.width * camera.height for camera in scene.train + scene.test)
+    num, free = processes.on_this_machine, free_memory()
+    most = memory_size(config.photo_memory)
+    if most is None and free is not None:
+        most = min(free // 2, max(0, free - num * wanted))
+    scene.limit_photos(None if most is None else most // num)
+    _check(config, num * (wanted + scene.photos.most_bytes), "at least")
 
 
 def no_room_to_grow(config: Any, training: Training, processes: SingleProcess, step: int) -> InputError | None:

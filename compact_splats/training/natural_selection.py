@@ -77,13 +77,13 @@ class NaturalSelection(Strategy):
                 return each.opacity_lr_factor
         return 1.0
 
-    def before_backward(self, training: Training, loss: Tensor) -> Tensor:
-        """Tune the weight, and add the regularisation."""
+    def loss_term(self, training: Training) -> Tensor | None:
+        """Tune the weight, and give the regularisation."""
         if not self._is_due(training.step):
-            return loss
+            return None
         if self._tunes(training.step):
             self.tune(training.step, training.model.opacities)
-        return loss + self.regularisation(training.step, training.model.parameters["opacity_logits"])
+        return self.regularisation(training.step, training.model.parameters["opacity_logits"])
 
     def _tunes(self, step: int) -> bool:
         """Whether ``step`` reads the budget-th opacity."""

@@ -26,7 +26,15 @@ from compact_splats.scene.saved_cameras import camera_entries
 from compact_splats.training.checkpoint import Checkpoints
 from compact_splats.training.digest import digest
 from compact_splats.training.faults import SkippedViews
-from compact_splats.training.loading import Decoding, check_all_photos, check_same_start, first_gaussians, load
+from compact_splats.training.loading import (
+    Decoding,
+    check_all_photos,
+    check_same_start,
+    exposure_for,
+    first_gaussians,
+    load,
+)
+from compact_splats.training.loss import PhotometricLoss
 from compact_splats.training.memory import check_memory, no_room_to_grow
 from compact_splats.training.processes import SINGLE_PROCESS, SingleProcess
 from compact_splats.training.progress import Progress
@@ -36,7 +44,7 @@ from compact_splats.training.run_folder import UNITS, Run, free_folder
 from compact_splats.training.strategies import standard_strategies
 from compact_splats.training.summary import describe
 from compact_splats.training.time_limit import TimeLimit
-from compact_splats.training.training import Training, photometric_loss
+from compact_splats.training.training import Training
 from compact_splats.training.viewer_files import cfg_args, write_points
 from compact_splats.utils.errors import InputError
 from compact_splats.utils.lock import FolderLock
@@ -103,8 +111,8 @@ def _train(
     checkpoints.about = {"config": to_json(config), "poses": poses, "processes": processes.count}
     if about is not None:
         check_same_poses(about, poses, config)
-    memory = MemoryMeter(device)
-    with closing(Decoding(scene, device)) as decoding:
+    memory = MemoryMeter(device, lambda: scene.photos.num_bytes)
+    with closing(Decoding(scene, device, run.folder, processes.on_this_machine)) as decoding:
         if processes.count > 1 or config.minutes is not None:
             decoding.finish()  # all processes find a broken photo, none waits for others; a time limit measures speed
         model = first_gaussians(config, scene, device, given)
@@ -119,12 +127,12 @@ def _train(
             if processes.is_first:
                 run.first = partial(begin, context, is_new=about is None)
             scores = fit(training, context)
-            num_skipped = context.skipped.total()
+            num_skipped, num_left_out = context.skipped.total(), context.skipped.total_left_out()
             if not processes.is_first:
                 return {}
-            summary = summary_of(context, num_skipped, scores)
+            summary = summary_of(context, num_skipped, num_left_out, scores)
             run.finish(context.num_iterations, summary)
-    config.say(describe(summary, config.final_budget))
+    config.say(describe(summary, config.final_budget, run.folder))
     return summary
 
 
@@ -138,9 +146,10 @@ def make_training(
         model,
         schedule,
         standard_strategies(scene, schedule, config.final_budget, seed=config.seed, selection=config.selection),
-        loss=partial(photometric_loss, ssim_weight=config.lambda_dssim),
+        loss=PhotometricLoss(config.lambda_dssim),
         background=None if config.random_background else torch.full((3,), float(config.white_background)),
         seed=config.seed,
+        exposure=exposure_for(config, scene, model.device),
         processes=processes,
     )
 
@@ -161,6 +170,9 @@ def surroundings(
         open_viewer(run.folder, training.scene, stop, clock) as viewer,
     ):
         skipped = SkippedViews(schedule.iterations, device, processes)
+        if not training.scene.photos.holds_all:
+            num_photos = len({camera.required_photo.path for camera in training.scene.train + training.scene.test})
+            training.scene.photos.leave_out = partial(skipped.leave_out, num_photos=num_photos, warn=run.warn)
         yield RunContext(
             config, training, decoding, run, checkpoints, clock, memory, progress, skipped, stop, viewer, processes,
             memory_error, time_limit,
@@ -168,14 +180,14 @@ def surroundings(
 
 
 def begin(context: RunContext, *, is_new: bool) -> None:
-    """Wait until all photos are decoded, then write what belongs in the run folder from the start.
+    """Wait until all photos that fit into memory are decoded, then write what belongs in the folder from the start.
 
     Raises:
         InputError: a photo is broken; nothing has been written or removed.
     """
     run, scene = context.run, context.training.scene
     with context.clock.paused():
-        context.memory.exclude(context.decoding.finish())
+        context.decoding.finish()
     run.write_inputs = partial(write_inputs, run, context.config, scene, context.training.model.device)
     run.remove_leftovers()
     if is_new:
@@ -200,7 +212,7 @@ def fit(training: Training, context: RunContext) -> Scores:
     return context.measure(context.num_iterations)
 
 
-def summary_of(context: RunContext, num_skipped: int, scores: Scores) -> dict[str, Any]:
+def summary_of(context: RunContext, num_skipped: int, num_left_out: int, scores: Scores) -> dict[str, Any]:
     """The content of ``summary.json``."""
     ply: Path = context.run.ply_path(context.num_iterations)
     seconds = context.clock.seconds
@@ -212,6 +224,7 @@ def summary_of(context: RunContext, num_skipped: int, scores: Scores) -> dict[st
         "training_minutes": seconds / 60,
         "steps_per_second": context.training.schedule.iterations / seconds,
         "skipped_views": num_skipped,
+        "photos_left_out": num_left_out,
         **context.memory.read(),
         **scores,
         "point_cloud": str(ply),

@@ -18,6 +18,7 @@ from compact_splats.gaussian_renderer.evaluation import Scores, measure
 from compact_splats.scene.dataset import Scene
 from compact_splats.scene.gaussian_model import GaussianModel
 from compact_splats.training.checkpoint import Checkpoints, Stateful
+from compact_splats.training.exposure import FILE
 from compact_splats.training.faults import SkippedViews
 from compact_splats.training.loading import Decoding
 from compact_splats.training.processes import SingleProcess
@@ -146,6 +147,7 @@ class RunContext:
             try:
                 if self.processes.is_first:
                     self._save_ply(self.num_iterations)
+                    self._save_exposure()
             except InputError as caught:
                 error = caught
             if self.processes.share(error) is not None:
@@ -178,6 +180,15 @@ class RunContext:
         path = self.run.ply_path(iteration)
         self.training.model.save_ply(path)
         flush_to_disk(path)
+
+    def _save_exposure(self) -> None:
+        exposure, cameras = self.training.exposure, self.training.scene.train
+        if exposure is None:
+            (self.run.folder / FILE).unlink(missing_ok=True)  # of an older run
+            return
+        self.run.write_json(FILE, exposure.by_name(cameras))
+        if diverged := [cameras[i].name for i in exposure.diverged()]:
+            self.run.warn(f"the exposure of {len(diverged)} photos, {diverged[0]} for one, is beyond the limits")
 
     def _pause(self, step: int) -> None:
         """Write a checkpoint if one is due or if the training has to end, and then end it; all processes call this."""

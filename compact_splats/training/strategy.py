@@ -28,14 +28,13 @@ class Strategy:
         """Whether :meth:`after_backward` of ``step`` needs the screen-space gradients of its view."""
         return False
 
-    def before_backward(self, training: Training, loss: Tensor) -> Tensor:
-        """The loss of the step with this strategy's regularisation, if any.
+    def loss_term(self, training: Training) -> Tensor | None:
+        """What this strategy adds to the loss of the step: () with gradient for the parameters of the model, or None.
 
         Args:
             training: between the forward and the backward pass.
-            loss: () with gradient.
         """
-        return loss
+        return None
 
     def after_backward(self, training: Training, stats: GradientStats | None, usable: Tensor) -> None:
         """Note what the backward pass has found, before the optimizer's update.

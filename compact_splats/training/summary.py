@@ -1,15 +1,21 @@
 """The summary that a training prints at its end."""
 
+import shlex
+import sys
+from pathlib import Path
 from typing import Any
 
 
-def describe(summary: dict[str, Any], budget: int) -> str:
+def describe(summary: dict[str, Any], budget: int, folder: Path) -> str:
     """Format the summary.
 
     Args:
         summary: the content of ``summary.json``.
         budget: number of Gaussians wanted.
+        folder: of the run.
     """
+    script = Path(sys.argv[0])
+    view = ["python", str(script.with_name("view.py"))] if script.name == "train.py" else ["compact-splats", "view"]
     quality = [
         f"{split + ' views':12} PSNR {_figure(scores['psnr'], 2)} dB   SSIM {_figure(scores['ssim'], 4)}"
         for split in ("test", "train")
@@ -17,6 +23,8 @@ def describe(summary: dict[str, Any], budget: int) -> str:
     ]
     if "test" not in summary:
         quality.append("             (no test views: --eval keeps every 8th photo out of training)")
+    if num := summary.get("photos_left_out"):
+        quality.append(f"{'photos':12} {num:,} can't be decoded: their views were left out")
     memory = f"{'memory':12} peak {summary['peak_rss_mb']:,.0f} MB"
     if "peak_rss_above_start_mb" in summary:
         memory += f", {summary['peak_rss_above_start_mb']:,.0f} MB of it since the start of training"
@@ -30,6 +38,7 @@ def describe(summary: dict[str, Any], budget: int) -> str:
             f"{summary['steps_per_second']:.1f} steps/s",
             memory,
             f"{'files':12} {summary['point_cloud']}",
+            f"{'to see it':12} {shlex.join([*view, str(folder)])}",
         ]
     )
 

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 
 from compact_splats.arguments.schedule import DensificationRound, Pace, Schedule, SelectionRound
-from compact_splats.gaussian_renderer import render
+from compact_splats.gaussian_renderer import render_pass
 from compact_splats.gaussian_renderer.evaluation import ground_truth
 from compact_splats.training.processes import SINGLE_PROCESS, SingleProcess
-from compact_splats.training.training import Training, photometric_loss
+from compact_splats.training.training import Training
 from compact_splats.utils.errors import InputError
 from compact_splats.utils.usage import synchronize
 
@@ -132,7 +132,8 @@ def seconds_of_a_view(training: Training) -> float:
     for _ in range(2):  # the first loads code
         synchronize(model.device)
         start = time.perf_counter()
-        loss = photometric_loss(render(camera, model, background).image, photo, mask)
-        torch.autograd.grad(loss, list(model.parameters.values()))
+        view = render_pass(camera, model, background, sums={})
+        view.photometric_loss(photo, mask)
+        view.backward()
     synchronize(model.device)
     return time.perf_counter() - start

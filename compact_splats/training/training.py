@@ -6,40 +6,25 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import diff_gaussian_rasterization as engine
 import torch
 from torch import Tensor
 
 from compact_splats.arguments.schedule import Schedule
-from compact_splats.gaussian_renderer import render
+from compact_splats.gaussian_renderer import render_pass
 from compact_splats.gaussian_renderer.evaluation import ground_truth
 from compact_splats.gaussian_renderer.gradient_stats import GradientStats
-from compact_splats.scene.cameras import Camera
+from compact_splats.scene.cameras import Camera, in_turn, want_photos
 from compact_splats.scene.dataset import Scene
 from compact_splats.scene.gaussian_model import GaussianModel
+from compact_splats.training.exposure import Exposure
 from compact_splats.training.gradients import add_gradients
+from compact_splats.training.loss import Loss, measure, photometric_loss
 from compact_splats.training.processes import SINGLE_PROCESS, SingleProcess
 from compact_splats.training.random_streams import random_stream
 from compact_splats.training.strategy import Strategy
 from compact_splats.training.view_sampler import ViewSampler
 
 SMALLEST_SIDE = 64  # px: photos are not made smaller than that
-Loss = Callable[[Tensor, Tensor, Tensor | None], Tensor]
-
-
-def photometric_loss(image: Tensor, photo: Tensor, mask: Tensor | None = None, *, ssim_weight: float = 0.2) -> Tensor:
-    """``(1 - w) L1 + w (1 - SSIM)`` of a rendered view [3DGS, arXiv:2308.04079].
-
-    Args:
-        image: (3,H,W) float32.
-        photo: (3,H,W) uint8.
-        mask: (H,W) bool, False where a pixel does not count.
-        ssim_weight: w.
-
-    Returns:
-        () float32 with gradient for the image.
-    """
-    return engine.photometric_loss(image, photo, mask=mask, ssim_weight=ssim_weight).loss
 
 
 class StepSchedule(Protocol):
@@ -75,7 +60,7 @@ class Step:
     Attributes:
         number: from 1.
         camera: the view; of this process, where several train together.
-        image: (3,H,W) float32, as rendered.
+        image: (3,H,W) float32, as it was compared with the photo: as rendered, or in the exposure of the photo.
         photo: (3,H,W) uint8.
         mask: (H,W) bool, False where a pixel does not count; None: all count.
         loss: () float32, without the terms that strategies add.
@@ -104,13 +89,14 @@ class Training:
         model: is trained in place. It gets an Adam unless it has an optimizer.
         schedule: learning rates, SH degrees, and which parameters are updated when.
         strategies: what edits the set or adds to the loss, called in this order.
-        loss: of (image, photo, mask), see :func:`photometric_loss`.
+        loss: of (image, photo, mask), see :class:`training.loss.PhotometricLoss`.
         background: (3,) RGB in [0,1] in main memory; None: a new random one in every step. Photos with an alpha channel
             that is no mask are composited over it.
         seed: of the order of views and of random backgrounds.
         views: another order of views.
         rendered: the model to render in place of ``model``, as quantization-aware fine-tuning needs it: of the same
             Gaussians, with parameters of its own. Their gradients count as those of ``model`` (straight-through).
+        exposure: colour transforms of the training photos, learnt with the model; None: photos are taken as they are.
         processes: those that train together, each with a view of its own in every step. All make the same edits.
 
     Attributes:
@@ -129,6 +115,7 @@ class Training:
         seed: int = 0,
         views: ViewSampler | None = None,
         rendered: Callable[[Training], GaussianModel] | None = None,
+        exposure: Exposure | None = None,
         processes: SingleProcess = SINGLE_PROCESS,
     ) -> None:
         self.scene, self.model, self.strategies = scene, model, list(strategies)
@@ -136,7 +123,7 @@ class Training:
         self.step = 0
         self._divisor, self._smaller = 1, dict[int, Camera]()
         self._loss, self._background, self._rendered = loss, background, rendered
-        self._processes = processes
+        self.exposure, self._processes = exposure, processes
         model.units = scene.units
         self._views = views or ViewSampler(len(scene.train), random_stream(seed, "views"))
         self._background_stream = random_stream(seed, "background")
@@ -155,29 +142,39 @@ class Training:
         if self.schedule.raises_sh_degree(step):
             model.raise_sh_degree()
 
-        camera = self.view(processes.own_draw(self._views.draw))
+        if self.scene.photos.num_ahead:
+            upcoming = processes.own_share(self._views.upcoming(self.scene.photos.num_ahead * processes.count))
+            want_photos([self.view(index) for index in upcoming], model.device)
+        index = processes.own_draw(self._views.draw)
+        camera = self.view(index)
         background = self._next_background()
         photo, mask = ground_truth(camera, model.device, background)
         wants_gradients = any(strategy.wants_gradients(step) for strategy in strategies)
         stats = GradientStats.zeros(model.num_gaussians, model.device) if wants_gradients else None
         shown = model if self._rendered is None else self._rendered(self)
-        image = render(camera, shown, background, stats=stats).image
-        loss = total = self._loss(image, photo, mask)
-        for strategy in strategies:
-            total = strategy.before_backward(self, total)
+        view = render_pass(camera, shown, background, model.waiting_gradients())
+        image, exposure = view.image, self.exposure
+        if exposure is None:
+            loss = measure(view, self._loss, photo, mask)
+        else:
+            loss, image, v_transform = exposure.measure(index, view, self._loss, photo, mask)
+        terms = [term for strategy in strategies if (term := strategy.loss_term(self)) is not None]
 
-        usable = add_gradients(model, total, shown)
+        view.backward(None if stats is None else (stats.abs_grad_sum, stats.views))
+        usable = add_gradients(model, view, loss, terms)
         for strategy in strategies:
             strategy.after_backward(self, stats, usable)
 
         updated = self.schedule.updated_parameters(step)
         processes.average_gradients(model.parameters[name] for name in updated)
         model.update(updated)
+        if exposure is not None:
+            exposure.update(step / self.schedule.iterations, index, v_transform, usable, processes)
         for strategy in strategies:
             strategy.after_step(self)
         if self.schedule.may_edit(step):
             processes.check_same(f"Gaussians after step {step}", model.parameters.values())
-        return Step(step, camera, image.detach(), photo, mask, loss.detach(), usable)
+        return Step(step, camera, image, photo, mask, loss, usable)
 
     def _set_learning_rates(self) -> None:
         rates = self.schedule.learning_rates_at(self.step, self.scene.extent)
@@ -227,8 +224,9 @@ class Training:
             value: of a view, (N,) float32 on the model's device.
         """
         total = torch.zeros(self.model.num_gaussians, device=self.model.device)
-        for index in self._processes.own_share(indices):
-            total += value(self.view(index))
+        cameras = [self.view(index) for index in self._processes.own_share(indices)]
+        for camera in in_turn(cameras, torch.device("cpu")):  # of the edge maps
+            total += value(camera)
         self._processes.sum(total)
         return total / len(indices)
 
@@ -246,6 +244,7 @@ class Training:
             "model": self.model.state_dict(),
             "views": self._views.state_dict(),
             "background": self._background_stream.get_state(),
+            "exposure": None if self.exposure is None else self.exposure.state_dict(),
             "processes": self._processes.gather(own),
         }
 
@@ -255,6 +254,8 @@ class Training:
         self.model.load_state_dict(state["model"])
         self._views.load_state_dict(state["views"])
         self._background_stream.set_state(state["background"])
+        if self.exposure is not None:
+            self.exposure.load_state_dict(state["exposure"])
         own = state["processes"][self._processes.rank]
         self.model.set_waiting_gradients(own["gradients"])
         device = self.model.device

@@ -31,6 +31,14 @@ class ViewSampler:
             return list(range(self._num_views))
         return [self.draw() for _ in range(count)]
 
+    def upcoming(self, count: int) -> list[int]:
+        """The views that the next draws will give, ``count`` of them or all until the stack has been refilled once."""
+        views = self._stack[: -count - 1 : -1]
+        if len(views) < count:
+            generator = torch.Generator().set_state(self._generator.get_state())
+            views += torch.randperm(self._num_views, generator=generator).tolist()[::-1]
+        return views[:count]
+
     def state_dict(self) -> dict[str, Any]:
         """The views left on the stack, and the generator."""
         return {"stack": list(self._stack), "generator": self._generator.get_state()}

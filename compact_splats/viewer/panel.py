@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import cv2
@@ -10,6 +11,7 @@ import numpy as np
 from viser import ClientHandle
 
 PHOTO_WIDTH = 480  # px, of photo and render in the panel
+NARROW = 576  # px; viser has panels at the bottom of the page in windows up to this width
 
 
 @dataclass(frozen=True)
@@ -55,28 +57,31 @@ class Panel:
         gui, self._cameras = client.gui, config.cameras
         self._status = gui.add_markdown("")
         self._pause = gui.add_button("Pause", visible=config.has_pause)
-        with gui.add_folder("Camera"):
-            self._camera = gui.add_dropdown("go to", config.cameras)
-            steps = gui.add_button_group("step", ("previous", "again", "next"))
-            cameras = gui.add_checkbox("show cameras", False, hint="click one to go there")
-            self._is_exact = gui.add_checkbox(
-                "exact at rest", True, hint="while the camera rests, show an image of the renderer used in training"
-            )
-        with gui.add_folder("Gaussians"):
-            top = max(1, config.max_degree)
-            self._degree = gui.add_slider("SH degree", 0, top, 1, config.max_degree, disabled=not config.max_degree)
-            self._opacity = gui.add_slider("opacity from", 0.0, 1.0, 0.01, 0.0)
-            self._sizes = gui.add_multi_slider(
-                "sizes", 0, 100, 1, (0, 100), hint="percentiles: 0 to 90 hides the largest tenth"
-            )
-            self._background = gui.add_rgb("background", config.background)
-        with gui.add_folder("Photo and render" if config.has_photos else "Render"):
-            hint = "show the photo on the left part of the view"
-            self._wipe = gui.add_slider("photo, %", 0, 100, 1, 0, visible=config.has_photos, hint=hint)
-            self._quality = gui.add_markdown("")
-            blank = np.zeros((1, 1, 3), np.uint8)
-            self._photo = gui.add_image(blank, label="photo", visible=False)
-            self._render = gui.add_image(blank, label="render", visible=False)
+        # On a phone viser opens the page's own panel, over most of the scene, and closes those that are added.
+        is_narrow = client.camera.image_width <= NARROW
+        with gui.add_panel().add_tab("Controls") if is_narrow else nullcontext():
+            with gui.add_folder("Camera"):
+                self._camera = gui.add_dropdown("go to", config.cameras)
+                steps = gui.add_button_group("step", ("previous", "again", "next"))
+                cameras = gui.add_checkbox("show cameras", False, hint="click one to go there")
+                self._is_exact = gui.add_checkbox(
+                    "exact at rest", True, hint="while the camera rests, show an image of the renderer used in training"
+                )
+            with gui.add_folder("Gaussians"):
+                top = max(1, config.max_degree)
+                self._degree = gui.add_slider("SH degree", 0, top, 1, config.max_degree, disabled=not config.max_degree)
+                self._opacity = gui.add_slider("opacity from", 0.0, 1.0, 0.01, 0.0)
+                self._sizes = gui.add_multi_slider(
+                    "sizes", 0, 100, 1, (0, 100), hint="percentiles: 0 to 90 hides the largest tenth"
+                )
+                self._background = gui.add_rgb("background", config.background)
+            with gui.add_folder("Photo and render" if config.has_photos else "Render"):
+                hint = "show the photo on the left part of the view"
+                self._wipe = gui.add_slider("photo, %", 0, 100, 1, 0, visible=config.has_photos, hint=hint)
+                self._quality = gui.add_markdown("")
+                blank = np.zeros((1, 1, 3), np.uint8)
+                self._photo = gui.add_image(blank, label="photo", visible=False)
+                self._render = gui.add_image(blank, label="render", visible=False)
         self._pause.on_click(lambda _: on_pause())
         self._camera.on_update(lambda event: on_jump(self.camera) if event.client else None)
         steps.on_click(lambda event: on_jump(self._after(event.target.value)))

@@ -1,8 +1,8 @@
 """glTF with KHR_gaussian_splatting as .glb: float32, without loss, SH degrees 0 to 3.
 
 glTF's axes are left, up, front (x to the left of the model), those of models right, down, front: the writer turns the
-model half about z, which changes signs only, and the reader turns it back. The anti-aliased mark, for which the
-extension has no field, is in the primitive's ``extras``.
+model half about z, which changes signs only, and the reader turns it back. An offset is the node's translation. The
+anti-aliased mark, for which the extension has no field, is in the primitive's ``extras``.
 
 [https://github.com/KhronosGroup/glTF, extensions/2.0/Khronos/KHR_gaussian_splatting/README.md, ratified; glTF 2.0]
 """
@@ -117,7 +117,7 @@ def _pack(arrays: SavedArrays) -> bytes:
         "extensionsUsed": [EXTENSION],
         "scene": 0,
         "scenes": [{"nodes": [0]}],
-        "nodes": [{"mesh": 0}],
+        "nodes": [{"mesh": 0} if arrays.offset is None else {"mesh": 0, "translation": list(arrays.offset)}],
         "meshes": [{"primitives": [primitive]}],
         "buffers": [{"byteLength": start}],
         "bufferViews": views,
@@ -185,9 +185,10 @@ class _Document:
         parts = [part for root in self._roots() for part in self._of_node(root, np.eye(4), 0)]
         if not parts:
             raise FormatError(f"a primitive with {EXTENSION}", "none")
-        marks = {part.antialiased for part in parts}
-        notes = ["some parts are anti-aliased and some not: taken as not"] if len(marks) > 1 else []
-        return SavedArrays(joined(parts), marks == {True}, notes)
+        is_mixed = len({part.antialiased for part in parts}) > 1
+        notes = ["some parts are anti-aliased and some not: taken as not"] if is_mixed else []
+        model = joined(parts)
+        return model.replaced(model, *notes)
 
     def _roots(self) -> list[Any]:
         """The nodes of the scene; without scenes all that are no child."""

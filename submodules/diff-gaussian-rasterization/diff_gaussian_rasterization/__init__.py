@@ -5,6 +5,7 @@ from .compat import GaussianRasterizationSettings, GaussianRasterizer, TamingRes
 from .loss import Loss, photometric_loss, ssim
 from .optimizer import SparseGaussianAdam
 from .rasterizer import Importance, Rasterized, View, importance, rasterize
+from .render_pass import RenderPass
 
 __all__ = [
     "DEVICES",
@@ -15,6 +16,7 @@ __all__ = [
     "Importance",
     "Loss",
     "Rasterized",
+    "RenderPass",
     "SparseGaussianAdam",
     "TamingResults",
     "View",

@@ -88,6 +88,15 @@ class Adam(torch.optim.Optimizer):
             torch.autograd.graph.increment_version(parameter)  # so that autograd detects the change
             state["step"] += 1
 
+    # torch.optim.Optimizer would wrap it for profiles and hooks, which takes as long as the rest of its Python.
+    step.hooked = True  # type: ignore[attr-defined]
+
+    def register_step_pre_hook(self, hook: Any) -> Any:
+        """Not supported."""
+        raise NotImplementedError("Adam of diff_gaussian_rasterization calls no hooks of its step")
+
+    register_step_post_hook = register_step_pre_hook
+
     def _state_of(self, parameter: Tensor) -> dict[str, Any]:
         state = self.state[parameter]
         if not state:

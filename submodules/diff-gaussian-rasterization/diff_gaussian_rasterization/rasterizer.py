@@ -36,8 +36,10 @@ class View:
     background: Tensor
 
     def _for_engine(self, dtype: torch.dtype) -> Any:
-        matrix = self.world_to_camera.to("cpu", dtype).contiguous()
-        background = self.background.to("cpu", dtype).contiguous()
+        matrix, background = (
+            each if each.is_cpu and each.dtype == dtype and each.is_contiguous() else each.to("cpu", dtype).contiguous()
+            for each in (self.world_to_camera, self.background)
+        )
         return _C.View(self.width, self.height, self.fx, self.fy, self.cx, self.cy, matrix, background)
 
 

@@ -244,15 +244,17 @@ void blend_tile_backward(const Frame<T>& frame, int64_t tile_index, const Images
             const Sym2<B> conic{B(s.conic.xx), B(s.conic.xy), B(s.conic.yy)};
             const Channels<B> channels{{B(s.color.x), B(s.color.y), B(s.color.z)}, B(s.inverse_depth)};
             SplatGradient<B> sums = {};
-            ColumnSums<B> columns[kTile / kLanes<T>] = {};
+            LineSums<B> columns[kTile / kLanes<T>] = {};
             for_each_group([&](int at, Vec2<B> d, B alpha, B transmittance,
                                Mask<T> contributes) __attribute__((always_inline)) {
                 B remainder = B::load(v.remainder + at);
-                const B u = blend_vjp<kDepth>(channels, alpha, odds_of(alpha), transmittance, contributes, v.load(at),
-                                              remainder, sums);
+                const Channels<B> v_pixel = v.load(at);
+                const PairGradient<B> pair = blend_vjp<kDepth>(channels, alpha, odds_of(alpha), transmittance,
+                                                               contributes, v_pixel, remainder);
                 remainder.store(v.remainder + at);
-                add_row(d.y, u, columns[at % kTile / kLanes<T>]);
-                if constexpr (kAbsolute) add_absolute(conic, d, u, sums.abs_mean);
+                add_channels<kDepth>(pair.weight, v_pixel, sums);
+                add_pixel(d.y, pair.u, columns[at % kTile / kLanes<T>]);
+                if constexpr (kAbsolute) add_absolute(conic, d, pair.u, sums.abs_mean);
             });
             for (int i = 0; i < kTile / kLanes<T>; ++i) add_column(d_x[i], columns[i], sums);
             slots[frame.slot_of(instance)] = sum(sums);

@@ -1,6 +1,6 @@
 // Blending on the GPU. Forward: one block per tile, one thread per pixel. Backward and importance: one warp per segment
-// of a tile's splats, two splats per lane. The pixels of the tile are passed from lane to lane [Taming 3DGS,
-// arXiv:2406.15643], so that the sums over pixels stay in registers.
+// of a tile's splats, as in [Taming 3DGS, arXiv:2406.15643]; lanes are in turn pixels and splats, so that the sums over
+// pixels stay in registers. All skip the blocks of 8 x 4 pixels that a splat does not touch.
 #include <type_traits>
 
 #include "cuda_passes.h"
@@ -10,11 +10,12 @@ namespace {
 
 constexpr int kTile = Limits::tile;
 constexpr int kBatch = 256;  // splats in shared memory at a time
-// Blocks of forward that a multiprocessor is to hold: 5 leave 48 registers a thread, and Turing runs 1024 threads at most.
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
-constexpr int kForwardBlocks = 4;
+// Blocks that a multiprocessor is to hold. Forward: 5 leave 48 registers a thread, and Turing runs 1024 threads at most.
+// Over segments: 6 leave 80 registers; before Hopper, shared memory holds 5 at most.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+constexpr int kForwardBlocks = __CUDA_ARCH__ < 800 ? 4 : 5, kSegmentBlocks = 5;
 #else
-constexpr int kForwardBlocks = 5;
+constexpr int kForwardBlocks = 5, kSegmentBlocks = 6;
 #endif
 
 /// The pixels of a tile are numbered so that a warp has 8 x 4 of them: warps can then skip small splats.
@@ -22,10 +23,6 @@ constexpr int kBlockWidth = 8, kBlockHeight = 4;
 constexpr int kWarpsAcross = kTile / kBlockWidth;
 __device__ int pixel_x(int pixel) { return pixel / kWarp % kWarpsAcross * kBlockWidth + pixel % kBlockWidth; }
 __device__ int pixel_y(int pixel) { return pixel / kWarp / kWarpsAcross * kBlockHeight + pixel % kWarp / kBlockWidth; }
-__device__ int thread_of_pixel(int x, int y) {
-    return (y / kBlockHeight * kWarpsAcross + x / kBlockWidth) * kWarp + y % kBlockHeight * kBlockWidth +
-           x % kBlockWidth;
-}
 
 /// The index in frame.states of the state before a segment > 0: 1 + num_channels arrays of kTilePixels. Tiles do not
 /// overlap, for the reason of first_block.
@@ -46,13 +43,13 @@ struct BlendShared {
         float4 words[4 * kBatch];
         Splat<float> splats[kBatch];
     };
-    unsigned char warps[kBatch];  // bit w: the splat touches the pixels of warp w
+    uint8_t touched[kBatch];  // touched_blocks
     unsigned last;
 };
 static_assert(sizeof(Splat<float>) == 4 * sizeof(float4), "a splat is loaded by four threads");
 
-/// Bit w: the splat's ellipse touches the pixels of warp w.
-__device__ unsigned touched_warps(const Splat<float>& s, Vec2<int> corner) {
+/// Bit b: the splat's ellipse touches block b of the tile's pixels, the 32 from 32 b on.
+__device__ unsigned touched_blocks(const Splat<float>& s, Vec2<int> corner) {
     const EllipseHeights<float> heights = ellipse_heights(s);
     unsigned bits = 0;
 #pragma unroll
@@ -105,7 +102,7 @@ template <int kChannels> struct PixelSum {
     }
 };
 
-/// Loads `count` splats of the tile, finds which warps they touch, and replaces their conics by exponent_conic. All
+/// Loads `count` splats of the tile, finds which blocks of pixels they touch, and replaces their conics by exponent_conic. All
 /// threads of the block have to call it.
 __device__ void load_batch(BlendShared& shared, const Frame& frame, int64_t begin, int count, Vec2<int> corner) {
     for (int i = threadIdx.x; i < 4 * count; i += kTilePixels) {
@@ -115,7 +112,9 @@ __device__ void load_batch(BlendShared& shared, const Frame& frame, int64_t begi
     __syncthreads();
     for (int i = threadIdx.x; i < count; i += kTilePixels) {
         Splat<float>& splat = shared.splats[i];
-        shared.warps[i] = static_cast<unsigned char>(touched_warps(splat, corner));
+        const auto touched = static_cast<uint8_t>(touched_blocks(splat, corner));
+        shared.touched[i] = touched;
+        if (frame.touched) frame.touched[begin + i] = touched;
         splat.conic = exponent_conic(splat.conic);
     }
     __syncthreads();
@@ -157,7 +156,7 @@ template <int kChannels> __global__ void __launch_bounds__(kTilePixels, kForward
             const unsigned seen = static_cast<unsigned>(batch - begin) + first;
             if (frame.states && seen > 0 && seen % kSegment == 0)
                 sum.store_state(frame.states + state_index(begin, seen / kSegment, kChannels));
-            const bool touches = first + lane < count && (shared.warps[first + lane] >> warp & 1);
+            const bool touches = first + lane < count && (shared.touched[first + lane] >> warp & 1);
             for (unsigned todo = __ballot_sync(kAllLanes, touches); todo != 0; todo &= todo - 1) {
                 const int i = __ffs(static_cast<int>(todo)) - 1;
                 const Splat<float>& s = shared.splats[first + i];
@@ -178,14 +177,38 @@ template <int kChannels> __global__ void __launch_bounds__(kTilePixels, kForward
 
 // ---- Over segments ----
 
-/// Pixels before and behind those of the tile, which pass through the lanes and belong to no splat.
-constexpr int kBefore = kWarp - 1, kStream = kBefore + kTilePixels + kWarp;
+/// A warp takes the splats of a segment in groups. For each group and each block of the tile's pixels, a lane is first a
+/// pixel, which visits the splats that touch the block front to back, and then a part of a splat's pixels, over which
+/// it sums. So no sum needs values of other lanes before the end of the group.
+constexpr int kGroup = 16;
+constexpr int kParts = kWarp / kGroup, kPartPixels = kWarp / kParts;  // of a splat and a block
+constexpr int kPartRows = kPartPixels / kBlockWidth;
+constexpr int kPixelBlocks = kTilePixels / kWarp;
+static_assert(kPartPixels % kBlockWidth == 0);
 
-/// A pass visits all pairs of a splat and a pixel to which it contributes, front to back. Pass::Fixed is constant for a
-/// pixel, Pass::Flow changes with each splat. Pixels are in rows; the first is at kBefore.
+/// What a pixel needs of a splat. conic: exponent_conic.
+struct alignas(16) VisitedSplat {
+    Vec2<float> mean;
+    Sym2<float> conic;
+    float log2_opacity;
+    Channels<float> channels;
+};
+
+/// A pass visits all pairs of a splat and a pixel to which it contributes, front to back. Pass::Pixels is constant for
+/// the tile's pixels, Pass::Flow of a pixel changes with each splat, Pass::Pair is what a pixel adds to a splat's sums.
 template <class Pass> struct SegmentShared {
-    typename Pass::Fixed fixed[kStream];
-    typename Pass::Flow flow[kSegmentWarps][kStream];
+    struct Row {
+        VisitedSplat splat;
+        alignas(16) typename Pass::Pair pairs[kWarp];
+    };
+    static_assert(sizeof(Row) / 16 % 2 == 1, "the rows of eight splats are in different banks");
+    struct Warp {
+        Row rows[kGroup];
+        typename Pass::Flow flow[kTilePixels];
+    };
+    typename Pass::Pixels pixels;
+    unsigned last[kTilePixels];
+    alignas(16) Warp warps[kSegmentWarps];
 };
 
 template <class Pass> struct SegmentParams {
@@ -193,77 +216,44 @@ template <class Pass> struct SegmentParams {
     typename Pass::Params pass;
 };
 
-/// Loads what the warps share: Fixed, and Flow before the first splat of the tile.
+/// Loads what the warps share, and Flow before the first splat of the tile.
 template <class Pass>
 __device__ void load_pixels(SegmentShared<Pass>& shared, const SegmentParams<Pass>& p, int64_t tile, Vec2<int> corner) {
-    for (int i = threadIdx.x; i < kStream; i += kSegmentWarps * kWarp) {
-        const int x = (i - kBefore) % kTile, y = (i - kBefore) / kTile;
-        typename Pass::Fixed fixed{};
-        typename Pass::Flow flow{};
-        if (i >= kBefore && y < kTile && corner.x + x < p.frame.view.width && corner.y + y < p.frame.view.height) {
-            Pass::load(p, int64_t(corner.y + y) * p.frame.view.width + corner.x + x, fixed, flow);
-            fixed.last = p.frame.pixel_last[tile * kTilePixels + thread_of_pixel(x, y)];
-        }
-        shared.fixed[i] = fixed;
-        for (int warp = 0; warp < kSegmentWarps; ++warp) shared.flow[warp][i] = flow;
+    const View<float>& view = p.frame.view;
+    for (int i = threadIdx.x; i < kTilePixels; i += kSegmentWarps * kWarp) {
+        const int x = corner.x + pixel_x(i), y = corner.y + pixel_y(i);
+        const bool is_inside = x < view.width && y < view.height;
+        const auto flow = Pass::load(p, is_inside ? int64_t(y) * view.width + x : -1, shared.pixels, i);
+        shared.last[i] = is_inside ? p.frame.pixel_last[tile * kTilePixels + i] : 0;
+        for (int warp = 0; warp < kSegmentWarps; ++warp) shared.warps[warp].flow[i] = flow;
     }
 }
 
-constexpr unsigned kNone = 0xffffffffu;  // the index of no splat, more than any pixel's `last`
+/// The first pixel of a block.
+__device__ __forceinline__ Vec2<float> block_corner(Vec2<int> corner, int block) {
+    return {static_cast<float>(corner.x + block % kWarpsAcross * kBlockWidth),
+            static_cast<float>(corner.y + block / kWarpsAcross * kBlockHeight)};
+}
 
-/// A splat of a lane, and its sums.
-template <class Pass> struct LaneSplat {
-    Vec2<float> mean;
-    Sym2<float> exponent;  // exponent_conic
-    float log2_opacity;
-    Channels<float> channels;
-    unsigned index;  // in the tile, or kNone
-    Pass pass;
-
-    __device__ void load(const Splat<float>& s, unsigned index_) {
-        mean = s.mean, exponent = exponent_conic(s.conic), log2_opacity = s.log2_opacity;
-        channels = {s.color, s.inverse_depth}, index = index_;
-    }
-    __device__ __forceinline__ void visit(Vec2<float> at, const typename Pass::Fixed& fixed,
-                                          typename Pass::Flow& flow) {
-        const Vec2<float> d{at.x - mean.x, at.y - mean.y};
-        const float log2 = log2_alpha(log2_opacity, exponent, d);
-        if (index < fixed.last && log2 >= float(Limits::log2_alpha_min))
-            pass.visit(channels, exponent, d, approximate_exp2(log2), fixed, flow);
-    }
-};
-
-constexpr int kUnrolled = 4;  // steps
-
-/// Passes the pixels of a tile through the lanes: in each step a lane passes its pixel's Flow to the next lane, which
-/// has the next splats. Lane l visits pixel i in step l + i. The last lane overwrites flows[i] 31 steps after lane 0
-/// read it, without a barrier in between: what it writes came from that read through the shuffles.
-template <class Pass>
-__device__ void stream_pixels(const typename Pass::Fixed* fixed, typename Pass::Flow* flows, LaneSplat<Pass>& first,
-                              LaneSplat<Pass>& second, Vec2<int> corner) {
+/// Visits the splats whose bits in `todo` are set, in a pixel at `at`, to which those before `last` contribute.
+template <class Pass, class Values>
+__device__ __forceinline__ void visit_splats(typename SegmentShared<Pass>::Row* rows, unsigned todo, int last,
+                                             Vec2<float> at, const Values& values, typename Pass::Flow& flow_of_pixel) {
     const int lane = threadIdx.x % kWarp;
-    const float right = static_cast<float>(corner.x + kTile);
-    Vec2<float> at{static_cast<float>(corner.x + (-lane & (kTile - 1))),
-                   static_cast<float>(corner.y - (lane + kTile - 1) / kTile)};
-    fixed += kBefore - lane, flows += kBefore - lane;
-    typename Pass::Flow flow{};
-    for (const auto* end = fixed + kTilePixels + kWarp; fixed != end; fixed += kUnrolled, flows += kUnrolled) {
-#pragma unroll
-        for (int i = 0; i < kUnrolled; ++i) {
-            flow = Pass::shifted(flow);
-            if (lane == 0) flow = flows[i];
-            first.visit(at, fixed[i], flow);
-            second.visit(at, fixed[i], flow);
-            if (lane == kWarp - 1) flows[i] = flow;  // for the next splats
-            at.x += 1;
-            if (at.x == right) at.x -= kTile, at.y += 1;
-        }
+    typename Pass::Flow flow = flow_of_pixel;
+    for (; todo != 0; todo &= todo - 1) {
+        const int i = __ffs(static_cast<int>(todo)) - 1;
+        const VisitedSplat s = rows[i].splat;
+        const float log2 = log2_alpha(s.log2_opacity, s.conic, {at.x - s.mean.x, at.y - s.mean.y});
+        const bool contributes = i < last && log2 >= float(Limits::log2_alpha_min);
+        const float alpha = contributes ? approximate_exp2(log2) : 0.0f;  // which adds nothing
+        rows[i].pairs[lane] = Pass::visit(s.channels, alpha, values, flow);
     }
-    __syncwarp();
+    flow_of_pixel = flow;
 }
 
 template <class Pass>
-__global__ void __launch_bounds__(kSegmentWarps* kWarp, 24 / kSegmentWarps) segment_kernel(SegmentParams<Pass> p) {
+__global__ void __launch_bounds__(kSegmentWarps* kWarp, kSegmentBlocks) segment_kernel(SegmentParams<Pass> p) {
     const Frame& frame = p.frame;
     const int64_t num_tiles = frame.view.num_tiles();
     if (int64_t(blockIdx.x) >= first_block(frame.tile_begin[num_tiles], num_tiles)) return;
@@ -278,26 +268,41 @@ __global__ void __launch_bounds__(kSegmentWarps* kWarp, 24 / kSegmentWarps) segm
     __syncthreads();
     const unsigned last = segment_first + kSegment < tile_last ? segment_first + kSegment : tile_last;
     if (segment_first >= last) return;
-    typename Pass::Flow* flows = shared.flow[warp];
-    if (segment_first > 0) {
+    typename SegmentShared<Pass>::Row* rows = shared.warps[warp].rows;
+    typename Pass::Flow* flow = shared.warps[warp].flow;
+    if (segment_first > 0) {  // a lane reads and writes its own pixels
         const float* state = frame.states + state_index(begin, segment_first / kSegment, frame.num_channels);
-        for (int i = lane; i < kTilePixels; i += kWarp)
-            Pass::advance(shared.fixed[kBefore + i], state + thread_of_pixel(i % kTile, i / kTile), flows[kBefore + i]);
-        __syncwarp();
+        for (int i = lane; i < kTilePixels; i += kWarp) Pass::advance(shared.pixels.of(i), state + i, flow[i]);
     }
-    for (unsigned group = segment_first, of_lane; group < last; group += of_lane * kWarp) {
-        of_lane = last - group > kWarp ? 2 : 1;
-        LaneSplat<Pass> splats[2];
-#pragma unroll
-        for (int i = 0; i < 2; ++i) {
-            const unsigned index = group + of_lane * lane + i;
-            const bool exists = i < static_cast<int>(of_lane) && index < last;
-            splats[i].load(frame.splats[frame.instances[begin + (exists ? index : group)]], exists ? index : kNone);
+    const int mine = lane % kGroup, part = lane / kGroup * kPartPixels;
+    const Vec2<float> of_lane{static_cast<float>(pixel_x(lane)), static_cast<float>(pixel_y(lane))};
+    for (unsigned group = segment_first; group < last; group += kGroup) {
+        const bool exists = group + mine < last;
+        const int64_t instance = begin + (exists ? group + mine : group);
+        const Splat<float> splat = frame.splats[frame.instances[instance]];
+        const unsigned touched = exists ? frame.touched[instance] : 0;
+        const Sym2<float> conic = exponent_conic(splat.conic);
+        if (lane < kGroup)
+            rows[mine].splat = {splat.mean, conic, splat.log2_opacity, {splat.color, splat.inverse_depth}};
+        __syncwarp();
+        const Vec2<float> to_part{-splat.mean.x, static_cast<float>(pixel_y(part)) - splat.mean.y};
+        Pass pass;
+        for (int block = 0; block < kPixelBlocks; ++block) {
+            const bool touches = touched >> block & 1;
+            const unsigned todo = __ballot_sync(kAllLanes, touches) & ((1u << kGroup) - 1);
+            const int pixel = block * kWarp + lane, its_last = static_cast<int>(shared.last[pixel] - group);
+            if (!__any_sync(kAllLanes, todo != 0 && its_last > 0)) continue;  // nor has such a block stored states
+            const Vec2<float> first = block_corner(corner, block);
+            visit_splats<Pass>(rows, todo, its_last, {first.x + of_lane.x, first.y + of_lane.y},
+                               shared.pixels.of(pixel), flow[pixel]);
+            __syncwarp();
+            if (touches)
+                pass.add(rows[mine].pairs + part, shared.pixels, block * kWarp + part,
+                         {first.x + to_part.x, first.y + to_part.y}, conic);
+            __syncwarp();  // the rows are written again
         }
-        stream_pixels(shared.fixed, flows, splats[0], splats[1], corner);
-#pragma unroll
-        for (int i = 0; i < 2; ++i)
-            if (splats[i].index != kNone) splats[i].pass.store(p, begin + splats[i].index);
+        for (int lanes = kGroup; lanes < kWarp; lanes *= 2) pass.sum.add(from_lane(pass.sum, lanes));
+        if (lane < kGroup && exists) pass.store(p, instance);
     }
 }
 
@@ -324,59 +329,74 @@ template <bool kDepth, bool kAbsolute> struct GradientPass {
         SplatGradient<float>* gradients;
         bool by_instance;  // gradients (I), one for each instance; else (N), with atomic additions
     };
-    struct NoDepth {};
-    struct Depth { float v_inverse_depth; };
-    struct alignas(16) Fixed : std::conditional_t<kDepth, Depth, NoDepth> {
-        Vec3<float> v_color;
-        unsigned last;
+    /// dL/d of the channels.
+    struct Pixels {
+        alignas(16) float v[kDepth ? 4 : 3][kTilePixels];
+        __device__ __forceinline__ Channels<float> of(int pixel) const {
+            return {{v[0][pixel], v[1][pixel], v[2][pixel]}, kDepth ? v[kDepth ? 3 : 0][pixel] : 0.0f};
+        }
     };
-    struct Flow { float transmittance, remainder; };
+    struct alignas(8) Flow { float transmittance, remainder; };
+    struct alignas(8) Pair { float u, weight; };
 
     SplatGradient<float> sum{};
 
     static __device__ Vec3<float> load_color(const float* from, int64_t pixel, int64_t plane) {
         return {from[pixel], from[plane + pixel], from[2 * plane + pixel]};
     }
-    static __device__ Channels<float> channels_of(const Fixed& fixed) {
-        if constexpr (kDepth)
-            return {fixed.v_color, fixed.v_inverse_depth};
-        else
-            return {fixed.v_color, 0};
-    }
-    static __device__ Flow shifted(Flow flow) {
-        return {__shfl_up_sync(kAllLanes, flow.transmittance, 1), __shfl_up_sync(kAllLanes, flow.remainder, 1)};
-    }
-    static __device__ void load(const SegmentParams<GradientPass>& p, int64_t pixel, Fixed& fixed, Flow& flow) {
+    /// pixel: in the image, or -1; i: in the tile.
+    static __device__ Flow load(const SegmentParams<GradientPass>& p, int64_t pixel, Pixels& pixels, int i) {
         const View<float>& view = p.frame.view;
         const Images<const float>&images = p.pass.images, &v_images = p.pass.v_images;
         const int64_t plane = int64_t(view.width) * view.height;
-        Channels<float> whole{{0, 0, 0}, 0};
-        if (v_images.image) {
+        Channels<float> whole{{0, 0, 0}, 0}, v{{0, 0, 0}, 0};
+        const bool is_inside = pixel >= 0;
+        if (is_inside && v_images.image) {
             whole.color = load_color(images.image, pixel, plane);
-            fixed.v_color = load_color(v_images.image, pixel, plane);
+            v.color = load_color(v_images.image, pixel, plane);
         }
-        if constexpr (kDepth) {
+        if (kDepth && is_inside) {
             whole.inverse_depth = images.inverse_depth[pixel];
-            fixed.v_inverse_depth = v_images.inverse_depth[pixel];
+            v.inverse_depth = v_images.inverse_depth[pixel];
         }
-        const float v_transmittance = v_images.transmittance ? v_images.transmittance[pixel] : 0.0f;
-        flow = {1, whole_remainder(whole, images.transmittance[pixel], channels_of(fixed), v_transmittance)};
+        pixels.v[0][i] = v.color.x, pixels.v[1][i] = v.color.y, pixels.v[2][i] = v.color.z;
+        if constexpr (kDepth) pixels.v[3][i] = v.inverse_depth;
+        const float transmittance = is_inside ? images.transmittance[pixel] : 0.0f;
+        const float v_transmittance = is_inside && v_images.transmittance ? v_images.transmittance[pixel] : 0.0f;
+        return {1, whole_remainder(whole, transmittance, v, v_transmittance)};
     }
     /// From the first splat of the tile to a stored state.
-    static __device__ void advance(const Fixed& fixed, const float* state, Flow& flow) {
+    static __device__ void advance(const Channels<float>& v, const float* state, Flow& flow) {
         flow.transmittance = state[0];
-        flow.remainder -= dot(load_color(state, kTilePixels, kTilePixels), fixed.v_color);
-        if constexpr (kDepth) flow.remainder -= state[4 * kTilePixels] * fixed.v_inverse_depth;
+        flow.remainder -= dot(load_color(state, kTilePixels, kTilePixels), v.color);
+        if constexpr (kDepth) flow.remainder -= state[4 * kTilePixels] * v.inverse_depth;
     }
-    __device__ void visit(const Channels<float>& channels, const Sym2<float>& exponent, Vec2<float> d, float alpha,
-                          const Fixed& fixed, Flow& flow) {
+    static __device__ __forceinline__ Pair visit(const Channels<float>& channels, float alpha, const Channels<float>& v,
+                                                 Flow& flow) {
         const float capped = min(alpha, float(Limits::alpha_max)), odds = capped * approximate_reciprocal(1 - capped);
-        const float u =
-            blend_vjp<kDepth>(channels, alpha, odds, flow.transmittance, true, channels_of(fixed), flow.remainder, sum);
-        const float u_y = u * d.y;
-        add_column(d.x, {u, u_y, u_y * d.y}, sum);
-        if constexpr (kAbsolute) add_absolute(half_off_diagonal(exponent), d, u, sum.abs_mean);
+        const PairGradient<float> pair =
+            blend_vjp<kDepth>(channels, alpha, odds, flow.transmittance, true, v, flow.remainder);
         flow.transmittance = transmittance_after(flow.transmittance, alpha);
+        return {pair.u, pair.weight};
+    }
+    /// Adds the part of a block that begins with pixel `from` of the tile. d: from the mean to that pixel.
+    __device__ __forceinline__ void add(const Pair* pairs, const Pixels& pixels, int from, Vec2<float> d,
+                                        const Sym2<float>& conic) {
+#pragma unroll
+        for (int y = 0; y < kPartRows; ++y) {
+            LineSums<float> row{};
+            const float d_y = d.y + static_cast<float>(y);
+#pragma unroll
+            for (int x = 0; x < kBlockWidth; ++x) {
+                const int i = y * kBlockWidth + x;
+                const float d_x = d.x + static_cast<float>(x);
+                const Pair pair = pairs[i];
+                add_pixel(d_x, pair.u, row);
+                add_channels<kDepth>(pair.weight, pixels.of(from + i), sum);
+                if constexpr (kAbsolute) add_absolute(half_off_diagonal(conic), {d_x, d_y}, pair.u, sum.abs_mean);
+            }
+            add_row(d_y, row, sum);
+        }
     }
     __device__ void store(const SegmentParams<GradientPass>& p, int64_t instance) {
         constexpr float of_conic = static_cast<float>(2 / kLog2e);  // abs_mean was summed with exponent_conic
@@ -401,29 +421,39 @@ struct ImportancePass {
         ImportanceSlot<float>* slots;  // (I), or null: atomic additions to `out`
         Importance<float> out;
     };
-    struct Fixed {
-        float weight;
-        unsigned last;
+    struct Pixels {
+        alignas(16) float weights[kTilePixels];
+        __device__ __forceinline__ float of(int pixel) const { return weights[pixel]; }
     };
     struct Flow { float transmittance; };
+    struct Pair { float weight; };
 
     ImportanceSlot<float> sum{};
 
-    static __device__ Flow shifted(Flow flow) { return {__shfl_up_sync(kAllLanes, flow.transmittance, 1)}; }
-    static __device__ void load(const SegmentParams<ImportancePass>& p, int64_t pixel, Fixed& fixed, Flow& flow) {
-        fixed.weight = p.pass.pixel_weights[pixel];
-        flow.transmittance = 1;
+    static __device__ Flow load(const SegmentParams<ImportancePass>& p, int64_t pixel, Pixels& pixels, int i) {
+        pixels.weights[i] = pixel >= 0 ? p.pass.pixel_weights[pixel] : 0.0f;
+        return {1};
     }
-    static __device__ void advance(const Fixed&, const float* state, Flow& flow) { flow.transmittance = state[0]; }
-    __device__ void visit(const Channels<float>&, const Sym2<float>&, Vec2<float> d, float alpha, const Fixed& fixed,
-                          Flow& flow) {
+    static __device__ void advance(float, const float* state, Flow& flow) { flow.transmittance = state[0]; }
+    static __device__ __forceinline__ Pair visit(const Channels<float>&, float alpha, float, Flow& flow) {
         const float weight = blend_weight(flow.transmittance, alpha);
-        sum.weighted += weight * fixed.weight;
-        sum.total += weight;
-        sum.distance += weight * sqrt(d.x * d.x + d.y * d.y);
-        ++sum.num_pixels;
-        sum.num_weighted += fixed.weight != 0;
         flow.transmittance = transmittance_after(flow.transmittance, alpha);
+        return {weight};
+    }
+    __device__ __forceinline__ void add(const Pair* pairs, const Pixels& pixels, int from, Vec2<float> d,
+                                        const Sym2<float>&) {
+#pragma unroll
+        for (int i = 0; i < kPartPixels; ++i) {
+            const float d_x = d.x + static_cast<float>(i % kBlockWidth);
+            const float d_y = d.y + static_cast<float>(i / kBlockWidth);
+            const float weight = pairs[i].weight, of_pixel = pixels.of(from + i);
+            const bool contributes = weight > 0;
+            sum.weighted += weight * of_pixel;
+            sum.total += weight;
+            sum.distance += weight * approximate_sqrt(d_x * d_x + d_y * d_y);
+            sum.num_pixels += contributes;
+            sum.num_weighted += contributes && of_pixel != 0;
+        }
     }
     __device__ void store(const SegmentParams<ImportancePass>& p, int64_t instance) {
         if (p.pass.slots) {
@@ -442,10 +472,8 @@ struct ImportancePass {
 __global__ void sum_importance_kernel(const ImportanceSlot<float>* slots, SlotOrder order, int64_t count,
                                       Importance<float> out) {
     const int64_t n = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
-    if (n >= count) return;
-    ImportanceSlot<float> all{};
-    for (int64_t i = order.begin[n]; i < order.begin[n + 1]; ++i) all.add(slots[order.slots[i]]);
-    out.store(n, all);
+    const ImportanceSlot<float> sum = sum_slots(slots, order, n, n < count);
+    if (n < count) out.store(n, sum);
 }
 
 template <class T> void fill_zeros(const Context& context, T* array, int64_t count) {
@@ -473,16 +501,21 @@ Frame render(const Context& context, Memory& kept, const Gaussians<float>& gauss
     frame.num_channels = num_channels;
     frame.splats = splats;
     frame.radius_px = radius_px;
+    int32_t* num_tiles_of = (options.is_deterministic ? kept : scratch).array<int32_t>(count);
+    frame.num_tiles = num_tiles_of;
     const ProjectionOutput projected{splats, radius_px, scratch.array<uint32_t>(count), scratch.array<uint32_t>(count),
-                                     scratch.array<int32_t>(count)};
+                                     num_tiles_of};
     project(context, gaussians, view, options, projected);
-    if (options.is_differentiable) {
-        frame.pixel_last = kept.array<uint32_t>(num_tiles * kTilePixels);
-        frame.tile_last = kept.array<uint32_t>(num_tiles);
+    if (options.is_differentiable) {  // two arrays in one, as an allocation takes as long as a launch
+        frame.pixel_last = kept.array<uint32_t>(num_tiles * (kTilePixels + 1));
+        frame.tile_last = frame.pixel_last + num_tiles * kTilePixels;
     }
     order_instances(context, kept, projected, frame);
-    if (options.is_differentiable)
-        frame.states = kept.array<float>(frame.num_instances / kSegment * (1 + num_channels) * kTilePixels);
+    if (options.is_differentiable) {
+        const int64_t size = frame.num_instances / kSegment * (1 + num_channels) * kTilePixels;
+        frame.states = kept.array<float>(size + (frame.num_instances + 3) / 4);
+        frame.touched = reinterpret_cast<uint8_t*>(frame.states + size);
+    }
     const Grid grid{num_tiles, kTilePixels, static_cast<int64_t>(sizeof(BlendShared))};
     const BlendParams params{frame, out, num_gaussians};
     if (num_channels == 4)

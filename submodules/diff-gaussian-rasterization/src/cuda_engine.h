@@ -42,6 +42,7 @@ struct Frame {
     int64_t num_gaussians = 0, num_instances = 0;
     const Splat<float>* splats = nullptr;  // (N)
     const int32_t* radius_px = nullptr;    // (N)
+    const int32_t* num_tiles = nullptr;    // (N) instances of each Gaussian, if options.is_deterministic
     int64_t* tile_begin = nullptr;         // (tiles + 1)
     uint32_t* instances = nullptr;         // (I) index of the Gaussian, sorted by tile, depth, index
     // If options.is_differentiable.
@@ -49,6 +50,7 @@ struct Frame {
     uint32_t* block_tile = nullptr;    // (blocks)
     uint32_t* pixel_last = nullptr;    // (tiles, 256) 1 + index in the tile of the last instance blended, or 0
     uint32_t* tile_last = nullptr;     // (tiles) maximum of pixel_last
+    uint8_t* touched = nullptr;        // (I) bit b: the instance touches block b of its tile's pixels; up to tile_last
     int num_channels = 0;              // blended: 3 = colour, 4 = colour and inverse depth, 0 = none
     float* states = nullptr;  // (I / segment, 1 + channels, 256) transmittance and sums before a segment
 };

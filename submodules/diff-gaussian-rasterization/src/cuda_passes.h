@@ -42,8 +42,40 @@ struct SlotOrder {
     const uint32_t* slots;  // (I)
     const int64_t* begin;   // (N + 1)
 };
-/// Throws Error for 2^32 or more instances.
+/// Needs a frame of deterministic options. Throws Error for 2^32 or more instances.
 SlotOrder order_slots(const Context& context, const Frame& frame);
+
+/// The value that the lane `lane ^ lanes` has. T consists of 4-byte numbers.
+template <class T> __device__ __forceinline__ T from_lane(const T& value, int lanes) {
+    unsigned words[sizeof(T) / 4];
+    memcpy(words, &value, sizeof(T));
+#pragma unroll
+    for (unsigned& word : words) word = __shfl_xor_sync(kAllLanes, word, lanes);
+    T other;
+    memcpy(&other, words, sizeof(T));
+    return other;
+}
+
+/// The sum of the slots of Gaussian n, in an order that depends only on their number: by a warp if they are many. n is
+/// that of the lane; all lanes of a warp have to call it.
+template <class Slot> __device__ Slot sum_slots(const Slot* slots, const SlotOrder& order, int64_t n, bool exists) {
+    constexpr int kLarge = 64;
+    const int lane = threadIdx.x % kWarp;
+    const int64_t begin = exists ? order.begin[n] : 0, end = exists ? order.begin[n + 1] : 0;
+    const bool is_large = end - begin > kLarge;
+    Slot sum{};
+    if (!is_large)
+        for (int64_t i = begin; i < end; ++i) sum.add(slots[order.slots[i]]);
+    for (unsigned large = __ballot_sync(kAllLanes, is_large); large != 0; large &= large - 1) {
+        const int owner = __ffs(static_cast<int>(large)) - 1;
+        const int64_t* range = order.begin + (n - lane + owner);
+        Slot of_warp{};
+        for (int64_t i = range[0] + lane; i < range[1]; i += kWarp) of_warp.add(slots[order.slots[i]]);
+        for (int lanes = kWarp / 2; lanes > 0; lanes /= 2) of_warp.add(from_lane(of_warp, lanes));
+        if (lane == owner) sum = of_warp;
+    }
+    return sum;
+}
 
 /// Gradients of the inputs from the gradients of the splats: (N), or if `order` is given, (I) as frame.instances.
 void project_backward(const Context& context, const Frame& frame, const Gaussians<float>& gaussians,

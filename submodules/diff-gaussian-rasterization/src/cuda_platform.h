@@ -47,9 +47,9 @@ template <class T> __device__ __forceinline__ T& block_shared() {
     return *reinterpret_cast<T*>(block_memory);
 }
 
-/// 2^x and 1 / x as the special function unit computes them, with an error of at most 2 and 1 units in the last place
-/// [PTX ISA]; subnormal numbers are zero. exp2f and division are the same instructions, with more around them for
-/// subnormal numbers and the last bit.
+/// 2^x, 1 / x and the root of x as the special function unit computes them, with an error of at most 2, 1 and 2 units in
+/// the last place [PTX ISA]; subnormal numbers are zero. exp2f, division and sqrtf are the same instructions, with more
+/// around them for subnormal numbers and the last bit.
 __device__ __forceinline__ float approximate_exp2(float x) {
 #if defined(__CUDACC__)
     float y;
@@ -66,6 +66,16 @@ __device__ __forceinline__ float approximate_reciprocal(float x) {
     return y;
 #else
     return cuda_emulation::approximate(1 / x, 1);
+#endif
+}
+
+__device__ __forceinline__ float approximate_sqrt(float x) {
+#if defined(__CUDACC__)
+    float y;
+    asm("sqrt.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+#else
+    return cuda_emulation::approximate(sqrtf(x), 2);
 #endif
 }
 

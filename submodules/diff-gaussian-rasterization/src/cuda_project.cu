@@ -7,31 +7,62 @@ namespace {
 constexpr int kThreads = 128;
 constexpr int kRestWidth = 3 * kMaxRest;  // odd, so that the rows of a warp begin in different banks
 
-/// SH coefficients of the block's Gaussians. A warp loads and stores row after row: a row is 180 bytes, so lanes that
-/// access their own rows would touch 32 cache lines for every coefficient.
-struct RestRows { float row[kThreads][kRestWidth]; };
+/// SH coefficients of the block's Gaussians. The lanes of a warp load and store neighbouring numbers of its rows: a row is
+/// 180 bytes, so lanes that access their own rows would touch 32 cache lines for every coefficient.
+struct alignas(16) RestRows { float row[kThreads][kRestWidth]; };
+
+/// 32 rows as float4, if all of them exist and all their numbers are in use. Then no load is behind a branch, and
+/// kInFlight loads of a lane do not wait for each other.
+constexpr int kFours = kWarp * kRestWidth / 4, kInFlight = 6;
+constexpr int kFoursOfLane = (kFours + kWarp - 1) / kWarp;
+static_assert(kWarp * kRestWidth % 4 == 0 && kFoursOfLane % kInFlight == 0);
+__device__ bool are_fours(unsigned existing, const float* first, int64_t stride, int width) {
+    return existing == kAllLanes && stride == kRestWidth && width == kRestWidth &&
+           reinterpret_cast<uintptr_t>(first) % sizeof(float4) == 0;
+}
 
 /// Loads the rows of those lanes whose bit in `wanted` is set. first: row of lane 0.
-__device__ void load_rows(unsigned wanted, const float* first, int64_t stride, int width, float (*to)[kRestWidth]) {
+__device__ void load_rows(unsigned existing, unsigned wanted, const float* first, int64_t stride, int width,
+                          float (*to)[kRestWidth]) {
     const int lane = threadIdx.x % kWarp;
-#pragma unroll 8
-    for (int r = 0; r < kWarp; ++r) {
-        if ((wanted >> r & 1) == 0) continue;
-        for (int c = lane; c < width; c += kWarp) to[r][c] = first[r * stride + c];
+    if (wanted != 0 && are_fours(existing, first, stride, width)) {
+        const auto* from = reinterpret_cast<const float4*>(first);
+        const int any = __ffs(static_cast<int>(wanted)) * kRestWidth / 4 - 1;  // one that is wanted
+        for (int begin = lane; begin < kFoursOfLane * kWarp; begin += kInFlight * kWarp) {
+            float4 values[kInFlight];
+#pragma unroll
+            for (int k = 0; k < kInFlight; ++k) {
+                const int i = begin + k * kWarp, row = 4 * i / kRestWidth, last_row = (4 * i + 3) / kRestWidth;
+                const bool is_wanted = i < kFours && (wanted >> row & 1 || wanted >> last_row & 1);
+                values[k] = from[is_wanted ? i : any];
+            }
+#pragma unroll
+            for (int k = 0; k < kInFlight; ++k)
+                if (begin + k * kWarp < kFours) reinterpret_cast<float4*>(to)[begin + k * kWarp] = values[k];
+        }
+    } else {
+#pragma unroll 1
+        for (int r = 0; r < kWarp; ++r) {
+            if ((wanted >> r & 1) == 0) continue;
+            for (int c = lane; c < width; c += kWarp) to[r][c] = first[r * stride + c];
+        }
     }
     __syncwarp();
 }
-/// Stores the rows of those lanes whose bit in `existing` is set, with zeros from `width` on and for lanes not
-/// `wanted`.
-__device__ void store_rows(unsigned existing, unsigned wanted, float* first, int64_t stride, int width,
-                           const float (*from)[kRestWidth]) {
+/// Stores the rows of those lanes whose bit in `existing` is set, with zeros from `width` on. first: row of lane 0.
+__device__ void store_rows(unsigned existing, float* first, int64_t stride, int width, const float (*from)[kRestWidth]) {
     __syncwarp();
     const int lane = threadIdx.x % kWarp;
+    if (are_fours(existing, first, stride, width)) {
 #pragma unroll 4
-    for (int r = 0; r < kWarp; ++r) {
-        if ((existing >> r & 1) == 0) continue;
-        for (int64_t c = lane; c < stride; c += kWarp)
-            first[r * stride + c] = (wanted >> r & 1) && c < width ? from[r][c] : 0.0f;
+        for (int i = lane; i < kFours; i += kWarp)
+            reinterpret_cast<float4*>(first)[i] = reinterpret_cast<const float4*>(from)[i];
+    } else {
+#pragma unroll 1
+        for (int r = 0; r < kWarp; ++r) {
+            if ((existing >> r & 1) == 0) continue;
+            for (int64_t c = lane; c < stride; c += kWarp) first[r * stride + c] = c < width ? from[r][c] : 0.0f;
+        }
     }
 }
 
@@ -86,8 +117,8 @@ __global__ void __launch_bounds__(kThreads) project_kernel(ProjectParams p) {
         RestRows& rest = block_shared<RestRows>();
         const int warp_row = threadIdx.x / kWarp * kWarp, width = 3 * sh_rest_count(p.sh_degree);
         const int64_t stride = 3 * int64_t(g.num_rest);
-        load_rows(__ballot_sync(kAllLanes, made.visible), g.sh_rest + (n - threadIdx.x % kWarp) * stride, stride, width,
-                  rest.row + warp_row);
+        load_rows(__ballot_sync(kAllLanes, n < g.count), __ballot_sync(kAllLanes, made.visible),
+                  g.sh_rest + (n - threadIdx.x % kWarp) * stride, stride, width, rest.row + warp_row);
         if (made.visible)
             rgb = sh_color(p.sh_degree, load3(g.means, n) - p.view.camera.centre, load3(g.sh_dc, n),
                            rest.row[threadIdx.x]);
@@ -116,20 +147,10 @@ struct BackwardParams {
     Gradients<float> out;
 };
 
-/// The sums of a splat, before gradient_from_sums; with an order, they are added over its instances.
-__device__ SplatGradient<float> splat_sums(const BackwardParams& p, int64_t n) {
-    if (!p.has_order) return p.gradients[n];
-    SplatGradient<float> sum{};
-    for (int64_t i = p.order.begin[n]; i < p.order.begin[n + 1]; ++i) {
-        const SplatGradient<float> v = p.gradients[p.order.slots[i]];
-        sum.mean.x += v.mean.x, sum.mean.y += v.mean.y;
-        sum.abs_mean.x += v.abs_mean.x, sum.abs_mean.y += v.abs_mean.y;
-        sum.conic.xx += v.conic.xx, sum.conic.xy += v.conic.xy, sum.conic.yy += v.conic.yy;
-        sum.u += v.u;
-        sum.color = sum.color + v.color;
-        sum.inverse_depth += v.inverse_depth;
-    }
-    return sum;
+/// The sums of a splat, before gradient_from_sums. All lanes of a warp have to call it.
+__device__ SplatGradient<float> splat_sums(const BackwardParams& p, int64_t n, bool visible) {
+    if (p.has_order) return sum_slots(p.gradients, p.order, n, visible);
+    return visible ? p.gradients[n] : SplatGradient<float>{};
 }
 
 __device__ void write_screen_gradients(const BackwardParams& p, int64_t n, bool visible,
@@ -157,13 +178,16 @@ __device__ Vec3<float> color_backward(const BackwardParams& p, int64_t n, bool v
     const int warp_row = threadIdx.x / kWarp * kWarp, width = 3 * sh_rest_count(p.sh_degree);
     const int64_t stride = 3 * int64_t(g.num_rest), warp_first = (n - threadIdx.x % kWarp) * stride;
     const unsigned existing = __ballot_sync(kAllLanes, exists), wanted = __ballot_sync(kAllLanes, visible);
-    load_rows(wanted, g.sh_rest + warp_first, stride, width, rest.row + warp_row);
+    load_rows(existing, wanted, g.sh_rest + warp_first, stride, width, rest.row + warp_row);
     ShGradient<float> v{};
     if (visible) {
         const Vec3<float> toward = load3(g.means, n) - p.view.camera.centre;
         v = sh_color_vjp(p.sh_degree, toward, rest.row[threadIdx.x], clamp_color_vjp(p.splats[n].color, v_color));
+    } else {
+        for (int c = 0; c < width; ++c) rest.row[threadIdx.x][c] = 0;
     }
-    if (p.out.sh_rest) store_rows(existing, wanted, p.out.sh_rest + warp_first, stride, width, rest.row + warp_row);
+    if (p.out.sh_rest)
+        store_rows(existing, p.out.sh_rest + warp_first, stride, width, rest.row + warp_row);
     if (p.out.sh_dc && exists) store3(p.out.sh_dc, n, v.dc);
     return v.toward;
 }
@@ -172,8 +196,8 @@ __global__ void __launch_bounds__(kThreads) project_backward_kernel(BackwardPara
     const Gaussians<float>& g = p.gaussians;
     const int64_t n = int64_t(blockIdx.x) * kThreads + threadIdx.x;
     const bool exists = n < g.count, visible = exists && p.radius_px[n] > 0;
-    const SplatGradient<float> v =
-        visible ? gradient_from_sums(p.splats[n].conic, splat_sums(p, n)) : SplatGradient<float>{};
+    SplatGradient<float> v = splat_sums(p, n, visible);
+    if (visible) v = gradient_from_sums(p.splats[n].conic, v);
     if (exists) write_screen_gradients(p, n, visible, v);
     const Vec3<float> v_toward = color_backward(p, n, visible, v.color);
     if (!exists) return;

@@ -137,11 +137,6 @@ int bits_of(int64_t largest) {
     return bits;
 }
 
-void find_groups(const Context& context, const uint32_t* keys, int64_t count, int64_t num_groups, int64_t* begin) {
-    launch("group_begin", context, one_thread_each(count + 1, kThreads), group_begin_kernel, keys, count, num_groups,
-           begin);
-}
-
 /// Sorts the Gaussians by depth and finds the first instance of each. Returns the number of instances.
 int64_t order_by_depth(const Context& context, const ProjectionOutput& projected, int64_t count, EmitParams& emit) {
     Memory& scratch = context.scratch;
@@ -190,7 +185,8 @@ void order_instances(const Context& context, Memory& kept, const ProjectionOutpu
         check(cudaMemcpyAsync(frame.instances, by_tile.values, count * sizeof(uint32_t), cudaMemcpyDeviceToDevice,
                               context.stream),
               "copying the instances");
-    find_groups(context, by_tile.keys, count, num_tiles, frame.tile_begin);
+    launch("group_begin", context, one_thread_each(count + 1, kThreads), group_begin_kernel, by_tile.keys, count,
+           num_tiles, frame.tile_begin);
     if (frame.options.is_differentiable) plan_backward(context, kept, frame);
 }
 
@@ -208,7 +204,7 @@ SlotOrder order_slots(const Context& context, const Frame& frame) {
     launch("count_up", context, one_thread_each(count, kThreads), count_up_kernel, by_gaussian.values, count);
     sort_pairs(context, by_gaussian, count, bits_of(frame.num_gaussians));
     int64_t* begin = scratch.array<int64_t>(frame.num_gaussians + 1);
-    find_groups(context, by_gaussian.keys, count, frame.num_gaussians, begin);
+    exclusive_sum(context, frame.num_tiles, begin, frame.num_gaussians);
     return {by_gaussian.values, begin};
 }
 

@@ -343,6 +343,15 @@ template <class T> struct SplatGradient {
     T u;
     Vec3<T> color;
     T inverse_depth;
+
+    DGR_FN void add(const SplatGradient& other) {
+        mean.x += other.mean.x, mean.y += other.mean.y;
+        abs_mean.x += other.abs_mean.x, abs_mean.y += other.abs_mean.y;
+        conic.xx += other.conic.xx, conic.xy += other.conic.xy, conic.yy += other.conic.yy;
+        u += other.u;
+        color = color + other.color;
+        inverse_depth += other.inverse_depth;
+    }
 };
 /// v . pixel over all channels and the transmittance: what `remainder` is before the first splat.
 template <class T>
@@ -360,8 +369,9 @@ template <class T> DGR_FN T odds_of(T alpha) {
     const T capped = min(alpha, T(Limits::alpha_max));
     return capped / (T(1) - capped);
 }
-/// VJP of blend_weight and transmittance_after, for one splat in one pixel: u. Splats are visited front to back.
-/// [eq. 14]
+/// What a pixel adds to the gradient of a splat: u = dL/d ln(alpha), and the weight, for add_channels.
+template <class T> struct PairGradient { T u, weight; };
+/// VJP of blend_weight and transmittance_after, for one splat in one pixel. Splats are visited front to back.  [eq. 14]
 /// kDepth: the inverse depth has a gradient, too.
 /// channels        of the splat
 /// alpha           before the cap, where the gradient of alpha becomes zero
@@ -370,41 +380,51 @@ template <class T> DGR_FN T odds_of(T alpha) {
 /// contributes     if false, only the remainder is read and alpha may be NaN
 /// v               dL/d of the pixel
 /// remainder       v . (the pixel's value minus that of all splats visited so far); updated
-/// sum             color and inverse_depth are added to
 template <bool kDepth, class T>
-DGR_FN T blend_vjp(const Channels<T>& channels, T alpha, T odds, T transmittance, MaskOf<T> contributes,
-                   const Channels<T>& v, T& remainder, SplatGradient<T>& sum) {
+DGR_FN PairGradient<T> blend_vjp(const Channels<T>& channels, T alpha, T odds, T transmittance, MaskOf<T> contributes,
+                                 const Channels<T>& v, T& remainder) {
     const T weight = select(contributes, blend_weight(transmittance, alpha), T(0));
     T value = channels.color.x * v.color.x + channels.color.y * v.color.y + channels.color.z * v.color.z;
-    if constexpr (kDepth) {
-        value += channels.inverse_depth * v.inverse_depth;
-        sum.inverse_depth += weight * v.inverse_depth;
-    }
+    if constexpr (kDepth) value += channels.inverse_depth * v.inverse_depth;
     const T contribution = weight * value;
     remainder = remainder - contribution;
+    return {select(contributes & (alpha < T(Limits::alpha_max)), contribution - remainder * odds, T(0)), weight};
+}
+/// The VJP of the blended channels with respect to those of the splat, for one pixel.
+template <bool kDepth, class T> DGR_FN void add_channels(T weight, const Channels<T>& v, SplatGradient<T>& sum) {
+    if constexpr (kDepth) sum.inverse_depth += weight * v.inverse_depth;
     sum.color.x += weight * v.color.x;
     sum.color.y += weight * v.color.y;
     sum.color.z += weight * v.color.z;
-    return select(contributes & (alpha < T(Limits::alpha_max)), contribution - remainder * odds, T(0));
 }
 
-/// The sums over the rows of one column of u, u d.y and u d.y^2: d.x is the same in all rows.
-template <class T> struct ColumnSums { T u, y, yy; };
-template <class T> DGR_FN void add_row(T d_y, T u, ColumnSums<T>& sums) {
-    const T u_y = u * d_y;
+/// The sums over the pixels of a column, or of a row, of u, u d and u d^2: d along it, as the other is the same for all.
+template <class T> struct LineSums { T u, d, dd; };
+template <class T> DGR_FN void add_pixel(T d, T u, LineSums<T>& sums) {
+    const T u_d = u * d;
     sums.u += u;
-    sums.y += u_y;
-    sums.yy += u_y * d_y;
+    sums.d += u_d;
+    sums.dd += u_d * d;
 }
 /// VJP of log2_alpha, for one column.
-template <class T> DGR_FN void add_column(T d_x, const ColumnSums<T>& column, SplatGradient<T>& sum) {
+template <class T> DGR_FN void add_column(T d_x, const LineSums<T>& column, SplatGradient<T>& sum) {
     const T u_x = column.u * d_x;
     sum.u += column.u;
     sum.mean.x += u_x;
-    sum.mean.y += column.y;
+    sum.mean.y += column.d;
     sum.conic.xx += u_x * d_x;
-    sum.conic.xy += column.y * d_x;
-    sum.conic.yy += column.yy;
+    sum.conic.xy += column.d * d_x;
+    sum.conic.yy += column.dd;
+}
+/// The same for one row.
+template <class T> DGR_FN void add_row(T d_y, const LineSums<T>& row, SplatGradient<T>& sum) {
+    const T u_y = row.u * d_y;
+    sum.u += row.u;
+    sum.mean.x += row.d;
+    sum.mean.y += u_y;
+    sum.conic.xx += row.dd;
+    sum.conic.xy += row.d * d_y;
+    sum.conic.yy += u_y * d_y;
 }
 /// Adds one pixel to abs_mean. q: the conic.
 template <class T> DGR_FN void add_absolute(const Sym2<T>& q, Vec2<T> d, T u, Vec2<T>& abs_mean) {

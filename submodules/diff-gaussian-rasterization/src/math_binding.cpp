@@ -140,11 +140,13 @@ void bind_math(nb::module_& m) {
         double remainder = whole_remainder(out.channels, out.transmittance, v_out.channels, v_out.transmittance);
         SplatGradient<double> sum{};
         const V2 d = in.offset(as<V2>(pixel));
-        const double alpha = in.alpha(d), u = blend_vjp<true>(in.channels, alpha, odds_of(alpha), transmittance, true,
-                                                              v_out.channels, remainder, sum);
-        ColumnSums<double> column{};
-        add_row(d.y, u, column);
-        add_column(d.x, column, sum);
+        const double alpha = in.alpha(d);
+        const PairGradient<double> pair =
+            blend_vjp<true>(in.channels, alpha, odds_of(alpha), transmittance, true, v_out.channels, remainder);
+        add_channels<true>(pair.weight, v_out.channels, sum);
+        LineSums<double> row{};
+        add_pixel(d.x, pair.u, row);
+        add_row(d.y, row, sum);
         sum = gradient_from_sums(in.conic, sum);
         return flat(sum.conic, sum.mean, sum.u, sum.color, sum.inverse_depth);
     });

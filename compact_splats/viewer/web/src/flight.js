@@ -1,5 +1,6 @@
 // How the viewer moves: orbit by dragging, pan, dolly, fly by keys, and smooth ways from camera to camera.
 // A camera's roll is kept: nothing snaps upright when a training camera that was held askew is left.
+// Z and X roll the camera, and the axis of orbits with it, which is up.
 
 import { Quaternion, Vector3 } from "three";
 
@@ -9,15 +10,18 @@ const MAX_SPIN = 4; // radians/s of a fling
 const HELD = 60; // ms without movement, after which letting go is no fling
 const MIN_POLE_ANGLE = 0.05; // radians between the line of sight and up, or down
 const FLY_SPEED = 0.6; // times the distance to the centre, per second
+const ROLL_SPEED = 1; // radians/s
 const TRAVEL_SECONDS = 0.7;
 const KEYS = { KeyW: [0, 0, -1], KeyS: [0, 0, 1], KeyA: [-1, 0, 0], KeyD: [1, 0, 0], KeyQ: [0, -1, 0], KeyE: [0, 1, 0] };
+const ROLLS = { KeyZ: 1, KeyX: -1 };
+const AXES = { "-y": [0, -1, 0], z: [0, 0, 1], y: [0, 1, 0], "-z": [0, 0, -1], x: [1, 0, 0], "-x": [-1, 0, 0] };
 
 /** Moves a camera as the user drags, pinches, scrolls and presses keys on an element. */
 export class Flight {
   /**
    * @param {import("three").Camera} camera
    * @param {HTMLElement} element that gets the pointer
-   * @param {Vector3} up direction in world coordinates, of length 1
+   * @param {Vector3} up direction in world coordinates, of length 1; later changes are made to this vector
    * @param {() => void} onStart called when the user takes over
    */
   constructor(camera, element, up, onStart) {
@@ -41,6 +45,24 @@ export class Flight {
   }
 
   /**
+   * Make another axis the up direction, and turn the camera with it around the centre.
+   * @param {boolean} isSmooth on a smooth way instead of at once
+   * @returns {string} the axis: "-y", then "z" and so on
+   */
+  nextUp(isSmooth) {
+    if (this.travel) this.#travelOn(TRAVEL_SECONDS);
+    const names = Object.keys(AXES), axis = (name) => new Vector3(...AXES[name]);
+    const current = names.findIndex((name) => axis(name).dot(this.up) > 0.9);
+    const name = names[(current + 1) % names.length];
+    const turn = new Quaternion().setFromUnitVectors(this.up, axis(name));
+    const centre = this.camera.position.clone().addScaledVector(this.#sight, this.distance);
+    const position = this.camera.position.clone().sub(centre).applyQuaternion(turn).add(centre);
+    this.up.copy(axis(name));
+    this.goTo(position, this.camera.quaternion.clone().premultiply(turn), this.distance, isSmooth);
+    return name;
+  }
+
+  /**
    * Move on by a moment.
    * @param {number} seconds since the last call
    * @returns {boolean} whether anything has moved
@@ -59,6 +81,14 @@ export class Flight {
     if (heading.lengthSq()) {
       const speed = FLY_SPEED * this.distance * (this.isFast ? 4 : 1);
       this.camera.position.addScaledVector(heading.applyQuaternion(this.camera.quaternion), speed * seconds);
+      moved = true;
+    }
+    let roll = 0;
+    for (const key of this.pressed) roll += ROLLS[key] ?? 0;
+    if (roll) {
+      const turn = new Quaternion().setFromAxisAngle(this.#sight, roll * ROLL_SPEED * seconds);
+      this.camera.quaternion.premultiply(turn).normalize();
+      this.up.applyQuaternion(turn).normalize();
       moved = true;
     }
     const moves = moved || this.hasMoved;
@@ -180,7 +210,7 @@ export class Flight {
     this.isFast = event.shiftKey;
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     if (!isDown) this.pressed.delete(event.code);
-    else if (KEYS[event.code]) {
+    else if (KEYS[event.code] || ROLLS[event.code]) {
       this.pressed.add(event.code);
       this.#takeOver();
     }

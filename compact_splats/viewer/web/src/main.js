@@ -1,4 +1,5 @@
 // The page: a model drawn by Spark on three.js from the cameras that came with it. Everything is in the file itself.
+// `fail` and `loading` are those of template.html: the one place that says what is wrong, until the model is shown.
 
 import { Color, Matrix4, PerspectiveCamera, Quaternion, Scene, Vector3, WebGLRenderer } from "three";
 import { SparkRenderer, SplatMesh } from "@sparkjsdev/spark";
@@ -12,16 +13,17 @@ const STILL_FRAMES = 5; // and as many frames, which take long on a slow machine
 const HINT_MS = 9000;
 const byId = (id) => document.getElementById(id);
 
-function main() {
+async function main() {
   const about = JSON.parse(byId("about").textContent);
   const renderer = newRenderer(byId("view"));
-  if (!renderer) return fail("This browser offers no WebGL 2, which the page draws with.");
+  if (!renderer)
+    return fail("This browser offers no WebGL 2, which the page draws with. Switch on hardware acceleration in its settings, or use another browser.");
   const camera = new PerspectiveCamera();
   const scene = new Scene();
   const spark = newSpark(renderer, about, () => page.ask());
   const page = new Page(about, renderer, camera, scene, spark);
   scene.add(spark);
-  show(modelBytes(), scene, page).catch((error) => fail(`The model in this page can't be read: ${error.message}`));
+  await show(modelBytes(), scene, page);
 }
 
 async function show(model, scene, page) {
@@ -67,9 +69,8 @@ function modelBytes() {
   return bytes;
 }
 
-function fail(message) {
-  byId("message").textContent = message;
-  document.body.dataset.state = "failed";
+function isMotionWanted() {
+  return !matchMedia("(prefers-reduced-motion: reduce)").matches;
 }
 
 /** What is on the page: the camera that is shown, the bar, and when to draw. */
@@ -116,7 +117,8 @@ class Page {
   }
 
   #state(name) {
-    if (document.body.dataset.state !== name) document.body.dataset.state = name;
+    if (name === "still") loading.abort();
+    if (![name, "failed"].includes(document.body.dataset.state)) document.body.dataset.state = name;
   }
 
   #project() {
@@ -130,7 +132,7 @@ class Page {
   }
 
   /** Go to a camera of the list; the lens is its lens from then on. */
-  #jump(index, isSmooth = !matchMedia("(prefers-reduced-motion: reduce)").matches) {
+  #jump(index, isSmooth = isMotionWanted()) {
     const count = this.about.cameras.length;
     this.index = (index + count) % count;
     this.lens = this.about.cameras[this.index];
@@ -139,6 +141,7 @@ class Page {
     const sight = new Vector3(0, 0, -1).applyQuaternion(quaternion);
     const ahead = new Vector3(...this.about.centre).sub(position).dot(sight);
     const distance = Math.max(ahead, 0.1 * this.about.extent);
+    this.flight.up.set(...this.about.up);
     this.flight.goTo(position, quaternion, distance, isSmooth);
     byId("camera").textContent = `${this.lens.name}  ${this.index + 1}/${count}`;
     document.body.dataset.camera = String(this.index);
@@ -173,10 +176,16 @@ class Page {
       if (event.ctrlKey || event.metaKey || event.altKey) return;
       const step = { ArrowLeft: -1, ArrowRight: 1, KeyR: 0 }[event.code];
       if (step !== undefined) this.#jump(this.index + step);
+      if (event.code === "KeyU") {
+        byId("camera").textContent = `up: ${this.flight.nextUp(isMotionWanted())}`;
+        this.ask();
+      }
     });
-    this.renderer.domElement.addEventListener("webglcontextlost", () =>
-      fail("The browser has taken the graphics memory away; load the page again."));
+    this.renderer.domElement.addEventListener("webglcontextlost", () => {
+      this.renderer.setAnimationLoop(null);
+      fail("The browser has taken the graphics memory of this page away. Load the page again; if that does not help, close other tabs and programs.");
+    });
   }
 }
 
-main();
+main().catch((error) => fail(`The model in this page can't be shown (${error.message}). Copy or download the file again.`));

@@ -1,0 +1,114 @@
+"""A view through the engine without autograd, for training loops."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from . import _C
+from .queue import queue_for, thread_count
+from .rasterizer import View, _images, _rows
+
+
+class RenderPass:
+    """Renders a view; then gives the gradients of a loss, and adds them to sums. The same bits as by autograd.
+
+    All memory and arguments are made before the forward pass: after a call of the engine the caches hold nothing of
+    Python and torch any more, and every function of torch takes up to 50 us, once.
+
+    Args:
+        view: Camera and background.
+        rows: Tensors of the Gaussians, by the names of `rasterize`'s arguments. They keep their values until the last
+            call.
+        sums: By these names, what `add_gradients` adds to: float32, contiguous. Without a sum, the gradient stays in
+            ``gradients``.
+        unchecked: The row whose gradient `add_gradients` does not look at.
+        sh_degree, antialiased, threads: As in `rasterize`.
+
+    Attributes:
+        image, transmittance, radii: As in `Rasterized`.
+        v_image: (3, H, W), the gradient of the loss for the image: of `photometric_loss`, or to be filled.
+        gradients: By name, those of the rows that require one; `backward` fills them.
+
+    Raises:
+        ValueError: A shape, dtype or device is not as in `rasterize`.
+    """
+
+    def __init__(
+        self,
+        view: View,
+        rows: Mapping[str, Tensor],
+        sums: Mapping[str, Tensor | None],
+        *,
+        unchecked: str = "",
+        sh_degree: int = 0,
+        antialiased: bool = False,
+        threads: int = 0,
+    ) -> None:
+        if view.width < 1 or view.height < 1:
+            raise ValueError(f"view: expected a size of 1 x 1 or more, got {view.width} x {view.height}")
+        means = rows["means"]
+        device, dtype = means.device, means.dtype
+        self.image = torch.empty(3, view.height, view.width, dtype=dtype, device=device)
+        self.v_image = torch.empty(3, view.height, view.width, dtype=dtype, device=device)
+        self.transmittance = torch.empty(view.height, view.width, dtype=dtype, device=device)
+        self.radii = torch.empty(means.shape[0], dtype=torch.int32, device=device)
+        self.gradients = {
+            name: torch.empty(row.shape, dtype=dtype, device=device) for name, row in rows.items() if row.requires_grad
+        }
+        self._losses = torch.empty(3, dtype=dtype, device=device)
+        self._loss = self._losses[0]
+        self._usable = torch.empty((), dtype=torch.bool, device=device)
+        self._rows, self._v_rows = _rows(rows), _rows(self.gradients)
+        self._images, self._v_images = _images(self.image, self.transmittance, None), _images(self.v_image, None, None)
+        self._sums = [
+            _C.GradientSum(name, gradient, sums.get(name), name != unchecked)
+            for name, gradient in self.gradients.items()
+        ]
+        self._queue, self._threads = queue_for(device), thread_count(threads)
+        self._frame = _C.forward(
+            self._rows, view._for_engine(dtype), self._queue, antialiased=antialiased, sh_degree=sh_degree,
+            threads=self._threads, differentiable=True, out=self._images, radii=self.radii,
+        )  # fmt: skip
+
+    def photometric_loss(self, photo: Tensor, mask: Tensor | None = None, ssim_weight: float = 0.2) -> Tensor:
+        """The loss of the function `photometric_loss`, (); its gradient goes to ``v_image``. Arguments as there."""
+        _C.photometric_loss(
+            self.image, photo.contiguous(), self._queue, mask=None if mask is None else mask.contiguous(),
+            ssim_weight=ssim_weight, margin=0, threads=self._threads, values=self._losses, v_image=self.v_image,
+        )  # fmt: skip
+        return self._loss
+
+    def backward(self, stats: tuple[Tensor, Tensor] | None = None) -> None:
+        """From ``v_image`` to ``gradients``.
+
+        Args:
+            stats: As in `rasterize`.
+        """
+        abs_grad_sum, views = (None, None) if stats is None else stats
+        _C.backward(
+            self._frame, self._rows, self._v_rows, self._queue, images=self._images, v_images=self._v_images,
+            v_screen_means=None, abs_grad_sum=abs_grad_sum, views=views,
+        )  # fmt: skip
+        self._frame = None  # the largest part of the memory
+
+    def add_gradients(self, loss: Tensor, *, largest: float) -> Tensor:
+        """Add ``gradients`` to the sums in place: all of them if the view is usable, otherwise none.
+
+        A view is usable if |loss| and the squares of the checked gradients add up to less than ``largest``, which they
+        do not if one is NaN or infinite. The CPU does not wait for a GPU to know it. A gradient without a sum becomes
+        zero on a GPU if the view is not usable.
+
+        Args:
+            loss: One float32 on the device of the gradients.
+            largest: A float32.
+
+        Returns:
+            () bool on the device: whether the view was usable.
+        """
+        _C.add_gradients(
+            self._sums, self._queue, loss=loss, largest=largest, usable=self._usable, threads=self._threads
+        )
+        return self._usable
