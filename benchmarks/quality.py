@@ -6,8 +6,9 @@
     python -m benchmarks.quality --plot quality.png results.json
 
 A change names a field of the schedule at its full length (arguments/schedule.py) and gives its value in JSON:
-``learning_rates.means_factor=2``, ``densification_rounds.0.allowance_factor=2``; ``selection=cutoff`` is one,
-too. Several changes at once are joined by ``+``. Every run of ``--runs`` is made without changes and with each of them.
+``learning_rates.means_factor=2``, ``densification_rounds.0.allowance_factor=2``; ``selection=cutoff`` and
+``exposure=on`` are some, too. Several at once are joined by ``+``. Every run of ``--runs`` is made without changes and
+with each of them.
 
 A finished run is added to the JSON file at once, and a run that is in the file is not made again. CPU seconds are those
 of the process while it trains: loading, measuring and saving do not count.
@@ -32,6 +33,7 @@ from compact_splats.arguments.schedule import Schedule, num_random_points
 from compact_splats.gaussian_renderer.evaluation import evaluate
 from compact_splats.scene import load_scene
 from compact_splats.scene.gaussian_model import GaussianModel
+from compact_splats.training.exposure import Exposure
 from compact_splats.training.strategies import standard_strategies
 from compact_splats.training.training import Training
 from compact_splats.utils.errors import InputError, run_script
@@ -76,23 +78,23 @@ def changed(schedule: Any, path: str, value: Any) -> Any:
     raise InputError(f"{head!r} is no field of {type(schedule).__name__}; see arguments/schedule.py")
 
 
-def schedule_of(run: str, changes: str) -> tuple[Schedule, str]:
-    """The schedule of a run with changes, and its kind of selection."""
+def schedule_of(run: str, changes: str) -> tuple[Schedule, dict[str, str]]:
+    """The schedule of a run with changes, and its selection and exposure as flags of train.py name them."""
     kind, _, steps = run.partition(":")
     if kind not in SCHEDULES or not (steps or "1").isdecimal():
         raise InputError(f"--runs {run}: write the name of a schedule ({', '.join(SCHEDULES)}) or NAME:STEPS")
-    schedule, selection = SCHEDULES[kind], "natural"
+    schedule, options = SCHEDULES[kind], {"selection": "natural", "exposure": "off"}
     for change in filter(None, changes.split("+")):
         path, equals, text = change.partition("=")
-        if path == "selection":
-            selection = text
+        if path in options:
+            options[path] = text
             continue
         try:
             value = json.loads(text)
         except ValueError:
             raise InputError(f"--with {change}: write FIELD=VALUE, with a number, a list or null as value") from None
         schedule = changed(schedule, path, _tuples(value))
-    return schedule.scaled(int(steps) / schedule.iterations) if steps else schedule, selection
+    return schedule.scaled(int(steps) / schedule.iterations) if steps else schedule, options
 
 
 def _tuples(value: Any) -> Any:
@@ -110,14 +112,15 @@ def measure(folder: Path, setting: Setting, run: str, changes: str, seed: int, c
         seed: of the training.
         course: measure while it trains, too.
     """
-    schedule, selection = schedule_of(run, changes)
+    schedule, options = schedule_of(run, changes)
     random_points = setting.random_points or num_random_points(setting.budget)
     scene = load_scene(folder, resolution=setting.resolution, num_random_points=random_points)
     model = GaussianModel.from_points(scene.points, 3, "cpu")
-    strategies = standard_strategies(scene, schedule, setting.budget, seed=seed, selection=selection)
+    strategies = standard_strategies(scene, schedule, setting.budget, seed=seed, selection=options["selection"])
+    exposure = Exposure(len(scene.train)) if options["exposure"] == "on" else None
     background = torch.ones(3) if setting.white else torch.zeros(3)
     spent, points, start = 0.0, [], time.process_time()
-    for step in Training(scene, model, schedule, strategies, background=background, seed=seed):
+    for step in Training(scene, model, schedule, strategies, background=background, seed=seed, exposure=exposure):
         if course and step.number % max(1, schedule.iterations // MEASUREMENTS) == 0:
             spent += time.process_time() - start
             points.append({"step": step.number, "cpu_seconds": spent, **evaluate(scene.test, model, background)})

@@ -8,10 +8,10 @@ from compact_splats.utils.errors import InputError
 
 
 def test_a_change_reaches_its_field_and_no_other():
-    schedule, selection = quality.schedule_of(
+    schedule, options = quality.schedule_of(
         "quick", "learning_rates.factor=3+densification_rounds.0.window.every=70+photo_divisors=[[9,2]]+selection=none"
     )
-    assert selection == "none"
+    assert options == {"selection": "none", "exposure": "off"}
     assert schedule.learning_rates.factor == 3 and schedule.photo_divisors == ((9, 2),)
     assert schedule.densification_rounds[0].window.every == 70
     back = "learning_rates.factor=2.15+densification_rounds.0.window.every=50+photo_divisors=[[450,4],[1200,2]]"
