@@ -86,7 +86,7 @@ def test_color_correction_leaves_masked_pixels_out(images):
     mask[:, :9] = 0
     corrected = color_corrected(*(each * mask for each in images))
     alone = color_corrected(*(each[:, :, 9:] for each in images))
-    torch.testing.assert_close(corrected[:, :, 9:], alone, atol=1e-6, rtol=0)
+    assert (corrected[:, :, 9:] - alone).abs().max() < 1e-6
     assert not corrected[:, :, :9].any()
 
 
