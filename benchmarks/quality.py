@@ -62,7 +62,7 @@ SETTINGS = {
     "cup_small": Setting(10_000),
     "chair_tiny": Setting(5_000),
     "chair": Setting(30_000, random_points=100_000, white=True),
-    "demo": Setting(10_000),
+    "demo": Setting(6_000),
 }
 
 
@@ -158,6 +158,7 @@ FIGURES = (
 def table(results: Sequence[Result]) -> str:
     """Markdown: the figures of each scene and run without changes, and below what each change makes of them."""
     headings = [heading for heading, _, _ in FIGURES]
+    results = sorted(results, key=lambda each: (each["scene"], each["run"]))
     lines = [_row(["scene, Gaussians", "run", "seeds", *headings]), _row(["---"] * (3 + len(headings)))]
     for (scene, run), same in _grouped([each for each in results if not each["changes"]], _scene_and_run):
         cells = [_spread([value(each) for each in same], digits) for _, value, digits in FIGURES]
