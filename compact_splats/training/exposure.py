@@ -25,6 +25,7 @@ from compact_splats.utils.errors import InputError
 
 RATES = 0.01, 0.0005  # Adam's learning rate in the first and the last step, log-linear in between
 BETAS = 0.9, 0.99
+PRIOR = 0.1  # its gradient per change of A and b; holds what the photos do not tell
 LARGEST = 0.9  # of every entry of A - 1 and b, so that no photo becomes black or white
 DIFFERENT = 0.08  # standard deviation of the log-gains above which photos are taken to differ in exposure
 FILE = "exposure.json"  # in a run folder
@@ -120,7 +121,8 @@ class Exposure:
         if self._is_fixed:
             return
         gradients, seen = torch.zeros_like(self._change), torch.zeros_like(self._counts)
-        gradients[index], seen[index] = torch.where(usable, gradient, 0), 1
+        gradients[index] = torch.where(usable, gradient + PRIOR * self._change[index], 0)
+        seen[index] = 1
         processes.sum(gradients, seen)
         rows = seen.nonzero().flatten() if processes.count > 1 else torch.tensor([index], device=seen.device)
         gradients = gradients[rows] / seen[rows, None, None]

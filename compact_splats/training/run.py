@@ -127,10 +127,14 @@ def _train(
             if processes.is_first:
                 run.first = partial(begin, context, is_new=about is None)
             scores = fit(training, context)
-            num_skipped, num_left_out = context.skipped.total(), context.skipped.total_left_out()
+            faults = {
+                "skipped_views": context.skipped.total(),
+                "photos_left_out": context.skipped.total_left_out(),
+                "worst_views": context.view_losses.worst(),
+            }
             if not processes.is_first:
                 return {}
-            summary = summary_of(context, num_skipped, num_left_out, scores)
+            summary = summary_of(context, faults, scores)
             run.finish(context.num_iterations, summary)
     config.say(describe(summary, config.final_budget, run.folder))
     return summary
@@ -212,7 +216,7 @@ def fit(training: Training, context: RunContext) -> Scores:
     return context.measure(context.num_iterations)
 
 
-def summary_of(context: RunContext, num_skipped: int, num_left_out: int, scores: Scores) -> dict[str, Any]:
+def summary_of(context: RunContext, faults: dict[str, Any], scores: Scores) -> dict[str, Any]:
     """The content of ``summary.json``."""
     ply: Path = context.run.ply_path(context.num_iterations)
     seconds = context.clock.seconds
@@ -223,8 +227,7 @@ def summary_of(context: RunContext, num_skipped: int, num_left_out: int, scores:
         "ply_mb": ply.stat().st_size / MB,
         "training_minutes": seconds / 60,
         "steps_per_second": context.training.schedule.iterations / seconds,
-        "skipped_views": num_skipped,
-        "photos_left_out": num_left_out,
+        **faults,
         **context.memory.read(),
         **scores,
         "point_cloud": str(ply),

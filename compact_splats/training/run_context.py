@@ -26,6 +26,7 @@ from compact_splats.training.progress import Progress
 from compact_splats.training.run_folder import Run
 from compact_splats.training.time_limit import TimeLimit
 from compact_splats.training.training import Step, Training
+from compact_splats.training.view_losses import ViewLosses
 from compact_splats.utils.errors import InputError
 from compact_splats.utils.files import flush_to_disk
 from compact_splats.utils.signals import StopRequest
@@ -79,13 +80,14 @@ class RunContext:
     time_limit: TimeLimit | None = None
 
     def __post_init__(self) -> None:
+        self.view_losses = ViewLosses(self.processes)
         self._save_steps = self._steps_of(self.config.save_iterations)
         self._test_steps = self._steps_of(self.config.test_iterations)
         shown = {"run": self.run} if self.processes.is_first else {}
         limit = {"time limit": self.time_limit} if self.time_limit else {}
         self._parts: dict[str, Stateful] = {
             "training": self.training, **shown, "clock": self.clock, "memory": self.memory, "progress": self.progress,
-            "skipped": self.skipped, **limit,
+            "skipped": self.skipped, "view losses": self.view_losses, **limit,
         }  # fmt: skip
 
     @property
@@ -110,6 +112,7 @@ class RunContext:
             self.time_limit.after_step(step.number, self.clock.seconds)
             self.progress.num_steps = self.training.schedule.iterations
         self.skipped.note(step.usable, step.camera.name)
+        self.view_losses.note(step.camera.name, step.loss)
         self.progress.update(step, self.training.model.num_gaussians, self.skipped.count)
         if self.decoding.is_over:
             self.run.begin()

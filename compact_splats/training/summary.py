@@ -25,6 +25,12 @@ def describe(summary: dict[str, Any], budget: int, folder: Path) -> str:
         quality.append("             (no test views: --eval keeps every 8th photo out of training)")
     if num := summary.get("photos_left_out"):
         quality.append(f"{'photos':12} {num:,} can't be decoded: their views were left out")
+    if worst := summary.get("worst_views"):
+        more = f" and {len(worst) - 3} more" if len(worst) > 3 else ""
+        quality.append(
+            f"{'worst fit':12} {', '.join(worst[:3])}{more}: far worse than the other photos; wrong pose, blur, or "
+            "something that moved?"
+        )
     memory = f"{'memory':12} peak {summary['peak_rss_mb']:,.0f} MB"
     if "peak_rss_above_start_mb" in summary:
         memory += f", {summary['peak_rss_above_start_mb']:,.0f} MB of it since the start of training"
