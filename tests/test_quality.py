@@ -59,4 +59,4 @@ def test_the_table_compares_equal_scenes_and_seeds():
     plain, changes = quality.table(results).split("\n\n")
     assert "| oak, 20,000 | quick | 2 | 30.50 ± 0.71 |" in plain and "a=1" not in plain
     (row,) = [line for line in changes.splitlines() if "a=1" in line]
-    assert row.startswith("| quick a=1 | +0.60 ± 0.14 | -1.00 | -0.20 ± 1.13 |") and row.endswith("| x 1.50 |")
+    assert row.startswith("| quick a=1 | -1.00 | +0.60 ± 0.14 | -0.20 ± 1.13 |") and row.endswith("| x 1.50 |")
