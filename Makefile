@@ -10,7 +10,8 @@
 #   make gpu-check   on a machine with a GPU: tests, speed, training, in MINUTES; the results go to OUT=folder
 #   make viewer-bundle   the script of the pages that view.py --html writes, anew from viewer/web (needs npm)
 #   make lint     ruff and mypy
-#   make wheel    compact-splats as an sdist and a wheel, into OUT=dist
+#   make wheels   what pip needs to install compact-splats without a compiler, into OUT=dist (CUDA=0: without CUDA)
+#   make try-wheels   installs them as a stranger would, without a compiler, and runs the demo
 #   make clean    remove the environment and everything built; output/ stays
 #
 # Variables: PYTHON (3.10 or later), VENV (folder of the environment), and TORCH=system to use the torch that the
@@ -43,7 +44,7 @@ BUILT := $(SUBMODULES:%=$(VENV)/wheels/%.stamp)
 # A package's stamp is older than its newest source file exactly when it has to be installed again.
 sources = $(shell find submodules/$(1) -type f -not -path '*/build/*' -not -path '*.egg-info/*' -not -name '*.pyc')
 
-.PHONY: setup setup-dev demo test sanitize fuzz bench docs gpu gpu-check viewer-bundle lint wheel clean
+.PHONY: setup setup-dev demo test sanitize fuzz bench docs gpu gpu-check viewer-bundle lint wheels try-wheels clean
 .DELETE_ON_ERROR:
 
 # The submodules are compiled while pip fetches and unpacks the requirements.
@@ -103,26 +104,9 @@ ifeq ($(WHEELS),)
 endif
 	@touch $@
 
-$(OUTPUT)/scene: $(wildcard compact_splats/demo/*.py) | setup
-	rm -rf $@
-	$(BIN)/python -m compact_splats.demo.scene $@
-	@touch $@
-
-demo: setup $(OUTPUT)/scene
-	$(BIN)/python train.py -s $(OUTPUT)/scene -m $(OUTPUT)/model --eval \
-	    --schedule quick --iterations $(DEMO_ITERATIONS) --final-budget $(DEMO_BUDGET)
-	$(BIN)/python render.py -m $(OUTPUT)/model --skip-train
-	$(BIN)/python metrics.py -m $(OUTPUT)/model --no-lpips
-	$(BIN)/python compress.py -m $(OUTPUT)/model --no-prune --steps 0.2
-	$(BIN)/python view.py -m $(OUTPUT)/model --html $(OUTPUT)/model.html
-	$(BIN)/python -m compact_splats.suite.comparison -m $(OUTPUT)/model --out $(OUTPUT)/comparison.png
-	@echo
-	@echo "The scene:       $(OUTPUT)/scene"
-	@echo "The Gaussians:   $(OUTPUT)/model/point_cloud/iteration_$(DEMO_ITERATIONS)/point_cloud.ply  (opens in any 3DGS viewer)"
-	@echo "Compressed:      $(OUTPUT)/model/compressed/compact.gsz  (compress.py export turns it into other formats)"
-	@echo "The figures:     $(OUTPUT)/model/results.json"
-	@echo "To walk about:   $(OUTPUT)/model.html  (opens in a browser)"
-	@echo "The picture:     $(OUTPUT)/comparison.png"
+demo: setup
+	rm -rf $(OUTPUT)/scene
+	$(BIN)/python -m compact_splats.demo.run --out $(OUTPUT) --iterations $(DEMO_ITERATIONS) --final-budget $(DEMO_BUDGET)
 
 test: setup-dev lint
 	$(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile
@@ -161,8 +145,22 @@ lint: $(VENV)/dev.stamp
 	@cp -rs $(CURDIR)/arguments $(CURDIR)/scene $(CURDIR)/gaussian_renderer $(CURDIR)/utils build/typed/compact_splats/
 	cd build/typed && $(abspath $(BIN))/python -m mypy --config-file ../../pyproject.toml -p compact_splats
 
-wheel: setup-dev
-	$(BIN)/python -m build --outdir $(or $(OUT),dist) .
+# For every processor. A package is built from its sdist, so that a sdist that lacks something is noticed. On Linux
+# auditwheel names the systems on which the engine runs; it has no libraries to add.
+DIST := $(or $(OUT),dist)
+wheels: export DGR_ARCH := portable
+wheels: export DGR_CUDA := $(or $(CUDA),1)
+wheels: $(VENV)/created.stamp
+	$(PIP) -r requirements-wheels.txt
+	rm -rf build/wheels && mkdir -p $(DIST)
+	for each in . $(SUBMODULES:%=submodules/%); do $(BIN)/python -m build --outdir build/wheels $$each || exit 1; done
+	for wheel in build/wheels/*-linux_*.whl; do \
+	    PATH=$(abspath $(BIN)):$$PATH auditwheel repair --wheel-dir $(DIST) $$wheel && rm $$wheel || exit 1; done
+	mv build/wheels/* $(DIST)/
+	@ls -l $(DIST)
+
+try-wheels:
+	$(PYTHON) tests/try_wheels.py $(DIST) $(if $(WHEELS),--wheelhouse $(WHEELS))
 
 clean:
 	rm -rf $(VENV) submodules/*/build submodules/*/*.egg-info .pytest_cache .ruff_cache

@@ -34,6 +34,11 @@ def write_case(path: Path, camera: Camera, photo: torch.Tensor, model: GaussianM
         file.write(photo.contiguous().numpy().tobytes())
 
 
+def package_flags() -> list[str]:
+    """The options with which the package compiles the CPU engine."""
+    return re.search(r'"(-O3;[^"]*)"', (ENGINE / "CMakeLists.txt").read_text())[1].split(";")
+
+
 def build(folder: Path, driver: str, architecture: str = "native", include: str | None = None) -> Path:
     """Compile the engine and a driver of this folder with the flags of the package.
 
@@ -46,13 +51,12 @@ def build(folder: Path, driver: str, architecture: str = "native", include: str 
     compiler = find_compiler()
     if compiler is None:
         raise FileNotFoundError("there is no C++ compiler")
-    flags = re.search(r'"(-O3;[^"]*)"', (ENGINE / "CMakeLists.txt").read_text())[1].split(";")
     folder.mkdir()
     text = (HERE / f"{driver}.cpp").read_text()
     sources = [path for path in sorted((ENGINE / "src").glob("cpu_*.cpp")) if f'"{path.name}"' not in text]
     program = folder / driver
     subprocess.run(
-        [compiler, "-std=c++20", "-w", *flags, f"-march={architecture}", f"-I{ENGINE / 'src'}", f"-I{HERE}",
+        [compiler, "-std=c++20", "-w", *package_flags(), f"-march={architecture}", f"-I{ENGINE / 'src'}", f"-I{HERE}",
          *(["-include", include] if include else []), *map(str, sources),
          str(HERE / f"{driver}.cpp"), "-o", str(program), "-pthread"], check=True,
     )  # fmt: skip

@@ -8,7 +8,7 @@ from compact_splats.utils.errors import InputError, run_script
 
 # In the order of use: by name, the module that a checkout has as a script, what to try, and what it does.
 COMMANDS = {
-    "demo": ("demo.scene", "my_scene", "make a scene with photos, to try the rest"),
+    "demo": ("demo.run", "", "make a scene and run most of the commands on it, to see them work"),
     "convert": ("commands.convert", "my_photos -o my_scene", "make a scene of photos or a video"),
     "train": ("commands.train", "my_scene --final-budget 50000", "train Gaussians on posed photos"),
     "view": ("commands.view", "output/my_scene", "show a model in the browser"),

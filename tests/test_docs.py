@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from compact_splats.demo.run import MODULES, steps
+
 ROOT = Path(__file__).parent.parent
 SITE = ROOT / "docs" / "site"
 sys.path.append(str(SITE))
@@ -25,7 +27,10 @@ SHORTER = {
     "compress.py": ["--steps", "0.002"],
     "render.py --video": ["--fps", "1"],
 }
-OTHERS = {"apt-get", "cd", "conda", "ffmpeg", "git", "nvcc", "nvidia-smi", "pip", "ray", "source", "ssh", "npx"}
+OTHERS = {
+    "apt-get", "cd", "compact-splats", "conda", "docker", "ffmpeg", "git", "nvcc", "nvidia-smi",
+    "pip", "ray", "source", "ssh", "npx",
+}  # fmt: skip
 
 COMMANDS = [command for page in PAGES for command in commands_of(page)]
 MENTIONS = [command for page in PAGES for command in mentions_of(page)]
@@ -89,6 +94,12 @@ def test_every_command_and_its_flags_exist(command):
         "-m" if words[0] == "-m" else ""
     }
     assert {flag.replace("_", "-") for flag in flags} <= known_flags(subcommand(words))
+
+
+def test_every_step_of_the_demo_and_its_flags_exist(tmp_path):
+    for name, *words in steps(tmp_path, 10, 20):
+        script = ("-m", MODULES[name]) if name in MODULES else (f"{name}.py",)
+        assert {word for word in words if word.startswith("-")} <= known_flags(script), name
 
 
 @cache

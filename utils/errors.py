@@ -11,6 +11,7 @@ from typing import NoReturn
 from compact_splats import HOW_TO_INSTALL
 from compact_splats.utils.memory import free_memory
 
+ENGINE = "diff_gaussian_rasterization"  # its import fails with a line where processor or torch do not suit
 _MAX_CHARACTERS = 500  # of each part of a message: parts may quote files
 _BRIEF = reprlib.Repr()
 _BRIEF.maxstring = _BRIEF.maxother = 80
@@ -83,8 +84,8 @@ def run_script(main: Callable[[], None], *, less_memory: str = "") -> NoReturn:
     """Run ``main`` and exit.
 
     Exit code 0; 2 with one line on stderr after an ``InputError``, out of memory, GPU errors, and where a package is
-    not installed; 128 plus the signal number with one line after ``Stopped`` and Ctrl-C. Any other exception is a bug
-    and keeps its traceback.
+    not installed or does not suit; 128 plus the signal number with one line after ``Stopped`` and Ctrl-C. Any other
+    exception is a bug and keeps its traceback.
 
     Args:
         main: the script.
@@ -96,7 +97,7 @@ def run_script(main: Callable[[], None], *, less_memory: str = "") -> NoReturn:
         number, said = (error.signal_number, error.said) if isinstance(error, Stopped) else (signal.SIGINT, "stopped")
         print(said, file=sys.stderr)
         sys.exit(128 + number)
-    except (InputError, ModuleNotFoundError, MemoryError, RuntimeError) as error:
+    except (InputError, ImportError, MemoryError, RuntimeError) as error:
         line = _line_for_user(error, less_memory)
         if line is None:
             raise
@@ -112,6 +113,8 @@ def _line_for_user(error: Exception, less_memory: str) -> str | None:
     if isinstance(error, ModuleNotFoundError):
         name = (error.name or "compact_splats").partition(".")[0]
         return None if name == "compact_splats" else f"{sys.executable} has no package {name}; {HOW_TO_INSTALL}"
+    if isinstance(error, ImportError):
+        return one_line(str(error)) if error.name == ENGINE else None
     kinds = {kind.__name__ for kind in type(error).__mro__}  # by name: torch and the engine need not be imported here
     if kinds & {"MemoryError", "OutOfMemoryError"} or _OUT_OF_MEMORY.search(str(error)):
         on_gpu = bool(kinds & {"OutOfMemoryError", "CudaError"}) or "CUDA" in str(error)

@@ -95,7 +95,10 @@ class Array {
     }
     static std::string text_of(nb::handle dtype) { return std::string(nb::str(dtype).c_str()).substr(6); }
     nb::object attribute(PyObject* name) const { return checked(PyObject_GetAttr(tensor_.ptr(), name)); }
-    nb::object call(PyObject* method) const { return checked(PyObject_CallMethodNoArgs(tensor_.ptr(), method)); }
+    nb::object call(PyObject* method) const {  // PyObject_CallMethodNoArgs, which is not in the stable ABI
+        PyObject* const arguments[] = {tensor_.ptr()};
+        return checked(PyObject_VectorcallMethod(method, arguments, 1, nullptr));
+    }
     static nb::object checked(PyObject* result) {
         if (!result) nb::raise_python_error();
         return nb::steal(result);

@@ -14,6 +14,7 @@
 #include "engine.h"
 #include "torch_memory.h"
 
+void bind_levels(nb::module_& module);
 void bind_math(nb::module_& module);
 void bind_optimizer(nb::module_& module);
 
@@ -444,6 +445,7 @@ NB_MODULE(_C, m) {
 
     nb::exception<cuda::Error>(m, "CudaError", PyExc_RuntimeError);
     m.attr("DEVICES") = cuda::is_built ? nb::make_tuple("cpu", "cuda") : nb::make_tuple("cpu");
+    bind_levels(m);
     bind_optimizer(m);
 
     nb::module_ math = m.def_submodule("math", "math.h in double precision, for the tests.");

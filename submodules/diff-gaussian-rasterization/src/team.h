@@ -3,7 +3,9 @@
 // results must not depend on it.
 #pragma once
 
+#if !defined(_WIN32)
 #include <pthread.h>
+#endif
 
 #include <algorithm>
 #include <atomic>
@@ -56,9 +58,11 @@ class Crew {
     };
     static Idle& idle() {
         static Idle* const idle = [] {
+#if !defined(_WIN32)
             // A forked process has none of the threads.
             pthread_atfork([] { Crew::idle().mutex.lock(); }, [] { Crew::idle().mutex.unlock(); },
                            [] { Crew::idle().first = nullptr, Crew::idle().mutex.unlock(); });
+#endif
             return new Idle;
         }();
         return *idle;
