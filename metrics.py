@@ -1,4 +1,4 @@
-"""Measure rendered test views: PSNR, SSIM and LPIPS of the PNG pairs that render.py wrote.
+"""Measure rendered test views: PSNR, SSIM, LPIPS and colour-corrected PSNR of the PNG pairs that render.py wrote.
 
 Reads only ``MODEL/test/METHOD/{renders,gt}/*.png``. Writes ``results.json`` and ``per_view.json`` into the model's
 folder, in the layout of 3DGS.
@@ -23,10 +23,10 @@ from compact_splats.gaussian_renderer.lpips import MIN_SIZE, Lpips
 from compact_splats.suite.pairs import Pair, find_methods, find_pairs
 from compact_splats.utils.errors import InputError
 from compact_splats.utils.files import write_json
-from compact_splats.utils.losses import psnr, ssim
+from compact_splats.utils.losses import color_corrected, psnr, ssim
 from compact_splats.utils.table import text_table
 
-METRICS = {"SSIM": ".4f", "PSNR": ".2f", "LPIPS": ".4f"}  # and their formats
+METRICS = {"SSIM": ".4f", "PSNR": ".2f", "LPIPS": ".4f", "CC_PSNR": ".2f"}  # and their formats
 Distance = Callable[[Tensor, Tensor], Tensor]
 Scores = dict[str, float | None]
 
@@ -92,6 +92,7 @@ def measure(pairs: list[Pair], lpips: Distance | None, device: torch.device, lab
             continue
         scores["SSIM"][pair.name] = number(ssim(image, photo))
         scores["PSNR"][pair.name] = number(psnr(image, photo))
+        scores["CC_PSNR"][pair.name] = number(psnr(color_corrected(image, photo), photo))
         measurable = lpips is not None and min(image.shape[1:]) >= MIN_SIZE
         scores["LPIPS"][pair.name] = number(lpips(image, photo)) if measurable else None
     return scores

@@ -1,74 +1,240 @@
-"""Quality against CPU seconds: trains a scene by several schedules, one after the other, and measures as it goes.
+"""Quality at equal counts: trains scenes by several schedules and changes of them, and measures each result.
 
-    python -m benchmarks.quality --scene SCENE --final-budget 20000 --runs quick:1000 quick fast full --out quality.json
-    python -m benchmarks.quality --plot quality.png quality.json other.json
+    python -m benchmarks.quality --scenes SCENES/* --runs quick quick:1000 fast --seeds 0 1 --out results.json
+    python -m benchmarks.quality --scenes SCENES/* --runs quick --with mean_from=null photo_divisors=[] --out ...
+    python -m benchmarks.quality --table results.json
+    python -m benchmarks.quality --plot quality.png results.json
 
-CPU seconds are those of the process while it trains: loading, measuring and saving do not count.
+A change names a field of the schedule at its full length (arguments/schedule.py) and gives its value in JSON:
+``learning_rates.means_factor=2``, ``densification_rounds.0.allowance_factor=2``; ``selection=cutoff`` and
+``exposure=on`` are some, too. Several at once are joined by ``+``. Every run of ``--runs`` is made without changes and
+with each of them.
+
+A finished run is added to the JSON file at once, and a run that is in the file is not made again. CPU seconds are those
+of the process while it trains: loading, measuring and saving do not count.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import time
+from collections.abc import Iterable, Sequence
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
 
 from compact_splats.arguments.config import SCHEDULES
 from compact_splats.arguments.device import use_threads
-from compact_splats.arguments.schedule import num_random_points
+from compact_splats.arguments.schedule import Schedule, num_random_points
 from compact_splats.gaussian_renderer.evaluation import evaluate
 from compact_splats.scene import load_scene
 from compact_splats.scene.gaussian_model import GaussianModel
+from compact_splats.training.exposure import Exposure
 from compact_splats.training.strategies import standard_strategies
 from compact_splats.training.training import Training
 from compact_splats.utils.errors import InputError, run_script
 from compact_splats.utils.files import write_json
 from compact_splats.utils.machine import machine_info
 
-MEASUREMENTS = 20  # per run
+MEASUREMENTS = 20  # of a run with --course
+Result = dict[str, Any]
 
 
-def measure(folder: Path, resolution: int, name: str, budget: int, seed: int) -> dict:
-    """Train once. ``name`` is that of a schedule, with the number of steps after a colon where it is another."""
-    kind, _, steps = name.partition(":")
-    schedule = SCHEDULES[kind]
-    schedule = schedule.scaled(int(steps) / schedule.iterations) if steps else schedule
-    scene = load_scene(folder, resolution=resolution, num_random_points=num_random_points(budget))
-    model = GaussianModel.from_points(scene.points, 3, "cpu")
-    strategies = standard_strategies(scene, schedule, budget, seed=seed)
-    start, course = time.process_time(), []
-    for step in Training(scene, model, schedule, strategies, seed=seed):
-        if step.number % max(1, schedule.iterations // MEASUREMENTS) and step.number != schedule.iterations:
+class Setting(NamedTuple):
+    """How a scene is trained: Gaussians, ``--resolution``, first points where it has none, and background."""
+
+    budget: int = 20_000
+    resolution: int = -1
+    random_points: int | None = None
+    white: bool = False
+
+
+# By the name of the folder. The demo scene: python -m compact_splats.demo.scene demo
+SETTINGS = {
+    "fox_tiny": Setting(8_000),
+    "fox_small": Setting(20_000),
+    "monstree_small": Setting(15_000),
+    "sceaux_small": Setting(8_000),
+    "cup_small": Setting(10_000),
+    "chair_tiny": Setting(5_000),
+    "chair": Setting(30_000, random_points=100_000, white=True),
+    "demo": Setting(6_000),
+}
+
+
+def changed(schedule: Any, path: str, value: Any) -> Any:
+    """A copy of a schedule, or of a part of one, with another value at a path as ``learning_rates.factor``."""
+    head, _, rest = path.partition(".")
+    if isinstance(schedule, tuple) and head.isdecimal() and int(head) < len(schedule):
+        index = int(head)
+        return (*schedule[:index], changed(schedule[index], rest, value) if rest else value, *schedule[index + 1 :])
+    if is_dataclass(schedule) and head in [each.name for each in fields(schedule)]:
+        part = getattr(schedule, head)
+        return replace(schedule, **{head: changed(part, rest, value) if rest else value})
+    raise InputError(f"{head!r} is no field of {type(schedule).__name__}; see arguments/schedule.py")
+
+
+def schedule_of(run: str, changes: str) -> tuple[Schedule, dict[str, str]]:
+    """The schedule of a run with changes, and its selection and exposure as flags of train.py name them."""
+    kind, _, steps = run.partition(":")
+    if kind not in SCHEDULES or not (steps or "1").isdecimal():
+        raise InputError(f"--runs {run}: write the name of a schedule ({', '.join(SCHEDULES)}) or NAME:STEPS")
+    schedule, options = SCHEDULES[kind], {"selection": "natural", "exposure": "off"}
+    for change in filter(None, changes.split("+")):
+        path, equals, text = change.partition("=")
+        if path in options:
+            options[path] = text
             continue
-        seconds = time.process_time() - start
-        course.append({"step": step.number, "cpu_seconds": seconds, "gaussians": model.num_gaussians})
-        course[-1] |= evaluate(scene.test, model)
-        start = time.process_time() - seconds
-    last = course[-1]
-    print(
-        f"{name}, seed {seed}: {last['psnr']:.2f} dB, SSIM {last['ssim']:.4f}, {last['gaussians']:,} Gaussians, "
-        f"{last['cpu_seconds']:.0f} s of CPU",
-        flush=True,
-    )
-    train = evaluate(scene.train[::7], model)
-    return {"run": name, "seed": seed, "iterations": schedule.iterations, "train": train, "course": course}
+        try:
+            value = json.loads(text)
+        except ValueError:
+            raise InputError(f"--with {change}: write FIELD=VALUE, with a number, a list or null as value") from None
+        schedule = changed(schedule, path, _tuples(value))
+    return schedule.scaled(int(steps) / schedule.iterations) if steps else schedule, options
 
 
-def plot(paths: list[Path], out: Path) -> None:
-    """Draw PSNR over CPU seconds: a line for each run of the JSON files."""
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
+def measure(folder: Path, setting: Setting, run: str, changes: str, seed: int, course: bool) -> Result:
+    """Train once.
+
+    Args:
+        folder: of the scene.
+        setting: of the scene.
+        run: name of a schedule, with the number of steps after a colon where it is another.
+        changes: of the schedule, see above; may be empty.
+        seed: of the training.
+        course: measure while it trains, too.
+    """
+    schedule, options = schedule_of(run, changes)
+    random_points = setting.random_points or num_random_points(setting.budget)
+    scene = load_scene(folder, resolution=setting.resolution, num_random_points=random_points)
+    model = GaussianModel.from_points(scene.points, 3, "cpu")
+    strategies = standard_strategies(scene, schedule, setting.budget, seed=seed, selection=options["selection"])
+    exposure = Exposure(len(scene.train)) if options["exposure"] == "on" else None
+    background = torch.ones(3) if setting.white else torch.zeros(3)
+    spent, points, start = 0.0, [], time.process_time()
+    for step in Training(scene, model, schedule, strategies, background=background, seed=seed, exposure=exposure):
+        if course and step.number % max(1, schedule.iterations // MEASUREMENTS) == 0:
+            spent += time.process_time() - start
+            points.append({"step": step.number, "cpu_seconds": spent, **evaluate(scene.test, model, background)})
+            start = time.process_time()
+    return {
+        "scene": folder.name,
+        **setting._asdict(),
+        "run": run,
+        "changes": changes,
+        "seed": seed,
+        "gaussians": model.num_gaussians,
+        "cpu_seconds": round(spent + time.process_time() - start, 1),
+        "test": evaluate(scene.test, model, background),
+        "train": evaluate(scene.train[::7], model, background),
+        "course": points,
+        "commit": machine_info()["commit"],
+    }
+
+
+def read(paths: Iterable[Path]) -> list[Result]:
+    """The results in JSON files."""
+    return [result for path in paths for result in json.loads(path.read_text())["results"]]
+
+
+# What a table shows: heading, value of a result, digits.
+FIGURES = (
+    ("PSNR", lambda result: result["test"]["psnr"], 2),
+    ("SSIM", lambda result: result["test"]["ssim"], 4),
+    ("CC PSNR", lambda result: result["test"]["cc_psnr"], 2),
+    ("training PSNR", lambda result: result["train"]["psnr"], 2),
+    ("CPU s", lambda result: result["cpu_seconds"], 0),
+)
+
+
+def table(results: Sequence[Result]) -> str:
+    """Markdown: the figures of each scene and run without changes, and below what each change makes of them."""
+    headings = [heading for heading, _, _ in FIGURES]
+    results = sorted(results, key=lambda each: (each["scene"], each["run"]))
+    lines = [_row(["scene, Gaussians", "run", "seeds", *headings]), _row(["---"] * (3 + len(headings)))]
+    for (scene, run), same in _grouped([each for each in results if not each["changes"]], _scene_and_run):
+        cells = [_spread([value(each) for each in same], digits) for _, value, digits in FIGURES]
+        lines.append(_row([scene, run, str(len(same)), *cells]))
+    scenes = list(dict.fromkeys(result["scene"] for result in results))
+    lines += ["", _row(["run, change", *scenes, *(f"mean {each}" for each in headings)])]
+    lines.append(_row(["---"] * (1 + len(scenes) + len(headings))))
+    for (run, changes), same in _grouped(results, lambda each: (each["run"], each["changes"])):
+        if changes:
+            lines.append(_row([f"{run} {changes}", *_differences(scenes, same, results)]))
+    return "\n".join(lines)
+
+
+def _differences(scenes: Sequence[str], changed_results: Sequence[Result], results: Sequence[Result]) -> list[str]:
+    """Cells: by scene the difference of PSNR to the run without changes; mean over scenes of each figure."""
+    unchanged = {_case(result)[:-1]: result for result in results if not result["changes"]}
+    pairs = [(each, unchanged[_case(each)[:-1]]) for each in changed_results if _case(each)[:-1] in unchanged]
+    by_scene = {scene: [pair for pair in pairs if pair[0]["scene"] == scene] for scene in scenes}
+    cells, psnr = [], FIGURES[0][1]
+    for scene in scenes:
+        cells.append(_spread([psnr(new) - psnr(old) for new, old in by_scene[scene]], 2, sign="+"))
+    for heading, value, digits in FIGURES:
+        ratio = heading == "CPU s"
+        means = [
+            statistics.mean(value(new) / value(old) if ratio else value(new) - value(old) for new, old in same)
+            for same in by_scene.values()
+            if same
+        ]
+        cells.append(f"x {statistics.mean(means):.2f}" if ratio and means else _spread(means, digits, sign="+"))
+    return cells
+
+
+def _scene_and_run(result: Result) -> tuple[str, str]:
+    size = "" if result["resolution"] == -1 else f" `-r {result['resolution']}`"
+    return f"{result['scene']}{size}, {result['gaussians']:,}", result["run"]
+
+
+def _case(result: Result) -> tuple[Any, ...]:
+    """What makes two results the same run; the changes come last."""
+    return tuple(result[name] for name in ("scene", *Setting._fields, "run", "seed", "changes"))
+
+
+def _grouped(results: Sequence[Result], key: Any) -> list[tuple[Any, list[Result]]]:
+    groups: dict[Any, list[Result]] = {}
+    for result in results:
+        groups.setdefault(key(result), []).append(result)
+    return list(groups.items())
+
+
+def _spread(values: Sequence[float], digits: int, sign: str = "") -> str:
+    """Mean, and standard deviation where there are several."""
+    if not values:
+        return ""
+    mean = f"{statistics.mean(values):{sign},.{digits}f}"
+    return f"{mean} ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 and digits else mean
+
+
+def _row(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def plot(results: Sequence[Result], out: Path) -> None:
+    """Draw PSNR over CPU seconds: a line for each run that has a course."""
     from matplotlib.figure import Figure  # takes a while to load
 
     figure = Figure(figsize=(7, 4.2), dpi=130, layout="constrained")
     axes = figure.subplots()
-    names: list[str] = []
-    results = [result for path in paths for result in json.loads(path.read_text())["results"]]
+    results = [result for result in results if result["course"]]
+    names = list(dict.fromkeys(f"{result['run']} {result['changes']}" for result in results))
     for result in results:
-        names += [] if result["run"] in names else [result["run"]]
+        name = f"{result['run']} {result['changes']}"
         points = [(point["cpu_seconds"], point["psnr"]) for point in result["course"]]
-        label = result["run"] if result["seed"] == 0 else None
-        axes.plot(*zip(*points, strict=True), color=f"C{names.index(result['run'])}", label=label, linewidth=1.4)
+        label = name if result["seed"] == 0 else None
+        axes.plot(*zip(*points, strict=True), color=f"C{names.index(name)}", label=label, linewidth=1.4)
     axes.set(xscale="log", xlabel="CPU seconds of training, one thread", ylabel="PSNR of the test views, dB")
-    axes.set_ylim(bottom=min(result["course"][-1]["psnr"] for result in results) - 10)  # caps of opacities fall below
+    axes.set_ylim(bottom=min(result["test"]["psnr"] for result in results) - 10)  # caps of opacities fall below
     axes.xaxis.set_major_formatter("{x:g}")
     axes.grid(color="#dfe2e6")
     axes.legend(frameon=False, loc="lower right")
@@ -76,31 +242,50 @@ def plot(paths: list[Path], out: Path) -> None:
 
 
 def main() -> None:
-    """Measure, print, write the JSON; or plot what was measured."""
+    """Measure, print, write the JSON; or show what was measured."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--scene", type=Path, help="folder of a scene")
-    parser.add_argument("-r", "--resolution", type=int, default=-1, help="as for train.py")
-    parser.add_argument("--final-budget", type=int, default=20_000)
-    parser.add_argument("--runs", nargs="*", default=["quick"], metavar="SCHEDULE[:STEPS]")
-    parser.add_argument("--seeds", type=int, nargs="*", default=[0])
+    parser.add_argument("--scenes", type=Path, nargs="+", default=[], metavar="FOLDER")
+    parser.add_argument("-r", "--resolution", type=int, help="of all scenes, as for train.py")
+    parser.add_argument("--final-budget", type=int, help="Gaussians, for all scenes (default: by name)")
+    parser.add_argument("--runs", nargs="+", default=["quick"], metavar="SCHEDULE[:STEPS]")
+    parser.add_argument(
+        "--with", nargs="+", default=[], dest="changes", metavar="FIELD=VALUE", help="changes, see above"
+    )
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--course", action="store_true", help="measure while it trains, too, for --plot")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--out", type=Path, help="JSON file to write")
-    parser.add_argument("--plot", type=Path, help="picture to draw of JSON files that were written")
+    parser.add_argument("--out", type=Path, help="JSON file, to which results are added")
+    parser.add_argument("--table", action="store_true", help="print the JSON files as Markdown")
+    parser.add_argument("--plot", type=Path, help="picture to draw of JSON files")
     parser.add_argument("json", type=Path, nargs="*")
     options = parser.parse_args()
+    if options.table:
+        return print(table(read(options.json)))
     if options.plot:
-        return plot(options.json, options.plot)
-    if options.scene is None:
-        raise InputError("--scene is missing: the folder of a scene")
+        return plot(read(options.json), options.plot)
+    if not options.scenes:
+        raise InputError("--scenes is missing: the folders of the scenes")
 
+    for run in options.runs:
+        for changes in options.changes:
+            schedule_of(run, changes)  # an error in the last one is found before the first has run
     use_threads(options.threads)
-    results = []
-    for name in options.runs:
-        for seed in options.seeds:
-            results.append(measure(options.scene, options.resolution, name, options.final_budget, seed))
-            if options.out:
-                about = {"scene": options.scene.name, "budget": options.final_budget, "machine": machine_info()}
-                write_json(options.out, {**about, "results": results})
+    results = read([options.out]) if options.out and options.out.exists() else []
+    given = {"budget": options.final_budget, "resolution": options.resolution}
+    given = {name: value for name, value in given.items() if value is not None}
+    for folder in options.scenes:
+        setting = SETTINGS.get(folder.name, Setting())._replace(**given)
+        for run in options.runs:
+            for changes in ["", *options.changes]:
+                for seed in options.seeds:
+                    case = {"scene": folder.name, **setting._asdict(), "run": run, "seed": seed, "changes": changes}
+                    if any(_case(result) == _case(case) for result in results):
+                        continue
+                    results.append(measure(folder, setting, run, changes, seed, options.course))
+                    figures = ", ".join(f"{name} {value(results[-1]):.{digits}f}" for name, value, digits in FIGURES)
+                    print(f"{folder.name} {run} {changes} seed {seed}: {figures}", flush=True)
+                    if options.out:
+                        write_json(options.out, {"machine": machine_info(), "results": results})
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from compact_splats.scene.gaussian_model import GaussianModel
 from compact_splats.scene.photo_cache import Planes
 from compact_splats.utils.device_copies import on_device
 from compact_splats.utils.images import to_uint8
-from compact_splats.utils.losses import psnr
+from compact_splats.utils.losses import color_corrected, psnr
 
 NUM_TRAIN_VIEWS = 5  # measured in addition to the test views
 
@@ -58,7 +58,7 @@ def evaluate(
     model: GaussianModel,
     background: Tensor = torch.zeros(3),  # noqa: B008
 ) -> dict[str, float | None]:
-    """Mean PSNR (dB), SSIM and L1 of views, equal to those of metrics.py.
+    """Mean PSNR (dB), SSIM, L1 and colour-corrected PSNR (dB) of views, equal to those of metrics.py.
 
     Args:
         cameras: with photos. Views of which a mask leaves no pixel are not measured.
@@ -66,14 +66,16 @@ def evaluate(
         background: (3,) RGB in [0, 1].
 
     Returns:
-        The means over finite values; None where there are none.
+        ``psnr``, ``ssim``, ``l1``, and ``cc_psnr``, that of ``utils.losses.color_corrected`` images: means over finite
+        values; None where there are none.
     """
-    found: dict[str, list[float]] = {"psnr": [], "ssim": [], "l1": []}
+    found: dict[str, list[float]] = {"psnr": [], "ssim": [], "l1": [], "cc_psnr": []}
     for camera in filter(has_pixels, in_turn(cameras, torch.device("cpu"))):  # of the masks
         pair = view_pair(camera, model, background)
         image, photo = (pixels.float() / 255 for pixels in pair)
         loss = photometric_loss(image, photo)  # needs far less memory than utils.losses
-        for name, value in (("psnr", psnr(image, photo)), ("ssim", loss.ssim), ("l1", loss.l1)):
+        corrected = psnr(color_corrected(image, photo), photo)
+        for name, value in zip(found, (psnr(image, photo), loss.ssim, loss.l1, corrected), strict=True):
             found[name] += [value.item()] if value.isfinite() else []
     return {name: sum(values) / len(values) if values else None for name, values in found.items()}
 

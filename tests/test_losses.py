@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from compact_splats.utils.losses import l1, psnr, ssim
+from compact_splats.utils import losses
+from compact_splats.utils.losses import color_corrected, l1, psnr, ssim
 
 
 @pytest.fixture
@@ -59,3 +60,37 @@ def test_psnr_and_l1_of_a_known_difference():
     assert psnr(photo + 0.1, photo).item() == pytest.approx(20, abs=1e-12)
     assert l1(photo - 0.1, photo).item() == pytest.approx(0.1, abs=1e-12)
     assert psnr(photo, photo).item() == math.inf
+
+
+def test_color_correction_undoes_exposure_and_white_balance(images):
+    mix = torch.tensor([[0.7, 0.1, 0.0], [0.05, 0.8, 0.0], [0.0, 0.1, 0.6]])
+    photo = images[1]
+    image = (mix @ photo.flatten(1) + 0.05).view_as(photo)
+    assert psnr(image, photo) < 20
+    assert psnr(color_corrected(image, photo), photo) > 100
+
+
+def test_color_correction_is_the_least_squares_fit_and_never_costs_psnr(images, monkeypatch):
+    monkeypatch.setattr(losses, "_CHUNK", 100)  # px: several parts, the last one shorter
+    image, photo = images
+    columns = np.vstack([image.flatten(1).double(), np.ones((1, image[0].numel()))])
+    matrix = np.linalg.lstsq(columns.T, photo.flatten(1).double().numpy().T, rcond=None)[0]
+    corrected = color_corrected(image, photo)
+    expected = (columns.T @ matrix).T.clip(0, 1).reshape(image.shape)
+    assert np.abs(corrected.numpy() - expected).max() < 1e-6
+    assert psnr(corrected, photo) > psnr(image, photo)
+
+
+def test_color_correction_leaves_masked_pixels_out(images):
+    mask = torch.ones(images[0].shape[1:])
+    mask[:, :9] = 0
+    corrected = color_corrected(*(each * mask for each in images))
+    alone = color_corrected(*(each[:, :, 9:] for each in images))
+    assert (corrected[:, :, 9:] - alone).abs().max() < 1e-6
+    assert not corrected[:, :, :9].any()
+
+
+@pytest.mark.parametrize("value", [0.0, 0.3])
+def test_color_correction_of_one_grey_value_is_the_mean_of_the_photo(images, value):
+    corrected = color_corrected(torch.full_like(images[1], value), images[1])
+    assert (corrected - images[1].mean((1, 2), keepdim=True)).abs().max() < 1e-5

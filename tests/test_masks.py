@@ -185,7 +185,7 @@ def test_a_view_without_pixels_is_not_measured(tmp_path, capsys):
     model = GaussianModel.from_points(scene.points, 0, "cpu")
     empty, whole = scene.test
     assert evaluate([empty, whole], model) == evaluate([whole], model)
-    assert evaluate([empty], model) == {"psnr": None, "ssim": None, "l1": None}
+    assert evaluate([empty], model) == {"psnr": None, "ssim": None, "l1": None, "cc_psnr": None}
     scores = measure(scene, model, torch.zeros(3))
     assert np.isfinite(scores["test"]["psnr"])
 

@@ -24,7 +24,7 @@ from compact_splats.gaussian_renderer.lpips import Lpips
 from compact_splats.suite.comparison import comparison
 from compact_splats.suite.pairs import find_pairs
 from compact_splats.utils.errors import InputError
-from compact_splats.utils.losses import ssim
+from compact_splats.utils.losses import color_corrected, psnr, ssim
 
 needs_linear_weights = pytest.mark.skipif(
     importlib.util.find_spec("lpips") is None, reason="the lpips package, whose weights LPIPS reads, is not installed"
@@ -122,7 +122,7 @@ def test_results_have_the_3dgs_layout_and_come_from_the_files(model, checkpoint,
     results = json.loads((model / "results.json").read_text())
     per_view = json.loads((model / "per_view.json").read_text())
     assert list(results) == list(per_view) == ["ours_700"]
-    assert set(results["ours_700"]) == {"SSIM", "PSNR", "LPIPS"}
+    assert set(results["ours_700"]) == {"SSIM", "PSNR", "LPIPS", "CC_PSNR"}
     method = model / "test" / "ours_700"
     for name in ("00000.png", "00001.png"):
         image, photo = read(method / "renders" / name), read(method / "gt" / name)
@@ -130,6 +130,8 @@ def test_results_have_the_3dgs_layout_and_come_from_the_files(model, checkpoint,
         # float32 against double: 1e-7 relative, which is 5e-7 dB and 1e-7 of SSIM; with slack.
         assert per_view["ours_700"]["PSNR"][name] == pytest.approx(expected.item(), abs=1e-4)
         assert per_view["ours_700"]["SSIM"][name] == pytest.approx(ssim(image, photo).item(), abs=1e-5)
+        corrected = psnr(color_corrected(image, photo), photo)
+        assert per_view["ours_700"]["CC_PSNR"][name] == pytest.approx(corrected.item(), abs=1e-4)
     for metric, value in results["ours_700"].items():
         assert value == pytest.approx(sum(per_view["ours_700"][metric].values()) / 2)
     assert f"{results['ours_700']['PSNR']:.2f}" in capsys.readouterr().out
