@@ -121,8 +121,8 @@ class TrainConfig(MachineConfig, SceneConfig):
     deterministic: bool = option(False, type=bool, help="same bits in every run, also on a GPU; slower")
     random_background: bool = option(False, type=bool, help="a new random background in every step")
     exposure: str = option(
-        "auto", choices=EXPOSURES, help="learn exposure and white balance of each training photo; auto: where photos "
-        "of the same points differ in brightness"
+        "off", choices=EXPOSURES, help="learn exposure and white balance of each training photo; auto: where photos of "
+        "the same points clearly differ in brightness"
     )  # fmt: skip
     selection: str = option(
         "natural", choices=SELECTIONS,

@@ -61,6 +61,7 @@ TRAIN_FLAGS = [
     ("--seed 5", "seed", 5),
     ("--random_background", "random_background", True),
     ("--deterministic", "deterministic", True),
+    ("--exposure on", "exposure", "on"),
     ("--selection cutoff", "selection", "cutoff"),
     ("--sh_rest_lr 0.02", "sh_rest_lr", 0.02),
     ("--densify_grad_threshold 1e-3", "densify_grad_threshold", 1e-3),

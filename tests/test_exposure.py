@@ -188,7 +188,7 @@ def run(scene, out, **changes) -> TrainConfig:
 def test_a_run_switches_it_on_by_itself_and_leaves_the_transforms(uneven_scene, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(loading, "difference_of_exposures", lambda scene: 0.2)
     out = tmp_path / "run"
-    run(uneven_scene, out)
+    run(uneven_scene, out, exposure="auto")
     assert "differ in brightness by 20%" in capsys.readouterr().out
     transforms = json.loads((out / "exposure.json").read_text())
     assert len(transforms) == 12 and np.shape(list(transforms.values())) == (12, 3, 4)
@@ -201,5 +201,5 @@ def test_a_run_switches_it_on_by_itself_and_leaves_the_transforms(uneven_scene, 
 
 
 def test_a_scene_of_one_exposure_is_trained_without(short_scene, tmp_path, capsys):
-    run(short_scene, tmp_path / "run")
+    run(short_scene, tmp_path / "run", exposure="auto")
     assert "brightness" not in capsys.readouterr().out and not (tmp_path / "run" / "exposure.json").exists()

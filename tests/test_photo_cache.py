@@ -170,7 +170,7 @@ def test_photos_are_decoded_in_the_order_of_their_use_and_once(short_scene, tmp_
     monkeypatch.setattr(Photo, "decode", lambda photo: decoded.append(photo.path.name) or decode(photo))
     monkeypatch.setattr(training_module.Training, "__next__", watch)
     on_step(monkeypatch, lambda step: time.sleep(0.02))  # so that none is needed before it is fetched
-    train(make_config(short_scene, tmp_path / "out", photo_memory=TINY, exposure="off"))
+    train(make_config(short_scene, tmp_path / "out", photo_memory=TINY))
     first = list(dict.fromkeys(used))
     assert [name for name in decoded if name in first] == first
     assert len(decoded) == 14, "each once: what is not kept is in the file"
@@ -315,7 +315,7 @@ def test_a_photo_that_breaks_counts_as_little_as_one_that_is_masked(scene, tmp_p
     assert said.count("warning: ") == said.count("\n") == 1 and photo.name in said and "leaves out its views" in said
     assert summary["photos_left_out"] == 1
     assert result_of(config.model_path) == result_of(masked.model_path)
-    assert "1 can't be decoded: their views were left out" in describe(summary, config.final_budget)
+    assert "1 can't be decoded: their views were left out" in describe(summary, config.final_budget, tmp_path)
 
 
 def test_photos_that_are_gone_in_mid_run_end_it_only_if_they_are_many(scene, tmp_path, monkeypatch):

@@ -88,9 +88,10 @@ class QuantizationPenalty(Strategy):
     def __init__(self, quantizer: Quantizer) -> None:
         self._quantizer = quantizer
 
-    def loss_term(self, training: Training) -> Tensor:
-        """The penalty."""
-        return self._quantizer.penalty(training.model.parameters)
+    def loss_term(self, training: Training) -> Tensor | None:
+        """The penalty, if the quantizer has one."""
+        penalty = self._quantizer.penalty(training.model.parameters)
+        return penalty if isinstance(penalty, Tensor) else None
 
 
 def fine_tune(
