@@ -177,7 +177,7 @@ def test_bad_flags_of_the_other_commands_are_one_line(words):
 
 
 def test_without_a_model_or_a_scene_it_asks_for_them(tmp_path, run):
-    ply_path = next(run.glob("point_cloud/*/*.ply"))
+    ply_path = shutil.copy(next(run.glob("point_cloud/*/*.ply")), tmp_path / "bare.ply")
     for argv, said in (
         ([], "-m FOLDER or --ply"),
         (["-m", str(tmp_path)], "source"),

@@ -208,7 +208,7 @@ def test_steps_asked_for_are_saved_and_measured_besides_the_last(trained):
     assert ply(config, 150).exists() and ply(config, 300).exists()
     assert [line["iteration"] for line in log_of(config, "test")] == [1, 150, 300]
     last = log_of(config, "test")[-1]
-    assert {name: last[name] for name in ("psnr", "ssim", "l1")} == summary["test"]
+    assert {name: last[name] for name in ("psnr", "ssim", "l1", "cc_psnr")} == summary["test"]
 
 
 def test_the_log_holds_the_course_of_the_training(trained):
