@@ -220,6 +220,7 @@ void print_times(cudaStream_t stream) {
     const Images<const float> images{a.images.image, a.images.transmittance, a.images.inverse_depth};
     for (const bool is_deterministic : {false, true}) {
         e.options.is_deterministic = is_deterministic;
+        forward();  // the mode is that of the forward pass
         print_stage(is_deterministic ? "backward, deterministic" : "backward, by atomics",
                     seconds_of(e, [&] { e.backward(a.gaussians, images, a.v_images, a.gradients); }), 0, rate);
     }

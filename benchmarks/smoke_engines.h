@@ -106,7 +106,6 @@ class CudaEngine {
     void backward(const Gaussians<float>& g, const Images<const float>& images, const Images<const float>& v_images,
                   const Gradients<float>& out) {
         StreamMemory scratch(stream_);
-        frame_.options.is_deterministic = options.is_deterministic;
         cuda::backward({0, stream_, scratch}, frame_, g, images, v_images, out);
     }
     void importance(const Gaussians<float>& g, const View<float>& view, const float* weights,

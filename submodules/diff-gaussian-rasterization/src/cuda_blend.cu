@@ -502,7 +502,7 @@ Frame render(const Context& context, Memory& kept, const Gaussians<float>& gauss
     frame.splats = splats;
     frame.radius_px = radius_px;
     int32_t* num_tiles_of = (options.is_deterministic ? kept : scratch).array<int32_t>(count);
-    frame.num_tiles = num_tiles_of;
+    frame.num_tiles = options.is_deterministic ? num_tiles_of : nullptr;
     const ProjectionOutput projected{splats, radius_px, scratch.array<uint32_t>(count), scratch.array<uint32_t>(count),
                                      num_tiles_of};
     project(context, gaussians, view, options, projected);
