@@ -24,7 +24,7 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).parent.parent
-NUM_FILES = 20_000  # of each profile
+NUM_FILES = 10_000  # of each profile
 SECONDS = 400  # a multiple of what it takes: machines differ, and what else runs on them
 ROOM = 64 << 20  # bytes of address space beyond those in use before the first file; no model of a file takes 100 kB
 
@@ -277,7 +277,7 @@ def profiles() -> list[str]:
 @pytest.mark.parametrize("profile", profiles())
 @pytest.mark.timeout(SECONDS + 60)
 def test_no_damaged_file_does_harm(profile):
-    """20,000 of them: only FormatError, no more than 64 MB, and all kinds of damage reach what they are meant for."""
+    """10,000 of them: only FormatError, no more than 64 MB, and all kinds of damage reach what they are meant for."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
     command = [sys.executable, __file__, profile, str(NUM_FILES), "0"]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=SECONDS)
@@ -288,12 +288,12 @@ def test_no_damaged_file_does_harm(profile):
     for kind in by_kind:
         for answer in ("yes", "no"):
             by_kind[kind][answer] = counts.get(f"{kind.__name__}: {answer}", 0)
-        assert sum(by_kind[kind].values()) > 1000 and by_kind[kind]["no"] > 300
+        assert sum(by_kind[kind].values()) > 500 and by_kind[kind]["no"] > 150
     for kind in (flip_bits, truncate):
         assert by_kind[kind]["yes"] == 0, "a checksum has missed it"
     # What is harmless shows that the others are refused for what they say, not because the file is put together wrong.
-    assert by_kind[stream_table]["yes"] + by_kind[header_value]["yes"] > 10
-    assert by_kind[stream_bytes]["no"] > 1000
+    assert by_kind[stream_table]["yes"] + by_kind[header_value]["yes"] > 5
+    assert by_kind[stream_bytes]["no"] > 500
 
 
 if __name__ == "__main__":
