@@ -29,12 +29,12 @@ class GradientStats:
 
     def add(self, view: GradientStats, usable: Tensor) -> None:
         """Add the statistics of one view, unless ``usable`` (() bool) is False: then they may not be finite."""
-        if usable.is_cpu and usable:  # on a GPU reading it would wait
-            self.abs_grad_sum += view.abs_grad_sum
-            self.views += view.views
-        elif not usable.is_cpu:
+        if not usable.is_cpu:  # looking at it would wait
             self.abs_grad_sum += torch.where(usable, view.abs_grad_sum, 0)
             self.views += torch.where(usable, view.views, 0)
+        elif usable:
+            self.abs_grad_sum += view.abs_grad_sum
+            self.views += view.views
 
     def mean(self) -> Tensor:
         """(N,) mean over the views in which each Gaussian was visible; 0 where there was none."""

@@ -87,6 +87,11 @@ def _unit(x: Tensor) -> Tensor:
     return x / (x.norm(dim=0, keepdim=True) + 1e-10)
 
 
+def cache_path(name: str) -> Path:
+    """Where torch hub's cache has a file of this name, if it has one."""
+    return Path(torch.hub.get_dir()) / "checkpoints" / name
+
+
 def cached(url: str, name: str, sha256: str) -> Path:
     """A file of torch hub's cache, downloaded if it is missing.
 
@@ -98,7 +103,7 @@ def cached(url: str, name: str, sha256: str) -> Path:
     Raises:
         InputError: it can't be downloaded, or its content is another; nothing is left in the cache then.
     """
-    path = Path(torch.hub.get_dir()) / "checkpoints" / name
+    path = cache_path(name)
     if path.is_file():
         return path
     try:

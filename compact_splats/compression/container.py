@@ -83,6 +83,11 @@ def marks_of(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
     return marks
 
 
+def counts_in(header: Mapping[str, Any]) -> tuple[Any, Any]:
+    """Number of Gaussians, and of coefficients of SH degrees 1 to 3, that a header of any profile names; unchecked."""
+    return header.get("gaussians"), header.get("num_rest", header.get("sh_rest"))
+
+
 def bounds_in(header: Mapping[str, Any]) -> tuple[Vector, Vector] | None:
     """Least and greatest coordinates that a header names, within 0.05 %; None: it names none.
 

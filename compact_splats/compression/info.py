@@ -14,6 +14,7 @@ from compact_splats.compression.container import (
     ANTIALIASED_KEY,
     MAGIC,
     bounds_in,
+    counts_in,
     input_errors,
     offset_in,
     unpack,
@@ -57,7 +58,7 @@ def described(path: Path, arrays: SavedArrays) -> list[str]:
     """
     num = len(arrays["means"])
     lines = [f"{path}: {described_size(num, path)}, SH degree {sh_degree(arrays)}"]
-    lines += [f"  format      {kind_of(path)}", f"  marked      {_mark(arrays)}"]
+    lines += [f"  format      {kind_of(path)}", f"  marked      {_mark(is_antialiased(arrays))}"]
     lines += _offset(arrays.offset)
     if num:
         means, middle = arrays["means"], np.median(arrays["means"], axis=0)
@@ -87,15 +88,12 @@ def _bounds(lows: Sequence[float], highs: Sequence[float]) -> list[str]:
 
 
 def _offset(offset: Vector | None) -> list[str]:
-    return (
-        []
-        if offset is None
-        else ["  offset      {:.10g} {:.10g} {:.10g}, subtracted from the coordinates".format(*offset)]
-    )
+    text = "  offset      {:.10g} {:.10g} {:.10g}, subtracted from the coordinates"
+    return [] if offset is None else [text.format(*offset)]
 
 
-def _mark(arrays: SavedArrays) -> str:
-    return "anti-aliased" if is_antialiased(arrays) else "not anti-aliased"
+def _mark(antialiased: bool) -> str:
+    return "anti-aliased" if antialiased else "not anti-aliased"
 
 
 def _of_gsz(path: Path, data: bytes) -> list[str]:
@@ -103,14 +101,13 @@ def _of_gsz(path: Path, data: bytes) -> list[str]:
     with input_errors(path, "copy or make the file again"):
         header, streams = unpack(data)
         bounds, offset = bounds_in(header), offset_in(header)
-    num, num_rest = header.get("gaussians"), header.get("num_rest", header.get("sh_rest"))
+    num, num_rest = counts_in(header)
     if type(num) is not int or num_rest not in REST_COUNTS:
         raise InputError(path, "a .gsz with its number of Gaussians", "none", "copy or make the file again")
-    mark = "anti-aliased" if header.get(ANTIALIASED_KEY) is True else "not anti-aliased"
     lines = [
         f"{path}: {described_size(num, path)}, SH degree {REST_COUNTS.index(num_rest)}",
         "  format      gsz",
-        f"  marked      {mark}",
+        f"  marked      {_mark(header.get(ANTIALIASED_KEY) is True)}",
         *_offset(offset),
         *(_bounds(*bounds) if bounds else []),
         "header: " + ", ".join(f"{key} {json.dumps(value)}"[:80] for key, value in header.items()),

@@ -1,5 +1,6 @@
 """The reason why structure from motion failed, and what the user can do."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -43,10 +44,8 @@ class Matches:
         try:
             names = {image.image_id: sources[image.name] for image in database.read_all_images()}
             features = {name: database.num_keypoints_for_image(number) for number, name in names.items()}
-            pairs = zip(*database.read_two_view_geometry_num_inliers(), strict=True)
-            enough = pycolmap.TwoViewGeometryOptions().min_num_inliers
-            ids = {pycolmap.pair_id_to_image_pair(pair): count for pair, count in pairs if count >= enough}
-            matched = (pycolmap.pair_id_to_image_pair(pair) for pair in _pairs_with_matches(database, enough))
+            ids = _with_enough(*database.read_two_view_geometry_num_inliers())
+            matched = _with_enough(*database.read_num_matches())
             resting = sum(_rests(database, *pair) for pair in matched if pair not in ids)
         finally:
             database.close()
@@ -63,9 +62,11 @@ class Matches:
         return sorted(groups, key=len, reverse=True)
 
 
-def _pairs_with_matches(database: pycolmap.Database, enough: int) -> list[int]:
-    pairs, counts = database.read_num_matches()
-    return [pair for pair, count in zip(pairs, counts, strict=True) if count >= enough]
+def _with_enough(pairs: Sequence[int], counts: Sequence[int]) -> dict[tuple[int, int], int]:
+    """Counts of matches by pair of images, of the pairs with as many as COLMAP's verification asks for."""
+    enough = pycolmap.TwoViewGeometryOptions().min_num_inliers
+    found = zip(pairs, counts, strict=True)
+    return {pycolmap.pair_id_to_image_pair(pair): count for pair, count in found if count >= enough}
 
 
 def _rests(database: pycolmap.Database, first: int, second: int) -> bool:
@@ -85,13 +86,11 @@ def only_turned(path: Path) -> bool:
     """
     database = pycolmap.Database.open(path)
     try:
-        enough = pycolmap.TwoViewGeometryOptions().min_num_inliers
-        pairs, counts = database.read_two_view_geometry_num_inliers()
-        matched = [pair for pair, count in zip(pairs, counts, strict=True) if count >= enough]
+        matched = list(_with_enough(*database.read_two_view_geometry_num_inliers()))
         chosen = [matched[i] for i in np.unique(np.linspace(0, len(matched) - 1, _TESTED_PAIRS).astype(int))]
         cameras = {camera.camera_id: camera for camera in database.read_all_cameras()}
         lenses = {image.image_id: cameras[image.camera_id] for image in database.read_all_images()}
-        points = [_matched_points(database, lenses, *pycolmap.pair_id_to_image_pair(pair)) for pair in chosen]
+        points = [_matched_points(database, lenses, *pair) for pair in chosen]
     finally:
         database.close()
     explained = ([_explained(*pair, focal) for pair in points] for focal in _TESTED_FOCALS)

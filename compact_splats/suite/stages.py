@@ -2,7 +2,6 @@
 
 import shutil
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from compact_splats.arguments.config import SCHEDULES
@@ -194,8 +193,6 @@ def _given(flag: str, value: float | None) -> tuple[str, ...]:
 
 def _has_lpips() -> bool:
     """Whether the VGG16 checkpoint of LPIPS is in the cache."""
-    import torch  # late, so that --help is fast
+    from compact_splats.gaussian_renderer.lpips import VGG, cache_path  # late, so that --help is fast
 
-    from compact_splats.gaussian_renderer.lpips import VGG
-
-    return (Path(torch.hub.get_dir()) / "checkpoints" / VGG[1]).is_file()
+    return cache_path(VGG[1]).is_file()

@@ -221,8 +221,9 @@ def _log_grey(camera: Camera, xyz: Tensor) -> Tensor:
     columns, rows = (x * camera.fx + camera.cx).floor().long(), (y * camera.fy + camera.cy).floor().long()
     seen = (local[:, 2] > 0) & (columns >= 0) & (columns < camera.width) & (rows >= 0) & (rows < camera.height)
     planes = camera.required_photo.planes()
-    pixels = planes.rgb[:, rows.clamp(0, camera.height - 1), columns.clamp(0, camera.width - 1)]
+    rows, columns = rows.clamp(0, camera.height - 1), columns.clamp(0, camera.width - 1)
+    pixels = planes.rgb[:, rows, columns]
     seen &= ((pixels >= _DARK) & (pixels <= _BRIGHT)).all(dim=0)
     if planes.mask is not None:
-        seen &= planes.mask[rows.clamp(0, camera.height - 1), columns.clamp(0, camera.width - 1)]
+        seen &= planes.mask[rows, columns]
     return torch.where(seen, pixels.double().mean(dim=0).log(), torch.nan)

@@ -19,7 +19,7 @@ from diff_gaussian_rasterization import LIMITS
 from compact_splats.compression.arrays import Arrays
 from compact_splats.compression.codec import decode, encode
 from compact_splats.compression.color_basis import ColorBasis
-from compact_splats.compression.container import unpack
+from compact_splats.compression.container import counts_in, unpack
 from compact_splats.compression.files import kind_of
 from compact_splats.compression.formats import spz
 from compact_splats.compression.load import psnr_of_copy
@@ -49,8 +49,7 @@ def whole_gsz(path: Path, model: GaussianModel, max_gaussians: int) -> bytes | N
         return None
     data = path.read_bytes()
     header, _ = unpack(data)
-    held = header["gaussians"], header.get("num_rest", header.get("sh_rest"))
-    is_whole = held == (min(model.num_gaussians, max_gaussians), model.sh_rest.shape[1])
+    is_whole = counts_in(header) == (min(model.num_gaussians, max_gaussians), model.sh_rest.shape[1])
     return data if is_whole else None
 
 
