@@ -166,6 +166,16 @@ def test_an_offset_moves_along_with_the_model():
     np.testing.assert_array_equal(far["means"], random_model()["means"])
 
 
+def test_turning_a_far_model_gives_it_no_offset():
+    """Its coordinates are in float32 already: nothing was subtracted, and nothing is said to be."""
+    model = random_model()
+    model["means"] += np.float32(3e6)
+    turned = edited(model, EditConfig(rotate="0,0,90", scale=2.0))
+    assert turned.offset is None
+    x, y, z = model["means"].T
+    np.testing.assert_array_equal(turned["means"], np.stack([-2 * y, 2 * x, 2 * z], axis=1))
+
+
 def test_merged_models_with_different_offsets_are_where_each_was():
     models = [SavedArrays(random_model(seed=i), offset=each) for i, each in enumerate((None, (9.0, 0, 0), (0, 5.0, 0)))]
     both = merged(models)

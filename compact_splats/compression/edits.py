@@ -121,7 +121,7 @@ def transformed(arrays: Arrays, matrix: np.ndarray) -> SavedArrays:
     means = saved["means"].astype(np.float64) @ linear.T
     shift = linear @ (saved.offset or (0.0, 0.0, 0.0)) + matrix[:3, 3]
     # A model that had an offset keeps one unless it comes close: its scene may need it more than its Gaussians show.
-    is_far = far_from_origin(means + shift) > (FAR if saved.offset is None else 1)
+    is_far = bool(shift.any()) and far_from_origin(means + shift) > (FAR if saved.offset is None else 1)
     moved = {
         "means": means if is_far else means + shift,
         "log_scales": saved["log_scales"] + np.log(scale),
