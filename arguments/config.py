@@ -124,6 +124,10 @@ class TrainConfig(MachineConfig, SceneConfig):
         "off", choices=EXPOSURES, help="learn exposure and white balance of each training photo; auto: where photos of "
         "the same points clearly differ in brightness"
     )  # fmt: skip
+    refine_poses: bool = option(
+        False, type=bool, help="learn the pose of each training photo with the model; they go to cameras.json and, as a "
+        "COLMAP model, to refined/sparse/0 in the folder of the results; test views keep theirs"
+    )  # fmt: skip
     selection: str = option(
         "natural", choices=SELECTIONS,
         help="how the budget is reached; natural: natural selection; cutoff: prune the lowest opacities at once, for "

@@ -6,9 +6,11 @@
     python -m benchmarks.quality --plot quality.png results.json
 
 A change names a field of the schedule at its full length (arguments/schedule.py) and gives its value in JSON:
-``learning_rates.means_factor=2``, ``densification_rounds.0.allowance_factor=2``; ``selection=cutoff`` and
-``exposure=on`` are some, too. Several at once are joined by ``+``. Every run of ``--runs`` is made without changes and
-with each of them.
+``learning_rates.means_factor=2``, ``densification_rounds.0.allowance_factor=2``; ``selection=cutoff``,
+``exposure=on`` and ``refine_poses=on`` are some, too. ``pose_noise=0.5`` turns each training camera by 0.5 degrees and
+moves it by 1 % of the extent (twice the number), in random directions; then test poses, which stay as they are, are
+brought into the frame of the training poses by the similarity between these and the exact ones. Several changes at once
+are joined by ``+``. Every run of ``--runs`` is made without changes and with each of them.
 
 A finished run is added to the JSON file at once, and a run that is in the file is not made again. CPU seconds are those
 of the process while it trains: loading, measuring and saving do not count.
@@ -18,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 import time
 from collections.abc import Iterable, Sequence
@@ -31,13 +34,16 @@ from compact_splats.arguments.config import SCHEDULES
 from compact_splats.arguments.device import use_threads
 from compact_splats.arguments.schedule import Schedule, num_random_points
 from compact_splats.gaussian_renderer.evaluation import evaluate
-from compact_splats.scene import load_scene
+from compact_splats.scene import Scene, load_scene
 from compact_splats.scene.gaussian_model import GaussianModel
+from compact_splats.scene.normalization import EXTENT
 from compact_splats.training.exposure import Exposure
+from compact_splats.training.poses import PoseRefinement
 from compact_splats.training.strategies import standard_strategies
 from compact_splats.training.training import Training
 from compact_splats.utils.errors import InputError, run_script
 from compact_splats.utils.files import write_json
+from compact_splats.utils.geometry import rotation_matrices
 from compact_splats.utils.machine import machine_info
 
 MEASUREMENTS = 20  # of a run with --course
@@ -66,6 +72,9 @@ SETTINGS = {
 }
 
 
+OPTIONS = {"selection": "natural", "exposure": "off", "refine_poses": "off", "pose_noise": "0"}
+
+
 def changed(schedule: Any, path: str, value: Any) -> Any:
     """A copy of a schedule, or of a part of one, with another value at a path as ``learning_rates.factor``."""
     head, _, rest = path.partition(".")
@@ -83,7 +92,7 @@ def schedule_of(run: str, changes: str) -> tuple[Schedule, dict[str, str]]:
     kind, _, steps = run.partition(":")
     if kind not in SCHEDULES or not (steps or "1").isdecimal():
         raise InputError(f"--runs {run}: write the name of a schedule ({', '.join(SCHEDULES)}) or NAME:STEPS")
-    schedule, options = SCHEDULES[kind], {"selection": "natural", "exposure": "off"}
+    schedule, options = SCHEDULES[kind], dict(OPTIONS)
     for change in filter(None, changes.split("+")):
         path, equals, text = change.partition("=")
         if path in options:
@@ -118,13 +127,22 @@ def measure(folder: Path, setting: Setting, run: str, changes: str, seed: int, c
     model = GaussianModel.from_points(scene.points, 3, "cpu")
     strategies = standard_strategies(scene, schedule, setting.budget, seed=seed, selection=options["selection"])
     exposure = Exposure(len(scene.train)) if options["exposure"] == "on" else None
+    exact = [camera.world_to_camera.clone() for camera in scene.train]
+    disturb_poses(scene, float(options["pose_noise"]), seed)
+    poses = PoseRefinement(scene.train) if options["refine_poses"] == "on" else None
     background = torch.ones(3) if setting.white else torch.zeros(3)
     spent, points, start = 0.0, [], time.process_time()
-    for step in Training(scene, model, schedule, strategies, background=background, seed=seed, exposure=exposure):
+    training = Training(
+        scene, model, schedule, strategies, background=background, seed=seed, exposure=exposure, poses=poses
+    )
+    for step in training:
         if course and step.number % max(1, schedule.iterations // MEASUREMENTS) == 0:
             spent += time.process_time() - start
             points.append({"step": step.number, "cpu_seconds": spent, **evaluate(scene.test, model, background)})
             start = time.process_time()
+    spent += time.process_time() - start
+    if float(options["pose_noise"]):
+        align_test_poses(scene, exact)
     return {
         "scene": folder.name,
         **setting._asdict(),
@@ -132,12 +150,46 @@ def measure(folder: Path, setting: Setting, run: str, changes: str, seed: int, c
         "changes": changes,
         "seed": seed,
         "gaussians": model.num_gaussians,
-        "cpu_seconds": round(spent + time.process_time() - start, 1),
+        "cpu_seconds": round(spent, 1),
         "test": evaluate(scene.test, model, background),
         "train": evaluate(scene.train[::7], model, background),
         "course": points,
         "commit": machine_info()["commit"],
     }
+
+
+def disturb_poses(scene: Scene, degrees: float, seed: int) -> None:
+    """Turn each training camera about its centre by so many degrees, and move it by twice as many percent."""
+    draw = torch.Generator().manual_seed(seed)
+    for camera in scene.train:
+        axis, direction = torch.nn.functional.normalize(torch.randn(2, 3, generator=draw, dtype=torch.float64))
+        turn = rotation_matrices(torch.cat([torch.ones(1), math.tan(math.radians(degrees) / 2) * axis])[None])[0]
+        pose = camera.world_to_camera.double()
+        centre = -pose[:3, :3].T @ pose[:3, 3] + 0.02 * degrees * EXTENT * direction
+        pose[:3, :3] = turn @ pose[:3, :3]
+        pose[:3, 3] = -pose[:3, :3] @ centre
+        camera.world_to_camera.copy_(pose)
+
+
+def align_test_poses(scene: Scene, exact: Sequence[torch.Tensor]) -> None:
+    """Move the test cameras by the similarity that brings the exact poses of the training cameras closest to theirs."""
+    given, found = (_corners(poses) for poses in (exact, [camera.world_to_camera for camera in scene.train]))
+    given_mean, found_mean = given.mean(dim=0), found.mean(dim=0)
+    u, values, vt = torch.linalg.svd((found - found_mean).T @ (given - given_mean))  # [Umeyama 1991]
+    turn, scale = u @ vt, values.sum() / (given - given_mean).square().sum()
+    for camera in scene.test:
+        pose = camera.world_to_camera.double()
+        centre = found_mean + scale * turn @ (-pose[:3, :3].T @ pose[:3, 3] - given_mean)
+        pose[:3, :3] = pose[:3, :3] @ turn.T
+        pose[:3, 3] = -pose[:3, :3] @ centre
+        camera.world_to_camera.copy_(pose)
+
+
+def _corners(poses: Sequence[torch.Tensor]) -> torch.Tensor:
+    """(4 V,3) of each camera the centre, and the points at one extent from it along its axes."""
+    stack = torch.stack(list(poses)).double()
+    centres = -torch.einsum("vji,vj->vi", stack[:, :3, :3], stack[:, :3, 3])
+    return torch.cat([centres[:, None], centres[:, None] + EXTENT * stack[:, :3, :3]], dim=1).view(-1, 3)
 
 
 def read(paths: Iterable[Path]) -> list[Result]:

@@ -1,4 +1,4 @@
-"""Reader of COLMAP's sparse models, binary and text. Every count and offset is checked against the size of the file.
+"""Reader of COLMAP's sparse models, binary and text, and writer of text. Every count and offset is checked against the size of the file.
 
 Observations, tracks, rigs and frames are skipped: the images file contains the full poses.
 Format: https://colmap.github.io/format.html; camera models: https://colmap.github.io/cameras.html.
@@ -8,14 +8,16 @@ import codecs
 import io
 import struct
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from compact_splats.scene.cameras import Camera
 from compact_splats.scene.lens import Lens, panorama
 from compact_splats.scene.names import Found, SceneFiles
+from compact_splats.scene.normalization import Units
 from compact_splats.scene.points import Points, checked_points, colours_to_bytes, points_beside
 from compact_splats.scene.posed_photo import DataSet, PosedPhoto, checked_lens, rigid_motion, usable_photos
 from compact_splats.utils.errors import InputError
@@ -80,6 +82,45 @@ def read_colmap(model: Path, files: SceneFiles) -> DataSet:
     found = files.match(images_path, [name for name, *_ in images])
     photos, left_out = usable_photos(found, posed, images)
     return DataSet(images_path, photos, _read_points(model), left_out=left_out)
+
+
+def colmap_model(cameras: Sequence[Camera], points: Points, units: Units) -> dict[str, str]:
+    """A sparse model of pinhole cameras, in the scene's own coordinates.
+
+    Args:
+        cameras: in world units.
+        points: in world units.
+        units: of their scene.
+
+    Returns:
+        The text of each file by its name. Images have no observations, points no tracks.
+    """
+    from scipy.spatial.transform import Rotation  # takes a while to load
+
+    units = units.without_offset()
+    lenses = {(each.width, each.height, each.fx, each.fy, each.cx, each.cy): 0 for each in cameras}
+    lenses = {lens: number for number, lens in enumerate(lenses, 1)}
+    images = []
+    for number, camera in enumerate(cameras, 1):
+        motion = units.file_motion(camera.world_to_camera.double().numpy())
+        x, y, z, w = Rotation.from_matrix(motion[:3, :3]).as_quat().tolist()
+        lens = lenses[camera.width, camera.height, camera.fx, camera.fy, camera.cx, camera.cy]
+        images += [_line(number, w, x, y, z, *motion[:3, 3].tolist(), lens, camera.name), ""]
+    xyz = units.file_points(points.xyz.numpy()).tolist()
+    colours = points.rgb.tolist()
+    return {
+        "cameras.txt": _lines_of(_line(number, "PINHOLE", *lens) for lens, number in lenses.items()),
+        "images.txt": _lines_of(images),
+        "points3D.txt": _lines_of(_line(i, *xyz[i], *colours[i], 0) for i in range(len(xyz))),
+    }
+
+
+def _line(*values: str | float) -> str:
+    return " ".join(map(str, values))
+
+
+def _lines_of(lines: Iterable[str]) -> str:
+    return "".join(f"{line}\n" for line in lines)
 
 
 def num_registered(model: Path) -> int:

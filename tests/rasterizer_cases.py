@@ -157,15 +157,16 @@ def run_reference(case: Case, pixel_weights: Tensor | None = None) -> dict[str, 
     """Outputs by name and gradients as "d_<input>"; float64 on the CPU."""
     leaves = {name: value.clone().requires_grad_() for name, value in case.inputs.items()}
     screen_means = torch.zeros(case.num_gaussians, 4, dtype=torch.float64, requires_grad=True)
+    pose = case.camera.world_to_camera.clone().requires_grad_()
     out = reference.render(
-        case.camera,
+        replace(case.camera, world_to_camera=pose),
         **_reference_arguments(case, leaves),
         screen_means=screen_means,
         pixel_weights=pixel_weights,
     )
     values = {name: getattr(out, name) for name in out.__dataclass_fields__ if name != "splats"}
     _weighted(case, values, out.image).backward()
-    leaves["screen_means"] = screen_means
+    leaves |= {"screen_means": screen_means, "world_to_camera": pose}
     gradients = {f"d_{k}": torch.zeros_like(v) if v.grad is None else v.grad for k, v in leaves.items()}
     return {name: value.detach() for name, value in values.items()} | gradients
 
@@ -238,14 +239,17 @@ class Engine:
         """As ``run_reference``: outputs and gradients, brought back to float64 (integers stay) on the CPU."""
         leaves = {name: value.to(self.device, dtype).clone().requires_grad_() for name, value in case.inputs.items()}
         screen_means = torch.zeros(case.num_gaussians, 4, dtype=dtype, device=self.device, requires_grad=True)
+        pose = case.camera.world_to_camera.to(self.device, dtype).clone().requires_grad_()
+        posed = case.but(camera=replace(case.camera, world_to_camera=pose))
         out = self.rasterize(
-            case, leaves, dtype, inverse_depth=True, screen_means=screen_means, stats=stats, threads=threads
+            posed, leaves, dtype, inverse_depth=True, screen_means=screen_means, stats=stats, threads=threads
         )
         values = {name: getattr(out, name) for name in ("image", "transmittance", "radii", "inverse_depth")}
         assert out.image.dtype == dtype and out.image.device.type == torch.device(self.device).type
         with self.active():
             _weighted(case, values, out.image).backward()
-        gradients = {f"d_{name}": leaf.grad for name, leaf in leaves.items()} | {"d_screen_means": screen_means.grad}
+        leaves |= {"screen_means": screen_means, "world_to_camera": pose}
+        gradients = {f"d_{name}": leaf.grad for name, leaf in leaves.items()}
         return {
             name: value.detach().cpu() if name == "radii" else value.detach().cpu().double()
             for name, value in (values | gradients).items()

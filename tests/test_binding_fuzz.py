@@ -71,7 +71,7 @@ def render_arguments(arrays: Arrays, rng: random.Random) -> Arguments:
         **dict(zip(("view.width", "view.height", "view.fx", "view.fy"), (width, height, 20.0, 21.0), strict=True)),
         **{"view.cx": 8.0, "view.cy": 9.0, "view.world_to_camera": matrix, "view.background": make(3)},
         **{"antialiased": rng.random() < 0.5, "sh_degree": rng.randrange(4), "threads": rng.randrange(4)},
-        **{"radii": make(n, dtype=torch.int32), "v_screen_means": make(n, 4)},
+        **{"radii": make(n, dtype=torch.int32), "v_screen_means": make(n, 4), "v_world_to_camera": make(4, 4)},
         **{"abs_grad_sum": make(n), "views": make(n, dtype=torch.int32), "pixel_weights": make(height, width)},
         **{"weighted": make(n), "total": make(n), "distance": make(n)},
         **{"num_pixels": make(n, dtype=torch.int32), "num_weighted": make(n, dtype=torch.int32)},
@@ -101,6 +101,7 @@ def forward_and_backward(change: Callable[[Arguments], Arguments], right: Argume
         frame, _C.Rows(**part(wrong, "rows.")), _C.Rows(**part(wrong, "v_rows.")), _C.Queue(),
         images=_C.Outputs(*part(wrong, "images.").values()), v_images=_C.Outputs(*part(wrong, "v_images.").values()),
         v_screen_means=wrong["v_screen_means"], abs_grad_sum=wrong["abs_grad_sum"], views=wrong["views"],
+        v_world_to_camera=wrong["v_world_to_camera"],
     )  # fmt: skip
 
 

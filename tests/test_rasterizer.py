@@ -1,5 +1,7 @@
 """The rasterizer against the torch reference: outputs, gradients, importance and screen-space sums, all options."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from rasterizer_cases import (
@@ -173,16 +175,24 @@ def test_stats_accumulate_the_norm_of_the_absolute_pair(engine):
 
 
 def test_gradients_of_a_whole_render_equal_central_differences(cpu):
-    """The chain from loss to each input number is the derivative of the forward pass, in double."""
-    for options in ({"antialiased": True}, {"shape": "covariances", "color": "colors"}):
-        case, _ = away_from_decisions(make_case(5, 4, 20, 18, in_front=True, **options), 1e-2)
+    """The chain from loss to each input number and to the camera is the derivative of the forward pass, in double."""
+    front = {"seed": 5, "num": 4, "in_front": True}
+    for options in (
+        {**front, "antialiased": True},
+        {**front, "shape": "covariances", "color": "colors"},
+        {"seed": 11, "num": 9},  # some are culled
+    ):
+        case, _ = away_from_decisions(make_case(width=20, height=18, **options), 1e-2)
         analytic = cpu.run(case)
 
         def loss(inputs, case=case):
+            inputs = dict(inputs)
+            case = case.but(camera=replace(case.camera, world_to_camera=inputs.pop("world_to_camera")))
             out = cpu.rasterize(case, inputs, inverse_depth=True)
             return sum((getattr(out, name) * weight).sum() for name, weight in case.weights.items()).item()
 
-        for name, value in case.inputs.items():
+        given = {**case.inputs, "world_to_camera": case.camera.world_to_camera}
+        for name, value in given.items():
             step = 1e-5 * value.abs().max().item()
             numeric = torch.empty_like(value)
             for i in range(value.numel()):
@@ -190,7 +200,7 @@ def test_gradients_of_a_whole_render_equal_central_differences(cpu):
                 for sign in (1, -1):
                     moved = value.clone()
                     moved.view(-1)[i] += sign * step
-                    ends.append(loss({**case.inputs, name: moved}))
+                    ends.append(loss({**given, name: moved}))
                 numeric.view(-1)[i] = (ends[0] - ends[1]) / (2 * step)
             # Worst measured: 9e-8 (a step of 1e-5)
             assert relative_error(analytic[f"d_{name}"], numeric) < 1e-6, name

@@ -36,7 +36,9 @@ def test_a_gaussian_with_a_non_finite_number_is_culled(engine, bad, shape, color
             for output in OUTPUTS:
                 assert torch.equal(actual[output], expected[output]), f"{output} with {bad} in {name}"
             assert actual["radii"][row] == 0, name
-            for gradient in (key for key in expected if key.startswith("d_")):
+            poses = actual.pop("d_world_to_camera"), expected["d_world_to_camera"]
+            assert relative_error(*poses) < 1e-5, f"pose with {bad} in {name}"  # a sum over all Gaussians
+            for gradient in (key for key in actual if key.startswith("d_")):
                 rest = torch.cat([actual[gradient][:row], actual[gradient][row + 1 :]])
                 assert torch.equal(rest, expected[gradient]), f"{gradient} with {bad} in {name}"
                 assert not actual[gradient][row].any(), f"{gradient} of the culled, with {bad} in {name}"
@@ -151,7 +153,7 @@ def test_nothing_to_see_is_the_background(engine, num):
         assert out["radii"].shape == (num,) and not out["radii"].any()
         for name, value in out.items():
             if name.startswith("d_"):
-                assert value.shape[0] == num and not value.any(), name
+                assert value.shape[0] == (4 if name == "d_world_to_camera" else num) and not value.any(), name
         scores = engine.importance(case.but({"means": behind}), torch.ones(21, 19), dtype)
         assert scores.weighted.shape == (num,) and not scores.weighted.any() and not scores.num_pixels.any()
         assert not scores.num_gaussians.any()

@@ -104,10 +104,11 @@ def test_without_a_number_of_threads_as_many_as_torch_are_used(monkeypatch):
 
 
 @pytest.mark.usefixtures("deterministic")
-@pytest.mark.parametrize("frozen", [(), ("quats", "sh_rest")])
-def test_a_pass_without_autograd_gives_the_bits_of_autograd(engine, frozen):
+@pytest.mark.parametrize(("frozen", "pose"), [((), False), (("quats", "sh_rest"), True)])
+def test_a_pass_without_autograd_gives_the_bits_of_autograd(engine, frozen, pose):
     """Image, loss, gradients, sums and statistics, with a mask; rows that require no gradient have none."""
     case = make_case(5, 300, 70, 50)
+    case.camera.world_to_camera.requires_grad_(pose)
     on = {"device": engine.device}
     photo = torch.randint(0, 256, (3, 50, 70), generator=torch.Generator().manual_seed(1), dtype=torch.uint8).to(**on)
     mask = (torch.rand(50, 70, generator=torch.Generator().manual_seed(2)) < 0.7).to(**on)
@@ -122,15 +123,18 @@ def test_a_pass_without_autograd_gives_the_bits_of_autograd(engine, frozen):
     with engine.active():
         loss = photometric_loss(out.image, photo, mask=mask, ssim_weight=0.3).loss
         wanted = {name: row for name, row in rows.items() if name not in frozen}
-        expected = dict(zip(wanted, torch.autograd.grad(loss, list(wanted.values())), strict=True))
+        leaves = [*wanted.values(), *([case.camera.world_to_camera] if pose else [])]
+        found = torch.autograd.grad(loss, leaves)
+        expected = dict(zip(wanted, found, strict=not pose))
         waiting = torch.ones_like(rows["means"])
         view = RenderPass(engine.view(case, torch.float32), rows, {"means": waiting}, sh_degree=case.sh_degree,
-                          antialiased=case.antialiased)  # fmt: skip
+                          antialiased=case.antialiased, pose=pose)  # fmt: skip
         value = view.photometric_loss(photo, mask, 0.3)
         view.backward(direct)
         assert view.add_gradients(value, largest=1e30)
     assert torch.equal(view.image, out.image) and torch.equal(view.radii, out.radii) and torch.equal(value, loss)
     assert_same_bits(view.gradients, expected)
+    assert torch.equal(view.v_world_to_camera.cpu(), found[-1].float()) if pose else view.v_world_to_camera is None
     assert torch.equal(waiting, 1 + expected["means"])
     assert all(map(torch.equal, direct, by_autograd)) and direct[1].any()
 
@@ -145,7 +149,8 @@ def test_permuting_the_gaussians_permutes_the_result(engine):
     for name in OUTPUTS:
         assert torch.equal(a[name], b[name]), name
     assert torch.equal(a["radii"][order], b["radii"])
-    for name in (key for key in a if key.startswith("d_")):
+    assert relative_error(b.pop("d_world_to_camera"), a["d_world_to_camera"]) < 1e-5  # a sum over all Gaussians
+    for name in (key for key in b if key.startswith("d_")):
         assert torch.equal(a[name][order], b[name]), name
 
 

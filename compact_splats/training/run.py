@@ -36,6 +36,7 @@ from compact_splats.training.loading import (
 )
 from compact_splats.training.loss import PhotometricLoss
 from compact_splats.training.memory import check_memory, no_room_to_grow
+from compact_splats.training.poses import PoseRefinement
 from compact_splats.training.processes import SINGLE_PROCESS, SingleProcess
 from compact_splats.training.progress import Progress
 from compact_splats.training.resume import check_same_poses, decide_start
@@ -154,6 +155,7 @@ def make_training(
         background=None if config.random_background else torch.full((3,), float(config.white_background)),
         seed=config.seed,
         exposure=exposure_for(config, scene, model.device),
+        poses=PoseRefinement(scene.train) if config.refine_poses and len(scene.train) > 1 else None,
         processes=processes,
     )
 

@@ -17,6 +17,8 @@ from compact_splats.arguments import TrainConfig
 from compact_splats.gaussian_renderer.evaluation import Scores, measure
 from compact_splats.scene.dataset import Scene
 from compact_splats.scene.gaussian_model import GaussianModel
+from compact_splats.scene.colmap import colmap_model
+from compact_splats.scene.saved_cameras import camera_entries
 from compact_splats.training.checkpoint import Checkpoints, Stateful
 from compact_splats.training.exposure import FILE
 from compact_splats.training.faults import SkippedViews
@@ -33,6 +35,7 @@ from compact_splats.utils.signals import StopRequest
 from compact_splats.utils.usage import MemoryMeter, Stopwatch
 
 LOG_EVERY = 100  # steps
+REFINED = "refined/sparse/0"  # the folder of the COLMAP model in a run folder
 
 
 class NullViewer:
@@ -182,7 +185,22 @@ class RunContext:
         self.run.settle()
         path = self.run.ply_path(iteration)
         self.training.model.save_ply(path)
+        self._save_poses()
         flush_to_disk(path)
+
+    def _save_poses(self) -> None:
+        """Write refined poses: to cameras.json, and as a COLMAP model."""
+        poses, scene = self.training.poses, self.training.scene
+        if poses is None:
+            return
+        cameras = (*scene.test, *scene.train)
+        self.run.write_json("cameras.json", camera_entries(cameras, scene.units))
+        for name, text in colmap_model(cameras, scene.points, scene.units).items():
+            self.run.write_text(f"{REFINED}/{name}", text)
+        if diverged := [scene.train[i].name for i in poses.diverged()]:
+            self.run.warn(
+                f"the poses of {len(diverged)} photos, {diverged[0]} for one, are beyond the limits and stay there"
+            )
 
     def _save_exposure(self) -> None:
         exposure, cameras = self.training.exposure, self.training.scene.train

@@ -136,7 +136,7 @@ class Run(RunFolder):
     def write_text(self, name: str, text: str) -> None:
         """Write a text file into the folder."""
         with atomic_write(self.folder / name) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+            temporary.write_text(text, encoding="utf-8", errors="surrogateescape")  # names of files
 
     def write_json(self, name: str, content: Any) -> None:
         """Write a JSON file into the folder."""

@@ -19,6 +19,7 @@ from compact_splats.scene.gaussian_model import GaussianModel
 from compact_splats.training.exposure import Exposure
 from compact_splats.training.gradients import add_gradients
 from compact_splats.training.loss import Loss, measure, photometric_loss
+from compact_splats.training.poses import PoseRefinement
 from compact_splats.training.processes import SINGLE_PROCESS, SingleProcess
 from compact_splats.training.random_streams import random_stream
 from compact_splats.training.strategy import Strategy
@@ -97,6 +98,7 @@ class Training:
         rendered: the model to render in place of ``model``, as quantization-aware fine-tuning needs it: of the same
             Gaussians, with parameters of its own. Their gradients count as those of ``model`` (straight-through).
         exposure: colour transforms of the training photos, learnt with the model; None: photos are taken as they are.
+        poses: changes of the poses of ``scene.train``, learnt with the model; None: poses stay as they are.
         processes: those that train together, each with a view of its own in every step. All make the same edits.
 
     Attributes:
@@ -116,6 +118,7 @@ class Training:
         views: ViewSampler | None = None,
         rendered: Callable[[Training], GaussianModel] | None = None,
         exposure: Exposure | None = None,
+        poses: PoseRefinement | None = None,
         processes: SingleProcess = SINGLE_PROCESS,
     ) -> None:
         self.scene, self.model, self.strategies = scene, model, list(strategies)
@@ -123,7 +126,7 @@ class Training:
         self.step = 0
         self._divisor, self._smaller = 1, dict[int, Camera]()
         self._loss, self._background, self._rendered = loss, background, rendered
-        self.exposure, self._processes = exposure, processes
+        self.exposure, self.poses, self._processes = exposure, poses, processes
         model.units = scene.units
         self._views = views or ViewSampler(len(scene.train), random_stream(seed, "views"))
         self._background_stream = random_stream(seed, "background")
@@ -152,7 +155,9 @@ class Training:
         wants_gradients = any(strategy.wants_gradients(step) for strategy in strategies)
         stats = GradientStats.zeros(model.num_gaussians, model.device) if wants_gradients else None
         shown = model if self._rendered is None else self._rendered(self)
-        view = render_pass(camera, shown, background, model.waiting_gradients())
+        progress = step / self.schedule.iterations
+        poses = self.poses if self.poses is not None and self.poses.has_begun(progress) else None
+        view = render_pass(camera, shown, background, model.waiting_gradients(), pose=poses is not None)
         image, exposure = view.image, self.exposure
         if exposure is None:
             loss = measure(view, self._loss, photo, mask)
@@ -169,7 +174,9 @@ class Training:
         processes.average_gradients(model.parameters[name] for name in updated)
         model.update(updated)
         if exposure is not None:
-            exposure.update(step / self.schedule.iterations, index, v_transform, usable, processes)
+            exposure.update(progress, index, v_transform, usable, processes)
+        if poses is not None:
+            poses.update(progress, index, view.v_world_to_camera, usable, processes)
         for strategy in strategies:
             strategy.after_step(self)
         if self.schedule.may_edit(step):
@@ -245,6 +252,7 @@ class Training:
             "views": self._views.state_dict(),
             "background": self._background_stream.get_state(),
             "exposure": None if self.exposure is None else self.exposure.state_dict(),
+            "poses": None if self.poses is None else self.poses.state_dict(),
             "processes": self._processes.gather(own),
         }
 
@@ -256,6 +264,8 @@ class Training:
         self._background_stream.set_state(state["background"])
         if self.exposure is not None:
             self.exposure.load_state_dict(state["exposure"])
+        if self.poses is not None:
+            self.poses.load_state_dict(state["poses"])
         own = state["processes"][self._processes.rank]
         self.model.set_waiting_gradients(own["gradients"])
         device = self.model.device

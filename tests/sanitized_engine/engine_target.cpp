@@ -43,13 +43,14 @@ template <class T> struct Pictures {
 template <class T> struct AllGradients {
     static constexpr int kKinds = 9;
     int columns[kKinds];
-    std::vector<T> values[kKinds];
+    std::vector<T> values[kKinds], world_to_camera;
     std::vector<float> abs_grad_sum;
     std::vector<int32_t> views;
     bool operator==(const AllGradients& other) const {
         for (int i = 0; i < kKinds; ++i)
             if (!is_same(values[i], other.values[i])) return false;
-        return is_same(abs_grad_sum, other.abs_grad_sum) && is_same(views, other.views);
+        return is_same(abs_grad_sum, other.abs_grad_sum) && is_same(views, other.views) &&
+               is_same(world_to_camera, other.world_to_camera);
     }
 };
 
@@ -66,7 +67,7 @@ template <class T>
 AllGradients<T> run_backward(const FuzzScene<T>& scene, const Frame<T>& frame, const Pictures<T>& pictures) {
     const bool shape = scene.has_covariances, color = scene.has_colors;
     const bool there[] = {true, !shape, !shape, shape, true, !color, !color, color, true};
-    AllGradients<T> made{{3, 4, 3, 6, 1, 3, scene.sh_rest.width, 3, 4}, {}, {}, {}};
+    AllGradients<T> made{{3, 4, 3, 6, 1, 3, scene.sh_rest.width, 3, 4}, {}, std::vector<T>(16, T(-7)), {}, {}};
     T* to[AllGradients<T>::kKinds];
     for (int i = 0; i < AllGradients<T>::kKinds; ++i) {
         const bool wanted = there[i] && !(scene.gradients >> i & 1);
@@ -77,7 +78,8 @@ AllGradients<T> run_backward(const FuzzScene<T>& scene, const Frame<T>& frame, c
     made.abs_grad_sum.resize(statistics ? scene.count : 0);
     made.views.resize(statistics ? scene.count : 0);
     const Gradients<T> out{to[0], to[1], to[2], to[3], to[4], to[5], to[6], to[7], to[8],
-                           address(made.abs_grad_sum, statistics), address(made.views, statistics)};
+                           address(made.abs_grad_sum, statistics), address(made.views, statistics),
+                           made.world_to_camera.data()};
     const Images<const T> images{pictures.image.data(), pictures.transmittance.data(),
                                  scene.has_inverse_depth ? pictures.inverse_depth.data() : nullptr};
     const auto arriving = [&](const Rows<T>& rows, int bit) {

@@ -122,7 +122,9 @@ def _images(*tensors: Tensor | None) -> Any:
 
 class _Rasterize(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, settings: dict[str, Any], screen_means: Tensor | None, *rows: Tensor | None):
+    def forward(
+        ctx: Any, settings: dict[str, Any], screen_means: Tensor | None, world_to_camera: Tensor, *rows: Tensor | None
+    ):
         means, view = rows[0], settings["view"]
         inputs = dict(zip(_ROWS, rows, strict=True))
         empty = dict(dtype=means.dtype, device=means.device)
@@ -138,6 +140,7 @@ class _Rasterize(torch.autograd.Function):
         )  # fmt: skip
         ctx.stats = settings["stats"]
         ctx.has_screen_means = screen_means is not None
+        ctx.pose = dict(dtype=world_to_camera.dtype, device=world_to_camera.device)
         ctx.save_for_backward(image, transmittance, inverse_depth, *rows)
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(radii)
@@ -147,20 +150,22 @@ class _Rasterize(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, v_image, v_transmittance, _v_radii, v_inverse_depth):
         image, transmittance, inverse_depth, *rows = ctx.saved_tensors
-        needs = dict(zip(_ROWS, ctx.needs_input_grad[2:], strict=True))
+        needs = dict(zip(_ROWS, ctx.needs_input_grad[3:], strict=True))
         v_rows = {name: torch.empty_like(t, memory_format=torch.contiguous_format) if needs[name] else None
                   for name, t in zip(_ROWS, rows, strict=True)}  # fmt: skip
         v_screen_means = None
         if ctx.has_screen_means and ctx.needs_input_grad[1]:
             v_screen_means = torch.empty(rows[0].shape[0], 4, dtype=image.dtype, device=image.device)
+        v_world_to_camera = image.new_empty(4, 4) if ctx.needs_input_grad[2] else None
         abs_grad_sum, views = ctx.stats if ctx.stats is not None else (None, None)
         _C.backward(
             ctx.frame, ctx.rows, _rows(v_rows), queue_for(image.device),
             images=_images(image, transmittance, inverse_depth),
             v_images=_images(v_image, v_transmittance, v_inverse_depth),
-            v_screen_means=v_screen_means, abs_grad_sum=abs_grad_sum, views=views,
+            v_screen_means=v_screen_means, abs_grad_sum=abs_grad_sum, views=views, v_world_to_camera=v_world_to_camera,
         )  # fmt: skip
-        return None, v_screen_means, *v_rows.values()
+        v_pose = None if v_world_to_camera is None else v_world_to_camera.to(**ctx.pose)
+        return None, v_screen_means, v_pose, *v_rows.values()
 
 
 def rasterize(
@@ -185,7 +190,7 @@ def rasterize(
 ) -> Rasterized:
     """Render N Gaussians [3DGS, arXiv:2308.04079; docs/math.md].
 
-    Differentiable in every tensor except those of the view. All tensors have the same device and dtype: float32, or
+    Differentiable in every tensor except the background; in ``world_to_camera`` each element for itself. All tensors have the same device and dtype: float32, or
     float64 on the CPU. On a GPU the order of the additions in gradients, and thus their last bits, vary between runs;
     ``torch.use_deterministic_algorithms(True)`` fixes the order at the cost of time and memory.
     A Gaussian with NaN, infinity or a zero quaternion is culled and has zero gradient.
@@ -224,7 +229,7 @@ def rasterize(
         extra["abs_grad_sum"] = (stats[0], torch.float32, (means.shape[0],))
         extra["views"] = (stats[1], torch.int32, (means.shape[0],))
     _check(view, dict(zip(_ROWS, rows, strict=True)), extra)
-    return Rasterized(*_Rasterize.apply(settings, screen_means, *rows))
+    return Rasterized(*_Rasterize.apply(settings, screen_means, view.world_to_camera, *rows))
 
 
 @torch.no_grad()

@@ -26,11 +26,13 @@ class RenderPass:
             ``gradients``.
         unchecked: The row whose gradient `add_gradients` does not look at.
         sh_degree, antialiased, threads: As in `rasterize`.
+        pose: Whether `backward` computes the gradient for ``view.world_to_camera``, too.
 
     Attributes:
         image, transmittance, radii: As in `Rasterized`.
         v_image: (3, H, W), the gradient of the loss for the image: of `photometric_loss`, or to be filled.
         gradients: By name, those of the rows that require one; `backward` fills them.
+        v_world_to_camera: (4, 4), the gradient for each element of the matrix; None without ``pose``.
 
     Raises:
         ValueError: A shape, dtype or device is not as in `rasterize`.
@@ -46,6 +48,7 @@ class RenderPass:
         sh_degree: int = 0,
         antialiased: bool = False,
         threads: int = 0,
+        pose: bool = False,
     ) -> None:
         if view.width < 1 or view.height < 1:
             raise ValueError(f"view: expected a size of 1 x 1 or more, got {view.width} x {view.height}")
@@ -58,6 +61,7 @@ class RenderPass:
         self.gradients = {
             name: torch.empty(row.shape, dtype=dtype, device=device) for name, row in rows.items() if row.requires_grad
         }
+        self.v_world_to_camera = torch.empty(4, 4, dtype=dtype, device=device) if pose else None
         self._losses = torch.empty(3, dtype=dtype, device=device)
         self._loss = self._losses[0]
         self._usable = torch.empty((), dtype=torch.bool, device=device)
@@ -82,7 +86,7 @@ class RenderPass:
         return self._loss
 
     def backward(self, stats: tuple[Tensor, Tensor] | None = None) -> None:
-        """From ``v_image`` to ``gradients``.
+        """From ``v_image`` to ``gradients`` and ``v_world_to_camera``.
 
         Args:
             stats: As in `rasterize`.
@@ -90,7 +94,7 @@ class RenderPass:
         abs_grad_sum, views = (None, None) if stats is None else stats
         _C.backward(
             self._frame, self._rows, self._v_rows, self._queue, images=self._images, v_images=self._v_images,
-            v_screen_means=None, abs_grad_sum=abs_grad_sum, views=views,
+            v_screen_means=None, abs_grad_sum=abs_grad_sum, views=views, v_world_to_camera=self.v_world_to_camera,
         )  # fmt: skip
         self._frame = None  # the largest part of the memory
 

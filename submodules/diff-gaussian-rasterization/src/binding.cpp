@@ -53,7 +53,7 @@ template <class T> View<T> make_view(const ViewArgs& a) {
     c.fx = T(a.fx), c.fy = T(a.fy), c.cx = T(a.cx), c.cy = T(a.cy);
     c.rotation = {{m[0], m[1], m[2]}, {m[4], m[5], m[6]}, {m[8], m[9], m[10]}};
     c.translation = {m[3], m[7], m[11]};
-    c.centre = T(-1) * transposed_times(c.rotation, c.translation);
+    c.centre = camera_centre(c.rotation, c.translation);
     const double left = -Limits::border * a.width, right = (1 + Limits::border) * a.width;
     const double top = -Limits::border * a.height, bottom = (1 + Limits::border) * a.height;
     c.ratio_min = {T((left - a.cx) / a.fx), T((top - a.cy) / a.fy)};
@@ -189,7 +189,7 @@ AnyFrame forward_on_cuda(const Rows& rows, const ViewArgs& view_args, const Opti
 /// Unchecked arguments of backward.
 struct BackwardArgs {
     OutputArrays images, v_images;
-    OptionalArray v_screen_means, abs_grad_sum, views;
+    OptionalArray v_screen_means, abs_grad_sum, views, v_world_to_camera;
 };
 
 /// Checks which arguments are given together.
@@ -216,7 +216,8 @@ Gradients<T> make_gradients(const Rows& v_rows, const BackwardArgs& args, const 
             p.colors,
             checked<T>(args.v_screen_means, "v_screen_means", {count, 4}, device),
             checked<float>(args.abs_grad_sum, "abs_grad_sum", {count}, device),
-            checked<int32_t>(args.views, "views", {count}, device)};
+            checked<int32_t>(args.views, "views", {count}, device),
+            checked<T>(args.v_world_to_camera, "v_world_to_camera", {4, 4}, device)};
 }
 
 void check_rows(int64_t expected, int64_t actual) {
@@ -376,12 +377,13 @@ NB_MODULE(_C, m) {
         "backward",
         [](const AnyFrame& frame, const Rows& rows, const Rows& v_rows, const Queue& queue, const OutputArrays& images,
            const OutputArrays& v_images, OptionalArray v_screen_means, OptionalArray abs_grad_sum,
-           OptionalArray views) {
-            const BackwardArgs args{images, v_images, v_screen_means, abs_grad_sum, views};
+           OptionalArray views, OptionalArray v_world_to_camera) {
+            const BackwardArgs args{images, v_images, v_screen_means, abs_grad_sum, views, v_world_to_camera};
             std::visit([&](const auto& f) { run_backward(f, rows, v_rows, args, queue); }, frame);
         },
         nb::arg("frame"), nb::arg("rows"), nb::arg("v_rows"), nb::arg("queue"), nb::kw_only(), nb::arg("images"),
-        nb::arg("v_images"), nb::arg("v_screen_means").none(), nb::arg("abs_grad_sum").none(), nb::arg("views").none());
+        nb::arg("v_images"), nb::arg("v_screen_means").none(), nb::arg("abs_grad_sum").none(), nb::arg("views").none(),
+        nb::arg("v_world_to_camera").none());
 
     m.def(
         "importance",

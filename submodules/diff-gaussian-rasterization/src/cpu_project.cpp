@@ -1,6 +1,7 @@
 // Projection and its gradient on the CPU: projection.h with Batch, one lane per Gaussian.
 #include <algorithm>
 #include <cstring>
+#include <vector>
 
 #include "cpu_tiles.h"
 #include "projection.h"
@@ -225,10 +226,22 @@ Vec3<Batch<T>> color_backward(const Frame<T>& frame, const Gaussians<T>& g, Vec3
     return v.toward;
 }
 
-/// One batch of visible Gaussians.
+/// Adds what a batch gives to the gradient of the pose.
+template <class T> void add_pose(PoseGradient<Batch<T>> v, const BatchRows<T>& rows, PoseGradient<T>& pose) {
+    constexpr int kFields = sizeof(pose) / sizeof(T);
+    T lanes[kFields][kLanes<T>], sums[kFields];
+    std::memcpy(lanes, static_cast<void*>(&v), sizeof(lanes));
+    std::memcpy(sums, static_cast<void*>(&pose), sizeof(sums));
+    for (int f = 0; f < kFields; ++f)
+        for (int i = 0; i < rows.count; ++i) sums[f] += lanes[f][i];  // further lanes repeat the last Gaussian
+    std::memcpy(static_cast<void*>(&pose), sums, sizeof(sums));
+}
+
+/// One batch of visible Gaussians. pose: null if its gradient is not wanted.
 template <class T>
 void project_backward_batch(const Frame<T>& frame, const Gaussians<T>& g, const Pinhole<Batch<T>>& camera,
-                            const Buffer<SplatGradient<T>>& slots, const BatchRows<T>& rows, const Gradients<T>& out) {
+                            const Buffer<SplatGradient<T>>& slots, const BatchRows<T>& rows, const Gradients<T>& out,
+                            PoseGradient<T>* pose) {
     using B = Batch<T>;
     const Projection<B> p = project_batch(g, camera, frame.options, rows);
     const SplatGradient<B> v = gradient_from_sums(p.conic, sum_slots(frame, slots, rows));
@@ -247,6 +260,7 @@ void project_backward_batch(const Frame<T>& frame, const Gaussians<T>& g, const 
         const B parts[6] = {c.xx, c.xy, c.xz, c.yy, c.yz, c.zz};
         scatter(out.covariances, 6, rows, 6, parts);
     }
+    if (pose) add_pose(project_gaussian_of_pose_vjp(camera, p, to, v_toward), rows, *pose);
 }
 
 template <class T> void zero_rows(T* p, int64_t width, int64_t begin, int64_t end) {
@@ -288,6 +302,7 @@ template <class T>
 void project_backward(Team& team, const Frame<T>& frame, const Gaussians<T>& gaussians,
                       const Buffer<SplatGradient<T>>& slots, const Gradients<T>& out) {
     const Pinhole<Batch<T>> camera = broadcast(frame.view.camera);
+    std::vector<PoseGradient<T>> poses(out.world_to_camera ? (gaussians.count + kChunk - 1) / kChunk : 0);
     for_each_chunk(team, gaussians.count, [&](int64_t begin, int64_t end) {
         zero_rows(out.means, 3, begin, end);
         zero_rows(out.quats, 4, begin, end);
@@ -302,8 +317,19 @@ void project_backward(Team& team, const Frame<T>& frame, const Gaussians<T>& gau
         zero_rows(out.screen_means, 4, begin, end);
         for_each_batch<T>(
             begin, end, [&](int64_t i) { return frame.radius_px[i] > 0; },
-            [&](const BatchRows<T>& rows) { project_backward_batch(frame, gaussians, camera, slots, rows, out); });
+            [&](const BatchRows<T>& rows) {
+                PoseGradient<T>* pose = out.world_to_camera ? &poses[begin / kChunk] : nullptr;
+                project_backward_batch(frame, gaussians, camera, slots, rows, out, pose);
+            });
     });
+    if (!out.world_to_camera) return;
+    PoseGradient<T> sum{};
+    for (const PoseGradient<T>& each : poses) sum.add(each);  // in order, so that it does not depend on the threads
+    const Mat3<T>& r = sum.rotation;
+    const Vec3<T>& t = sum.translation;
+    const T matrix[16] = {r.r0.x, r.r0.y, r.r0.z, t.x, r.r1.x, r.r1.y, r.r1.z, t.y,
+                          r.r2.x, r.r2.y, r.r2.z, t.z, 0,      0,      0,      0};
+    std::copy_n(matrix, 16, out.world_to_camera);
 }
 
 template void project<float>(Team&, const Gaussians<float>&, Frame<float>&, float*);

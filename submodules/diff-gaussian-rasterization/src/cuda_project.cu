@@ -145,6 +145,7 @@ struct BackwardParams {
     bool has_order;
     SlotOrder order;
     Gradients<float> out;
+    PoseGradient<float>* poses;  // (warps): the sums over their Gaussians
 };
 
 /// The sums of a splat, before gradient_from_sums. All lanes of a warp have to call it.
@@ -192,7 +193,8 @@ __device__ Vec3<float> color_backward(const BackwardParams& p, int64_t n, bool v
     return v.toward;
 }
 
-__global__ void __launch_bounds__(kThreads) project_backward_kernel(BackwardParams p) {
+/// kPose: the gradient of the pose, too.
+template <bool kPose> __global__ void __launch_bounds__(kThreads) project_backward_kernel(BackwardParams p) {
     const Gaussians<float>& g = p.gaussians;
     const int64_t n = int64_t(blockIdx.x) * kThreads + threadIdx.x;
     const bool exists = n < g.count, visible = exists && p.radius_px[n] > 0;
@@ -200,11 +202,18 @@ __global__ void __launch_bounds__(kThreads) project_backward_kernel(BackwardPara
     if (visible) v = gradient_from_sums(p.splats[n].conic, v);
     if (exists) write_screen_gradients(p, n, visible, v);
     const Vec3<float> v_toward = color_backward(p, n, visible, v.color);
-    if (!exists) return;
+    if (!kPose && !exists) return;
     GaussianGradient<float> to{};
+    PoseGradient<float> pose{};
     if (visible) {
         const Projection<float> projection = project_row(g, p.view.camera, p.antialiased, n);
         to = project_gaussian_vjp(p.view.camera, p.antialiased, g.form, projection, v, v_toward);
+        if constexpr (kPose) pose = project_gaussian_of_pose_vjp(p.view.camera, projection, to, v_toward);
+    }
+    if constexpr (kPose) {
+        for (int lanes = kWarp / 2; lanes > 0; lanes /= 2) pose.add(from_lane(pose, lanes));
+        if (threadIdx.x % kWarp == 0) p.poses[(int64_t(blockIdx.x) * kThreads + threadIdx.x) / kWarp] = pose;
+        if (!exists) return;
     }
     if (p.out.opacities) p.out.opacities[n] = to.opacity;
     if (p.out.means) store3(p.out.means, n, to.mean);
@@ -218,6 +227,24 @@ __global__ void __launch_bounds__(kThreads) project_backward_kernel(BackwardPara
         c[0] = to.covariance.xx, c[1] = to.covariance.xy, c[2] = to.covariance.xz;
         c[3] = to.covariance.yy, c[4] = to.covariance.yz, c[5] = to.covariance.zz;
     }
+}
+
+/// The gradient of the matrix from the sums of the warps, in a fixed order. A block for each of its numbers.
+__global__ void __launch_bounds__(kThreads)
+    pose_sum_kernel(const PoseGradient<float>* poses, int64_t count, float* world_to_camera) {
+    const int row = blockIdx.x / 4, column = blockIdx.x % 4;
+    const int number = column < 3 ? 3 * row + column : 9 + row;  // of a PoseGradient
+    float sum = 0;
+    if (row < 3)
+        for (int64_t i = threadIdx.x; i < count; i += kThreads)
+            sum += reinterpret_cast<const float*>(poses + i)[number];
+    float* sums = &block_shared<float>();
+    sums[threadIdx.x] = sum;
+    for (int half = kThreads / 2; half > 0; half /= 2) {
+        __syncthreads();
+        if (static_cast<int>(threadIdx.x) < half) sums[threadIdx.x] += sums[threadIdx.x + half];
+    }
+    if (threadIdx.x == 0) world_to_camera[blockIdx.x] = sums[0];
 }
 
 /// One thread per Gaussian, with shared memory for SH coefficients if there are any.
@@ -237,10 +264,18 @@ void project(const Context& context, const Gaussians<float>& gaussians, const Vi
 
 void project_backward(const Context& context, const Frame& frame, const Gaussians<float>& gaussians,
                       const SplatGradient<float>* gradients, const SlotOrder* order, const Gradients<float>& out) {
+    const Grid grid = grid_of(gaussians);
+    const int64_t num_warps = out.world_to_camera ? grid.blocks * kThreads / kWarp : 0;
+    PoseGradient<float>* poses = num_warps ? context.scratch.array<PoseGradient<float>>(num_warps) : nullptr;
     const BackwardParams params{
         gaussians,       frame.view, frame.options.antialiased, frame.options.sh_degree,      frame.splats,
-        frame.radius_px, gradients,  order != nullptr,          order ? *order : SlotOrder{}, out};
-    launch("project_backward", context, grid_of(gaussians), project_backward_kernel, params);
+        frame.radius_px, gradients,  order != nullptr,          order ? *order : SlotOrder{}, out,
+        poses};
+    launch("project_backward", context, grid, poses ? project_backward_kernel<true> : project_backward_kernel<false>,
+           params);
+    if (out.world_to_camera)
+        launch("pose_sum", context, {16, kThreads, kThreads * static_cast<int64_t>(sizeof(float))}, pose_sum_kernel,
+               poses, num_warps, out.world_to_camera);
 }
 
 }  // namespace dgr::cuda

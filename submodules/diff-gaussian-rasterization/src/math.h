@@ -59,6 +59,14 @@ template <class T> DGR_FN Vec3<T> operator*(const Sym3<T>& m, Vec3<T> a) {
     return {m.xx * a.x + m.xy * a.y + m.xz * a.z, m.xy * a.x + m.yy * a.y + m.yz * a.z,
             m.xz * a.x + m.yz * a.y + m.zz * a.z};
 }
+template <class T> DGR_FN Mat3<T> operator+(const Mat3<T>& a, const Mat3<T>& b) {
+    return {a.r0 + b.r0, a.r1 + b.r1, a.r2 + b.r2};
+}
+template <class T> DGR_FN Vec3<T> operator*(const Mat3<T>& m, Vec3<T> a) {
+    return {dot(m.r0, a), dot(m.r1, a), dot(m.r2, a)};
+}
+/// a b^T; for dL/d(m b) = a it is dL/dm.
+template <class T> DGR_FN Mat3<T> outer(Vec3<T> a, Vec3<T> b) { return {a.x * b, a.y * b, a.z * b}; }
 /// m^T a; also the VJP of m a with respect to a.
 template <class T> DGR_FN Vec3<T> transposed_times(const Mat3<T>& m, Vec3<T> a) {
     return a.x * m.r0 + a.y * m.r1 + a.z * m.r2;
@@ -73,6 +81,24 @@ template <class T> struct Pinhole {
     Vec3<T> translation, centre;
     Vec2<T> ratio_min, ratio_max;
 };
+
+/// The position of a camera: -rotation^T translation.  [eq. 18]
+template <class T> DGR_FN Vec3<T> camera_centre(const Mat3<T>& rotation, Vec3<T> translation) {
+    return T(-1) * transposed_times(rotation, translation);
+}
+/// dL/d of a camera's rotation, each element for itself, and translation.
+template <class T> struct PoseGradient {
+    Mat3<T> rotation;
+    Vec3<T> translation;
+    DGR_FN void add(const PoseGradient& other) {
+        rotation = rotation + other.rotation;
+        translation = translation + other.translation;
+    }
+};
+template <class T>
+DGR_FN PoseGradient<T> camera_centre_vjp(const Mat3<T>& rotation, Vec3<T> translation, Vec3<T> v) {
+    return {outer(T(-1) * translation, v), T(-1) * (rotation * v)};
+}
 
 // ---- Activations ----
 
@@ -145,6 +171,9 @@ template <class T> DGR_FN Vec3<T> to_camera_vjp(const Pinhole<T>& cam, Vec3<T> v
     return transposed_times(cam.rotation, v);
 }
 
+/// The VJP of to_camera with respect to the pose.  [eq. 18]
+template <class T> DGR_FN PoseGradient<T> to_camera_of_pose_vjp(Vec3<T> p, Vec3<T> v) { return {outer(v, p), v}; }
+
 /// Camera space to px; pixel (i, j) is sampled at (i, j).  [eq. 4]
 template <class T> DGR_FN Vec2<T> project_mean(const Pinhole<T>& cam, Vec3<T> p) {
     const T inv_z = T(1) / p.z;
@@ -178,6 +207,16 @@ DGR_FN Vec3<T> projection_jacobian_vjp(const Pinhole<T>& cam, Vec3<T> p, const J
     const T v_ratio_y = select(ratio_y == raw_y, -(k_y * dot(v.y, r.r2)), T(0));
     return {v_ratio_x * inv_z, v_ratio_y * inv_z,
             -inv_z * (v_k_x * k_x + v_k_y * k_y + v_ratio_x * ratio_x + v_ratio_y * ratio_y)};
+}
+
+/// The VJP of projection_jacobian with respect to the rotation, for a p that does not depend on it.  [eq. 18]
+template <class T>
+DGR_FN Mat3<T> projection_jacobian_of_pose_vjp(const Pinhole<T>& cam, Vec3<T> p, const JacobianRows<T>& v) {
+    const T inv_z = T(1) / p.z;
+    const T ratio_x = min(cam.ratio_max.x, max(cam.ratio_min.x, p.x * inv_z));
+    const T ratio_y = min(cam.ratio_max.y, max(cam.ratio_min.y, p.y * inv_z));
+    const Vec3<T> v_x = (cam.fx * inv_z) * v.x, v_y = (cam.fy * inv_z) * v.y;
+    return {v_x, v_y, -ratio_x * v_x - ratio_y * v_y};
 }
 
 /// 2D covariance J W Sigma W^T J^T in px^2.  [eq. 6]

@@ -90,6 +90,29 @@ void bind_math(nb::module_& m) {
     m.def("to_camera_vjp", [](const Numbers&, const Numbers& v, const Numbers& camera) {
         return flat(to_camera_vjp(as<Camera>(camera), as<V3>(v)));
     });
+    // Inputs: rotation (9), translation (3); constants: the camera, whose pose they replace.
+    const auto posed = [](const Numbers& x, const Numbers& camera) {
+        auto c = as<Camera>(camera);
+        c.rotation = as<M3>(x), c.translation = as<V3>(x, 9);
+        return c;
+    };
+    m.def("camera_centre", [](const Numbers& x) { return flat(camera_centre(as<M3>(x), as<V3>(x, 9))); });
+    m.def("camera_centre_vjp", [](const Numbers& x, const Numbers& v) {
+        return flat(camera_centre_vjp(as<M3>(x), as<V3>(x, 9), as<V3>(v)));
+    });
+    m.def("to_camera_of_pose", [=](const Numbers& x, const Numbers& camera, const Numbers& point) {
+        return flat(to_camera(posed(x, camera), as<V3>(point)));
+    });
+    m.def("to_camera_of_pose_vjp", [](const Numbers&, const Numbers& v, const Numbers&, const Numbers& point) {
+        return flat(to_camera_of_pose_vjp(as<V3>(point), as<V3>(v)));
+    });
+    m.def("projection_jacobian_of_pose", [=](const Numbers& x, const Numbers& camera, const Numbers& point) {
+        return flat(projection_jacobian(posed(x, camera), as<V3>(point)));
+    });
+    m.def("projection_jacobian_of_pose_vjp",
+          [=](const Numbers& x, const Numbers& v, const Numbers& camera, const Numbers& point) {
+              return flat(projection_jacobian_of_pose_vjp(posed(x, camera), as<V3>(point), as<J>(v)), V3{0, 0, 0});
+          });
     m.def("project_mean",
           [](const Numbers& x, const Numbers& camera) { return flat(project_mean(as<Camera>(camera), as<V3>(x))); });
     m.def("project_mean_vjp", [](const Numbers& x, const Numbers& v, const Numbers& camera) {

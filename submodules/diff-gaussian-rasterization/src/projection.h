@@ -124,12 +124,14 @@ template <class T> DGR_FN Vec3<T> clamp_color_vjp(Vec3<T> clamped, Vec3<T> v) {
             select(clamped.z > T(0), v.z, T(0))};
 }
 
-/// dL/d of a Gaussian's inputs.
+/// dL/d of a Gaussian's inputs; and of its mean in camera space and its Jacobian, for project_gaussian_of_pose_vjp.
 template <class T> struct GaussianGradient {
     Vec3<T> mean, scale;
     Quat<T> quat;
     Sym3<T> covariance;
     T opacity;
+    Vec3<T> point;
+    JacobianRows<T> jacobian;
 };
 /// VJP of project_gaussian and make_splat. v_toward: dL/dmean through the viewing direction.
 template <class T>
@@ -154,6 +156,17 @@ DGR_FN GaussianGradient<T> project_gaussian_vjp(const Pinhole<T>& camera, bool a
         projection_jacobian_vjp(camera, p.point, v_projection.jacobian) + project_mean_vjp(camera, p.point, v.mean);
     v_point.z -= v.inverse_depth / (p.point.z * p.point.z);
     out.mean = to_camera_vjp(camera, v_point) + v_toward;
+    out.point = v_point;
+    out.jacobian = v_projection.jacobian;
+    return out;
+}
+/// The VJP with respect to the camera's pose. v: the result of project_gaussian_vjp.
+template <class T>
+DGR_FN PoseGradient<T> project_gaussian_of_pose_vjp(const Pinhole<T>& camera, const Projection<T>& p,
+                                                    const GaussianGradient<T>& v, Vec3<T> v_toward) {
+    PoseGradient<T> out = to_camera_of_pose_vjp(p.world, v.point);
+    out.rotation = out.rotation + projection_jacobian_of_pose_vjp(camera, p.point, v.jacobian);
+    out.add(camera_centre_vjp(camera.rotation, camera.translation, T(-1) * v_toward));  // toward = mean - centre
     return out;
 }
 

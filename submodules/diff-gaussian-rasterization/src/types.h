@@ -54,6 +54,7 @@ template <class T> struct Gradients {
     T* screen_means;       // (N,4) NDC: x, y of dL/dmean, then the sums over pixels of their absolute values
     float* abs_grad_sum;   // (N) added to: norm of the two absolute values, for visible Gaussians
     int32_t* views;        // (N) added to: 1 for visible Gaussians
+    T* world_to_camera;    // (4,4), each element for itself; the last row is zero
 };
 
 /// The outputs, or the gradients with respect to them. inverse_depth may be null.
