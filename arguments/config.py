@@ -124,9 +124,13 @@ class TrainConfig(MachineConfig, SceneConfig):
         "off", choices=EXPOSURES, help="learn exposure and white balance of each training photo; auto: where photos of "
         "the same points clearly differ in brightness"
     )  # fmt: skip
+    smoothing_3d: bool = option(
+        False, type=bool, help="make no Gaussian finer than the photos can show, for views from nearer or with more "
+        "pixels; saved models contain it"
+    )  # fmt: skip
     refine_poses: bool = option(
-        False, type=bool, help="learn the pose of each training photo with the model; they go to cameras.json and, as a "
-        "COLMAP model, to refined/sparse/0 in the folder of the results; test views keep theirs"
+        False, type=bool, help="learn the pose of each training photo with the model; the poses go to cameras.json "
+        "and, as a COLMAP model, to refined/sparse/0 in the folder of the results; test views keep theirs"
     )  # fmt: skip
     selection: str = option(
         "natural", choices=SELECTIONS,

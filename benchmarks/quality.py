@@ -72,7 +72,14 @@ SETTINGS = {
 }
 
 
-OPTIONS = {"selection": "natural", "exposure": "off", "refine_poses": "off", "pose_noise": "0"}
+OPTIONS = {
+    "selection": "natural",
+    "exposure": "off",
+    "smoothing_3d": "off",
+    "antialiasing": "off",
+    "refine_poses": "off",
+    "pose_noise": "0",
+}
 
 
 def changed(schedule: Any, path: str, value: Any) -> Any:
@@ -125,7 +132,11 @@ def measure(folder: Path, setting: Setting, run: str, changes: str, seed: int, c
     random_points = setting.random_points or num_random_points(setting.budget)
     scene = load_scene(folder, resolution=setting.resolution, num_random_points=random_points)
     model = GaussianModel.from_points(scene.points, 3, "cpu")
-    strategies = standard_strategies(scene, schedule, setting.budget, seed=seed, selection=options["selection"])
+    model.antialiased = options["antialiasing"] == "on"
+    strategies = standard_strategies(
+        scene, schedule, setting.budget, seed=seed, selection=options["selection"],
+        smoothing=options["smoothing_3d"] == "on",
+    )  # fmt: skip
     exposure = Exposure(len(scene.train)) if options["exposure"] == "on" else None
     exact = [camera.world_to_camera.clone() for camera in scene.train]
     disturb_poses(scene, float(options["pose_noise"]), seed)

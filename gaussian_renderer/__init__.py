@@ -82,7 +82,7 @@ def render_pass(
     """
     return RenderPass(
         _view(camera, background),
-        _rows(model),
+        {name: row if row.is_leaf else row.detach().requires_grad_() for name, row in _rows(model).items()},
         sums,
         # Three quarters of all numbers; its gradient is that of sh_dc times numbers below 10.
         unchecked="sh_rest",
@@ -105,12 +105,13 @@ def importance(camera: Camera, model: GaussianModel, pixel_weights: Tensor) -> I
         Per Gaussian the sum over pixels of weight * T * alpha, the sum of T * alpha, and the number of pixels; and for
         each pixel the number of Gaussians.
     """
+    rows = model.drawn_parameters()
     return rasterize_importance(
         _view(camera, torch.zeros(3)),
         model.means,
         model.quats,
-        log_scales=model.parameters["log_scales"],
-        opacity_logits=model.parameters["opacity_logits"],
+        log_scales=rows["log_scales"],
+        opacity_logits=rows["opacity_logits"],
         antialiased=model.antialiased,
         pixel_weights=pixel_weights,
     )
@@ -118,7 +119,7 @@ def importance(camera: Camera, model: GaussianModel, pixel_weights: Tensor) -> I
 
 def _rows(model: GaussianModel) -> dict[str, Tensor]:
     """The parameters that an image depends on."""
-    return {name: row for name, row in model.parameters.items() if name != "sh_rest" or model.max_sh_degree}
+    return {name: row for name, row in model.drawn_parameters().items() if name != "sh_rest" or model.max_sh_degree}
 
 
 def _view(camera: Camera, background: Tensor) -> View:

@@ -1,6 +1,7 @@
-"""Reader of COLMAP's sparse models, binary and text, and writer of text. Every count and offset is checked against the size of the file.
+"""COLMAP's sparse models: read, binary and text, and written as text.
 
-Observations, tracks, rigs and frames are skipped: the images file contains the full poses.
+Every count and offset is checked against the size of the file. Observations, tracks, rigs and frames are skipped: the
+images file contains the full poses.
 Format: https://colmap.github.io/format.html; camera models: https://colmap.github.io/cameras.html.
 """
 

@@ -20,6 +20,7 @@ from compact_splats.scene import ply
 from compact_splats.scene.normalization import Units
 from compact_splats.scene.parameters import PARAMETER_NAMES, SH_C0, SavedArrays, is_antialiased, offset_of
 from compact_splats.scene.points import Points
+from compact_splats.scene.smoothing import SMOOTHING, smoothed
 
 INITIAL_OPACITY = 0.1
 MIN_SQUARED_DISTANCE = 1e-7  # of the initial scale, world units squared: coincident points get a size too
@@ -140,9 +141,36 @@ class GaussianModel:
         model.antialiased, model.units = self.antialiased, self.units
         return model
 
+    def drawn_parameters(self) -> dict[str, Tensor]:
+        """The parameters that are rendered and saved: after the 3D smoothing filter, if there is one. With graph."""
+        variance = self.per_gaussian.get(SMOOTHING)
+        if variance is None:
+            return dict(self.parameters)
+        drawn = smoothed(self.parameters["log_scales"], self.parameters["opacity_logits"], variance)
+        return {**self.parameters, **dict(zip(("log_scales", "opacity_logits"), drawn, strict=True))}
+
+    def drawn(self) -> GaussianModel:
+        """A model of the :meth:`drawn_parameters`; this one, if they are its own."""
+        if SMOOTHING not in self.per_gaussian:
+            return self
+        return self.with_parameters({name: values.detach() for name, values in self.drawn_parameters().items()})
+
+    def to_parameters(self, gradients: dict[str, Tensor]) -> None:
+        """Make gradients for the :meth:`drawn_parameters`, by name, those for the parameters, in place."""
+        if SMOOTHING not in self.per_gaussian:
+            return
+        names = ("log_scales", "opacity_logits")
+        with torch.enable_grad():
+            drawn = self.drawn_parameters()
+        found = torch.autograd.grad(
+            [drawn[name] for name in names], [self.parameters[name] for name in names], [gradients[n] for n in names]
+        )
+        for name, gradient in zip(names, found, strict=True):
+            gradients[name].copy_(gradient)
+
     def file_parameters(self) -> dict[str, Tensor]:
         """The parameters in the coordinates of files, without graph; those that are equal share memory."""
-        return self.units.file_model({name: values.detach() for name, values in self.parameters.items()})
+        return self.units.file_model({name: values.detach() for name, values in self.drawn_parameters().items()})
 
     def save_ply(self, path: str | Path) -> None:
         """Write a 3DGS PLY in the coordinates of files.

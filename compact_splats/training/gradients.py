@@ -29,6 +29,7 @@ def add_gradients(model: GaussianModel, view: RenderPass, loss: Tensor, terms: S
     Returns:
         () bool on the model's device: whether the view was usable.
     """
+    model.to_parameters(view.gradients)
     for term in terms:
         loss = loss + term.detach()
         if term.requires_grad:

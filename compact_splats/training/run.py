@@ -150,7 +150,14 @@ def make_training(
         scene,
         model,
         schedule,
-        standard_strategies(scene, schedule, config.final_budget, seed=config.seed, selection=config.selection),
+        standard_strategies(
+            scene,
+            schedule,
+            config.final_budget,
+            seed=config.seed,
+            selection=config.selection,
+            smoothing=config.smoothing_3d,
+        ),  # fmt: skip
         loss=PhotometricLoss(config.lambda_dssim),
         background=None if config.random_background else torch.full((3,), float(config.white_background)),
         seed=config.seed,

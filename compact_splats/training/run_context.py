@@ -15,9 +15,9 @@ import torch
 
 from compact_splats.arguments import TrainConfig
 from compact_splats.gaussian_renderer.evaluation import Scores, measure
+from compact_splats.scene.colmap import colmap_model
 from compact_splats.scene.dataset import Scene
 from compact_splats.scene.gaussian_model import GaussianModel
-from compact_splats.scene.colmap import colmap_model
 from compact_splats.scene.saved_cameras import camera_entries
 from compact_splats.training.checkpoint import Checkpoints, Stateful
 from compact_splats.training.exposure import FILE
@@ -128,7 +128,7 @@ class RunContext:
             self._save_on_the_way(self._iteration(step.number))
         if step.number in self._test_steps:
             self.measure(self._iteration(step.number))
-        self.viewer.step(self.training.model, step.number)
+        self.viewer.step(self.training.model.drawn(), step.number)
         self._pause(step.number)
 
     def measure(self, iteration: int) -> Scores:

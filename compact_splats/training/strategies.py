@@ -9,12 +9,19 @@ from compact_splats.training.densification import Densification
 from compact_splats.training.importance import EdgeImportance
 from compact_splats.training.natural_selection import NaturalSelection, OpacityCutoff
 from compact_splats.training.random_streams import random_stream
+from compact_splats.training.smoothing import Smoothing3D
 from compact_splats.training.strategy import Strategy
 from compact_splats.training.view_sampler import ViewSampler
 
 
 def standard_strategies(
-    scene: Scene, schedule: Schedule, budget: int, *, seed: int = 0, selection: str = "natural"
+    scene: Scene,
+    schedule: Schedule,
+    budget: int,
+    *,
+    seed: int = 0,
+    selection: str = "natural",
+    smoothing: bool = False,
 ) -> list[Strategy]:
     """Densification up to two or three budgets, and selection down to the budget, as the schedule says.
 
@@ -25,6 +32,7 @@ def standard_strategies(
         seed: of all draws.
         selection: ``"natural"``; ``"cutoff"``, which prunes by opacity at the start of the last round in its place, for
             comparison; or ``"none"``, which leaves the set as large as it has become.
+        smoothing: draw through the 3D smoothing filter.
     """
     views = ViewSampler(len(scene.train), random_stream(seed, "importance views"))
     densification = Densification(
@@ -38,4 +46,6 @@ def standard_strategies(
         strategies += [NaturalSelection(rounds[:-1], budget, generator), OpacityCutoff(rounds[-1], budget)]
     if schedule.mean_from is not None:
         strategies.append(MeanOfLastSteps(schedule.mean_from))
+    if smoothing:
+        strategies.append(Smoothing3D())
     return strategies

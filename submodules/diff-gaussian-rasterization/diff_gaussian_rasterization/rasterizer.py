@@ -190,9 +190,10 @@ def rasterize(
 ) -> Rasterized:
     """Render N Gaussians [3DGS, arXiv:2308.04079; docs/math.md].
 
-    Differentiable in every tensor except the background; in ``world_to_camera`` each element for itself. All tensors have the same device and dtype: float32, or
-    float64 on the CPU. On a GPU the order of the additions in gradients, and thus their last bits, vary between runs;
-    ``torch.use_deterministic_algorithms(True)`` fixes the order at the cost of time and memory.
+    Differentiable in every tensor except the background, in ``world_to_camera`` in each element for itself. All tensors
+    of Gaussians have the same device and dtype: float32, or float64 on the CPU. On a GPU the order of the additions in
+    gradients, and thus their last bits, vary between runs; ``torch.use_deterministic_algorithms(True)`` fixes the order
+    at the cost of time and memory.
     A Gaussian with NaN, infinity or a zero quaternion is culled and has zero gradient.
 
     Args:
