@@ -10,6 +10,7 @@ import sys
 
 from compact_splats.arguments.compress import DEFAULT_ROUNDS, RATES, CompressConfig
 from compact_splats.arguments.options import flags_that_save_memory, run_command, to_json
+from compact_splats.training.poses import take_refined_poses
 from compact_splats.utils.errors import InputError, run_script
 
 # Above the imports that load torch, for which --help does not wait.
@@ -91,6 +92,7 @@ def compress(config: CompressConfig) -> dict[str, Any]:
     check_writable(out.parent)
     known = None if config.model_path is None else RunFolder(config.model_path).units()
     scene = load(config, units=known)
+    take_refined_poses(scene, config.model_path)
     model = load_model(source, config, device, scene.units if known else scene.units.without_offset())
     memory, clock = MemoryMeter(device, lambda: scene.photos.num_bytes), Stopwatch(device)
     with closing(Decoding(scene, device, out.parent)) as decoding:

@@ -32,6 +32,7 @@ from compact_splats.scene.gaussian_model import GaussianModel
 from compact_splats.scene.normalization import EXTENT, Units
 from compact_splats.scene.paths import views_along
 from compact_splats.scene.saved_cameras import read_camera_file, read_cameras
+from compact_splats.training.poses import take_refined_poses
 from compact_splats.training.run_folder import RunFolder
 from compact_splats.utils.errors import InputError
 from compact_splats.utils.files import check_writable, write_json
@@ -215,6 +216,7 @@ def chosen_views(config: RenderConfig) -> tuple[dict[str, tuple[Camera, ...]], U
         cameras, units = read_camera_file(config.cameras, RunFolder(config.model_path).units())
         return {"cameras": cameras}, units
     scene = read_scene(config)
+    take_refined_poses(scene, config.model_path)
     skipped = {"test": config.skip_test, "train": config.skip_train}
     splits = {"test": scene.test, "train": scene.train}
     chosen = {split: views for split, views in splits.items() if views and not skipped[split]}

@@ -26,6 +26,7 @@ from compact_splats.scene import Camera, load_scene
 from compact_splats.scene.gaussian_model import GaussianModel
 from compact_splats.scene.normalization import Units
 from compact_splats.scene.saved_cameras import read_cameras
+from compact_splats.training.poses import take_refined_poses
 from compact_splats.training.run_folder import RunFolder
 from compact_splats.utils.files import check_writable
 from compact_splats.utils.signals import StopRequest
@@ -110,6 +111,7 @@ def find_cameras(config: ViewConfig) -> tuple[dict[str, tuple[Camera, ...]], Uni
             config.source_path, config.images, config.resolution, config.eval, config.alpha, units=known,
             sparse=config.sparse, photo_memory=memory_size(config.photo_memory),
         )  # fmt: skip
+        take_refined_poses(scene, folder)
         return {"train": scene.train, "test": scene.test}, known or scene.units.without_offset()
     if folder is None or not (folder / "cameras.json").exists():
         return {}, known

@@ -24,9 +24,9 @@ from compact_splats.training.processes import SINGLE_PROCESS, SingleProcess
 from compact_splats.utils.errors import InputError
 from compact_splats.utils.geometry import rotation_matrices_of_unit
 
-START = 0.1  # share of the training after which poses change: then the Gaussians have found the rough shape
-RATES = 1e-3, 2e-5  # Adam's at START and in the last step, log-linear in between: radians, and shares of the extent
-BETAS = 0.9, 0.99
+START = 0.02  # share of the training after which poses change: then the Gaussians have found the rough shape
+RATES = 4e-3, 1e-4  # Adam's at START and in the last step, log-linear in between: radians, and shares of the extent
+BETAS = 0.7, 0.95
 LARGEST = math.radians(10)  # of a turn; of a shift, as a share of the extent: what diverges stays within
 
 
@@ -102,15 +102,19 @@ class PoseRefinement:
         first, last = RATES
         rate = first * (last / first) ** ((progress - START) / (1 - START))
         self._change[rows] -= rate * mean / (square.sqrt() + 1e-15)
-        self._change = without_common_motion(self._change, self._centres / EXTENT)
+        self._take_out_common_motion()
         norms = self._change.view(-1, 2, 3).norm(dim=2, keepdim=True)
         self._change *= (LARGEST / norms.clamp_min(LARGEST)).expand(-1, 2, 3).reshape(-1, 6)
         self._write()
 
+    def _take_out_common_motion(self) -> None:
+        turns, shifts = without_common_motion(*self.change, self._centres)
+        self._change = torch.cat([turns, shifts / EXTENT], dim=1)
+
     def _write(self) -> None:
         """To the cameras."""
         turns, shifts = self.change
-        rotations = self._given[:, :3, :3] @ _turned(-turns)  # camera to world is turned by `turns`
+        rotations = self._given[:, :3, :3] @ _turned(turns).mT
         self._poses[:, :3, :3] = rotations
         self._poses[:, :3, 3] = -torch.einsum("vij,vj->vi", rotations, self._centres + shifts)
 
@@ -139,20 +143,23 @@ class PoseRefinement:
             self._write()
 
 
-def without_common_motion(change: Tensor, centres: Tensor) -> Tensor:
+def without_common_motion(turns: Tensor, shifts: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
     """Changes of poses without the turn, shift and scale that all cameras have in common, to first order.
 
     Args:
-        change: (V,6) turns in radians, and shifts.
-        centres: (V,3) of the cameras, in the unit of the shifts.
+        turns: (V,3) in radians about the centres.
+        shifts: (V,3) of the centres, world units.
+        centres: (V,3) of the cameras, world units.
+
+    Returns:
+        Turns and shifts.
     """
-    turns, shifts = change[:, :3], change[:, 3:]
     common = turns.mean(dim=0)
     shifts = shifts - torch.linalg.cross(common.expand_as(centres), centres)
     shifts = shifts - shifts.mean(dim=0)
     around = centres - centres.mean(dim=0)
     shifts = shifts - (shifts * around).sum() / around.square().sum().clamp_min(1e-12) * around
-    return torch.cat([turns - common, shifts], dim=1)
+    return turns - common, shifts
 
 
 def _turned(turns: Tensor) -> Tensor:

@@ -192,6 +192,8 @@ class RunContext:
         """Write refined poses: to cameras.json, and as a COLMAP model."""
         poses, scene = self.training.poses, self.training.scene
         if poses is None:
+            for path in (self.run.folder / REFINED).glob("*.txt"):  # of an older run
+                path.unlink()
             return
         cameras = (*scene.test, *scene.train)
         self.run.write_json("cameras.json", camera_entries(cameras, scene.units))
