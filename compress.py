@@ -10,7 +10,6 @@ import sys
 
 from compact_splats.arguments.compress import DEFAULT_ROUNDS, RATES, CompressConfig
 from compact_splats.arguments.options import flags_that_save_memory, run_command, to_json
-from compact_splats.training.poses import take_refined_poses
 from compact_splats.utils.errors import InputError, run_script
 
 # Above the imports that load torch, for which --help does not wait.
@@ -46,6 +45,7 @@ from compact_splats.scene.cameras import Camera
 from compact_splats.scene.normalization import Units
 from compact_splats.training.exposure import FILE, Exposure
 from compact_splats.training.loading import Decoding, load
+from compact_splats.training.poses import take_refined_poses
 from compact_splats.training.random_streams import random_stream
 from compact_splats.training.run_folder import RunFolder
 from compact_splats.training.view_sampler import ViewSampler

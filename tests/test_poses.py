@@ -130,7 +130,7 @@ def test_several_processes_update_as_one():
 
 
 def test_poses_of_a_model_that_is_known_are_found():
-    """About one degree and one percent off; nine tenths of the difference of the images goes, with the model as it is."""
+    """About one degree and one percent off: nine tenths of the difference of the images goes."""
     draw = torch.Generator().manual_seed(5)
     points = Points(2.4 * torch.rand(120, 3, generator=draw) - 1.2, torch.randint(255, (120, 3), generator=draw))
     model = GaussianModel.from_points(points, 0, "cpu")

@@ -1,6 +1,9 @@
 """benchmarks.quality: changes of schedules, runs that are not made twice, and the table of differences."""
 
+import math
+
 import pytest
+import torch
 
 from benchmarks import quality
 from compact_splats.arguments.schedule import QUICK
@@ -11,7 +14,7 @@ def test_a_change_reaches_its_field_and_no_other():
     schedule, options = quality.schedule_of(
         "quick", "learning_rates.factor=3+densification_rounds.0.window.every=70+photo_divisors=[[9,2]]+selection=none"
     )
-    assert options == {"selection": "none", "exposure": "off"}
+    assert options == {**quality.OPTIONS, "selection": "none"}
     assert schedule.learning_rates.factor == 3 and schedule.photo_divisors == ((9, 2),)
     assert schedule.densification_rounds[0].window.every == 70
     back = "learning_rates.factor=2.15+densification_rounds.0.window.every=50+photo_divisors=[[450,4],[1200,2]]"
@@ -60,3 +63,23 @@ def test_the_table_compares_equal_scenes_and_seeds():
     assert "| oak, 20,000 | quick | 2 | 30.50 ± 0.71 |" in plain and "a=1" not in plain
     (row,) = [line for line in changes.splitlines() if "a=1" in line]
     assert row.startswith("| quick a=1 | -1.00 | +0.60 ± 0.14 | -0.20 ± 1.13 |") and row.endswith("| x 1.50 |")
+
+
+def test_disturbed_poses_are_as_far_off_as_asked_and_test_poses_follow_a_common_motion(tiny_scene_dir):
+    scene = quality.load_scene(tiny_scene_dir)
+    exact = [camera.world_to_camera.clone() for camera in scene.train]
+    quality.disturb_poses(scene, 0.5, seed=1)
+    for camera, before in zip(scene.train, exact, strict=True):
+        turn = camera.world_to_camera[:3, :3].double() @ before[:3, :3].double().T
+        centre = -before[:3, :3].T @ before[:3, 3]
+        assert math.degrees(math.acos((float(turn.trace()) - 1) / 2)) == pytest.approx(0.5, rel=1e-2)
+        assert float((camera.centre - centre).norm()) == pytest.approx(0.01 * quality.EXTENT, rel=1e-3)
+    motion = torch.eye(4)
+    motion[:3, :3] = quality.rotation_matrices(torch.tensor([[1, 0.1, -0.2, 0.05]]))[0]
+    motion[:3, 3] = torch.tensor([0.3, -0.1, 0.2])
+    for camera, before in zip(scene.train, exact, strict=True):
+        camera.world_to_camera.copy_(before @ motion)
+    wanted = [camera.world_to_camera @ motion for camera in scene.test]
+    quality.align_test_poses(scene, exact)
+    for camera, pose in zip(scene.test, wanted, strict=True):
+        torch.testing.assert_close(camera.world_to_camera, pose, rtol=1e-4, atol=1e-4)

@@ -83,7 +83,6 @@ def test_what_is_saved_is_what_is_rendered_and_no_finer_than_the_filter(short_sc
     """Through densification and selection, which change the number of Gaussians."""
     scene = load_scene(short_scene)
     model = GaussianModel.from_points(scene.points, 3, "cpu")
-    model.parameters["log_scales"].data[::2] -= 5  # finer than a pixel
     strategies = standard_strategies(scene, SCHEDULES[schedule], BUDGET, smoothing=True)
     counts = set()
     for _ in Training(scene, model, SCHEDULES[schedule], strategies):
@@ -91,6 +90,7 @@ def test_what_is_saved_is_what_is_rendered_and_no_finer_than_the_filter(short_sc
         variance = model.per_gaussian[SMOOTHING]
         assert len(variance) == model.num_gaussians and (variance > 0).all()
     assert len(counts) > 3 and model.num_gaussians == BUDGET
+    model.parameters["log_scales"].data[::2] -= 9  # finer than a pixel
     model.save_ply(tmp_path / "model.ply")
     saved = GaussianModel.load_ply(tmp_path / "model.ply", "cpu", units=scene.units)
     assert (saved.scales.square() >= 0.999 * variance[:, None]).all()
@@ -101,8 +101,8 @@ def test_what_is_saved_is_what_is_rendered_and_no_finer_than_the_filter(short_sc
 
 
 def test_without_the_filter_nothing_changes(short_scene):
-    model = GaussianModel.from_points(load_scene(short_scene).points, 3, "cpu")
+    scene = load_scene(short_scene)
+    model = GaussianModel.from_points(scene.points, 3, "cpu")
     assert model.drawn() is model and model.drawn_parameters() == dict(model.parameters)
-    assert not any(
-        isinstance(each, Smoothing3D) for each in standard_strategies(load_scene(short_scene), SCHEDULES["quick"], 9)
-    )
+    strategies = standard_strategies(scene, SCHEDULES["quick"], BUDGET)
+    assert not any(isinstance(each, Smoothing3D) for each in strategies)
