@@ -57,7 +57,7 @@ KERNELS = {
     "gradient_kernel": Kernel(256, 4 * (3 * 42 * 44 + 3 * 42 * 32)),
     "emit_kernel": Kernel(256),
     "project_kernel": Kernel(128),
-    "project_backward_kernel": Kernel(128),
+    "project_backward_kernel<false>": Kernel(128),
     "adam_kernel": Kernel(256),
 }
 
