@@ -47,7 +47,8 @@ def main() -> None:
             schedule, _ = schedule_of(options.run, "")
             model = GaussianModel.from_points(scene.points, 3, "cpu")
             model.antialiased = antialiased
-            for _ in Training(scene, model, schedule, standard_strategies(scene, schedule, budget, smoothing=smoothing)):
+            strategies = standard_strategies(scene, schedule, budget, smoothing=smoothing)
+            for _ in Training(scene, model, schedule, strategies):
                 pass
             found = {size: evaluate(cameras, model, torch.zeros(3)) for size, cameras in sizes.items()}
             results.append({"smoothing": smoothing, "antialiased": antialiased, **found})

@@ -23,6 +23,7 @@ from compact_splats.scene.normalization import EXTENT
 from compact_splats.scene.points import Points
 from compact_splats.scene.saved_cameras import read_cameras
 from compact_splats.training import poses as module
+from compact_splats.training.loading import poses_for
 from compact_splats.training.poses import LARGEST, PoseRefinement, take_refined_poses, without_common_motion
 from compact_splats.training.run import train
 from compact_splats.training.strategies import standard_strategies
@@ -188,6 +189,13 @@ def test_a_run_killed_in_between_ends_with_the_same_bits_and_writes_the_poses(sh
     unrefined = load_scene(short_scene)
     take_refined_poses(unrefined, whole.model_path)
     assert torch.equal(poses_of(unrefined.train), poses_of(given.train))
+
+
+def test_one_photo_keeps_its_pose_and_a_line_says_so(capsys):
+    config = SimpleNamespace(refine_poses=True, say=print)
+    assert poses_for(config, SimpleNamespace(train=make_cameras(1))) is None
+    assert "one training photo" in capsys.readouterr().out
+    assert isinstance(poses_for(config, SimpleNamespace(train=make_cameras(2))), PoseRefinement)
 
 
 def test_before_their_time_poses_and_model_have_the_bits_of_a_training_without(short_scene):

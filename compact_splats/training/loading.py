@@ -15,6 +15,7 @@ from compact_splats.scene.gaussian_model import GaussianModel
 from compact_splats.scene.normalization import Units
 from compact_splats.scene.parameters import SavedArrays
 from compact_splats.training.exposure import DIFFERENT, Exposure, difference_of_exposures
+from compact_splats.training.poses import PoseRefinement
 from compact_splats.training.processes import SingleProcess
 from compact_splats.utils.errors import InputError
 
@@ -155,6 +156,21 @@ def exposure_for(config: Any, scene: Scene, device: torch.device) -> Exposure | 
             "of each is learnt (see --exposure)"
         )
     return Exposure(len(scene.train), device)
+
+
+def poses_for(config: Any, scene: Scene) -> PoseRefinement | None:
+    """The changes of the training poses, if they are to be learnt.
+
+    Args:
+        config: of the training.
+        scene: of the training.
+    """
+    if not config.refine_poses:
+        return None
+    if len(scene.train) < 2:
+        config.say("the scene has one training photo, whose pose is not refined: there is nothing to compare it with")
+        return None
+    return PoseRefinement(scene.train)
 
 
 def check_same_start(processes: SingleProcess, config: Any, scene: Scene) -> None:

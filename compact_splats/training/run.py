@@ -33,10 +33,10 @@ from compact_splats.training.loading import (
     exposure_for,
     first_gaussians,
     load,
+    poses_for,
 )
 from compact_splats.training.loss import PhotometricLoss
 from compact_splats.training.memory import check_memory, no_room_to_grow
-from compact_splats.training.poses import PoseRefinement
 from compact_splats.training.processes import SINGLE_PROCESS, SingleProcess
 from compact_splats.training.progress import Progress
 from compact_splats.training.resume import check_same_poses, decide_start
@@ -128,6 +128,8 @@ def _train(
             if processes.is_first:
                 run.first = partial(begin, context, is_new=about is None)
             scores = fit(training, context)
+            if training.poses is not None:
+                config.say(training.poses.describe())
             faults = {
                 "skipped_views": context.skipped.total(),
                 "photos_left_out": context.skipped.total_left_out(),
@@ -162,7 +164,7 @@ def make_training(
         background=None if config.random_background else torch.full((3,), float(config.white_background)),
         seed=config.seed,
         exposure=exposure_for(config, scene, model.device),
-        poses=PoseRefinement(scene.train) if config.refine_poses and len(scene.train) > 1 else None,
+        poses=poses_for(config, scene),
         processes=processes,
     )
 
