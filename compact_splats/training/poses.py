@@ -24,9 +24,10 @@ from compact_splats.training.processes import SINGLE_PROCESS, SingleProcess
 from compact_splats.utils.errors import InputError
 from compact_splats.utils.geometry import rotation_matrices_of_unit
 
-START = 0.02  # share of the training after which poses change: then the Gaussians have found the rough shape
+START = 0.1  # share of the training after which poses change: then the Gaussians have found the rough shape
 RATES = 4e-3, 1e-4  # Adam's at START and in the last step, log-linear in between: radians, and shares of the extent
 BETAS = 0.7, 0.95
+PRIOR = 200.0  # its gradient per change; holds what the photos do not tell, else right poses drift away from test poses
 LARGEST = math.radians(10)  # of a turn; of a shift, as a share of the extent: what diverges stays within
 
 
@@ -93,7 +94,7 @@ class PoseRefinement:
             processes.sum(sums)
             sums = sums.cpu()
         rows = sums[:, 6].nonzero().flatten()
-        gradients = sums[rows, :6] / sums[rows, 6:]
+        gradients = sums[rows, :6] / sums[rows, 6:] + PRIOR * self._change[rows]
         self._counts[rows] += 1
         for moment, beta, power in zip(self._moments, BETAS, (gradients, gradients.square()), strict=True):
             moment[rows] = torch.lerp(power, moment[rows], beta)
