@@ -101,7 +101,7 @@ def test_what_diverges_is_bounded_and_named(monkeypatch):
     monkeypatch.setattr(module, "RATES", (0.05, 0.05))
     cameras = make_cameras(20)
     refinement, v = PoseRefinement(cameras), torch.zeros(4, 4)
-    v[0, 1], v[0, 3] = 1, 1
+    v[0, 1], v[0, 3] = 1e3, 1e3
     for _ in range(300):
         refinement.update(0.5, 7, v, YES)
     turns, shifts = refinement.change
