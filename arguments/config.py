@@ -126,7 +126,7 @@ class TrainConfig(MachineConfig, SceneConfig):
     )  # fmt: skip
     depth_loss: str = option(
         "auto", choices=SWITCHES, help="hold the rendered depth at the points that each photo observes, as a COLMAP "
-        "model with tracks says; auto: with at most 30 training photos"
+        "model with tracks says; auto: with at most 12 training photos"
     )  # fmt: skip
     selection: str = option(
         "natural", choices=SELECTIONS,

@@ -13,7 +13,7 @@ from compact_splats.training.strategy import Strategy
 from compact_splats.training.training import Training
 
 FIRST, LAST = 1.0, 0.1  # weight of the term in the first and the last step, log-linear in between
-FEW_PHOTOS = 30  # the most training photos with which it is on by default
+FEW_PHOTOS = 12  # the most training photos with which it is on by default
 _FEWEST = 100  # a view of fewer points has a smaller weight, so that no single point decides
 
 
