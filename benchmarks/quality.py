@@ -185,7 +185,7 @@ def table(results: Sequence[Result]) -> str:
     for (scene, run), same in _grouped([each for each in results if not each["changes"]], _scene_and_run):
         cells = [_spread([value(each) for each in same], digits) for _, value, digits in FIGURES]
         lines.append(_row([scene, run, str(len(same)), *cells]))
-    scenes = list(dict.fromkeys(result["scene"] for result in results))
+    scenes = list(dict.fromkeys(_scene(result) for result in results))
     lines += ["", _row(["run, change", *scenes, *(f"mean {each}" for each in headings)])]
     lines.append(_row(["---"] * (1 + len(scenes) + len(headings))))
     for (run, changes), same in _grouped(results, lambda each: (each["run"], each["changes"])):
@@ -198,7 +198,7 @@ def _differences(scenes: Sequence[str], changed_results: Sequence[Result], resul
     """Cells: by scene the difference of PSNR to the run without changes; mean over scenes of each figure."""
     unchanged = {_case(result)[:-1]: result for result in results if not result["changes"]}
     pairs = [(each, unchanged[_case(each)[:-1]]) for each in changed_results if _case(each)[:-1] in unchanged]
-    by_scene = {scene: [pair for pair in pairs if pair[0]["scene"] == scene] for scene in scenes}
+    by_scene = {scene: [pair for pair in pairs if _scene(pair[0]) == scene] for scene in scenes}
     cells, psnr = [], FIGURES[0][1]
     for scene in scenes:
         cells.append(_spread([psnr(new) - psnr(old) for new, old in by_scene[scene]], 2, sign="+"))
@@ -213,10 +213,13 @@ def _differences(scenes: Sequence[str], changed_results: Sequence[Result], resul
     return cells
 
 
+def _scene(result: Result) -> str:
+    return result["scene"] + (f", {result['photos']} photos" if result.get("photos") else "")
+
+
 def _scene_and_run(result: Result) -> tuple[str, str]:
     size = "" if result["resolution"] == -1 else f" `-r {result['resolution']}`"
-    size += f", {result['photos']} photos" if result.get("photos") else ""
-    return f"{result['scene']}{size}, {result['gaussians']:,}", result["run"]
+    return f"{_scene(result)}{size}, {result['gaussians']:,}", result["run"]
 
 
 def _case(result: Result) -> tuple[Any, ...]:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from scene_writers import PINHOLE, write_cameras, write_colmap, write_photo
 
+from benchmarks.quality import with_photos
 from compact_splats.arguments import TrainConfig
 from compact_splats.arguments.config import SCHEDULES
 from compact_splats.gaussian_renderer import render, render_pass
@@ -184,6 +185,20 @@ def test_a_training_that_stops_and_continues_has_the_same_bits(tracked_scene):
     for _ in second:
         pass
     assert all(torch.equal(whole.model.parameters[name], second.model.parameters[name]) for name in ("means", "sh_dc"))
+
+
+def test_a_scene_with_fewer_photos_has_the_points_that_two_of_them_observe(tracked_scene):
+    scene = load_scene(tracked_scene, tracks=True)
+    few = with_photos(scene, 4)
+    assert [scene.train.index(camera) for camera in few.train] == [0, 4, 7, 11]
+    of_all = dict(zip(scene.train, scene.observed, strict=True))
+    ids = [set(scene.points.ids[of_all[camera]].tolist()) for camera in few.train]
+    kept = set(few.points.ids.tolist())
+    assert kept == {each for each in set.union(*ids) if sum(each in of_one for of_one in ids) >= 2}
+    assert 0 < len(kept) < len(scene.points.xyz)
+    for observed, of_one in zip(few.observed, ids, strict=True):
+        assert set(few.points.ids[observed].tolist()) == of_one & kept
+    assert with_photos(scene, 99).train == scene.train
 
 
 def test_few_photos_switch_it_on_and_a_scene_without_tracks_does_not(tracked_scene, short_scene, tmp_path, capsys):
