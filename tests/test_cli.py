@@ -62,6 +62,7 @@ TRAIN_FLAGS = [
     ("--random_background", "random_background", True),
     ("--deterministic", "deterministic", True),
     ("--exposure on", "exposure", "on"),
+    ("--depth-loss on", "depth_loss", "on"),
     ("--selection cutoff", "selection", "cutoff"),
     ("--sh_rest_lr 0.02", "sh_rest_lr", 0.02),
     ("--densify_grad_threshold 1e-3", "densify_grad_threshold", 1e-3),
