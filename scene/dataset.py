@@ -98,8 +98,9 @@ def load_scene(
     """
     source = Path(source)
     if not source.is_dir():
-        problem = "is a file" if source.exists() else "does not exist"
-        raise InputError(f"scene folder {source} {problem} (see -s)")
+        if source.exists():
+            raise InputError(f"scene folder {source} is a file (see -s); a model to start from is given by --init-ply")
+        raise InputError(f"scene folder {source} does not exist (see -s)")
     if resolution == 0 or resolution < -1:
         raise InputError(f"--resolution must be 1, 2, 4, 8, a width in px, or -1, not {resolution}")
     if alpha not in ALPHAS:
