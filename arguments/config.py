@@ -16,7 +16,7 @@ from compact_splats.utils.errors import InputError, note
 SCHEDULES = {"full": FULL, "fast": FAST, "quick": QUICK}
 ALPHAS = ("auto", "mask", "composite")
 SELECTIONS = ("natural", "cutoff", "none")
-EXPOSURES = ("auto", "on", "off")
+SWITCHES = ("auto", "on", "off")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +121,7 @@ class TrainConfig(MachineConfig, SceneConfig):
     deterministic: bool = option(False, type=bool, help="same bits in every run, also on a GPU; slower")
     random_background: bool = option(False, type=bool, help="a new random background in every step")
     exposure: str = option(
-        "off", choices=EXPOSURES, help="learn exposure and white balance of each training photo; auto: where photos of "
+        "off", choices=SWITCHES, help="learn exposure and white balance of each training photo; auto: where photos of "
         "the same points clearly differ in brightness"
     )  # fmt: skip
     smoothing_3d: bool = option(
@@ -131,6 +131,14 @@ class TrainConfig(MachineConfig, SceneConfig):
     refine_poses: bool = option(
         False, type=bool, help="learn the pose of each training photo with the model; the poses go to cameras.json "
         "and, as a COLMAP model, to refined/sparse/0 in the folder of the results; test views keep theirs"
+    )  # fmt: skip
+    depth_loss: str = option(
+        "auto", choices=SWITCHES, help="hold the rendered depth at the points that each photo observes, as a COLMAP "
+        "model with tracks says; auto: with at most 12 training photos"
+    )  # fmt: skip
+    robust: bool = option(
+        False, type=bool, help="leave out, in every step, the patches of the photo that differ much from the model: "
+        "against people and cars that moved between the photos"
     )  # fmt: skip
     selection: str = option(
         "natural", choices=SELECTIONS,

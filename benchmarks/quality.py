@@ -7,10 +7,11 @@
 
 A change names a field of the schedule at its full length (arguments/schedule.py) and gives its value in JSON:
 ``learning_rates.means_factor=2``, ``densification_rounds.0.allowance_factor=2``; ``selection=cutoff``,
-``exposure=on`` and ``refine_poses=on`` are some, too. ``pose_noise=0.5`` turns each training camera by 0.5 degrees and
-moves it by 1 % of the extent (twice the number), in random directions; then test poses, which stay as they are, are
-brought into the frame of the training poses by the similarity between these and the exact ones. Several changes at once
-are joined by ``+``. Every run of ``--runs`` is made without changes and with each of them.
+``exposure=on``, ``depth=on``, ``robust=on``, ``refine_poses=on``, ``smoothing_3d=on`` and ``antialiasing=on`` are some,
+too. ``pose_noise=0.5`` turns each training camera by 0.5 degrees and moves it by 1 % of the extent (twice the number),
+in random directions; then test poses, which stay as they are, are brought into the frame of the training poses by the
+similarity between these and the exact ones. Several changes at once are joined by ``+``. Every run of ``--runs`` is
+made without changes and with each of them.
 
 A finished run is added to the JSON file at once, and a run that is in the file is not made again. CPU seconds are those
 of the process while it trains: loading, measuring and saving do not count.
@@ -25,6 +26,7 @@ import statistics
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import fields, is_dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,7 +40,9 @@ from compact_splats.scene import Scene, load_scene
 from compact_splats.scene.gaussian_model import GaussianModel
 from compact_splats.scene.normalization import EXTENT
 from compact_splats.training.exposure import Exposure
+from compact_splats.training.loss import PhotometricLoss
 from compact_splats.training.poses import PoseRefinement
+from compact_splats.training.sparse_depth import SparseDepth
 from compact_splats.training.strategies import standard_strategies
 from compact_splats.training.training import Training
 from compact_splats.utils.errors import InputError, run_script
@@ -51,12 +55,16 @@ Result = dict[str, Any]
 
 
 class Setting(NamedTuple):
-    """How a scene is trained: Gaussians, ``--resolution``, first points where it has none, and background."""
+    """How a scene is trained: Gaussians, ``--resolution``, first points where it has none, background, training photos.
+
+    Of ``photos``, evenly spaced among all training photos, only the points are used that two of them observe.
+    """
 
     budget: int = 20_000
     resolution: int = -1
     random_points: int | None = None
     white: bool = False
+    photos: int | None = None
 
 
 # By the name of the folder. The demo scene: python -m compact_splats.demo.scene demo
@@ -77,6 +85,8 @@ OPTIONS = {
     "exposure": "off",
     "smoothing_3d": "off",
     "antialiasing": "off",
+    "depth": "off",
+    "robust": "off",
     "refine_poses": "off",
     "pose_noise": "0",
 }
@@ -95,7 +105,7 @@ def changed(schedule: Any, path: str, value: Any) -> Any:
 
 
 def schedule_of(run: str, changes: str) -> tuple[Schedule, dict[str, str]]:
-    """The schedule of a run with changes, and its selection and exposure as flags of train.py name them."""
+    """The schedule of a run with changes, and what else train.py has flags for."""
     kind, _, steps = run.partition(":")
     if kind not in SCHEDULES or not (steps or "1").isdecimal():
         raise InputError(f"--runs {run}: write the name of a schedule ({', '.join(SCHEDULES)}) or NAME:STEPS")
@@ -117,6 +127,21 @@ def _tuples(value: Any) -> Any:
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
+def with_photos(scene: Scene, count: int) -> Scene:
+    """The scene with fewer training photos, evenly spaced, and of points with tracks those that two of them observe."""
+    last, count = len(scene.train) - 1, min(count, len(scene.train))
+    chosen = [round(i * last / max(1, count - 1)) for i in range(count)]
+    train = tuple(scene.train[i] for i in chosen)
+    if not scene.observed:
+        return replace(scene, train=train)
+    observed = [scene.observed[i] for i in chosen]
+    times = torch.cat(observed).bincount(minlength=len(scene.points.xyz))
+    kept = times >= 2
+    places = kept.cumsum(0) - 1
+    observed = tuple(places[each[kept[each]]] for each in observed)
+    return replace(scene, train=train, points=scene.points.chosen(kept), observed=observed)
+
+
 def measure(folder: Path, setting: Setting, run: str, changes: str, seed: int, course: bool) -> Result:
     """Train once.
 
@@ -130,21 +155,26 @@ def measure(folder: Path, setting: Setting, run: str, changes: str, seed: int, c
     """
     schedule, options = schedule_of(run, changes)
     random_points = setting.random_points or num_random_points(setting.budget)
-    scene = load_scene(folder, resolution=setting.resolution, num_random_points=random_points)
+    scene = load_scene(folder, resolution=setting.resolution, num_random_points=random_points, tracks=True)
+    if setting.photos is not None:
+        scene = with_photos(scene, setting.photos)
     model = GaussianModel.from_points(scene.points, 3, "cpu")
     model.antialiased = options["antialiasing"] == "on"
     strategies = standard_strategies(
         scene, schedule, setting.budget, seed=seed, selection=options["selection"],
         smoothing=options["smoothing_3d"] == "on",
     )  # fmt: skip
+    if options["depth"] == "on":
+        strategies.append(SparseDepth(scene))
     exposure = Exposure(len(scene.train)) if options["exposure"] == "on" else None
     exact = [camera.world_to_camera.clone() for camera in scene.train]
     disturb_poses(scene, float(options["pose_noise"]), seed)
     poses = PoseRefinement(scene.train) if options["refine_poses"] == "on" else None
     background = torch.ones(3) if setting.white else torch.zeros(3)
     spent, points, start = 0.0, [], time.process_time()
+    loss = PhotometricLoss(robust=options["robust"] == "on")
     training = Training(
-        scene, model, schedule, strategies, background=background, seed=seed, exposure=exposure, poses=poses
+        scene, model, schedule, strategies, loss=loss, background=background, seed=seed, exposure=exposure, poses=poses
     )
     for step in training:
         if course and step.number % max(1, schedule.iterations // MEASUREMENTS) == 0:
@@ -226,7 +256,7 @@ def table(results: Sequence[Result]) -> str:
     for (scene, run), same in _grouped([each for each in results if not each["changes"]], _scene_and_run):
         cells = [_spread([value(each) for each in same], digits) for _, value, digits in FIGURES]
         lines.append(_row([scene, run, str(len(same)), *cells]))
-    scenes = list(dict.fromkeys(result["scene"] for result in results))
+    scenes = list(dict.fromkeys(_scene(result) for result in results))
     lines += ["", _row(["run, change", *scenes, *(f"mean {each}" for each in headings)])]
     lines.append(_row(["---"] * (1 + len(scenes) + len(headings))))
     for (run, changes), same in _grouped(results, lambda each: (each["run"], each["changes"])):
@@ -239,7 +269,7 @@ def _differences(scenes: Sequence[str], changed_results: Sequence[Result], resul
     """Cells: by scene the difference of PSNR to the run without changes; mean over scenes of each figure."""
     unchanged = {_case(result)[:-1]: result for result in results if not result["changes"]}
     pairs = [(each, unchanged[_case(each)[:-1]]) for each in changed_results if _case(each)[:-1] in unchanged]
-    by_scene = {scene: [pair for pair in pairs if pair[0]["scene"] == scene] for scene in scenes}
+    by_scene = {scene: [pair for pair in pairs if _scene(pair[0]) == scene] for scene in scenes}
     cells, psnr = [], FIGURES[0][1]
     for scene in scenes:
         cells.append(_spread([psnr(new) - psnr(old) for new, old in by_scene[scene]], 2, sign="+"))
@@ -254,14 +284,18 @@ def _differences(scenes: Sequence[str], changed_results: Sequence[Result], resul
     return cells
 
 
+def _scene(result: Result) -> str:
+    return result["scene"] + (f", {result['photos']} photos" if result.get("photos") else "")
+
+
 def _scene_and_run(result: Result) -> tuple[str, str]:
     size = "" if result["resolution"] == -1 else f" `-r {result['resolution']}`"
-    return f"{result['scene']}{size}, {result['gaussians']:,}", result["run"]
+    return f"{_scene(result)}{size}, {result['gaussians']:,}", result["run"]
 
 
 def _case(result: Result) -> tuple[Any, ...]:
     """What makes two results the same run; the changes come last."""
-    return tuple(result[name] for name in ("scene", *Setting._fields, "run", "seed", "changes"))
+    return tuple(result.get(name) for name in ("scene", *Setting._fields, "run", "seed", "changes"))
 
 
 def _grouped(results: Sequence[Result], key: Any) -> list[tuple[Any, list[Result]]]:
@@ -310,6 +344,7 @@ def main() -> None:
     parser.add_argument("--scenes", type=Path, nargs="+", default=[], metavar="FOLDER")
     parser.add_argument("-r", "--resolution", type=int, help="of all scenes, as for train.py")
     parser.add_argument("--final-budget", type=int, help="Gaussians, for all scenes (default: by name)")
+    parser.add_argument("--photos", type=int, nargs="+", default=[None], help="so many training photos")
     parser.add_argument("--runs", nargs="+", default=["quick"], metavar="SCHEDULE[:STEPS]")
     parser.add_argument(
         "--with", nargs="+", default=[], dest="changes", metavar="FIELD=VALUE", help="changes, see above"
@@ -336,8 +371,8 @@ def main() -> None:
     results = read([options.out]) if options.out and options.out.exists() else []
     given = {"budget": options.final_budget, "resolution": options.resolution}
     given = {name: value for name, value in given.items() if value is not None}
-    for folder in options.scenes:
-        setting = SETTINGS.get(folder.name, Setting())._replace(**given)
+    for folder, photos in product(options.scenes, options.photos):
+        setting = SETTINGS.get(folder.name, Setting())._replace(**given, photos=photos)
         for run in options.runs:
             for changes in ["", *options.changes]:
                 for seed in options.seeds:

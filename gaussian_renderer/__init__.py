@@ -70,6 +70,7 @@ def render_pass(
     sums: Mapping[str, Tensor | None],
     *,
     pose: bool = False,
+    inverse_depth: bool = False,
 ) -> RenderPass:
     """Render a view without autograd, for training. Image and gradients have the same bits as those of :func:`render`.
 
@@ -79,6 +80,7 @@ def render_pass(
         background: as for :func:`render`.
         sums: by parameter name, what gradients are added to, if anything.
         pose: compute the gradient for the pose of the camera, too.
+        inverse_depth: as for :func:`render`.
     """
     return RenderPass(
         _view(camera, background),
@@ -89,6 +91,7 @@ def render_pass(
         sh_degree=model.sh_degree,
         antialiased=model.antialiased,
         pose=pose,
+        inverse_depth=inverse_depth,
     )
 
 

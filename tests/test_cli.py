@@ -64,6 +64,8 @@ TRAIN_FLAGS = [
     ("--exposure on", "exposure", "on"),
     ("--smoothing-3d", "smoothing_3d", True),
     ("--refine-poses", "refine_poses", True),
+    ("--depth-loss on", "depth_loss", "on"),
+    ("--robust", "robust", True),
     ("--selection cutoff", "selection", "cutoff"),
     ("--sh_rest_lr 0.02", "sh_rest_lr", 0.02),
     ("--densify_grad_threshold 1e-3", "densify_grad_threshold", 1e-3),

@@ -104,9 +104,13 @@ def test_without_a_number_of_threads_as_many_as_torch_are_used(monkeypatch):
 
 
 @pytest.mark.usefixtures("deterministic")
-@pytest.mark.parametrize(("frozen", "pose"), [((), False), (("quats", "sh_rest"), True)])
-def test_a_pass_without_autograd_gives_the_bits_of_autograd(engine, frozen, pose):
-    """Image, loss, gradients, sums and statistics, with a mask; rows that require no gradient have none."""
+@pytest.mark.parametrize(("frozen", "further"), [((), False), (("quats", "sh_rest"), True)])
+def test_a_pass_without_autograd_gives_the_bits_of_autograd(engine, frozen, further):
+    """Image, loss, gradients, sums, statistics, with a mask; rows that require no gradient have none.
+
+    ``further``: with the inverse depth, and the gradient for the pose.
+    """
+    inverse_depth = pose = further
     case = make_case(5, 300, 70, 50)
     case.camera.world_to_camera.requires_grad_(pose)
     on = {"device": engine.device}
@@ -119,19 +123,24 @@ def test_a_pass_without_autograd_gives_the_bits_of_autograd(engine, frozen, pose
         return torch.zeros(300, **on), torch.zeros(300, **on, dtype=torch.int32)
 
     by_autograd, direct = new_stats(), new_stats()
-    out = engine.rasterize(case, rows, torch.float32, stats=by_autograd)
+    out = engine.rasterize(case, rows, torch.float32, stats=by_autograd, inverse_depth=inverse_depth)
     with engine.active():
         loss = photometric_loss(out.image, photo, mask=mask, ssim_weight=0.3).loss
+        of_depth = mask.float()
+        term = (of_depth * out.inverse_depth).sum() if inverse_depth else 0
         wanted = {name: row for name, row in rows.items() if name not in frozen}
         leaves = [*wanted.values(), *([case.camera.world_to_camera] if pose else [])]
-        found = torch.autograd.grad(loss, leaves)
+        found = torch.autograd.grad(loss + term, leaves)
         expected = dict(zip(wanted, found, strict=not pose))
         waiting = torch.ones_like(rows["means"])
         view = RenderPass(engine.view(case, torch.float32), rows, {"means": waiting}, sh_degree=case.sh_degree,
-                          antialiased=case.antialiased, pose=pose)  # fmt: skip
+                          antialiased=case.antialiased, inverse_depth=inverse_depth, pose=pose)  # fmt: skip
         value = view.photometric_loss(photo, mask, 0.3)
+        if inverse_depth:
+            view.v_inverse_depth += of_depth
         view.backward(direct)
         assert view.add_gradients(value, largest=1e30)
+    assert not inverse_depth or torch.equal(view.inverse_depth, out.inverse_depth)
     assert torch.equal(view.image, out.image) and torch.equal(view.radii, out.radii) and torch.equal(value, loss)
     assert_same_bits(view.gradients, expected)
     assert torch.equal(view.v_world_to_camera.cpu(), found[-1].float()) if pose else view.v_world_to_camera is None

@@ -157,13 +157,17 @@ class Training:
         shown = model if self._rendered is None else self._rendered(self)
         progress = step / self.schedule.iterations
         poses = self.poses if self.poses is not None and self.poses.has_begun(progress) else None
-        view = render_pass(camera, shown, background, model.waiting_gradients(), pose=poses is not None)
+        wants_depth = any(strategy.wants_inverse_depth(step) for strategy in strategies)
+        view = render_pass(
+            camera, shown, background, model.waiting_gradients(), pose=poses is not None, inverse_depth=wants_depth
+        )
         image, exposure = view.image, self.exposure
         if exposure is None:
             loss = measure(view, self._loss, photo, mask)
         else:
             loss, image, v_transform = exposure.measure(index, view, self._loss, photo, mask)
         terms = [term for strategy in strategies if (term := strategy.loss_term(self)) is not None]
+        terms += [term for strategy in strategies if (term := strategy.view_loss(self, index, view)) is not None]
 
         view.backward(None if stats is None else (stats.abs_grad_sum, stats.views))
         usable = add_gradients(model, view, loss, terms)
