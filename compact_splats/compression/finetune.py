@@ -7,6 +7,7 @@ the last steps, which averages out the noise.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -114,12 +115,31 @@ def fine_tune(
             quantizer.fit(model.file_parameters())
         return as_stored(model, quantizer)
 
+    fit(model, photos, phase, rates, progress, rendered, [QuantizationPenalty(quantizer)])
+
+
+def fit(
+    model: GaussianModel,
+    photos: Photos,
+    phase: Phase,
+    rates: FineTuneRates,
+    progress: Progress,
+    rendered: Callable[[Training], GaussianModel] | None = None,
+    strategies: Sequence[Strategy] = (),
+) -> None:
+    """Fit the model to the photos.
+
+    Args:
+        model: see :func:`fine_tune`, as for ``photos``, ``phase``, ``rates`` and ``progress``.
+        rendered: what is rendered in its place, see :class:`training.training.Training`.
+        strategies: add to the loss.
+    """
     mean = [] if phase.mean_from is None else [MeanOfLastSteps(phase.mean_from)]
     training = Training(
         photos.scene,
         model,
         FineTuneSchedule(phase, rates),
-        [QuantizationPenalty(quantizer), *mean],
+        [*strategies, *mean],
         loss=partial(squares_loss, ssim_weight=photos.ssim_weight),
         background=photos.background,
         views=photos.views,

@@ -124,7 +124,7 @@ class Training:
         self._divisor, self._smaller = 1, dict[int, Camera]()
         self._loss, self._background, self._rendered = loss, background, rendered
         self.exposure, self._processes = exposure, processes
-        model.units = scene.units
+        model.units, model.nested = scene.units, False
         self._views = views or ViewSampler(len(scene.train), random_stream(seed, "views"))
         self._background_stream = random_stream(seed, "background")
         if model.optimizer is None:
