@@ -134,15 +134,17 @@ class OrderSchedule:
         round: fine-tuning after each round.
         level: fine-tuning when a level is reached.
         prefixes: fine-tuning at the end; each step renders one prefix.
-        whole_share: share of these steps that render the whole model.
+        whole_share: share of these steps that render the whole model; the others render one of the levels,
+        between_share: or, in this share of them, a prefix of random length up to the next larger level.
     """
 
     levels: tuple[float, ...] = (0.5, 0.25, 0.1)
     pruned_share: float = 0.2
     round: Phase = Phase(steps=100, first_factor=8.0, last_factor=8.0)
     level: Phase = Phase(steps=400, mean_from=300, first_factor=8.0, last_factor=0.8)
-    prefixes: Phase = Phase(steps=6_000, mean_from=4_500, first_factor=8.0, last_factor=0.8)
+    prefixes: Phase = Phase(steps=8_000, mean_from=6_000, first_factor=16.0, last_factor=0.8)
     whole_share: float = 0.5
+    between_share: float = 0.25
 
     def scaled(self, factor: float) -> OrderSchedule:
         """The same levels with ``factor`` times the steps."""
@@ -252,7 +254,7 @@ class CompressConfig(FineTuneConfig, KeepConfig):
         """
         description = (
             "Compress a trained model: prune the Gaussians that matter least, and fine-tune the rest "
-            "quantization-aware. Other commands: compress.py export, compress.py info; see their --help."
+            "quantization-aware. Other commands: compress.py order, export and info; see their --help."
         )
         return _read(cls, argv, description, ("output/my_scene --no-prune", "model.ply -s my_scene --target-mb 2"))
 

@@ -1,8 +1,8 @@
 """Nested models: compress.py order, the mark in files, and what keeps the order."""
 
 import json
-import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +11,12 @@ import torch
 from viewer_cases import rows_of
 
 from compact_splats.arguments import TrainConfig
-from compact_splats.arguments.compress import ORDER_RATES, OrderSchedule
+from compact_splats.arguments.compress import ORDER_RATES, OrderSchedule, Phase
 from compact_splats.arguments.schedule import QUICK
 from compact_splats.commands import compress
 from compact_splats.compression import read_model
 from compact_splats.compression.finetune import Photos
-from compact_splats.compression.ordering import first, measured, nested
+from compact_splats.compression.ordering import drawn_share, first, measured, nested
 from compact_splats.gaussian_renderer.evaluation import evaluate
 from compact_splats.scene import Scene, load_scene, ply
 from compact_splats.scene.gaussian_model import PARAMETER_NAMES, GaussianModel
@@ -92,23 +92,30 @@ def test_without_steps_the_same_gaussians_are_in_another_order(trained, scene):
     assert not torch.equal(model.means, given["means"])
 
 
-def test_a_step_of_a_prefix_changes_no_gaussian_behind_it(trained, scene, monkeypatch):
-    """Of the first step, which renders a prefix: those that are hidden have no gradient."""
-    schedule, seen = OrderSchedule(whole_share=0.0).scaled(0), {}
-    schedule = OrderSchedule(**{**vars(schedule), "prefixes": OrderSchedule().prefixes.scaled(1 / 6_000)})
-    update = GaussianModel.update
+def test_steps_render_the_whole_the_levels_and_lengths_between_as_often_as_the_schedule_says():
+    generator, schedule = torch.Generator().manual_seed(0), OrderSchedule()
+    drawn = [drawn_share(schedule, generator) for _ in range(4_000)]
+    assert drawn.count(1.0) / 4_000 == pytest.approx(0.5, abs=0.03)
+    for level in schedule.levels:
+        assert drawn.count(level) / 4_000 == pytest.approx(0.125, abs=0.02)
+    between = [share for share in drawn if share not in SHARES]
+    assert len(between) / 4_000 == pytest.approx(0.125, abs=0.02)
+    assert 0.1 < min(between) < 0.15 and 0.9 < max(between) < 1
 
-    def noting(model, names):
-        if model.num_gaussians == NUM:
-            seen["moved"] = torch.stack([values.grad.flatten(1).abs().sum(1) for values in model.parameters.values()])
+
+def test_a_step_of_a_prefix_changes_no_gaussian_behind_it(trained, scene, monkeypatch):
+    one_step = Phase(steps=1)
+    schedule = replace(OrderSchedule().scaled(0), prefixes=one_step, whole_share=0.0, levels=(0.5,), between_share=0.0)
+    gradients, update = [], GaussianModel.update
+
+    def noted(model, names):
+        gradients.append(torch.stack([row.grad.flatten(1).abs().sum(1) for row in model.parameters.values()]).sum(0))
         update(model, names)
 
-    monkeypatch.setattr(GaussianModel, "update", noting)
+    monkeypatch.setattr(GaussianModel, "update", noted)
     nested(trained, photos_of(scene), schedule, ORDER_RATES, torch.Generator().manual_seed(0), quiet=True)
-    _, length = torch.rand(2, generator=torch.Generator().manual_seed(0)).tolist()
-    count = math.ceil(NUM * 0.1**length)
-    moved = seen["moved"].sum(0) > 0
-    assert 30 <= count < NUM and moved[:count].any() and not moved[count:].any()
+    (gradient,) = gradients
+    assert gradient[: NUM // 2].any() and not gradient[NUM // 2 :].any()
 
 
 # ---- the mark ----

@@ -56,7 +56,7 @@ def export(argv: Sequence[str]) -> None:
         numbers = " ".join(f"{each:.10g}" for each in arrays.offset)
         note(f"{out}: its coordinates are those of the scene minus {numbers}, which this format can't say")
     if arrays.nested and config.format != "ply":
-        kept = "kept, without its mark" if config.format in _KEEPS_ORDER else "lost: this format has an order of its own"
+        kept = "kept, without its mark" if config.format in _KEEPS_ORDER else "lost: this format has its own"
         note(f"{out}: the order of the nested model is {kept}")
     for text in [*lost, *(_figure(sources[0], arrays, out) if lost and _is_in_place(config) else [])]:
         note(f"{out}: {text}")

@@ -126,6 +126,7 @@ def fit(
     progress: Progress,
     rendered: Callable[[Training], GaussianModel] | None = None,
     strategies: Sequence[Strategy] = (),
+    logarithm: bool = False,
 ) -> None:
     """Fit the model to the photos.
 
@@ -133,14 +134,16 @@ def fit(
         model: see :func:`fine_tune`, as for ``photos``, ``phase``, ``rates`` and ``progress``.
         rendered: what is rendered in its place, see :class:`training.training.Training`.
         strategies: add to the loss.
+        logarithm: take that of the loss, so that steps with a large and with a small loss count alike.
     """
+    measured = partial(squares_loss, ssim_weight=photos.ssim_weight)
     mean = [] if phase.mean_from is None else [MeanOfLastSteps(phase.mean_from)]
     training = Training(
         photos.scene,
         model,
         FineTuneSchedule(phase, rates),
         [*strategies, *mean],
-        loss=partial(squares_loss, ssim_weight=photos.ssim_weight),
+        loss=(lambda *pictures: measured(*pictures).clamp_min(1e-9).log()) if logarithm else measured,
         background=photos.background,
         views=photos.views,
         rendered=rendered,

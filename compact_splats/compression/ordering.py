@@ -64,15 +64,23 @@ def nested(
     model = _ordered(model, photos, schedule, rates, quiet)
 
     def rendered(training: Training) -> GaussianModel:
-        whole, length = torch.rand(2, generator=generator).tolist()
-        if whole < schedule.whole_share:
-            return model
-        return _hidden_from(model, math.ceil(model.num_gaussians * schedule.levels[-1] ** length))
+        share = drawn_share(schedule, generator)
+        return model if share == 1 else _hidden_from(model, math.ceil(share * model.num_gaussians))
 
     model.start_training(rates.at(1.0, photos.scene.extent))
     _fine_tune(model, photos, schedule.prefixes, rates, "prefixes", quiet, rendered)
     model.nested = True
     return model
+
+
+def drawn_share(schedule: OrderSchedule, generator: torch.Generator) -> float:
+    """The share of the Gaussians, from the first one on, that a step renders; 1: all of them."""
+    whole, level, between, place = torch.rand(4, generator=generator, dtype=torch.float64).tolist()
+    if whole < schedule.whole_share:
+        return 1.0
+    index = int(level * len(schedule.levels))
+    low, high = schedule.levels[index], (1.0, *schedule.levels)[index]
+    return low + place * (high - low) if between < schedule.between_share else low
 
 
 def first(model: GaussianModel, count: int) -> GaussianModel:
@@ -153,5 +161,5 @@ def _fine_tune(
     rendered: Callable[[Training], GaussianModel] | None = None,
 ) -> None:
     progress = Progress(phase.steps, quiet or not phase.steps, label=label, leave=False)
-    fit(model, photos, phase, rates, progress, rendered)
+    fit(model, photos, phase, rates, progress, rendered, logarithm=True)
     progress.close()
