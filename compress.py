@@ -102,6 +102,8 @@ def compress(config: CompressConfig) -> dict[str, Any]:
     with _loaded(config, source, out) as given:
         if out.exists():
             config.say(f"{out} exists; it will be replaced when the new file is complete")
+        if given.model.nested:
+            config.say_notes(source, ("the order of the nested model is lost: a .gsz has its own",))
         config.say(HEADER)
         stage = PostHoc(
             given.model, quantizer_of(config, given.photos.scene.train, given.model.units), decode, given.photos,

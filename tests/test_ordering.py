@@ -147,6 +147,13 @@ def test_an_export_keeps_the_order_or_says_that_it_is_lost(name, tmp_path, capsy
     assert read_model(out).nested == (name == "ply")
 
 
+def test_several_models_have_no_order(tmp_path, capsys):
+    path, out = tmp_path / "model.ply", tmp_path / "out.ply"
+    ply.write(path, SavedArrays(rows_of(5, 0), nested=True))
+    compress.main(["export", str(path), str(path), "--format", "ply", "-o", str(out)])
+    assert "order of a nested model is lost" in capsys.readouterr().err and not read_model(out).nested
+
+
 def test_info_shows_the_mark(tmp_path, capsys):
     ply.write(tmp_path / "model.ply", SavedArrays(rows_of(5, 0), nested=True))
     compress.main(["info", str(tmp_path / "model.ply")])

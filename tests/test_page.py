@@ -227,7 +227,7 @@ def nested_run(run, tmp_path_factory) -> Path:
     return folder
 
 
-def test_a_page_keeps_the_order_of_a_nested_model_and_takes_its_first_gaussians(nested_run, run, tmp_path):
+def test_a_page_keeps_the_order_of_a_nested_model_and_takes_its_first_gaussians(nested_run, run, tmp_path, capsys):
     text = write(nested_run, tmp_path / "out.html", "--max-gaussians", "200")
     (tmp_path / "model.spz").write_bytes(base64.b64decode(part(text, "model")))
     _, units = read_cameras(nested_run / "cameras.json")
@@ -237,6 +237,8 @@ def test_a_page_keeps_the_order_of_a_nested_model_and_takes_its_first_gaussians(
     assert json.loads(part(text, "about"))["nested"]
     assert not json.loads(part(write(run, tmp_path / "plain.html"), "about"))["nested"]
     assert not json.loads(part(write(nested_run, tmp_path / "gsz.html", "--format", "gsz"), "about"))["nested"]
+    said = capsys.readouterr()
+    assert "200 of the 300 Gaussians, the first ones" in said.out and "order of the nested model is lost" in said.err
 
 
 @needs_browser

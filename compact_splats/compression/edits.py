@@ -67,7 +67,8 @@ def merged(models: Sequence[SavedArrays]) -> SavedArrays:
     if len({each.antialiased for each in models}) > 1:
         raise ValueError("some are anti-aliased, others are not")
     both = joined(models)
-    return both.replaced(both, *(text for each in models for text in each.notes))
+    order = ["the order of a nested model is lost: several models become one"] if any(map(is_nested, models)) else []
+    return both.replaced(both, *(text for each in models for text in each.notes), *order)
 
 
 def similarity(config: EditConfig) -> np.ndarray:
