@@ -260,7 +260,7 @@ def make_nested(config: OrderConfig) -> dict[str, Any]:
     if out.exists() and not config.overwrite:
         raise InputError(f"{out} exists: give --overwrite to replace it, or name another file with --out")
     schedule = config.make_schedule()
-    shares = (*sorted(schedule.levels), 1.0)
+    shares = (*sorted({0.1, 0.25, 0.5, *schedule.levels}), 1.0)
     with _loaded(config, source, out) as given:
         (before,) = measured(given.model, given.photos, (1.0,))
         prefixes = random_stream(config.seed, "prefixes")

@@ -129,22 +129,24 @@ class OrderSchedule:
     """How a nested model is made: pruning level by level, then fine-tuning of prefixes.
 
     Attributes:
-        levels: shares of the Gaussians, falling; the last one is the shortest prefix.
+        levels: shares of the Gaussians, falling: prefixes that are as good as models of so many Gaussians.
         pruned_share: share of the current Gaussians that each round prunes.
         round: fine-tuning after each round.
         level: fine-tuning when a level is reached.
         prefixes: fine-tuning at the end; each step renders one prefix.
-        whole_share: share of these steps that render the whole model; the others render one of the levels,
-        between_share: or, in this share of them, a prefix of random length up to the next larger level.
+        whole_share: share of these steps that render the whole model.
+        any_share: share of these steps that render a prefix of random length; the others render one of the levels.
+        shortest: share of the Gaussians in the shortest prefix of random length.
     """
 
-    levels: tuple[float, ...] = (0.5, 0.25, 0.1)
+    levels: tuple[float, ...] = (0.5, 0.25)
     pruned_share: float = 0.2
     round: Phase = Phase(steps=100, first_factor=8.0, last_factor=8.0)
     level: Phase = Phase(steps=400, mean_from=300, first_factor=8.0, last_factor=0.8)
     prefixes: Phase = Phase(steps=8_000, mean_from=6_000, first_factor=16.0, last_factor=0.8)
     whole_share: float = 0.5
-    between_share: float = 0.25
+    any_share: float = 0.1
+    shortest: float = 0.1
 
     def scaled(self, factor: float) -> OrderSchedule:
         """The same levels with ``factor`` times the steps."""
@@ -272,10 +274,15 @@ class OrderConfig(FineTuneConfig):
         "or beside --ply, with the name of the model's file)"
     )  # fmt: skip
     overwrite: bool = option(False, type=bool, group="output", help="replace a file of that name")
+    smallest: float = option(
+        0.25, type=float, group="basic", help="smallest share of the Gaussians, 0.01 to 0.5, that is to be as good as "
+        "a model of so many; a smaller one costs the larger ones quality"
+    )  # fmt: skip
     steps: float = option(1.0, type=float, help="factor for the numbers of fine-tuning steps; 0: only order")
 
     def __post_init__(self) -> None:
         self.check_model()
+        in_range(0.01, 0.5, "--smallest", self.smallest)
         at_least(0, "--steps", self.steps)
         if self.steps == math.inf:
             raise InputError("--steps must be finite")
@@ -283,8 +290,10 @@ class OrderConfig(FineTuneConfig):
             raise InputError(f"--out {self.out} must end in .ply, the format that is written")
 
     def make_schedule(self) -> OrderSchedule:
-        """The schedule with ``steps`` times the steps."""
-        return OrderSchedule().scaled(self.steps)
+        """The schedule with ``steps`` times the steps, and with levels down to ``smallest``."""
+        schedule = OrderSchedule().scaled(self.steps)
+        levels = (*(level for level in schedule.levels if level > self.smallest), self.smallest)
+        return replace(schedule, levels=levels, shortest=min(schedule.shortest, self.smallest))
 
     @classmethod
     def from_command_line(cls, argv: Sequence[str]) -> OrderConfig:

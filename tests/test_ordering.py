@@ -11,7 +11,7 @@ import torch
 from viewer_cases import rows_of
 
 from compact_splats.arguments import TrainConfig
-from compact_splats.arguments.compress import ORDER_RATES, OrderSchedule, Phase
+from compact_splats.arguments.compress import ORDER_RATES, OrderConfig, OrderSchedule, Phase
 from compact_splats.arguments.schedule import QUICK
 from compact_splats.commands import compress
 from compact_splats.compression import read_model
@@ -96,16 +96,16 @@ def test_steps_render_the_whole_the_levels_and_lengths_between_as_often_as_the_s
     generator, schedule = torch.Generator().manual_seed(0), OrderSchedule()
     drawn = [drawn_share(schedule, generator) for _ in range(4_000)]
     assert drawn.count(1.0) / 4_000 == pytest.approx(0.5, abs=0.03)
-    for level in schedule.levels:
-        assert drawn.count(level) / 4_000 == pytest.approx(0.125, abs=0.02)
-    between = [share for share in drawn if share not in SHARES]
-    assert len(between) / 4_000 == pytest.approx(0.125, abs=0.02)
-    assert 0.1 < min(between) < 0.15 and 0.9 < max(between) < 1
+    for level in (0.5, 0.25):
+        assert drawn.count(level) / 4_000 == pytest.approx(0.2, abs=0.02)
+    others = [share for share in drawn if share not in SHARES]
+    assert len(others) / 4_000 == pytest.approx(0.1, abs=0.02)
+    assert 0.1 <= min(others) < 0.12 and 0.9 < max(others) < 1
 
 
 def test_a_step_of_a_prefix_changes_no_gaussian_behind_it(trained, scene, monkeypatch):
     one_step = Phase(steps=1)
-    schedule = replace(OrderSchedule().scaled(0), prefixes=one_step, whole_share=0.0, levels=(0.5,), between_share=0.0)
+    schedule = replace(OrderSchedule().scaled(0), prefixes=one_step, whole_share=0.0, levels=(0.5,), any_share=0.0)
     gradients, update = [], GaussianModel.update
 
     def noted(model, names):
@@ -200,6 +200,14 @@ def test_a_model_that_is_too_small_is_refused(run, tiny_scene_dir, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("smallest", "levels"), [(0.25, (0.5, 0.25)), (0.1, (0.5, 0.25, 0.1)), (0.3, (0.5, 0.3)), (0.5, (0.5,))]
+)
+def test_levels_end_at_the_smallest_share(smallest, levels):
+    config = OrderConfig.from_command_line(["-m", "model", "-s", "scene", "--smallest", str(smallest)])
+    assert config.make_schedule().levels == levels
+
+
+@pytest.mark.parametrize(
     ("words", "said"),
     [
         ("", "no model"),
@@ -207,6 +215,8 @@ def test_a_model_that_is_too_small_is_refused(run, tiny_scene_dir, tmp_path):
         ("-m model -s scene -o some.gsz", "must end in .ply"),
         ("-m model -s scene --steps -1", "--steps"),
         ("-m model -s scene --steps inf", "--steps"),
+        ("-m model -s scene --smallest 0.6", "--smallest"),
+        ("-m model -s scene --smallest 0", "--smallest"),
         ("-m model -s scene --profile seed", "--profile"),
     ],
 )

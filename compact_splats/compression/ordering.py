@@ -75,12 +75,12 @@ def nested(
 
 def drawn_share(schedule: OrderSchedule, generator: torch.Generator) -> float:
     """The share of the Gaussians, from the first one on, that a step renders; 1: all of them."""
-    whole, level, between, place = torch.rand(4, generator=generator, dtype=torch.float64).tolist()
-    if whole < schedule.whole_share:
+    step, length = torch.rand(2, generator=generator, dtype=torch.float64).tolist()
+    if step < schedule.whole_share:
         return 1.0
-    index = int(level * len(schedule.levels))
-    low, high = schedule.levels[index], (1.0, *schedule.levels)[index]
-    return low + place * (high - low) if between < schedule.between_share else low
+    if step < schedule.whole_share + schedule.any_share:
+        return schedule.shortest**length  # as often from 10 to 20 % as from 20 to 40 %
+    return schedule.levels[int(length * len(schedule.levels))]
 
 
 def first(model: GaussianModel, count: int) -> GaussianModel:
@@ -116,8 +116,8 @@ def _ordered(
     """The Gaussians in the opposite order of pruning, each with its values of the last level that it reached."""
     num = model.num_gaussians
     levels = [math.ceil(share * num) for share in schedule.levels]
-    if levels[0] == num or len({*levels}) < len(levels):
-        raise InputError(f"the model has {num} Gaussians, too few for prefixes: give a larger one")
+    if num * schedule.shortest < 1:
+        raise InputError(f"the model has {num} Gaussians, too few to leave some out: give a larger one")
     values = {name: rows.detach().clone() for name, rows in model.parameters.items()}
     model.per_gaussian["place"] = torch.arange(num, device=model.device)
     model.start_training(rates.at(1.0, photos.scene.extent))
