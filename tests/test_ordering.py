@@ -96,8 +96,8 @@ def test_steps_render_the_whole_the_levels_and_lengths_between_as_often_as_the_s
     generator, schedule = torch.Generator().manual_seed(0), OrderSchedule()
     drawn = [drawn_share(schedule, generator) for _ in range(4_000)]
     assert drawn.count(1.0) / 4_000 == pytest.approx(0.5, abs=0.03)
-    for level in (0.5, 0.25):
-        assert drawn.count(level) / 4_000 == pytest.approx(0.2, abs=0.02)
+    assert drawn.count(0.5) / 4_000 == pytest.approx(0.4 / 3, abs=0.02)
+    assert drawn.count(0.25) / 4_000 == pytest.approx(0.8 / 3, abs=0.02)
     others = [share for share in drawn if share not in SHARES]
     assert len(others) / 4_000 == pytest.approx(0.1, abs=0.02)
     assert 0.1 <= min(others) < 0.12 and 0.9 < max(others) < 1

@@ -80,7 +80,8 @@ def drawn_share(schedule: OrderSchedule, generator: torch.Generator) -> float:
         return 1.0
     if step < schedule.whole_share + schedule.any_share:
         return schedule.shortest**length  # as often from 10 to 20 % as from 20 to 40 %
-    return schedule.levels[int(length * len(schedule.levels))]
+    choices = (*schedule.levels, schedule.levels[-1])  # the last level is the hardest
+    return choices[int(length * len(choices))]
 
 
 def first(model: GaussianModel, count: int) -> GaussianModel:
@@ -122,16 +123,17 @@ def _ordered(
     model.per_gaussian["place"] = torch.arange(num, device=model.device)
     model.start_training(rates.at(1.0, photos.scene.extent))
     pruned: list[Tensor] = []
-    for level in levels:
-        while model.num_gaussians > level:
-            left = max(level, int((1 - schedule.pruned_share) * model.num_gaussians))
+    for count in dict.fromkeys([*levels, math.ceil(schedule.shortest * num)]):
+        while model.num_gaussians > count:
+            left = max(count, int((1 - schedule.pruned_share) * model.num_gaussians))
             best = _best_first(model, photos)
             pruned.append(model.per_gaussian["place"][best[left:]])
             model.keep(best[:left].sort().values)
             _fine_tune(model, photos, schedule.round, rates, f"{left:,} Gaussians", quiet)
-        _fine_tune(model, photos, schedule.level, rates, f"{level:,} Gaussians", quiet)
-        for name, rows in model.parameters.items():
-            values[name][model.per_gaussian["place"]] = rows.detach()
+        if count in levels:
+            _fine_tune(model, photos, schedule.level, rates, f"{count:,} Gaussians", quiet)
+            for name, rows in model.parameters.items():
+                values[name][model.per_gaussian["place"]] = rows.detach()
     order = torch.cat([model.per_gaussian["place"][_best_first(model, photos)], *reversed(pruned)])
     return model.with_parameters({name: rows[order] for name, rows in values.items()})
 
