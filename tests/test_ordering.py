@@ -211,7 +211,7 @@ def test_levels_end_at_the_smallest_share(smallest, levels):
     ("words", "said"),
     [
         ("", "no model"),
-        ("--ply model.ply", "--source-path is missing"),
+        ("--ply model.ply", "no scene to fine-tune on"),
         ("-m model -s scene -o some.gsz", "must end in .ply"),
         ("-m model -s scene --steps -1", "--steps"),
         ("-m model -s scene --steps inf", "--steps"),

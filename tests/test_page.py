@@ -210,6 +210,12 @@ def test_a_browser_draws_a_gsz_as_we_render_it(made, gsz_page, compressed, run, 
         assert not visit.complaints
 
 
+def test_the_example_page_holds_a_model_that_we_read():
+    page = Path(__file__).parent.parent / "docs" / "example.html"
+    assert page.stat().st_size < 1e6
+    assert decode(base64.b64decode(part(page.read_text(), "model")))["means"].shape == (20_000, 3)
+
+
 # ---- bad and small input ----
 
 
