@@ -216,9 +216,6 @@ def test_the_example_page_holds_a_model_that_we_read():
     assert decode(base64.b64decode(part(page.read_text(), "model")))["means"].shape == (20_000, 3)
 
 
-# ---- bad and small input ----
-
-
 # ---- nested models ----
 
 
@@ -268,6 +265,9 @@ def test_the_slider_draws_the_first_gaussians(nested_run, page, tmp_path, chromi
     with browser.visit(chromium, page.as_uri(), WIDTH, HEIGHT, is_offline=True) as visit:
         settle(visit)
         assert not visit.page.is_visible("#prefix")
+
+
+# ---- bad and small input ----
 
 
 @pytest.mark.parametrize("num, sh_degree", [(1, 3), (300, 0)], ids=["one Gaussian", "no SH"])
