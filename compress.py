@@ -1,14 +1,22 @@
-"""Compress a trained model, convert models to the formats of other tools, and show what a file holds.
+"""Compress or order a trained model, convert models to the formats of other tools, and show what a file holds.
 
 ``compress.py -m output/my_scene`` prunes Gaussians, fine-tunes the rest and stores them in ``compressed/compact.gsz``;
 ``compress.py --ply any.ply -s my_scene`` does the same with the model of any trainer; ``compress.py export FILE
---format ply`` decodes; ``compress.py info FILE`` shows the number of Gaussians and the size.
+--format ply`` decodes; ``compress.py info FILE`` shows the number of Gaussians and the size; ``compress.py order -m
+output/my_scene`` makes a nested model, whose first Gaussians alone are a good model, too.
 """
 
 import importlib
 import sys
 
-from compact_splats.arguments.compress import DEFAULT_ROUNDS, RATES, CompressConfig
+from compact_splats.arguments.compress import (
+    DEFAULT_ROUNDS,
+    ORDER_RATES,
+    RATES,
+    CompressConfig,
+    FineTuneConfig,
+    OrderConfig,
+)
 from compact_splats.arguments.options import flags_that_save_memory, run_command, to_json
 from compact_splats.utils.errors import InputError, run_script
 
@@ -17,11 +25,15 @@ if __name__ == "__main__":
     if sys.argv[1:2] in (["export"], ["info"]):  # these load no torch
         module = importlib.import_module(f"compact_splats.compression.{sys.argv[1]}")
         run_script(lambda: getattr(module, sys.argv[1])(sys.argv[2:]))
+    if sys.argv[1:2] == ["order"]:
+        del sys.argv[1]
+        run_command(OrderConfig, "compress", "make_nested")
     if sys.argv[1:2] != ["run"]:
         run_command(CompressConfig, "compress", "compress")
 
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,16 +44,18 @@ from compact_splats.arguments.device import use_threads
 from compact_splats.compression import ColorBasis, decode, write_gsz
 from compact_splats.compression.compact import CompactQuantizer
 from compact_splats.compression.container import input_errors
-from compact_splats.compression.export import export
+from compact_splats.compression.export import bare_name, export
 from compact_splats.compression.files import model_file
 from compact_splats.compression.finetune import Photos
 from compact_splats.compression.info import info
 from compact_splats.compression.load import load_model
+from compact_splats.compression.ordering import measured, nested
 from compact_splats.compression.posthoc import Goals, PostHoc, Result, Stage
 from compact_splats.compression.quantizer import Quantizer
 from compact_splats.compression.seed import SeedQuantizer
 from compact_splats.gaussian_renderer import DEVICES
 from compact_splats.scene.cameras import Camera
+from compact_splats.scene.gaussian_model import GaussianModel
 from compact_splats.scene.normalization import Units
 from compact_splats.training.exposure import FILE, Exposure
 from compact_splats.training.loading import Decoding, load
@@ -82,13 +96,62 @@ def compress(config: CompressConfig) -> dict[str, Any]:
     Raises:
         InputError: the model or the scene can't be read, or the folder can't be written. Nothing is written then.
     """
+    source = _source(config)
+    out = config.out or default_out(config)
+    if out.exists() and config.out is None and not (config.ply is None or config.overwrite):
+        raise InputError(f"{out} exists: give --overwrite to replace it, or name another file with --out")
+    with _loaded(config, source, out) as given:
+        if out.exists():
+            config.say(f"{out} exists; it will be replaced when the new file is complete")
+        if given.model.nested:
+            config.say_notes(source, ("the order of the nested model is lost: a .gsz has its own",))
+        config.say(HEADER)
+        stage = PostHoc(
+            given.model, quantizer_of(config, given.photos.scene.train, given.model.units), decode, given.photos,
+            config.make_schedule(), RATES[config.profile], report=lambda stage: config.say(table_line(stage)),
+            quiet=config.quiet,
+        )  # fmt: skip
+        with input_errors(source, "repair the model or train it again"):
+            result = stage.run(goals_of(config), source.stat().st_size)
+    summary = {
+        "source": str(source.absolute()),
+        "file": str(out.absolute()),
+        **result.as_json(),
+        **given.cost(),
+        "config": to_json(config),
+    }
+    write_gsz(out, result.data)
+    write_json(out.with_suffix(".json"), summary)
+    config.say(describe(result, summary))
+    return summary
+
+
+@dataclass
+class Loaded:
+    """A model, the photos that it is fine-tuned on, and what measures the time and memory of that."""
+
+    model: GaussianModel
+    photos: Photos
+    memory: MemoryMeter
+    clock: Stopwatch
+
+    def cost(self) -> dict[str, float]:
+        """Minutes and memory for the ``.json``."""
+        return {"minutes": self.clock.seconds / 60, **self.memory.read()}
+
+
+def _source(config: FineTuneConfig) -> Path:
+    """The file of the model."""
+    if config.ply is None and config.model_path is not None:
+        return RunFolder(config.model_path).find_ply(config.iteration)[0]
+    return model_file(config.ply)
+
+
+@contextmanager
+def _loaded(config: FineTuneConfig, source: Path, out: Path) -> Iterator[Loaded]:
+    """Read model and scene, for a file that goes to ``out``."""
     device = pick_device(config.device, DEVICES)
     use_threads(config.threads)
-    in_run = config.ply is None
-    source = RunFolder(config.model_path).find_ply(config.iteration)[0] if in_run else model_file(config.ply)
-    out = config.out or default_out(config)
-    if out.exists() and config.out is None and not (in_run or config.overwrite):
-        raise InputError(f"{out} exists: give --overwrite to replace it, or name another file with --out")
     check_writable(out.parent)
     known = None if config.model_path is None else RunFolder(config.model_path).units()
     scene = load(config, units=known)
@@ -99,31 +162,10 @@ def compress(config: CompressConfig) -> dict[str, Any]:
         with clock.paused():
             decoding.finish()
         config.say(f"{source}: {model.num_gaussians:,} Gaussians, {source.stat().st_size / MB:.2f} MB")
-        if out.exists():
-            config.say(f"{out} exists; it will be replaced when the new file is complete")
         views = ViewSampler(len(scene.train), random_stream(config.seed, "views"))
         background = torch.full((3,), float(config.white_background))
         exposure = None if config.model_path is None else Exposure.read(config.model_path / FILE, scene.train, device)
-        photos = Photos(scene, views, background, config.lambda_dssim, exposure)
-        config.say(HEADER)
-        stage = PostHoc(
-            model, quantizer_of(config, scene.train, model.units), decode, photos, config.make_schedule(),
-            RATES[config.profile], report=lambda stage: config.say(table_line(stage)), quiet=config.quiet,
-        )  # fmt: skip
-        with input_errors(source, "repair the model or train it again"):
-            result = stage.run(goals_of(config), source.stat().st_size)
-    summary = {
-        "source": str(source.absolute()),
-        "file": str(out.absolute()),
-        **result.as_json(),
-        "minutes": clock.seconds / 60,
-        **memory.read(),
-        "config": to_json(config),
-    }
-    write_gsz(out, result.data)
-    write_json(out.with_suffix(".json"), summary)
-    config.say(describe(result, summary))
-    return summary
+        yield Loaded(model, Photos(scene, views, background, config.lambda_dssim, exposure), memory, clock)
 
 
 def quantizer_of(config: CompressConfig, cameras: Sequence[Camera], units: Units) -> Quantizer:
@@ -193,7 +235,59 @@ def describe(result: Result, summary: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-COMMANDS = {"run": run, "export": export, "info": info}
+# ---- nested models ----
+
+
+def order(argv: Sequence[str]) -> None:
+    """``compress.py order``: make a nested model."""
+    make_nested(OrderConfig.from_command_line(argv))
+
+
+def make_nested(config: OrderConfig) -> dict[str, Any]:
+    """Make a nested model; write its PLY, and beside it a ``.json`` of the same name with all measurements.
+
+    Args:
+        config: the options.
+
+    Returns:
+        The content of the ``.json``.
+
+    Raises:
+        InputError: the model or the scene can't be read, the model is too small, or the file is there already. Nothing
+            is written then.
+    """
+    source = _source(config)
+    folder = source.parent if config.model_path is None else config.model_path
+    out = config.out or folder / "nested" / f"{bare_name(source)}.ply"
+    if out.exists() and not config.overwrite:
+        raise InputError(f"{out} exists: give --overwrite to replace it, or name another file with --out")
+    schedule = config.make_schedule()
+    shares = (*sorted({0.1, 0.25, 0.5, *schedule.levels}), 1.0)
+    with _loaded(config, source, out) as given:
+        (before,) = measured(given.model, given.photos, (1.0,))
+        prefixes = random_stream(config.seed, "prefixes")
+        model = nested(given.model, given.photos, schedule, ORDER_RATES, prefixes, config.quiet)
+        cost, after = given.cost(), measured(model, given.photos, shares)
+    views = "test" if given.photos.scene.test else "training"
+    summary = {
+        "source": str(source.absolute()),
+        "file": str(out.absolute()),
+        "views": views,
+        "given": asdict(before),
+        "prefixes": [asdict(each) for each in after],
+        **cost,
+        "config": to_json(config),
+    }
+    model.save_ply(out)
+    write_json(out.with_suffix(".json"), summary)
+    config.say(f"{views} views  Gaussians   PSNR    SSIM")
+    for name, each in zip(("as given", *(f"first {share:.0%}" for share in shares)), (before, *after), strict=True):
+        config.say(f"{name:10} {each.gaussians:10,}  {each.psnr:5.2f}  {each.ssim:.4f}")
+    config.say(f"{out}: {cost['minutes']:.2f} min without loading and saving")
+    return summary
+
+
+COMMANDS = {"run": run, "export": export, "info": info, "order": order}
 
 if __name__ == "__main__":
     run_script(main, less_memory=flags_that_save_memory(CompressConfig))

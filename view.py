@@ -67,9 +67,10 @@ def view(config: ViewConfig) -> None:
         origin = "from the cameras" if num_cameras else "a guess without cameras"
         config.say(f"up is {_as_flag(views.up)}, {origin}; --up changes it")
     if model.num_gaussians > config.max_gaussians:
+        which = "the first ones" if model.nested else "those with the largest opacity times size"
         config.say(
-            f"the browser gets {config.max_gaussians:,} of the {model.num_gaussians:,} Gaussians, those with the "
-            "largest opacity times size; --max-gaussians raises the limit"
+            f"the browser gets {config.max_gaussians:,} of the {model.num_gaussians:,} Gaussians, {which}; "
+            "--max-gaussians raises the limit"
         )
     name = config.model.absolute().name if config.model.is_dir() else path.name
     if config.html is None:

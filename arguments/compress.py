@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from compact_splats.arguments.config import (
     MachineConfig,
@@ -18,7 +19,7 @@ from compact_splats.arguments.config import (
     scene_of_run,
 )
 from compact_splats.arguments.edits import KeepConfig
-from compact_splats.arguments.options import build, check, from_json, given, option, read_json
+from compact_splats.arguments.options import Config, build, check, from_json, given, option, read_json
 from compact_splats.arguments.schedule import LearningRates
 from compact_splats.utils.errors import InputError
 
@@ -52,6 +53,8 @@ class FineTuneRates:
 
 # Only fast parameters cross coarse quantization steps.
 RATES = {"compact": FineTuneRates(sh_dc=1e-3, sh_rest=4e-4), "seed": FineTuneRates()}
+# Gaussians of a prefix move to where the ones that it lacks were.
+ORDER_RATES = FineTuneRates(means=4 * LearningRates.means_last)
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ class Phase:
 
     Attributes:
         steps: number of steps.
-        refit_every: steps between two fits of the quantizer; the first fit is before step 1.
+        refit_every: steps between two fits of the quantizer, if there is one; the first fit is before step 1.
         frozen_from: from this step on, the quantizer is not fitted any more.
         mean_from: the result is the mean of the parameters after each step from this one on; None: after the last step.
         first_factor: of the learning rates at the first step.
@@ -68,8 +71,8 @@ class Phase:
     """
 
     steps: int
-    refit_every: int
-    frozen_from: int
+    refit_every: int = 1
+    frozen_from: int = 1
     mean_from: int | None = None
     first_factor: float = 1.0
     last_factor: float = 1.0
@@ -121,26 +124,78 @@ class PostHocSchedule:
         return replace(self, **{name: getattr(self, name).scaled(factor) for name in phases})
 
 
+@dataclass(frozen=True)
+class OrderSchedule:
+    """How a nested model is made: pruning level by level, then fine-tuning of prefixes.
+
+    Attributes:
+        levels: shares of the Gaussians, falling: prefixes that are as good as models of so many Gaussians.
+        pruned_share: share of the current Gaussians that each round prunes.
+        round: fine-tuning after each round.
+        level: fine-tuning when a level is reached.
+        prefixes: fine-tuning at the end; each step renders one prefix.
+        whole_share: share of these steps that render the whole model.
+        any_share: share of these steps that render a prefix of random length; the others render one of the levels.
+        shortest: share of the Gaussians in the shortest prefix of random length.
+    """
+
+    levels: tuple[float, ...] = (0.5, 0.25)
+    pruned_share: float = 0.2
+    round: Phase = Phase(steps=100, first_factor=8.0, last_factor=8.0)
+    level: Phase = Phase(steps=400, mean_from=300, first_factor=8.0, last_factor=0.8)
+    prefixes: Phase = Phase(steps=8_000, mean_from=6_000, first_factor=16.0, last_factor=0.8)
+    whole_share: float = 0.5
+    any_share: float = 0.1
+    shortest: float = 0.1
+
+    def scaled(self, factor: float) -> OrderSchedule:
+        """The same levels with ``factor`` times the steps."""
+        phases = ("round", "level", "prefixes")
+        return replace(self, **{name: getattr(self, name).scaled(factor) for name in phases})
+
+
 @dataclass(frozen=True, kw_only=True)
-class CompressConfig(MachineConfig, SceneConfig, KeepConfig):
+class FineTuneConfig(MachineConfig, SceneConfig):
+    """The options of the commands that fine-tune a model."""
+
+    source_path: Path = option(
+        type=Path, short="-s", group="basic", help="folder of the scene (default: that of the run)"
+    )
+    model_path: Path | None = option(
+        None, type=Path, short="-m", positional="MODEL", group="basic", help="folder that train.py wrote; a file is as "
+        "with --ply"
+    )  # fmt: skip
+    ply: Path | None = option(
+        None, type=Path, group="basic", help="take this file, a model of any trainer and format, instead of the "
+        "folder's"
+    )  # fmt: skip
+    iteration: int = option(-1, type=int, help="the saved step of the run; -1: the last")
+    lambda_dssim: float = option(0.2, type=float, help="weight of the SSIM term in the loss, 0 to 1")
+    seed: int = option(0, type=int, help="seed of the random numbers")
+
+    def check_model(self) -> None:
+        """Check the values; for ``__post_init__``.
+
+        Raises:
+            InputError: a value has the wrong type or is out of range.
+        """
+        check(self)
+        _refuse_no_model(self.model_path, self.ply)
+        at_least(0, "--threads", self.threads)
+        at_least(-1, "--iteration", self.iteration)
+        at_least(0, "--seed", self.seed)
+        in_range(0, 1, "--lambda-dssim", self.lambda_dssim)
+        check_resolution(self.resolution)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompressConfig(FineTuneConfig, KeepConfig):
     """The options of compress.py.
 
     Raises:
         InputError: a value has the wrong type or is out of range.
     """
 
-    source_path: Path = option(
-        type=Path, short="-s", group="basic", help="folder of the scene (default: that of the run)"
-    )
-    model_path: Path | None = option(
-        None, type=Path, short="-m", positional="MODEL", group="basic", help="folder that train.py wrote; the file "
-        "goes into its folder compressed/; a file is as with --ply"
-    )  # fmt: skip
-    ply: Path | None = option(
-        None, type=Path, group="basic", help="compress this file, a model of any trainer and format, instead of the "
-        "folder's"
-    )  # fmt: skip
-    iteration: int = option(-1, type=int, help="the saved step to compress; -1: the last")
     out: Path | None = option(
         None, type=Path, short="-o", group="output", help="file to write (default: compressed/PROFILE.gsz in the "
         "folder of -m, compressed/NAME.gsz beside --ply)"
@@ -172,19 +227,11 @@ class CompressConfig(MachineConfig, SceneConfig, KeepConfig):
         1.0, type=float, help="factor for the numbers of fine-tuning steps: 1,000 per round and 5,000 at the end, or "
         "1,200 with --no-prune; 0: no fine-tuning"
     )  # fmt: skip
-    lambda_dssim: float = option(0.2, type=float, help="weight of the SSIM term in the loss, 0 to 1")
-    seed: int = option(0, type=int, help="seed of the random numbers")
 
     def __post_init__(self) -> None:
-        check(self)
+        self.check_model()
         self.check_kept()
-        _refuse_no_model(self.model_path, self.ply)
-        at_least(0, "--threads", self.threads)
-        at_least(-1, "--iteration", self.iteration)
         at_least(0, "--steps", self.steps)
-        at_least(0, "--seed", self.seed)
-        in_range(0, 1, "--lambda-dssim", self.lambda_dssim)
-        check_resolution(self.resolution)
         for name, low in (("target_gaussians", 1), ("target_mb", 1e-6), ("max_psnr_drop", 0), ("rounds", 0)):
             value, flag = getattr(self, name), "--" + name.replace("_", "-")
             if value is None:
@@ -209,27 +256,80 @@ class CompressConfig(MachineConfig, SceneConfig, KeepConfig):
         """
         description = (
             "Compress a trained model: prune the Gaussians that matter least, and fine-tune the rest "
-            "quantization-aware. Other commands: compress.py export, compress.py info; see their --help."
+            "quantization-aware. Other commands: compress.py order, export and info; see their --help."
         )
-        flags = given(cls, argv, description, ("output/my_scene --no-prune", "model.ply -s my_scene --target-mb 2"))
-        if "ply" not in flags and flags.get("model_path", Path()).is_file():
-            file = flags.pop("model_path")
-            flags |= of_run(file) or {"ply": file}
-        _refuse_no_model(flags.get("model_path"), flags.get("ply"))
-        folder = flags["model_path"] if "model_path" in flags else run_folder(flags["ply"])
-        trained = scene_of_run(folder)
-        if folder is not None and (folder / "config.json").exists():
-            trained |= _loss_of(read_json(folder / "config.json"), folder / "config.json")
-        if "source_path" not in trained | flags:
-            raise InputError(
-                "no scene to fine-tune on: give its folder with -s; compress.py export changes formats without photos"
-            )
-        return build(cls, {**trained, **flags})
+        return _read(cls, argv, description, ("output/my_scene --no-prune", "model.ply -s my_scene --target-mb 2"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class OrderConfig(FineTuneConfig):
+    """The options of ``compress.py order``.
+
+    Raises:
+        InputError: a value has the wrong type or is out of range.
+    """
+
+    out: Path | None = option(
+        None, type=Path, short="-o", group="output", help="PLY to write (default: nested/NAME.ply in the folder of -m, "
+        "or beside --ply, with the name of the model's file)"
+    )  # fmt: skip
+    overwrite: bool = option(False, type=bool, group="output", help="replace a file of that name")
+    smallest: float = option(
+        0.25, type=float, group="basic", help="smallest share of the Gaussians, 0.01 to 0.5, that is to be as good as "
+        "a model of so many; a smaller one costs the larger ones quality"
+    )  # fmt: skip
+    steps: float = option(1.0, type=float, help="factor for the numbers of fine-tuning steps; 0: only order")
+
+    def __post_init__(self) -> None:
+        self.check_model()
+        in_range(0.01, 0.5, "--smallest", self.smallest)
+        at_least(0, "--steps", self.steps)
+        if self.steps == math.inf:
+            raise InputError("--steps must be finite")
+        if self.out is not None and self.out.suffix.lower() != ".ply":
+            raise InputError(f"--out {self.out} must end in .ply, the format that is written")
+
+    def make_schedule(self) -> OrderSchedule:
+        """The schedule with ``steps`` times the steps, and with levels down to ``smallest``."""
+        schedule = OrderSchedule().scaled(self.steps)
+        levels = (*(level for level in schedule.levels if level > self.smallest), self.smallest)
+        return replace(schedule, levels=levels, shortest=min(schedule.shortest, self.smallest))
+
+    @classmethod
+    def from_command_line(cls, argv: Sequence[str]) -> OrderConfig:
+        """Read the flags.
+
+        Raises:
+            InputError: a flag is unknown or missing, or its value is wrong.
+        """
+        description = (
+            "Order the Gaussians of a trained model and fine-tune them so that the first ones alone, any number of "
+            "them, are a good model, too: a nested model, a 3DGS PLY of as many Gaussians."
+        )
+        return _read(cls, argv, description, ("output/my_scene", "model.ply -s my_scene -o nested.ply"), "order")
+
+
+def _read(cls: type[Config], argv: Sequence[str], *about: Any) -> Config:
+    """Read flags; options of the scene and of the loss default to those of the run's ``config.json``."""
+    flags = given(cls, argv, *about)
+    if "ply" not in flags and flags.get("model_path", Path()).is_file():
+        file = flags.pop("model_path")
+        flags |= of_run(file) or {"ply": file}
+    _refuse_no_model(flags.get("model_path"), flags.get("ply"))
+    folder = flags["model_path"] if "model_path" in flags else run_folder(flags["ply"])
+    trained = scene_of_run(folder)
+    if folder is not None and (folder / "config.json").exists():
+        trained |= _loss_of(read_json(folder / "config.json"), folder / "config.json")
+    if "source_path" not in trained | flags:
+        raise InputError(
+            "no scene to fine-tune on: give its folder with -s; compress.py export changes formats without photos"
+        )
+    return build(cls, {**trained, **flags})
 
 
 def _refuse_no_model(model_path: Path | None, ply: Path | None) -> None:
     if model_path is None and ply is None:
-        raise InputError("no model to compress: give -m FOLDER or --ply FILE")
+        raise InputError("no model: give -m FOLDER or --ply FILE")
 
 
 def _loss_of(values: dict, path: Path) -> dict:

@@ -55,8 +55,9 @@ class EditConfig(KeepConfig):
     """What is kept of a model, in the coordinates of the file; then its axes, scale, rotation and position."""
 
     max_gaussians: int | None = option(
-        None, type=int, help="keep at most so many Gaussians: those with the largest opacity times size"
-    )
+        None, type=int, help="keep at most so many Gaussians: those with the largest opacity times size; of a nested "
+        "model, the first ones"
+    )  # fmt: skip
     drop_floaters: int | None = option(
         None, type=int, help="remove the Gaussians that fewer than this number of the run's cameras see"
     )

@@ -56,7 +56,7 @@ class ViewConfig(MachineConfig, SceneConfig, KeepConfig):
     )  # fmt: skip
     max_gaussians: int = option(
         1_000_000, type=int, saves_memory=True, help="number of Gaussians sent to the browser: those with the largest "
-        "opacity times size"
+        "opacity times size; of a nested model, the first ones"
     )  # fmt: skip
     up: str | None = option(
         None, group="basic", help="up direction in the coordinates of the file: x, y, z, -x, -y, -z, or three numbers, "

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from compact_splats.scene import ply
 from compact_splats.scene.normalization import Units
-from compact_splats.scene.parameters import PARAMETER_NAMES, SH_C0, SavedArrays, is_antialiased, offset_of
+from compact_splats.scene.parameters import PARAMETER_NAMES, SH_C0, SavedArrays, is_antialiased, is_nested, offset_of
 from compact_splats.scene.points import Points
 from compact_splats.scene.smoothing import SMOOTHING, smoothed
 
@@ -44,6 +44,7 @@ class GaussianModel:
         sh_degree: degree that is rendered now.
         max_sh_degree: degree that ``sh_rest`` has room for.
         antialiased: rendering compensates the opacity of splats that are widened to a pixel.
+        nested: the first Gaussians alone, any number of them, are a good model. A ``Training`` sets it to False.
         units: from the coordinates of the parameters to those of files. A ``Training`` sets those of its scene.
     """
 
@@ -53,7 +54,7 @@ class GaussianModel:
         self.parameters = {name: nn.Parameter(parameters[name].contiguous()) for name in PARAMETER_NAMES}
         self.optimizer: Any = None
         self.per_gaussian: dict[str, Tensor] = {}
-        self.antialiased = False
+        self.antialiased = self.nested = False
         self.units = Units()
         self.sh_degree = sh_degree
         self.max_sh_degree = math.isqrt(parameters["sh_rest"].shape[1] + 1) - 1
@@ -132,7 +133,7 @@ class GaussianModel:
         values = {**arrays, "sh_rest": rest}
         parameters = {name: torch.from_numpy(each).to(device, copy=True) for name, each in values.items()}
         model = cls(units.world_model(parameters), degree)
-        model.units, model.antialiased = units, is_antialiased(arrays)
+        model.units, model.antialiased, model.nested = units, is_antialiased(arrays), is_nested(arrays)
         return model
 
     def with_parameters(self, parameters: dict[str, Tensor]) -> GaussianModel:
@@ -183,7 +184,8 @@ class GaussianModel:
     def to_arrays(self) -> SavedArrays:
         """The parameters in the coordinates of files, as float32 arrays with marks; they may share memory."""
         arrays = {name: values.cpu().numpy() for name, values in self.file_parameters().items()}
-        return SavedArrays(arrays, self.antialiased, offset=self.units.offset if self.units.is_offset else None)
+        offset = self.units.offset if self.units.is_offset else None
+        return SavedArrays(arrays, self.antialiased, offset=offset, nested=self.nested)
 
     # ---- what the renderer reads ----
 

@@ -28,6 +28,7 @@ class SavedArrays(dict[str, np.ndarray]):
         antialiased: the file is marked as trained with the anti-aliased rasterizer.
         notes: sentences for the user: what was changed on reading.
         offset: what was subtracted from the coordinates; None: nothing, or it is not known.
+        nested: the file is marked as nested: the first Gaussians alone, any number of them, are a good model.
     """
 
     def __init__(
@@ -36,20 +37,27 @@ class SavedArrays(dict[str, np.ndarray]):
         antialiased: bool = False,
         notes: Sequence[str] = (),
         offset: Vector | None = None,
+        nested: bool = False,
     ) -> None:
         super().__init__(arrays)
         self.antialiased = antialiased
         self.notes = tuple(notes)
         self.offset = offset
+        self.nested = nested
 
     def replaced(self, arrays: Mapping[str, np.ndarray], *notes: str) -> SavedArrays:
         """Other arrays with the same marks, and more notes."""
-        return SavedArrays(arrays, self.antialiased, (*self.notes, *notes), self.offset)
+        return SavedArrays(arrays, self.antialiased, (*self.notes, *notes), self.offset, self.nested)
 
 
 def is_antialiased(arrays: Mapping[str, np.ndarray]) -> bool:
     """The mark of :class:`SavedArrays`; False for arrays without marks."""
     return getattr(arrays, "antialiased", False)
+
+
+def is_nested(arrays: Mapping[str, np.ndarray]) -> bool:
+    """The mark of :class:`SavedArrays`; False for arrays without marks."""
+    return getattr(arrays, "nested", False)
 
 
 def offset_of(arrays: Mapping[str, np.ndarray]) -> Vector | None:

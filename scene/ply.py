@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from compact_splats.scene.normalization import offset_of_points
-from compact_splats.scene.parameters import SH_C0, SavedArrays, Vector, cleaned, is_antialiased, offset_of
+from compact_splats.scene.parameters import SH_C0, SavedArrays, Vector, cleaned, is_antialiased, is_nested, offset_of
 from compact_splats.scene.ply_file import Columns, read_comments, read_element, write_elements
 from compact_splats.utils.errors import InputError
 from compact_splats.utils.floats import to_float32
@@ -33,6 +33,7 @@ _MAX_DEGREE = 4
 _REST_COUNTS = tuple(3 * ((degree + 1) ** 2 - 1) for degree in range(_MAX_DEGREE + 1))
 _FIX = "save or download the model again"
 MIP = "SplatRenderMode: mip"  # comment of an anti-aliased model, from Brush
+NESTED = "nested"  # comment of a nested model
 
 
 def write(path: str | Path, arrays: dict[str, np.ndarray]) -> None:
@@ -60,7 +61,8 @@ def write(path: str | Path, arrays: dict[str, np.ndarray]) -> None:
     names = [name for group in columns for name in group]
     table = np.ascontiguousarray(np.concatenate(list(columns.values()), axis=1), "<f4")
     table = table.view([(name, "<f4") for name in names]).reshape(num)
-    write_elements(path, {"vertex": table}, comments_of(arrays))
+    order = [NESTED] if is_nested(arrays) else []
+    write_elements(path, {"vertex": table}, [*comments_of(arrays), *order])
 
 
 def offset_comments(offset: Vector | None) -> list[str]:
@@ -124,7 +126,8 @@ def read(path: str | Path, *, keep_nan: bool = False) -> SavedArrays:
     arrays["sh_dc"] = arrays["sh_dc"].reshape(num, 1, 3)
     rest = _table(vertices, rest_names).reshape(num, 3, num_rest // 3)
     arrays["sh_rest"] = np.ascontiguousarray(rest.transpose(0, 2, 1))
-    return cleaned(path, SavedArrays(arrays, marked_antialiased(path), notes, offset), keep_nan)
+    nested = NESTED in read_comments(path)
+    return cleaned(path, SavedArrays(arrays, marked_antialiased(path), notes, offset, nested), keep_nan)
 
 
 def marked_antialiased(path: str | Path) -> bool:

@@ -180,8 +180,8 @@ def test_without_a_model_or_a_scene_it_asks_for_them(tmp_path, run):
     ply_path = shutil.copy(next(run.glob("point_cloud/*/*.ply")), tmp_path / "bare.ply")
     for argv, said in (
         ([], "-m FOLDER or --ply"),
-        (["-m", str(tmp_path)], "source"),
-        (["--ply", str(ply_path)], "source"),
+        (["-m", str(tmp_path)], "no scene"),
+        (["--ply", str(ply_path)], "no scene"),
     ):
         with pytest.raises(InputError, match=said):
             compress.main(argv)

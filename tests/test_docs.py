@@ -25,6 +25,7 @@ SHORTER = {
     "train.py": ["--iterations", "20", "--final-budget", "300"],
     "train.py --minutes": ["--minutes", "0.05", "--final-budget", "300"],
     "compress.py": ["--steps", "0.002"],
+    "compress.py order": ["--steps", "0.002"],
     "render.py --video": ["--fps", "1"],
 }
 OTHERS = {
@@ -128,9 +129,7 @@ def test_commands_run(command, workplace, monkeypatch, capsys):
     monkeypatch.chdir(workplace)
     words = python_words(command)
     special = [f"{words[0]} {flag}" for flag in ("--video", "--minutes") if flag in words]
-    more = SHORTER[special[0]] if special else SHORTER.get(words[0], [])
-    if subcommand(words) == (words[0],) or words[0] == "-m":
-        words += more
+    words += SHORTER[special[0]] if special else SHORTER.get(" ".join(subcommand(words)), [])
     if words[0] == "-c":
         Path("line.py").write_text(words[1])
         words = [str(workplace / "line.py")]

@@ -22,11 +22,13 @@ from compact_splats import viewer
 from compact_splats.commands import view
 from compact_splats.compression import decode, encode
 from compact_splats.compression.formats import spz
+from compact_splats.compression.ordering import first
 from compact_splats.gaussian_renderer import render
 from compact_splats.scene import ply
 from compact_splats.scene.cameras import Camera
 from compact_splats.scene.gaussian_model import GaussianModel
 from compact_splats.scene.normalization import Units
+from compact_splats.scene.parameters import SavedArrays
 from compact_splats.scene.saved_cameras import read_cameras
 from compact_splats.training.run_folder import RunFolder
 from compact_splats.utils.errors import InputError
@@ -212,6 +214,57 @@ def test_the_example_page_holds_a_model_that_we_read():
     page = Path(__file__).parent.parent / "docs" / "example.html"
     assert page.stat().st_size < 1e6
     assert decode(base64.b64decode(part(page.read_text(), "model")))["means"].shape == (20_000, 3)
+
+
+# ---- nested models ----
+
+
+@pytest.fixture(scope="module")
+def nested_run(run, tmp_path_factory) -> Path:
+    """The run with its Gaussians in random order, marked as nested."""
+    folder = write_run(tmp_path_factory.mktemp("viewer") / "nested")
+    path = RunFolder(folder).find_ply()[0]
+    order = np.random.default_rng(0).permutation(300)
+    arrays = {name: rows[order] for name, rows in ply.read(path).items()}
+    ply.write(path, SavedArrays(arrays, nested=True))
+    return folder
+
+
+def test_a_page_keeps_the_order_of_a_nested_model_and_takes_its_first_gaussians(nested_run, run, tmp_path, capsys):
+    text = write(nested_run, tmp_path / "out.html", "--max-gaussians", "200")
+    (tmp_path / "model.spz").write_bytes(base64.b64decode(part(text, "model")))
+    _, units = read_cameras(nested_run / "cameras.json")
+    means = units.file_points(spz.read(tmp_path / "model.spz")["means"])
+    given = ply.read(RunFolder(nested_run).find_ply()[0])["means"]
+    assert np.abs(means - given[:200]).max() < 0.01 < np.abs(means - given[100:]).max()
+    assert json.loads(part(text, "about"))["nested"]
+    assert not json.loads(part(write(run, tmp_path / "plain.html"), "about"))["nested"]
+    assert not json.loads(part(write(nested_run, tmp_path / "gsz.html", "--format", "gsz"), "about"))["nested"]
+    said = capsys.readouterr()
+    assert "200 of the 300 Gaussians, the first ones" in said.out and "order of the nested model is lost" in said.err
+
+
+@needs_browser
+def test_the_slider_draws_the_first_gaussians(nested_run, page, tmp_path, chromium):
+    write(nested_run, tmp_path / "out.html", "--quiet")
+    units = read_cameras(nested_run / "cameras.json")[1]
+    model = GaussianModel.load_ply(RunFolder(nested_run).find_ply()[0], "cpu", units=units)
+    with browser.visit(chromium, (tmp_path / "out.html").as_uri(), WIDTH, HEIGHT, is_offline=True) as visit:
+        settle(visit)
+        assert visit.page.inner_text("#number") == "300 Gaussians"
+        assert visit.page.is_visible("#prefix")
+        visit.page.add_style_tag(content=".bar { opacity: 0 }")
+        for share in (10, 50, 100):
+            visit.page.fill("#share", str(share))
+            settle(visit)
+            expected = ours(nested_run, 0, model=first(model, 3 * share))
+            assert browser.likeness(visit.picture(), expected) > 42
+        visit.page.press("#share", "ArrowLeft")  # moves the slider, not the camera
+        assert visit.page.inner_text("#number") == "297 Gaussians"
+        assert visit.page.get_attribute("body", "data-camera") == "0"
+    with browser.visit(chromium, page.as_uri(), WIDTH, HEIGHT, is_offline=True) as visit:
+        settle(visit)
+        assert not visit.page.is_visible("#prefix")
 
 
 # ---- bad and small input ----

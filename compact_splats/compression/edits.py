@@ -10,7 +10,7 @@ from compact_splats.arguments.edits import MODEL_AXES, EditConfig, KeepConfig
 from compact_splats.compression.arrays import Arrays, joined
 from compact_splats.compression.formats.common import sigmoid
 from compact_splats.scene.normalization import FAR, far_from_origin
-from compact_splats.scene.parameters import REST_COUNTS, SavedArrays
+from compact_splats.scene.parameters import REST_COUNTS, SavedArrays, is_nested
 from compact_splats.scene.spherical_harmonics import sh_basis
 from compact_splats.utils.errors import InputError
 
@@ -51,7 +51,8 @@ def kept(arrays: Arrays, config: KeepConfig) -> np.ndarray:
     most = config.max_gaussians if isinstance(config, EditConfig) else None
     if most is not None and keep.sum() > most:
         log_sizes = np.sort(arrays["log_scales"].astype(np.float64), axis=1)[:, 1:].mean(axis=1)
-        score = np.where(keep, np.log(np.maximum(opacities, 1e-300)) + log_sizes, -np.inf)
+        score = np.log(np.maximum(opacities, 1e-300)) + log_sizes
+        score = np.where(keep, -np.arange(len(keep)) if is_nested(arrays) else score, -np.inf)
         keep = np.zeros_like(keep)
         keep[np.argsort(-score, kind="stable")[:most]] = True
     return keep
@@ -66,7 +67,8 @@ def merged(models: Sequence[SavedArrays]) -> SavedArrays:
     if len({each.antialiased for each in models}) > 1:
         raise ValueError("some are anti-aliased, others are not")
     both = joined(models)
-    return both.replaced(both, *(text for each in models for text in each.notes))
+    order = ["the order of a nested model is lost: several models become one"] if any(map(is_nested, models)) else []
+    return both.replaced(both, *(text for each in models for text in each.notes), *order)
 
 
 def similarity(config: EditConfig) -> np.ndarray:

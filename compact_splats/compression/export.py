@@ -21,6 +21,8 @@ from compact_splats.scene.parameters import SavedArrays
 from compact_splats.training.run_folder import RunFolder
 from compact_splats.utils.errors import InputError, note
 
+_KEEPS_ORDER = ("spz", "splat", "glb")  # of nested models; .ply has the mark, too
+
 
 def export(argv: Sequence[str]) -> None:
     """Convert a model to another format.
@@ -53,6 +55,9 @@ def export(argv: Sequence[str]) -> None:
     if arrays.offset is not None and config.format not in ("ply", "glb"):
         numbers = " ".join(f"{each:.10g}" for each in arrays.offset)
         note(f"{out}: its coordinates are those of the scene minus {numbers}, which this format can't say")
+    if arrays.nested and config.format != "ply":
+        kept = "kept, without its mark" if config.format in _KEEPS_ORDER else "lost: this format has its own"
+        note(f"{out}: the order of the nested model is {kept}")
     for text in [*lost, *(_figure(sources[0], arrays, out) if lost and _is_in_place(config) else [])]:
         note(f"{out}: {text}")
 

@@ -7,6 +7,7 @@ the last steps, which averages out the noise.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -114,13 +115,35 @@ def fine_tune(
             quantizer.fit(model.file_parameters())
         return as_stored(model, quantizer)
 
+    fit(model, photos, phase, rates, progress, rendered, [QuantizationPenalty(quantizer)])
+
+
+def fit(
+    model: GaussianModel,
+    photos: Photos,
+    phase: Phase,
+    rates: FineTuneRates,
+    progress: Progress,
+    rendered: Callable[[Training], GaussianModel] | None = None,
+    strategies: Sequence[Strategy] = (),
+    logarithm: bool = False,
+) -> None:
+    """Fit the model to the photos.
+
+    Args:
+        model: see :func:`fine_tune`, as for ``photos``, ``phase``, ``rates`` and ``progress``.
+        rendered: what is rendered in its place, see :class:`training.training.Training`.
+        strategies: add to the loss.
+        logarithm: take that of the loss, so that steps with a large and with a small loss count alike.
+    """
+    measured = partial(squares_loss, ssim_weight=photos.ssim_weight)
     mean = [] if phase.mean_from is None else [MeanOfLastSteps(phase.mean_from)]
     training = Training(
         photos.scene,
         model,
         FineTuneSchedule(phase, rates),
-        [QuantizationPenalty(quantizer), *mean],
-        loss=partial(squares_loss, ssim_weight=photos.ssim_weight),
+        [*strategies, *mean],
+        loss=(lambda *pictures: measured(*pictures).clamp_min(1e-9).log()) if logarithm else measured,
         background=photos.background,
         views=photos.views,
         rendered=rendered,

@@ -21,7 +21,7 @@ from compact_splats.compression.container import (
 )
 from compact_splats.compression.files import kind_of, model_file, read_model
 from compact_splats.compression.formats.common import sigmoid
-from compact_splats.scene.parameters import REST_COUNTS, SavedArrays, Vector, is_antialiased, sh_degree
+from compact_splats.scene.parameters import REST_COUNTS, SavedArrays, Vector, is_antialiased, is_nested, sh_degree
 from compact_splats.utils.errors import InputError
 from compact_splats.utils.files import open_file
 from compact_splats.utils.usage import MB
@@ -58,7 +58,7 @@ def described(path: Path, arrays: SavedArrays) -> list[str]:
     """
     num = len(arrays["means"])
     lines = [f"{path}: {described_size(num, path)}, SH degree {sh_degree(arrays)}"]
-    lines += [f"  format      {kind_of(path)}", f"  marked      {_mark(is_antialiased(arrays))}"]
+    lines += [f"  format      {kind_of(path)}", f"  marked      {_mark(is_antialiased(arrays), is_nested(arrays))}"]
     lines += _offset(arrays.offset)
     if num:
         means, middle = arrays["means"], np.median(arrays["means"], axis=0)
@@ -92,8 +92,8 @@ def _offset(offset: Vector | None) -> list[str]:
     return [] if offset is None else [text.format(*offset)]
 
 
-def _mark(antialiased: bool) -> str:
-    return "anti-aliased" if antialiased else "not anti-aliased"
+def _mark(antialiased: bool, nested: bool) -> str:
+    return ("anti-aliased" if antialiased else "not anti-aliased") + (", nested" if nested else "")
 
 
 def _of_gsz(path: Path, data: bytes) -> list[str]:
@@ -107,7 +107,7 @@ def _of_gsz(path: Path, data: bytes) -> list[str]:
     lines = [
         f"{path}: {described_size(num, path)}, SH degree {REST_COUNTS.index(num_rest)}",
         "  format      gsz",
-        f"  marked      {_mark(header.get(ANTIALIASED_KEY) is True)}",
+        f"  marked      {_mark(header.get(ANTIALIASED_KEY) is True, False)}",
         *_offset(offset),
         *(_bounds(*bounds) if bounds else []),
         "header: " + ", ".join(f"{key} {json.dumps(value)}"[:80] for key, value in header.items()),

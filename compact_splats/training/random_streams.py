@@ -2,7 +2,7 @@
 
 import torch
 
-PURPOSES = ("views", "importance views", "densification", "selection", "background")
+PURPOSES = ("views", "importance views", "densification", "selection", "background", "prefixes")
 
 
 def random_stream(seed: int, purpose: str) -> torch.Generator:

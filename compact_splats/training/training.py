@@ -127,7 +127,7 @@ class Training:
         self._divisor, self._smaller = 1, dict[int, Camera]()
         self._loss, self._background, self._rendered = loss, background, rendered
         self.exposure, self.poses, self._processes = exposure, poses, processes
-        model.units = scene.units
+        model.units, model.nested = scene.units, False
         self._views = views or ViewSampler(len(scene.train), random_stream(seed, "views"))
         self._background_stream = random_stream(seed, "background")
         if model.optimizer is None:

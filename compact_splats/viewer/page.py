@@ -90,8 +90,10 @@ def write_page(
         packed, units = gsz, model.units.of_files()
     else:
         given = {key: values.detach()[chosen].cpu().numpy() for key, values in model.parameters.items()}
-        arrays = SavedArrays(given, model.antialiased)
+        arrays = SavedArrays(given, model.antialiased, nested=model.nested)
         packed, copy, lost = _as_gsz(arrays, color_basis) if format == "gsz" else _as_spz(arrays)
+        if model.nested and format == "gsz":
+            lost.append("the order of the nested model is lost, and with it the slider: a .gsz has its own")
         if lost:
             lost += psnr_of_copy(given, copy, views.cameras, units, model.antialiased, model.device)
     about = {
@@ -99,6 +101,7 @@ def write_page(
         "units": {"origin": units.origin, "scale": units.scale},
         "background": background,
         "antialiased": model.antialiased,
+        "nested": model.nested and format == "spz",  # a .gsz has an order of its own
         "blur": LIMITS["blur"],
         "near": LIMITS["near"],
         "up": views.up.tolist(),

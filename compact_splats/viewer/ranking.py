@@ -17,7 +17,7 @@ def sizes(model: GaussianModel) -> Tensor:
 
 @torch.no_grad()
 def most_important(model: GaussianModel, most: int, among: Tensor | None = None) -> Tensor:
-    """Indices of the Gaussians with the largest opacity times size.
+    """Indices of the Gaussians with the largest opacity times size; of a nested model, of the first ones.
 
     Args:
         model: the Gaussians.
@@ -28,7 +28,7 @@ def most_important(model: GaussianModel, most: int, among: Tensor | None = None)
         (M,) int64, ascending.
     """
     indices = torch.arange(model.num_gaussians, device=model.device) if among is None else among.nonzero().squeeze(1)
-    if len(indices) <= most:
-        return indices
+    if len(indices) <= most or model.nested:
+        return indices[:most]
     importance = (model.opacities.squeeze(1) * sizes(model))[indices]
     return indices[importance.topk(most).indices].sort().values

@@ -27,7 +27,7 @@ from compact_splats.compression.formats.common import (
     unit,
     write_file,
 )
-from compact_splats.scene.parameters import SH_C0, SavedArrays
+from compact_splats.scene.parameters import SH_C0, SavedArrays, is_nested
 
 _RECORD = np.dtype([("mean", "<f4", 3), ("scale", "<f4", 3), ("color", "u1", 4), ("quat", "u1", 4)])
 LIMITS = {
@@ -67,10 +67,11 @@ def read(path: str | Path, *, keep_nan: bool = False) -> SavedArrays:
 
 
 def _pack(arrays: Arrays) -> bytes:
-    # Viewers show the start of the file while they load: the Gaussians that cover most come first.
+    # Viewers show the start of the file while they load: the Gaussians that cover most come first, or those of a nested
+    # model that do.
     volume = arrays["log_scales"].sum(axis=1, dtype=np.float64)
     opacity = -np.logaddexp(0, -arrays["opacity_logits"][:, 0].astype(np.float64))  # its logarithm
-    order = np.argsort(-(volume + opacity), kind="stable")
+    order = np.arange(len(volume)) if is_nested(arrays) else np.argsort(-(volume + opacity), kind="stable")
     records = np.empty(len(order), _RECORD)
     records["mean"] = arrays["means"][order]
     records["scale"] = to_scales(arrays["log_scales"][order])

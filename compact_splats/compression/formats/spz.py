@@ -32,7 +32,7 @@ from compact_splats.compression.formats.common import (
     unit,
     write_file,
 )
-from compact_splats.scene.parameters import REST_COUNTS, SavedArrays, is_antialiased, sh_degree
+from compact_splats.scene.parameters import REST_COUNTS, SavedArrays, is_antialiased, is_nested, sh_degree
 from compact_splats.utils.errors import InputError
 
 AXES = ("RDF", "RUB")  # of the file: right, down, front, as in models; right, up, back
@@ -170,7 +170,8 @@ def _bits_within(far: float) -> int:
 
 
 def _pack(arrays: SavedArrays, sh_bits: tuple[int, int], bits: int, version: int) -> bytes:
-    arrays = in_spatial_order(arrays)
+    if not is_nested(arrays):
+        arrays = in_spatial_order(arrays)
     num = len(arrays["means"])
     fixed = np.rint(arrays["means"].astype(np.float64) * 2**bits)
     if np.abs(fixed).max() > _MAX_POSITION:

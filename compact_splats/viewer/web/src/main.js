@@ -5,7 +5,7 @@ import { Color, Matrix4, PerspectiveCamera, Quaternion, Scene, Vector3, WebGLRen
 import { SparkRenderer } from "@sparkjsdev/spark";
 import { Flight } from "./flight.js";
 import { setProjection } from "./lens.js";
-import { meshOf } from "./splats.js";
+import { drawFirst, meshOf } from "./splats.js";
 
 const FAR = 1e5; // times the nearest distance
 const STILL_AFTER = 250; // ms without anything new to draw,
@@ -23,7 +23,9 @@ async function main() {
   const spark = newSpark(renderer, about, () => page.ask());
   const page = new Page(about, renderer, camera, scene, spark);
   scene.add(spark);
-  scene.add(await meshOf(modelBytes(), about.format, about.units));
+  const mesh = await meshOf(modelBytes(), about.format, about.units);
+  scene.add(mesh);
+  if (about.nested) page.offerPrefixes(mesh);
   page.begin();
 }
 
@@ -98,6 +100,19 @@ class Page {
     setTimeout(() => document.body.classList.add("calm"), HINT_MS);
   }
 
+  /** Show the slider of a nested model, whose first splats alone are a good model. */
+  offerPrefixes(mesh) {
+    const slider = byId("share"), whole = mesh.numSplats;
+    slider.oninput = () => {
+      const count = Math.ceil((whole * slider.value) / 100);
+      drawFirst(mesh, count);
+      byId("number").textContent = `${count.toLocaleString("en")} Gaussians`;
+      this.ask();
+    };
+    slider.oninput();
+    byId("prefix").hidden = false;
+  }
+
   /** Ask for a new picture. */
   ask() {
     this.wanted = true;
@@ -166,7 +181,7 @@ class Page {
     button.onclick = () =>
       document.fullscreenElement ? document.exitFullscreen() : document.documentElement.requestFullscreen();
     addEventListener("keydown", (event) => {
-      if (event.ctrlKey || event.metaKey || event.altKey) return;
+      if (event.ctrlKey || event.metaKey || event.altKey || event.target === byId("share")) return;
       const step = { ArrowLeft: -1, ArrowRight: 1, KeyR: 0 }[event.code];
       if (step !== undefined) this.#jump(this.index + step);
       if (event.code === "KeyU") {

@@ -20,6 +20,12 @@ export async function meshOf(bytes, format, units) {
   return mesh;
 }
 
+/** Draw only the first `count` splats of a mesh. */
+export function drawFirst(mesh, count) {
+  mesh.extSplats.numSplats = count;
+  mesh.updateMappingVersion();
+}
+
 /** The model in a file, by a worker, so that the page stays responsive. */
 function decoded(bytes, format) {
   const address = URL.createObjectURL(new Blob([workerSource], { type: "text/javascript" }));
