@@ -49,7 +49,7 @@ MIN_GAUSSIANS_FOR_PCA = 1024  # with fewer, the PCA basis costs more bytes than 
 
 @dataclass(frozen=True)
 class CompactSettings:
-    """Trades size for quality. docs/results.md was measured with the defaults.
+    """Trades size for quality, see ``PRESETS``.
 
     Attributes:
         position_step: of a typical Gaussian's position, as a share of its size.
@@ -70,6 +70,13 @@ class CompactSettings:
     rest_step: float = 0.076
     dead_zone: float = 0.55
     rate: float = 4.8e-4
+
+
+PRESETS = {
+    "small": CompactSettings(),
+    "default": CompactSettings(),
+    "high": CompactSettings(),
+}  # ``--quality``; docs/results.md has their sizes and losses
 
 
 class CompactQuantizer(Quantizer):
@@ -206,19 +213,20 @@ class CompactQuantizer(Quantizer):
 
 
 def encode_compact(
-    arrays: Arrays, color_basis: ColorBasis | None = None, **settings: float
+    arrays: Arrays, color_basis: ColorBasis | None = None, quality: str = "default", **settings: float
 ) -> tuple[dict[str, Any], dict[str, bytes]]:
     """Header and streams of a model.
 
     Args:
         arrays: of :func:`compression.arrays.checked`.
         color_basis: that of the training cameras; None: the spherical harmonics.
-        settings: of :class:`CompactSettings`.
+        quality: one of ``PRESETS``.
+        settings: of :class:`CompactSettings`, in place of those of the preset.
 
     Raises:
         FormatError: too many Gaussians.
     """
-    quantizer = CompactQuantizer(CompactSettings(**settings), color_basis)
+    quantizer = CompactQuantizer(replace(PRESETS[quality], **settings), color_basis)
     parameters = quantizer.prepared({name: torch.from_numpy(array) for name, array in arrays.items()})
     quantizer.fit(parameters)
     return quantizer._streams(parameters)
