@@ -276,7 +276,8 @@ def test_a_higher_quality_is_larger_and_closer():
         data = encode(rows, quality=quality)
         decoded = decode(data)
         sizes.append(len(data))
-        errors.append([np.abs(np.sort(decoded[name], 0) - np.sort(rows[name], 0)).mean() for name in ("means", "sh_dc")])
+        changes = (np.abs(np.sort(decoded[name], 0) - np.sort(rows[name], 0)) for name in ("means", "sh_dc"))
+        errors.append([change.mean() for change in changes])
     assert sizes == sorted(set(sizes))
     assert (np.diff(errors, axis=0) < 0).all()
 
@@ -379,7 +380,8 @@ def test_fields_that_share_tables_come_back():
 def test_contexts_without_a_table_are_refused(head, contexts, expected):
     reader = SymbolReader({"tables": len(head).to_bytes(4, "little") + lzma_pack(head), "symbols": b""})
     with pytest.raises(FormatError, match=expected):
-        reader.read_one(np.empty(len(contexts), np.int16), reader.tables_of_fields((-5, 5)), Contexts(np.array(contexts)))
+        tables = reader.tables_of_fields((-5, 5))
+        reader.read_one(np.empty(len(contexts), np.int16), tables, Contexts(np.array(contexts)))
 
 
 def test_tables_that_are_none_are_refused():

@@ -62,20 +62,26 @@ class CompactSettings:
         rate: weight of the estimated bits per Gaussian in the loss of fine-tuning.
     """
 
-    position_step: float = 0.02
+    position_step: float = 0.03
     scale_step: float = 0.08
-    opacity_step: float = 0.12
-    quat_step: float = 0.028
+    opacity_step: float = 0.2
+    quat_step: float = 0.045
     dc_step: float = 0.055
     rest_step: float = 0.076
     dead_zone: float = 0.55
-    rate: float = 4.8e-4
+    rate: float = 4e-4
 
 
 PRESETS = {
-    "small": CompactSettings(),
+    "small": CompactSettings(
+        position_step=0.05, scale_step=0.12, opacity_step=0.3, quat_step=0.075, dc_step=0.075, rest_step=0.095,
+        dead_zone=0.6, rate=6e-4,
+    ),
     "default": CompactSettings(),
-    "high": CompactSettings(),
+    "high": CompactSettings(
+        position_step=0.018, scale_step=0.07, opacity_step=0.15, quat_step=0.028, dc_step=0.045, rest_step=0.06,
+        rate=1.5e-4,
+    ),
 }  # ``--quality``; docs/results.md has their sizes and losses
 
 

@@ -66,8 +66,8 @@ def write(code: CompactCode, codes: Codes) -> tuple[dict[str, Any], dict[str, by
         for index, block in enumerate(pool.map(lambda block: _write_block(codes[block]), blocks_of(num))):
             streams |= {f"{name}.{index}": stream for name, stream in block.items()}
     streams["padding"] = bytes(max(0, num // GAUSSIANS_PER_BYTE - sum(map(len, streams.values()))))
-    own = ("version", "opacity_weights", "turn_weights", "color_basis", "pca_basis")  # that the header does not hold as they are
-    values = {field.name: getattr(code, field.name) for field in fields(code) if field.name not in own}
+    others = ("version", "opacity_weights", "turn_weights", "color_basis", "pca_basis")
+    values = {field.name: getattr(code, field.name) for field in fields(code) if field.name not in others}
     values["opacity_high"] = code.opacity_low + len(code.opacity_weights) - 1
     num_components = "none" if code.pca_basis is None else code.num_components
     values |= {"view_cosine": code.color_basis.cosine, "basis": num_components}

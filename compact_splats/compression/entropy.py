@@ -50,7 +50,7 @@ class Contexts:
 
 
 class SharedTables(NamedTuple):
-    """Tables of several fields: the bits by which contexts are shortened, the contexts that have a table, the tables."""
+    """Tables of several fields: bits by which contexts are shortened, contexts that have a table, and the tables."""
 
     shift: int
     used: np.ndarray

@@ -24,7 +24,7 @@ from compact_splats.training.strategy import Strategy
 from compact_splats.training.training import Training
 from compact_splats.training.view_sampler import ViewSampler
 
-SQUARES = 40.0  # weight of the MSE; at 30 dB, 15 would match the weight of L1 in training
+SQUARES = 20.0  # weight of the MSE; at 30 dB, 15 would match the weight of L1 in training
 
 
 @dataclass(frozen=True)
