@@ -10,11 +10,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
+import torch
 from diff_gaussian_rasterization import photometric_loss
 from torch import Tensor
 
 from compact_splats.arguments.compress import FineTuneRates, Phase
 from compact_splats.compression.quantizer import Quantizer
+from compact_splats.gaussian_renderer import render
+from compact_splats.scene.cameras import Camera
 from compact_splats.scene.dataset import Scene
 from compact_splats.scene.gaussian_model import PARAMETER_NAMES, GaussianModel
 from compact_splats.training.averaging import MeanOfLastSteps
@@ -23,6 +26,7 @@ from compact_splats.training.progress import Progress
 from compact_splats.training.strategy import Strategy
 from compact_splats.training.training import Training
 from compact_splats.training.view_sampler import ViewSampler
+from compact_splats.utils.images import to_uint8
 
 SQUARES = 20.0  # weight of the MSE; at 30 dB, 15 would match the weight of L1 in training
 
@@ -95,8 +99,9 @@ class QuantizationPenalty(Strategy):
 
 
 def fine_tune(
-    model: GaussianModel, quantizer: Quantizer, photos: Photos, phase: Phase, rates: FineTuneRates, progress: Progress
-) -> None:
+    model: GaussianModel, quantizer: Quantizer, photos: Photos, phase: Phase, rates: FineTuneRates, progress: Progress,
+    given: GaussianModel | None = None,
+) -> None:  # fmt: skip
     """Fit the model, rendered as the quantizer stores it, to the photos.
 
     Args:
@@ -106,6 +111,7 @@ def fine_tune(
         phase: number of steps, factors of the learning rates, steps that refit.
         rates: Adam's learning rates, before the phase's factor.
         progress: shows every step.
+        given: fit to its renders instead of the photos.
     """
     quantizer.fit(model.file_parameters())
 
@@ -113,6 +119,10 @@ def fine_tune(
         if phase.refits(training.step):
             quantizer.fit(model.file_parameters())
         return as_stored(model, quantizer)
+
+    @torch.no_grad()
+    def render_of_given(camera: Camera, background: Tensor) -> tuple[Tensor, None]:
+        return to_uint8(render(camera, given, background).image), None
 
     mean = [] if phase.mean_from is None else [MeanOfLastSteps(phase.mean_from)]
     training = Training(
@@ -124,7 +134,8 @@ def fine_tune(
         background=photos.background,
         views=photos.views,
         rendered=rendered,
-        exposure=photos.exposure,
+        target=None if given is None else render_of_given,
+        exposure=photos.exposure if given is None else None,
     )
     for step in training:
         progress.update(step, model.num_gaussians)
