@@ -8,6 +8,7 @@
 #   make bench    the rasterizer's speed, the instructions of its innermost loops (CUDA: with nvcc), seconds of each --help
 #   make docs     the site of docs/, into build/docs
 #   make gpu-check   on a machine with a GPU: tests, speed, training, in MINUTES; the results go to OUT=folder
+#   make example  docs/example.html anew: the page that make demo writes
 #   make viewer-bundle   the script of the pages that view.py --html writes, anew from viewer/web (needs npm)
 #   make lint     ruff and mypy
 #   make wheels   what pip needs to install compact-splats without a compiler, into OUT=dist (CUDA=0: without CUDA)
@@ -44,7 +45,7 @@ BUILT := $(SUBMODULES:%=$(VENV)/wheels/%.stamp)
 # A package's stamp is older than its newest source file exactly when it has to be installed again.
 sources = $(shell find submodules/$(1) -type f -not -path '*/build/*' -not -path '*.egg-info/*' -not -name '*.pyc')
 
-.PHONY: setup setup-dev demo test sanitize fuzz bench docs gpu gpu-check viewer-bundle lint wheels try-wheels clean
+.PHONY: setup setup-dev demo test sanitize fuzz bench docs gpu gpu-check viewer-bundle example lint wheels try-wheels clean
 .DELETE_ON_ERROR:
 
 # The submodules are compiled while pip fetches and unpacks the requirements.
@@ -107,6 +108,9 @@ endif
 demo: setup
 	rm -rf $(OUTPUT)/scene
 	$(BIN)/python -m compact_splats.demo.run --out $(OUTPUT) --iterations $(DEMO_ITERATIONS) --final-budget $(DEMO_BUDGET)
+
+example: demo
+	cp $(OUTPUT)/model.html docs/example.html
 
 test: setup-dev lint
 	$(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile

@@ -43,12 +43,12 @@ def measure_models(config: MetricsConfig) -> None:
         InputError: a folder has no renders, or files that can't be used.
     """
     device = pick_device(config.device)
+    methods = [(model, find_methods(model)) for model in config.model_paths]
     lpips = load_lpips(config.vgg, device) if config.lpips else None
     lines = [["model", "method", "views", *METRICS]]
-    for model in config.model_paths:
+    for model, folders in methods:
         per_view = {
-            method.name: measure(find_pairs(method), lpips, device, f"{model.name}/{method.name}")
-            for method in find_methods(model)
+            folder.name: measure(find_pairs(folder), lpips, device, f"{model.name}/{folder.name}") for folder in folders
         }
         results = {method: {metric: mean(views[metric]) for metric in METRICS} for method, views in per_view.items()}
         write_json(model / "per_view.json", per_view)

@@ -227,6 +227,10 @@ class CompressConfig(MachineConfig, SceneConfig, KeepConfig):
         trained = scene_of_run(folder)
         if folder is not None and (folder / "config.json").exists():
             trained |= _loss_of(read_json(folder / "config.json"), folder / "config.json")
+        if "source_path" not in trained | flags:
+            raise InputError(
+                "no scene to fine-tune on: give its folder with -s; compress.py export changes formats without photos"
+            )
         return build(cls, {**trained, **flags})
 
 

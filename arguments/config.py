@@ -16,7 +16,7 @@ from compact_splats.utils.errors import InputError, note
 SCHEDULES = {"full": FULL, "fast": FAST, "quick": QUICK}
 ALPHAS = ("auto", "mask", "composite")
 SELECTIONS = ("natural", "cutoff", "none")
-EXPOSURES = ("auto", "on", "off")
+SWITCHES = ("auto", "on", "off")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,8 +121,12 @@ class TrainConfig(MachineConfig, SceneConfig):
     deterministic: bool = option(False, type=bool, help="same bits in every run, also on a GPU; slower")
     random_background: bool = option(False, type=bool, help="a new random background in every step")
     exposure: str = option(
-        "off", choices=EXPOSURES, help="learn exposure and white balance of each training photo; auto: where photos of "
+        "off", choices=SWITCHES, help="learn exposure and white balance of each training photo; auto: where photos of "
         "the same points clearly differ in brightness"
+    )  # fmt: skip
+    depth_loss: str = option(
+        "auto", choices=SWITCHES, help="hold the rendered depth at the points that each photo observes, as a COLMAP "
+        "model with tracks says; auto: with at most 12 training photos"
     )  # fmt: skip
     selection: str = option(
         "natural", choices=SELECTIONS,

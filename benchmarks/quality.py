@@ -6,9 +6,9 @@
     python -m benchmarks.quality --plot quality.png results.json
 
 A change names a field of the schedule at its full length (arguments/schedule.py) and gives its value in JSON:
-``learning_rates.means_factor=2``, ``densification_rounds.0.allowance_factor=2``; ``selection=cutoff`` and
-``exposure=on`` are some, too. Several at once are joined by ``+``. Every run of ``--runs`` is made without changes and
-with each of them.
+``learning_rates.means_factor=2``, ``densification_rounds.0.allowance_factor=2``; ``selection=cutoff``,
+``exposure=on`` and ``depth=on`` are some, too. Several at once are joined by ``+``. Every run of ``--runs`` is made
+without changes and with each of them.
 
 A finished run is added to the JSON file at once, and a run that is in the file is not made again. CPU seconds are those
 of the process while it trains: loading, measuring and saving do not count.
@@ -22,6 +22,7 @@ import statistics
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import fields, is_dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,9 +32,10 @@ from compact_splats.arguments.config import SCHEDULES
 from compact_splats.arguments.device import use_threads
 from compact_splats.arguments.schedule import Schedule, num_random_points
 from compact_splats.gaussian_renderer.evaluation import evaluate
-from compact_splats.scene import load_scene
+from compact_splats.scene import Scene, load_scene
 from compact_splats.scene.gaussian_model import GaussianModel
 from compact_splats.training.exposure import Exposure
+from compact_splats.training.sparse_depth import SparseDepth
 from compact_splats.training.strategies import standard_strategies
 from compact_splats.training.training import Training
 from compact_splats.utils.errors import InputError, run_script
@@ -45,12 +47,16 @@ Result = dict[str, Any]
 
 
 class Setting(NamedTuple):
-    """How a scene is trained: Gaussians, ``--resolution``, first points where it has none, and background."""
+    """How a scene is trained: Gaussians, ``--resolution``, first points where it has none, background, training photos.
+
+    Of ``photos``, evenly spaced among all training photos, only the points are used that two of them observe.
+    """
 
     budget: int = 20_000
     resolution: int = -1
     random_points: int | None = None
     white: bool = False
+    photos: int | None = None
 
 
 # By the name of the folder. The demo scene: python -m compact_splats.demo.scene demo
@@ -79,11 +85,11 @@ def changed(schedule: Any, path: str, value: Any) -> Any:
 
 
 def schedule_of(run: str, changes: str) -> tuple[Schedule, dict[str, str]]:
-    """The schedule of a run with changes, and its selection and exposure as flags of train.py name them."""
+    """The schedule of a run with changes, and what else train.py has flags for."""
     kind, _, steps = run.partition(":")
     if kind not in SCHEDULES or not (steps or "1").isdecimal():
         raise InputError(f"--runs {run}: write the name of a schedule ({', '.join(SCHEDULES)}) or NAME:STEPS")
-    schedule, options = SCHEDULES[kind], {"selection": "natural", "exposure": "off"}
+    schedule, options = SCHEDULES[kind], {"selection": "natural", "exposure": "off", "depth": "off"}
     for change in filter(None, changes.split("+")):
         path, equals, text = change.partition("=")
         if path in options:
@@ -101,6 +107,18 @@ def _tuples(value: Any) -> Any:
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
+def with_photos(scene: Scene, count: int) -> Scene:
+    """The scene with fewer training photos, evenly spaced, and the points that two of them observe."""
+    last, count = len(scene.train) - 1, min(count, len(scene.train))
+    chosen = [round(i * last / max(1, count - 1)) for i in range(count)]
+    train, observed = tuple(scene.train[i] for i in chosen), [scene.observed[i] for i in chosen]
+    times = torch.cat(observed).bincount(minlength=len(scene.points.xyz))
+    kept = times >= 2
+    places = kept.cumsum(0) - 1
+    observed = tuple(places[each[kept[each]]] for each in observed)
+    return replace(scene, train=train, points=scene.points.chosen(kept), observed=observed)
+
+
 def measure(folder: Path, setting: Setting, run: str, changes: str, seed: int, course: bool) -> Result:
     """Train once.
 
@@ -114,9 +132,13 @@ def measure(folder: Path, setting: Setting, run: str, changes: str, seed: int, c
     """
     schedule, options = schedule_of(run, changes)
     random_points = setting.random_points or num_random_points(setting.budget)
-    scene = load_scene(folder, resolution=setting.resolution, num_random_points=random_points)
+    scene = load_scene(folder, resolution=setting.resolution, num_random_points=random_points, tracks=True)
+    if setting.photos is not None:
+        scene = with_photos(scene, setting.photos)
     model = GaussianModel.from_points(scene.points, 3, "cpu")
     strategies = standard_strategies(scene, schedule, setting.budget, seed=seed, selection=options["selection"])
+    if options["depth"] == "on":
+        strategies.append(SparseDepth(scene))
     exposure = Exposure(len(scene.train)) if options["exposure"] == "on" else None
     background = torch.ones(3) if setting.white else torch.zeros(3)
     spent, points, start = 0.0, [], time.process_time()
@@ -163,7 +185,7 @@ def table(results: Sequence[Result]) -> str:
     for (scene, run), same in _grouped([each for each in results if not each["changes"]], _scene_and_run):
         cells = [_spread([value(each) for each in same], digits) for _, value, digits in FIGURES]
         lines.append(_row([scene, run, str(len(same)), *cells]))
-    scenes = list(dict.fromkeys(result["scene"] for result in results))
+    scenes = list(dict.fromkeys(_scene(result) for result in results))
     lines += ["", _row(["run, change", *scenes, *(f"mean {each}" for each in headings)])]
     lines.append(_row(["---"] * (1 + len(scenes) + len(headings))))
     for (run, changes), same in _grouped(results, lambda each: (each["run"], each["changes"])):
@@ -176,7 +198,7 @@ def _differences(scenes: Sequence[str], changed_results: Sequence[Result], resul
     """Cells: by scene the difference of PSNR to the run without changes; mean over scenes of each figure."""
     unchanged = {_case(result)[:-1]: result for result in results if not result["changes"]}
     pairs = [(each, unchanged[_case(each)[:-1]]) for each in changed_results if _case(each)[:-1] in unchanged]
-    by_scene = {scene: [pair for pair in pairs if pair[0]["scene"] == scene] for scene in scenes}
+    by_scene = {scene: [pair for pair in pairs if _scene(pair[0]) == scene] for scene in scenes}
     cells, psnr = [], FIGURES[0][1]
     for scene in scenes:
         cells.append(_spread([psnr(new) - psnr(old) for new, old in by_scene[scene]], 2, sign="+"))
@@ -191,14 +213,18 @@ def _differences(scenes: Sequence[str], changed_results: Sequence[Result], resul
     return cells
 
 
+def _scene(result: Result) -> str:
+    return result["scene"] + (f", {result['photos']} photos" if result.get("photos") else "")
+
+
 def _scene_and_run(result: Result) -> tuple[str, str]:
     size = "" if result["resolution"] == -1 else f" `-r {result['resolution']}`"
-    return f"{result['scene']}{size}, {result['gaussians']:,}", result["run"]
+    return f"{_scene(result)}{size}, {result['gaussians']:,}", result["run"]
 
 
 def _case(result: Result) -> tuple[Any, ...]:
     """What makes two results the same run; the changes come last."""
-    return tuple(result[name] for name in ("scene", *Setting._fields, "run", "seed", "changes"))
+    return tuple(result.get(name) for name in ("scene", *Setting._fields, "run", "seed", "changes"))
 
 
 def _grouped(results: Sequence[Result], key: Any) -> list[tuple[Any, list[Result]]]:
@@ -247,6 +273,7 @@ def main() -> None:
     parser.add_argument("--scenes", type=Path, nargs="+", default=[], metavar="FOLDER")
     parser.add_argument("-r", "--resolution", type=int, help="of all scenes, as for train.py")
     parser.add_argument("--final-budget", type=int, help="Gaussians, for all scenes (default: by name)")
+    parser.add_argument("--photos", type=int, nargs="+", default=[None], help="so many training photos")
     parser.add_argument("--runs", nargs="+", default=["quick"], metavar="SCHEDULE[:STEPS]")
     parser.add_argument(
         "--with", nargs="+", default=[], dest="changes", metavar="FIELD=VALUE", help="changes, see above"
@@ -273,8 +300,8 @@ def main() -> None:
     results = read([options.out]) if options.out and options.out.exists() else []
     given = {"budget": options.final_budget, "resolution": options.resolution}
     given = {name: value for name, value in given.items() if value is not None}
-    for folder in options.scenes:
-        setting = SETTINGS.get(folder.name, Setting())._replace(**given)
+    for folder, photos in product(options.scenes, options.photos):
+        setting = SETTINGS.get(folder.name, Setting())._replace(**given, photos=photos)
         for run in options.runs:
             for changes in ["", *options.changes]:
                 for seed in options.seeds:

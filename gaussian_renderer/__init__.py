@@ -64,7 +64,12 @@ def render(
 
 
 def render_pass(
-    camera: Camera, model: GaussianModel, background: Tensor, sums: Mapping[str, Tensor | None]
+    camera: Camera,
+    model: GaussianModel,
+    background: Tensor,
+    sums: Mapping[str, Tensor | None],
+    *,
+    inverse_depth: bool = False,
 ) -> RenderPass:
     """Render a view without autograd, for training. Image and gradients have the same bits as those of :func:`render`.
 
@@ -73,6 +78,7 @@ def render_pass(
         model: as for :func:`render`.
         background: as for :func:`render`.
         sums: by parameter name, what gradients are added to, if anything.
+        inverse_depth: as for :func:`render`.
     """
     return RenderPass(
         _view(camera, background),
@@ -82,6 +88,7 @@ def render_pass(
         unchecked="sh_rest",
         sh_degree=model.sh_degree,
         antialiased=model.antialiased,
+        inverse_depth=inverse_depth,
     )
 
 

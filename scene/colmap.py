@@ -1,6 +1,7 @@
 """Reader of COLMAP's sparse models, binary and text. Every count and offset is checked against the size of the file.
 
-Observations, tracks, rigs and frames are skipped: the images file contains the full poses.
+The images file contains the full poses, so rigs and frames are skipped. Which points a photo observes is read when
+asked for, from the images file; where the point lies in the photo follows from the pose.
 Format: https://colmap.github.io/format.html; camera models: https://colmap.github.io/cameras.html.
 """
 
@@ -10,6 +11,7 @@ import struct
 from array import array
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -23,7 +25,14 @@ from compact_splats.utils.files import open_file
 from compact_splats.utils.geometry import rotation_matrices_of_unit
 
 _Camera = tuple[str, int, int, tuple[float, ...]]  # model, width, height, parameters
-_Image = tuple[str, int, tuple[float, ...]]  # name, camera id, pose qw qx qy qz tx ty tz
+
+
+class _Image(NamedTuple):
+    name: str
+    camera_id: int
+    pose: tuple[float, ...]  # qw qx qy qz tx ty tz
+    observed: np.ndarray = np.empty(0, np.int64)  # (K,) ids of the points that are observed
+
 
 _MODELS = {  # name: (number in the binary file, number of parameters)
     "SIMPLE_PINHOLE": (0, 3),
@@ -52,13 +61,14 @@ _BROKEN = "copy the file again or rerun COLMAP"
 _MAX_WORDS = 32  # of a line of images.txt that are looked at
 
 
-def read_colmap(model: Path, files: SceneFiles) -> DataSet:
+def read_colmap(model: Path, files: SceneFiles, *, tracks: bool = False) -> DataSet:
     """Read a sparse model.
 
     Args:
         model: folder with cameras, images and points3D, each .bin or .txt; .bin is preferred. The points may also be
             points3D.ply.
         files: of the scene, for the photos.
+        tracks: also which points each photo observes.
 
     Raises:
         InputError: a file is missing, broken, or contains impossible values.
@@ -68,16 +78,15 @@ def read_colmap(model: Path, files: SceneFiles) -> DataSet:
     if not cameras:
         raise InputError(path, "at least one camera", "none", _BROKEN)
     images_path, is_binary = _find(model, "images")
-    images = (_read_images_binary if is_binary else _read_images_text)(images_path)
+    images = (_read_images_binary if is_binary else _read_images_text)(images_path, tracks=tracks)
     lenses = _Lenses(path, cameras, images_path, images)
 
     def posed(found: Found, image: _Image) -> PosedPhoto:
-        name, camera_id, pose = image
-        rotation = _rotation_from_quaternion(np.array(pose[:4]))
-        motion = rigid_motion(images_path, found.name, rotation, np.array(pose[4:]))
-        return PosedPhoto(found, lenses[camera_id], motion)
+        rotation = _rotation_from_quaternion(np.array(image.pose[:4]))
+        motion = rigid_motion(images_path, found.name, rotation, np.array(image.pose[4:]))
+        return PosedPhoto(found, lenses[image.camera_id], motion, observed=image.observed)
 
-    found = files.match(images_path, [name for name, *_ in images])
+    found = files.match(images_path, [image.name for image in images])
     photos, left_out = usable_photos(found, posed, images)
     return DataSet(images_path, photos, _read_points(model), left_out=left_out)
 
@@ -110,10 +119,10 @@ class _Lenses(dict[int, Lens]):
 
     def __init__(self, path: Path, cameras: dict[int, _Camera], images_path: Path, images: list[_Image]) -> None:
         self.path, self.cameras = path, cameras
-        for name, camera_id, _ in images:
-            if camera_id not in cameras:
-                missing = f"camera {camera_id}, which the cameras file does not contain"
-                raise InputError(f"{images_path}: '{name}' has {missing}; {_BROKEN}")
+        for image in images:
+            if image.camera_id not in cameras:
+                missing = f"camera {image.camera_id}, which the cameras file does not contain"
+                raise InputError(f"{images_path}: '{image.name}' has {missing}; {_BROKEN}")
 
     def __missing__(self, camera_id: int) -> Lens:
         lens = self[camera_id] = _lens(self.path, *self.cameras[camera_id])
@@ -201,13 +210,18 @@ def _read_cameras_binary(path: Path) -> dict[int, _Camera]:
 _MIN_IMAGE = 64 + 1 + 8  # bytes: head, name, number of observations
 
 
-def _read_images_binary(path: Path) -> list[_Image]:
+_OBSERVATION = np.dtype([("xy", "<f8", 2), ("id", "<i8")])  # id -1: of no point
+
+
+def _read_images_binary(path: Path, *, tracks: bool = False) -> list[_Image]:
     cursor, images = _Cursor(path), []
     for _ in range(cursor.count(_MIN_IMAGE)):
         _, *pose, camera_id = cursor.take("I7dI")
         name = cursor.string()
-        cursor.skip(24 * cursor.count(24))  # observations: x, y, point
-        images.append((name, camera_id, tuple(pose)))
+        num = cursor.count(_OBSERVATION.itemsize)
+        ids = np.frombuffer(cursor.data, _OBSERVATION, num if tracks else 0, cursor.offset)["id"]
+        cursor.skip(num * _OBSERVATION.itemsize)
+        images.append(_Image(name, camera_id, tuple(pose), ids[ids >= 0]))
     cursor.finish()
     return images
 
@@ -242,7 +256,7 @@ def _read_points_binary(path: Path) -> Points:
     for i in range(0, num_points, _CHUNK):
         places = starts[i : i + _CHUNK, None] + np.arange(_POINT.itemsize)
         heads[i : i + _CHUNK] = content[places].view(_POINT)[:, 0]
-    return checked_points(path, heads["xyz"], heads["rgb"])
+    return checked_points(path, heads["xyz"], heads["rgb"], heads["id"].astype(np.int64))
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -292,21 +306,29 @@ def _read_cameras_text(path: Path) -> dict[int, _Camera]:
     return cameras
 
 
-def _read_images_text(path: Path) -> list[_Image]:
+def _read_images_text(path: Path, *, tracks: bool = False) -> list[_Image]:
     """Each image has a second line of observations, or an empty one; some programs leave it out."""
     images, follows_image = [], False
     for number, line in _lines(path):
         if not line or (follows_image and _is_observations(line)):
+            if tracks and follows_image:
+                ids = np.array([_id(word) for word in line.split()[2::3]], np.int64)
+                images[-1] = images[-1]._replace(observed=ids[ids >= 0])
             follows_image = False
             continue
         try:
             _, qw, qx, qy, qz, tx, ty, tz, camera_id, name = line.split(maxsplit=9)
-            images.append((name, _whole(camera_id), tuple(map(float, (qw, qx, qy, qz, tx, ty, tz)))))
+            images.append(_Image(name, _whole(camera_id), tuple(map(float, (qw, qx, qy, qz, tx, ty, tz)))))
         except ValueError:
             expected = "IMAGE_ID QW QX QY QZ TX TY TZ CAMERA_ID NAME"
             raise _bad_line(path, number, f"{expected}{' or X Y POINT3D_ID ...' * follows_image}", line) from None
         follows_image = True
     return images
+
+
+def _id(word: str) -> int:
+    """The id of a point; -1, as COLMAP writes for no point, if it is no 64-bit integer of 0 or more."""
+    return int(word) if word.isascii() and word.isdigit() and len(word) < 19 else -1
 
 
 def _is_observations(line: str) -> bool:
@@ -323,17 +345,18 @@ def _is_observations(line: str) -> bool:
 
 
 def _read_points_text(path: Path) -> Points:
-    values = array("d")  # x y z r g b of each
+    values, ids = array("d"), array("q")  # x y z r g b of each
     for number, line in _lines(path):
         if not line:
             continue
         try:
-            _, *numbers = line.split(maxsplit=7)[:7]
+            number_of_point, *numbers = line.split(maxsplit=7)[:7]
             x, y, z, r, g, b = map(float, numbers)
             values.extend((x, y, z, r, g, b))
         except (ValueError, OverflowError):  # OverflowError: integers beyond the range of floats
             raise _bad_line(path, number, "POINT3D_ID X Y Z R G B ERROR TRACK", line) from None
+        ids.append(_id(number_of_point))
     table = np.array(values).reshape(-1, 6)
     colours = table[:, 3:]
     is_whole = (colours == np.rint(colours)).all()
-    return checked_points(path, table[:, :3], colours if is_whole else colours_to_bytes(colours))
+    return checked_points(path, table[:, :3], colours if is_whole else colours_to_bytes(colours), np.array(ids))

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from compact_splats.arguments.config import ALPHAS
 from compact_splats.scene.cameras import Camera
@@ -20,6 +21,7 @@ from compact_splats.scene.photos import Photo
 from compact_splats.scene.points import Points, random_points_around_object, random_points_in_view, without_far
 from compact_splats.scene.posed_photo import PosedPhoto, checked_lens
 from compact_splats.scene.splits import split
+from compact_splats.scene.tracks import observed_points
 from compact_splats.utils.errors import InputError, note
 from compact_splats.utils.memory import free_memory
 from compact_splats.utils.pictures import UPRIGHT, lacks_end, picture_orientation, picture_size
@@ -41,6 +43,8 @@ class Scene:
         missing: names of registered photos that are not on disk.
         units: from world units to the coordinates of the data set and of the files that are written.
         photos: keeps the decoded photos of all views.
+        observed: of each training view (K,) int64, indices of the points that it observes; empty if they were not asked
+            for, or the data set does not say.
     """
 
     train: tuple[Camera, ...]
@@ -50,6 +54,7 @@ class Scene:
     missing: tuple[str, ...] = ()
     units: Units = Units()
     photos: PhotoCache = field(default_factory=PhotoCache)
+    observed: tuple[Tensor, ...] = ()
 
     def limit_photos(self, most: int | None) -> None:
         """Set how many bytes of memory decoded photos may take, before the first is decoded; None: any number."""
@@ -68,6 +73,7 @@ def load_scene(
     *,
     sparse: int | None = None,
     photo_memory: int | None = None,
+    tracks: bool = False,
 ) -> Scene:
     """Load a COLMAP, Blender, nerfstudio or instant-ngp data set. Photos are decoded when they are used.
 
@@ -85,19 +91,21 @@ def load_scene(
         units: those of an earlier run on the scene; None: from the training cameras.
         sparse: which COLMAP model ``sparse/N``; None: that with the most photos.
         photo_memory: bytes that decoded photos may take, at least a few photos; None: half of the free memory.
+        tracks: fill in ``observed``, where the data set is a COLMAP model with tracks.
 
     Raises:
         InputError: the folder does not exist, is not a data set, is broken, or has no photo to train on.
     """
     source = Path(source)
     if not source.is_dir():
-        problem = "is a file" if source.exists() else "does not exist"
-        raise InputError(f"scene folder {source} {problem} (see -s)")
+        if source.exists():
+            raise InputError(f"scene folder {source} is a file (see -s); a model to start from is given by --init-ply")
+        raise InputError(f"scene folder {source} does not exist (see -s)")
     if resolution == 0 or resolution < -1:
         raise InputError(f"--resolution must be 1, 2, 4, 8, a width in px, or -1, not {resolution}")
     if alpha not in ALPHAS:
         raise InputError(f"--alpha must be {', '.join(ALPHAS[:-1])} or {ALPHAS[-1]}, not {alpha!r}")
-    data = read_data_set(source, images, sparse)
+    data = read_data_set(source, images, sparse, tracks=tracks)
     registered = [*data.photos, *(data.test or [])]
     missing = tuple(photo for photo in registered if not isfile(photo.path))
     if len(missing) == len(registered):
@@ -129,7 +137,8 @@ def load_scene(
     _say_fits(list(fits.values()), resolution)
     generator = torch.Generator().manual_seed(seed)
     points = _points(file_points, units, train, num_random_points, generator, in_box=data.test is not None)
-    scene = Scene(train, test, points, EXTENT, tuple(photo.name for photo in missing), units, cache)
+    observed = observed_points(points, train, train_views) if tracks else ()
+    scene = Scene(train, test, points, EXTENT, tuple(photo.name for photo in missing), units, cache, observed)
     free = free_memory()
     scene.limit_photos(free // 2 if photo_memory is None and free is not None else photo_memory)
     return scene
@@ -315,7 +324,7 @@ def _points(
 ) -> Points:
     if found is not None:
         xyz = units.world_points(found.xyz.numpy()).clip(-_INFINITY, _INFINITY)
-        return Points(torch.from_numpy(xyz).float(), found.rgb)
+        return replace(found, xyz=torch.from_numpy(xyz).float())
     note(f"the scene has no points: starting from {num_random:,} random ones")
     random_points = random_points_around_object if in_box else random_points_in_view
     return random_points(train, num_random, generator)

@@ -16,13 +16,14 @@ from compact_splats.scene.transforms import read_transforms
 from compact_splats.utils.errors import InputError, note
 
 
-def read_data_set(source: Path, images: str, sparse: int | None) -> DataSet:
+def read_data_set(source: Path, images: str, sparse: int | None, *, tracks: bool = False) -> DataSet:
     """Read photos, poses and points.
 
     Args:
         source: the folder.
         images: subfolder of the photos.
         sparse: which of several COLMAP models ``sparse/N``; None: that with the most photos.
+        tracks: also which points each photo of a COLMAP model observes.
 
     Raises:
         InputError: the folder is no data set, or is broken; there is no such folder of photos or model.
@@ -47,7 +48,7 @@ def read_data_set(source: Path, images: str, sparse: int | None) -> DataSet:
             f"{source} is not a scene: it contains no sparse/0/cameras.bin (COLMAP), transforms_train.json (Blender) "
             "or transforms.json (nerfstudio); see -s, or make a scene from photos with convert.py"
         )
-    data = read_colmap(model, files)
+    data = read_colmap(model, files, tracks=tracks)
     return data if data.points is not None else replace(data, points=points_beside(source))
 
 

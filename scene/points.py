@@ -34,14 +34,22 @@ class Points:
     Attributes:
         xyz: (P,3) float32 in world units; from a reader float64 in scene coordinates.
         rgb: (P,3) uint8.
+        ids: (P,) int64, by which a COLMAP model names them; None: they have no names.
     """
 
     xyz: Tensor
     rgb: Tensor
+    ids: Tensor | None = None
+
+    def chosen(self, which: Tensor) -> Points:
+        """Those at an index or mask (P,)."""
+        return Points(self.xyz[which], self.rgb[which], None if self.ids is None else self.ids[which])
 
 
-def checked_points(source: Path, xyz: np.ndarray, rgb: np.ndarray) -> Points:
+def checked_points(source: Path, xyz: np.ndarray, rgb: np.ndarray, ids: np.ndarray | None = None) -> Points:
     """Make points of (P,3) coordinates and (P,3) colours in [0,255] of any dtype; a note says how many are left out.
+
+    ``ids`` (P,) int64 are as in :class:`Points`.
 
     Raises:
         InputError: more than one point and more than 10 % have coordinates that are not finite as float32, or colours
@@ -53,9 +61,10 @@ def checked_points(source: Path, xyz: np.ndarray, rgb: np.ndarray) -> Points:
         raise InputError(source, "finite positions and colours in 0..255", found, "copy the file again or rebuild it")
     if bad.any():
         note(f"{bad.sum():,} of {len(bad):,} points in {source} have no finite position and colour and are left out")
-        xyz, rgb = xyz[~bad], rgb[~bad]
+        xyz, rgb, ids = xyz[~bad], rgb[~bad], None if ids is None else ids[~bad]
     xyz = np.array(xyz, np.float64)  # a copy: torch refuses the strides of a field of a table
-    return Points(torch.from_numpy(xyz), torch.from_numpy(np.ascontiguousarray(np.rint(rgb), dtype=np.uint8)))
+    colours = torch.from_numpy(np.ascontiguousarray(np.rint(rgb), dtype=np.uint8))
+    return Points(torch.from_numpy(xyz), colours, None if ids is None else torch.from_numpy(ids))
 
 
 def colours_to_bytes(rgb: np.ndarray) -> np.ndarray:
@@ -85,7 +94,7 @@ def without_far(points: Points, motions: np.ndarray) -> tuple[Points, int]:
     ranked = distances.sort().values
     limit = min(factor * max(ranked[int(share * (len(ranked) - 1))], spread) for share, factor in _FAR)
     is_near = distances <= limit
-    return Points(points.xyz[is_near], points.rgb[is_near]), int((~is_near).sum())
+    return points.chosen(is_near), int((~is_near).sum())
 
 
 def random_points_around_object(cameras: tuple[Camera, ...], num_points: int, generator: torch.Generator) -> Points:

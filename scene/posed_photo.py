@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,14 @@ class PosedPhoto:
         lens: intrinsics, at the size for which they were estimated.
         world_to_camera: (4,4) float64, OpenCV axes, a rigid motion.
         mask_path: the mask, if the data set names one.
+        observed: (K,) int64, ids of the points that it observes; none, if that is not known.
     """
 
     found: Found
     lens: Lens
     world_to_camera: np.ndarray
     mask_path: Path | None = None
+    observed: np.ndarray = field(default_factory=partial(np.empty, 0, np.int64))
 
     @property
     def name(self) -> str:

@@ -62,6 +62,7 @@ TRAIN_FLAGS = [
     ("--random_background", "random_background", True),
     ("--deterministic", "deterministic", True),
     ("--exposure on", "exposure", "on"),
+    ("--depth-loss on", "depth_loss", "on"),
     ("--selection cutoff", "selection", "cutoff"),
     ("--sh_rest_lr 0.02", "sh_rest_lr", 0.02),
     ("--densify_grad_threshold 1e-3", "densify_grad_threshold", 1e-3),
@@ -238,7 +239,7 @@ def test_the_scene_of_a_model_in_a_run_folder_is_that_of_the_run(tmp_path):
         (MetricsConfig, "", "--model-paths is missing"),
         (RenderConfig, f"{__file__} -s scene", "in no run folder"),
         (CompressConfig, "", "no model to compress"),
-        (CompressConfig, __file__, "--source-path is missing"),
+        (CompressConfig, __file__, "no scene to fine-tune on"),
     ],
 )
 def test_what_a_word_means_is_never_guessed(cls, words, said):

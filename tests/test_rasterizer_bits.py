@@ -104,9 +104,9 @@ def test_without_a_number_of_threads_as_many_as_torch_are_used(monkeypatch):
 
 
 @pytest.mark.usefixtures("deterministic")
-@pytest.mark.parametrize("frozen", [(), ("quats", "sh_rest")])
-def test_a_pass_without_autograd_gives_the_bits_of_autograd(engine, frozen):
-    """Image, loss, gradients, sums and statistics, with a mask; rows that require no gradient have none."""
+@pytest.mark.parametrize(("frozen", "inverse_depth"), [((), False), (("quats", "sh_rest"), True)])
+def test_a_pass_without_autograd_gives_the_bits_of_autograd(engine, frozen, inverse_depth):
+    """Image, inverse depth, loss, gradients, sums, statistics, with a mask; rows that require no gradient have none."""
     case = make_case(5, 300, 70, 50)
     on = {"device": engine.device}
     photo = torch.randint(0, 256, (3, 50, 70), generator=torch.Generator().manual_seed(1), dtype=torch.uint8).to(**on)
@@ -118,17 +118,22 @@ def test_a_pass_without_autograd_gives_the_bits_of_autograd(engine, frozen):
         return torch.zeros(300, **on), torch.zeros(300, **on, dtype=torch.int32)
 
     by_autograd, direct = new_stats(), new_stats()
-    out = engine.rasterize(case, rows, torch.float32, stats=by_autograd)
+    out = engine.rasterize(case, rows, torch.float32, stats=by_autograd, inverse_depth=inverse_depth)
     with engine.active():
         loss = photometric_loss(out.image, photo, mask=mask, ssim_weight=0.3).loss
+        of_depth = mask.float()
+        term = (of_depth * out.inverse_depth).sum() if inverse_depth else 0
         wanted = {name: row for name, row in rows.items() if name not in frozen}
-        expected = dict(zip(wanted, torch.autograd.grad(loss, list(wanted.values())), strict=True))
+        expected = dict(zip(wanted, torch.autograd.grad(loss + term, list(wanted.values())), strict=True))
         waiting = torch.ones_like(rows["means"])
         view = RenderPass(engine.view(case, torch.float32), rows, {"means": waiting}, sh_degree=case.sh_degree,
-                          antialiased=case.antialiased)  # fmt: skip
+                          antialiased=case.antialiased, inverse_depth=inverse_depth)  # fmt: skip
         value = view.photometric_loss(photo, mask, 0.3)
+        if inverse_depth:
+            view.v_inverse_depth += of_depth
         view.backward(direct)
         assert view.add_gradients(value, largest=1e30)
+    assert not inverse_depth or torch.equal(view.inverse_depth, out.inverse_depth)
     assert torch.equal(view.image, out.image) and torch.equal(view.radii, out.radii) and torch.equal(value, loss)
     assert_same_bits(view.gradients, expected)
     assert torch.equal(waiting, 1 + expected["means"])

@@ -46,7 +46,7 @@ def find_methods(model: Path) -> list[Path]:
         InputError: the model folder does not exist or has no rendered test views.
     """
     if not model.is_dir():
-        raise InputError(f"model folder {model} does not exist (see -m)")
+        raise InputError(f"model folder {model} {'is a file' if model.exists() else 'does not exist'} (see -m)")
     folders = (path for path in (model / "test").glob("*") if path.is_dir())
     methods = [path for path in folders if is_trained(path) or (path / "renders").is_dir()]
     if not methods:

@@ -16,6 +16,8 @@ from compact_splats.scene.normalization import Units
 from compact_splats.scene.parameters import SavedArrays
 from compact_splats.training.exposure import DIFFERENT, Exposure, difference_of_exposures
 from compact_splats.training.processes import SingleProcess
+from compact_splats.training.sparse_depth import FEW_PHOTOS, SparseDepth
+from compact_splats.training.strategy import Strategy
 from compact_splats.utils.errors import InputError
 
 
@@ -24,6 +26,8 @@ def load(
     check: Callable[[Scene], None] = lambda scene: None,
     num_random_points: int = 100_000,
     units: Units | None = None,
+    *,
+    tracks: bool = False,
 ) -> Scene:
     """Read the scene; its photos are decoded on first use, see :class:`Decoding`.
 
@@ -32,13 +36,14 @@ def load(
         check: gets the scene, and may raise.
         num_random_points: number of the points of a scene without points.
         units: those of an earlier run on the scene.
+        tracks: which points each training view observes is needed, if the scene says it.
 
     Raises:
         InputError: the scene can't be read.
     """
     scene = load_scene(
         config.source_path, config.images, config.resolution, config.eval, config.alpha, config.seed,
-        num_random_points, units, sparse=config.sparse, photo_memory=memory_size(config.photo_memory),
+        num_random_points, units, sparse=config.sparse, photo_memory=memory_size(config.photo_memory), tracks=tracks,
     )  # fmt: skip
     check(scene)
     first = scene.train[0]
@@ -155,6 +160,31 @@ def exposure_for(config: Any, scene: Scene, device: torch.device) -> Exposure | 
             "of each is learnt (see --exposure)"
         )
     return Exposure(len(scene.train), device)
+
+
+def depth_loss_for(config: Any, scene: Scene) -> list[Strategy]:
+    """The term of the points' depths, if it is to be added; says so, where the number of photos decides it.
+
+    Args:
+        config: of the training.
+        scene: of the training, loaded with ``tracks``.
+
+    Raises:
+        InputError: it was asked for, and no photo says which points it observes.
+    """
+    if config.depth_loss == "off" or (config.depth_loss == "auto" and len(scene.train) > FEW_PHOTOS):
+        return []
+    if not any(len(points) for points in scene.observed):
+        if config.depth_loss == "on":
+            found = "a COLMAP model whose photos observe its points"
+            raise InputError(f"--depth-loss on needs {found}, and {config.source_path} has none: leave the flag out")
+        return []
+    if config.depth_loss == "auto":
+        config.say(
+            f"only {len(scene.train)} training photos: the rendered depth is held at the points that they observe "
+            f"({sum(map(len, scene.observed)):,} observations; see --depth-loss)"
+        )
+    return [SparseDepth(scene)]
 
 
 def check_same_start(processes: SingleProcess, config: Any, scene: Scene) -> None:

@@ -30,6 +30,7 @@ from compact_splats.training.loading import (
     Decoding,
     check_all_photos,
     check_same_start,
+    depth_loss_for,
     exposure_for,
     first_gaussians,
     load,
@@ -103,7 +104,7 @@ def _train(
             config = replace(config, antialiasing=True)
     schedule = shared(config.make_schedule(), processes.count)
     check = partial(check_memory, config, schedule, processes, device)
-    scene = load(config, check, num_random_points(config.final_budget))
+    scene = load(config, check, num_random_points(config.final_budget), tracks=config.depth_loss != "off")
     if config.all_photos:
         check_all_photos(scene, config.source_path)
     check_same_start(processes, config, scene)
@@ -145,11 +146,12 @@ def make_training(
 ) -> Training:
     """The method as the flags ask for it."""
     model.antialiased = bool(config.antialiasing)
+    strategies = standard_strategies(scene, schedule, config.final_budget, seed=config.seed, selection=config.selection)
     return Training(
         scene,
         model,
         schedule,
-        standard_strategies(scene, schedule, config.final_budget, seed=config.seed, selection=config.selection),
+        strategies + depth_loss_for(config, scene),
         loss=PhotometricLoss(config.lambda_dssim),
         background=None if config.random_background else torch.full((3,), float(config.white_background)),
         seed=config.seed,

@@ -9,6 +9,8 @@ from torch import Tensor
 from compact_splats.gaussian_renderer.gradient_stats import GradientStats
 
 if TYPE_CHECKING:
+    from diff_gaussian_rasterization import RenderPass
+
     from compact_splats.arguments.schedule import Schedule
     from compact_splats.training.training import Training
 
@@ -27,6 +29,20 @@ class Strategy:
     def wants_gradients(self, step: int) -> bool:
         """Whether :meth:`after_backward` of ``step`` needs the screen-space gradients of its view."""
         return False
+
+    def wants_inverse_depth(self, step: int) -> bool:
+        """Whether :meth:`view_loss` of ``step`` needs the inverse depth of its view."""
+        return False
+
+    def view_loss(self, training: Training, index: int, view: RenderPass) -> Tensor | None:
+        """What this strategy adds to the loss of the step as a function of the view: (), or None.
+
+        Args:
+            training: between the forward and the backward pass.
+            index: of the training view.
+            view: after its forward pass. The gradient of the result is added to its ``v_inverse_depth``.
+        """
+        return None
 
     def loss_term(self, training: Training) -> Tensor | None:
         """What this strategy adds to the loss of the step: () with gradient for the parameters of the model, or None.

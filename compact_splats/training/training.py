@@ -157,13 +157,15 @@ class Training:
         wants_gradients = any(strategy.wants_gradients(step) for strategy in strategies)
         stats = GradientStats.zeros(model.num_gaussians, model.device) if wants_gradients else None
         shown = model if self._rendered is None else self._rendered(self)
-        view = render_pass(camera, shown, background, model.waiting_gradients())
+        wants_depth = any(strategy.wants_inverse_depth(step) for strategy in strategies)
+        view = render_pass(camera, shown, background, model.waiting_gradients(), inverse_depth=wants_depth)
         image, exposure = view.image, self.exposure
         if exposure is None:
             loss = measure(view, self._loss, photo, mask)
         else:
             loss, image, v_transform = exposure.measure(index, view, self._loss, photo, mask)
         terms = [term for strategy in strategies if (term := strategy.loss_term(self)) is not None]
+        terms += [term for strategy in strategies if (term := strategy.view_loss(self, index, view)) is not None]
 
         view.backward(None if stats is None else (stats.abs_grad_sum, stats.views))
         usable = add_gradients(model, view, loss, terms)

@@ -6,7 +6,7 @@ npm ci --no-audit --no-fund --loglevel=error
 npm run --silent build
 # The first line says what it was built from, so that tests find a bundle that is out of date.
 {
-    printf '// sources %s\n' "$(cat src/*.js package.json package-lock.json | sha256sum | cut -d ' ' -f 1)"
+    printf '// sources %s\n' "$(cat build.mjs src/*.js package.json package-lock.json | sha256sum | cut -d ' ' -f 1)"
     cat build/bundle.js
 } | gzip -9n >bundle.js.gz
 {

@@ -25,11 +25,12 @@ class RenderPass:
         sums: By these names, what `add_gradients` adds to: float32, contiguous. Without a sum, the gradient stays in
             ``gradients``.
         unchecked: The row whose gradient `add_gradients` does not look at.
-        sh_degree, antialiased, threads: As in `rasterize`.
+        sh_degree, antialiased, inverse_depth, threads: As in `rasterize`.
 
     Attributes:
-        image, transmittance, radii: As in `Rasterized`.
+        image, transmittance, radii, inverse_depth: As in `Rasterized`.
         v_image: (3, H, W), the gradient of the loss for the image: of `photometric_loss`, or to be filled.
+        v_inverse_depth: (H, W) zeros, to which a loss may add its gradient for ``inverse_depth``; without it None.
         gradients: By name, those of the rows that require one; `backward` fills them.
 
     Raises:
@@ -45,6 +46,7 @@ class RenderPass:
         unchecked: str = "",
         sh_degree: int = 0,
         antialiased: bool = False,
+        inverse_depth: bool = False,
         threads: int = 0,
     ) -> None:
         if view.width < 1 or view.height < 1:
@@ -54,6 +56,8 @@ class RenderPass:
         self.image = torch.empty(3, view.height, view.width, dtype=dtype, device=device)
         self.v_image = torch.empty(3, view.height, view.width, dtype=dtype, device=device)
         self.transmittance = torch.empty(view.height, view.width, dtype=dtype, device=device)
+        self.inverse_depth = torch.empty_like(self.transmittance) if inverse_depth else None
+        self.v_inverse_depth = torch.zeros_like(self.transmittance) if inverse_depth else None
         self.radii = torch.empty(means.shape[0], dtype=torch.int32, device=device)
         self.gradients = {
             name: torch.empty(row.shape, dtype=dtype, device=device) for name, row in rows.items() if row.requires_grad
@@ -62,7 +66,8 @@ class RenderPass:
         self._loss = self._losses[0]
         self._usable = torch.empty((), dtype=torch.bool, device=device)
         self._rows, self._v_rows = _rows(rows), _rows(self.gradients)
-        self._images, self._v_images = _images(self.image, self.transmittance, None), _images(self.v_image, None, None)
+        self._images = _images(self.image, self.transmittance, self.inverse_depth)
+        self._v_images = _images(self.v_image, None, self.v_inverse_depth)
         self._sums = [
             _C.GradientSum(name, gradient, sums.get(name), name != unchecked)
             for name, gradient in self.gradients.items()

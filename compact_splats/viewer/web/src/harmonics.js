@@ -2,23 +2,7 @@
 // 8 bits each and a common power of two. Spark 2.2 itself takes half of the power that is needed, which cuts off the
 // largest of the three; so its words are written here.
 
-const HEADER = 16; // bytes of an .spz; a Gaussian's other values take 9 for its place, 1, 3, 3, and 4 for its rotation
-const OTHERS = 20;
 const ARRAYS = ["sh1", "sh2", "sh3a", "sh3b"]; // of Spark, four words a Gaussian each
-
-/**
- * Replace Spark's words by exact ones.
- *
- * @param {Record<string, Uint32Array>} words Spark's arrays by their names; those of degrees that are not there are missing
- * @param {Uint8Array} packed the .spz file, version 3
- */
-export async function writeHarmonics(words, packed) {
-  const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
-  const file = new Uint8Array(await new Response(stream).arrayBuffer());
-  const count = new DataView(file.buffer).getUint32(8, true);
-  const from = HEADER + OTHERS * count;
-  write(words, count, file.length - from, (i) => (file[from + i] - 128) / 128);
-}
 
 /**
  * Spark's words of a model.
@@ -30,15 +14,11 @@ export async function writeHarmonics(words, packed) {
 export function packHarmonics(coefficients, count) {
   const arrays = Math.ceil(coefficients.length / 3 / 4 / count || 0);
   const words = Object.fromEntries(ARRAYS.slice(0, arrays).map((name) => [name, new Uint32Array(4 * count)]));
-  write(words, count, coefficients.length, (i) => coefficients[i]);
-  return words;
-}
-
-function write(words, count, length, value) {
-  const columns = length / 3 / count;
+  const columns = coefficients.length / 3 / count;
   for (let i = 0, from = 0; i < count; i++)
     for (let k = 0; k < columns; k++, from += 3)
-      words[ARRAYS[k >> 2]][4 * i + (k & 3)] = word(value(from), value(from + 1), value(from + 2));
+      words[ARRAYS[k >> 2]][4 * i + (k & 3)] = word(...coefficients.subarray(from, from + 3));
+  return words;
 }
 
 /** The word of three numbers. */

@@ -1,8 +1,8 @@
 // The model in the page, as Spark's splats.
 
 import { ExtSplats, SplatMesh } from "@sparkjsdev/spark";
-import { decodeGsz } from "./gsz.js";
-import { packHarmonics, writeHarmonics } from "./harmonics.js";
+import workerSource from "worker-source";
+import { packHarmonics } from "./harmonics.js";
 
 const SH_C0 = 0.28209479177387814; // spherical harmonic of degree 0
 
@@ -11,20 +11,27 @@ const SH_C0 = 0.28209479177387814; // spherical harmonic of degree 0
  *
  * @param {Uint8Array} bytes of the file
  * @param {"gsz" | "spz"} format of the file
- * @param {{origin: number[], scale: number}} units of the coordinates in a .gsz: file = origin + scale * world
+ * @param {{origin: number[], scale: number}} units of the coordinates in the file: file = origin + scale * world
  * @returns {Promise<SplatMesh>} in world units
  */
 export async function meshOf(bytes, format, units) {
-  if (format === "gsz") return await shown({ extSplats: splatsOf(await decodeGsz(bytes), units) });
-  const mesh = await shown({ fileBytes: bytes.slice(), fileType: "spz", fileName: "model.spz", extSplats: true });
-  await writeHarmonics(mesh.extSplats.extra, bytes);
+  const mesh = new SplatMesh({ extSplats: splatsOf(await decoded(bytes, format), units) });
+  await mesh.initialized;
   return mesh;
 }
 
-async function shown(options) {
-  const mesh = new SplatMesh(options);
-  await mesh.initialized;
-  return mesh;
+/** The model in a file, by a worker, so that the page stays responsive. */
+function decoded(bytes, format) {
+  const address = URL.createObjectURL(new Blob([workerSource], { type: "text/javascript" }));
+  const worker = new Worker(address);
+  return new Promise((resolve, reject) => {
+    worker.onmessage = ({ data: { result, error } }) => (error === undefined ? resolve(result) : reject(new Error(error)));
+    worker.onerror = ({ message }) => reject(new Error(message ?? "its worker does not run"));
+    worker.postMessage({ id: 0, name: "decode", args: { bytes, format } }, [bytes.buffer]);
+  }).finally(() => {
+    worker.terminate();
+    URL.revokeObjectURL(address);
+  });
 }
 
 function splatsOf({ num, means, logScales, quats, opacityLogits, shDc, shRest }, { origin, scale }) {
