@@ -2,7 +2,8 @@
 
 Every step renders the values that decoding would give, and their gradients update the float parameters
 (straight-through). Learning rates are high, so that parameters cross quantization steps. The result is the mean over
-the last steps, which averages out the noise.
+the last steps, which averages out the noise. The target is the photos where Gaussians were pruned, and otherwise the
+renders of the model as it was given: on photos it would overfit.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from compact_splats.training.averaging import MeanOfLastSteps
 from compact_splats.training.exposure import Exposure
 from compact_splats.training.progress import Progress
 from compact_splats.training.strategy import Strategy
-from compact_splats.training.training import Training
+from compact_splats.training.training import Target, Training
 from compact_splats.training.view_sampler import ViewSampler
 from compact_splats.utils.images import to_uint8
 
@@ -120,10 +121,6 @@ def fine_tune(
             quantizer.fit(model.file_parameters())
         return as_stored(model, quantizer)
 
-    @torch.no_grad()
-    def render_of_given(camera: Camera, background: Tensor) -> tuple[Tensor, None]:
-        return to_uint8(render(camera, given, background).image), None
-
     mean = [] if phase.mean_from is None else [MeanOfLastSteps(phase.mean_from)]
     training = Training(
         photos.scene,
@@ -134,7 +131,7 @@ def fine_tune(
         background=photos.background,
         views=photos.views,
         rendered=rendered,
-        target=None if given is None else render_of_given,
+        target=None if given is None else renders_of(given),
         exposure=photos.exposure if given is None else None,
     )
     for step in training:
@@ -155,6 +152,16 @@ def squares_loss(image: Tensor, photo: Tensor, mask: Tensor | None, ssim_weight:
         error = error * mask
     unlike = photometric_loss(image, photo, mask=mask, ssim_weight=1.0).loss
     return (1 - ssim_weight) * SQUARES * error.square().mean() + ssim_weight * unlike
+
+
+def renders_of(model: GaussianModel) -> Target:
+    """The target of a training that shall look like a model."""
+
+    @torch.no_grad()
+    def render_of(camera: Camera, background: Tensor) -> tuple[Tensor, None]:
+        return to_uint8(render(camera, model, background).image), None
+
+    return render_of
 
 
 def as_stored(model: GaussianModel, quantizer: Quantizer) -> GaussianModel:
