@@ -3,7 +3,7 @@
 Every step renders the values that decoding would give, and their gradients update the float parameters
 (straight-through). Learning rates are high, so that parameters cross quantization steps. The result is the mean over
 the last steps, which averages out the noise. The target is the photos where Gaussians were pruned, and otherwise the
-renders of the model as it was given: on photos it would overfit.
+mean of them and of the renders of the model as it was given: on the photos alone, trained models overfit.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch import Tensor
 from compact_splats.arguments.compress import FineTuneRates, Phase
 from compact_splats.compression.quantizer import Quantizer
 from compact_splats.gaussian_renderer import render
+from compact_splats.gaussian_renderer.evaluation import ground_truth
 from compact_splats.scene.cameras import Camera
 from compact_splats.scene.dataset import Scene
 from compact_splats.scene.gaussian_model import PARAMETER_NAMES, GaussianModel
@@ -112,7 +113,7 @@ def fine_tune(
         phase: number of steps, factors of the learning rates, steps that refit.
         rates: Adam's learning rates, before the phase's factor.
         progress: shows every step.
-        given: fit to its renders instead of the photos.
+        given: fit to the mean of its renders and the photos, instead of the photos.
     """
     quantizer.fit(model.file_parameters())
 
@@ -131,8 +132,8 @@ def fine_tune(
         background=photos.background,
         views=photos.views,
         rendered=rendered,
-        target=None if given is None else renders_of(given),
-        exposure=photos.exposure if given is None else None,
+        target=None if given is None else between(given, photos),
+        exposure=photos.exposure,
     )
     for step in training:
         progress.update(step, model.num_gaussians)
@@ -154,14 +155,19 @@ def squares_loss(image: Tensor, photo: Tensor, mask: Tensor | None, ssim_weight:
     return (1 - ssim_weight) * SQUARES * error.square().mean() + ssim_weight * unlike
 
 
-def renders_of(model: GaussianModel) -> Target:
-    """The target of a training that shall look like a model."""
+def between(given: GaussianModel, photos: Photos) -> Target:
+    """The target of a training: the mean of each photo and the render of a model, in the exposure of the photo."""
+    index_of = {camera: index for index, camera in enumerate(photos.scene.train)}
 
     @torch.no_grad()
-    def render_of(camera: Camera, background: Tensor) -> tuple[Tensor, None]:
-        return to_uint8(render(camera, model, background).image), None
+    def target(camera: Camera, background: Tensor) -> tuple[Tensor, Tensor | None]:
+        photo, mask = ground_truth(camera, given.device, background)
+        image = render(camera, given, background).image
+        if photos.exposure is not None:
+            image = photos.exposure.applied(index_of[camera], image)
+        return to_uint8((image + photo / 255) / 2), mask
 
-    return render_of
+    return target
 
 
 def as_stored(model: GaussianModel, quantizer: Quantizer) -> GaussianModel:

@@ -165,7 +165,7 @@ class PostHoc:
         )
         self._prepare()
         self._note(course, self._stored("stored"))
-        if goals is None:  # more steps on the photos would overfit a trained model
+        if goals is None:  # more steps on the photos alone would overfit a trained model
             return Result(self._finish("last steps", self.schedule.only, course, given), course, None, [])
         stopped_by = self._rounds(goals, course)
         data = self._finish("last steps", self.schedule.last, course)
