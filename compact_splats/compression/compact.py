@@ -74,12 +74,23 @@ class CompactSettings:
 
 PRESETS = {
     "small": CompactSettings(
-        position_step=0.05, scale_step=0.12, opacity_step=0.3, quat_step=0.075, dc_step=0.075, rest_step=0.095,
-        dead_zone=0.6, rate=6e-4,
+        position_step=0.05,
+        scale_step=0.12,
+        opacity_step=0.3,
+        quat_step=0.075,
+        dc_step=0.075,
+        rest_step=0.095,
+        dead_zone=0.6,
+        rate=6e-4,
     ),
     "default": CompactSettings(),
     "high": CompactSettings(
-        position_step=0.018, scale_step=0.07, opacity_step=0.15, quat_step=0.028, dc_step=0.045, rest_step=0.06,
+        position_step=0.018,
+        scale_step=0.07,
+        opacity_step=0.15,
+        quat_step=0.028,
+        dc_step=0.045,
+        rest_step=0.06,
         rate=1.5e-4,
     ),
 }  # ``--quality``; docs/results.md has their sizes and losses

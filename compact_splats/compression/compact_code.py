@@ -378,9 +378,8 @@ def turn_weights() -> tuple[int, ...]:
 
 def _combined(factors: tuple[int, ...], features: list[Tensor]) -> Tensor:
     """The sum of features times factors, rounded, and the last entry of ``factors``."""
-    *factors, offset = factors
-    terms = (feature * factor for feature, factor in zip(features, factors, strict=True) if factor)
-    return (sum(terms, torch.zeros_like(features[-1])) + FACTOR // 2) // FACTOR + offset
+    terms = (feature * factor for feature, factor in zip(features, factors[:-1], strict=True) if factor)
+    return (sum(terms, torch.zeros_like(features[-1])) + FACTOR // 2) // FACTOR + factors[-1]
 
 
 def linear_log2(values: Tensor) -> Tensor:

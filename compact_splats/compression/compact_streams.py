@@ -87,9 +87,8 @@ def _write_block(codes: Codes) -> dict[str, bytes]:
     if codes.ends.any():
         biases, components = _biases(codes), codes.sorted_rest.numpy()
         writer.write_bytes(biases.tobytes())
-        writer.write_together(
-            [(components[some, column], contexts) for _, column, some, contexts in _component_fields(codes, biases)]
-        )
+        fields = _component_fields(codes, biases)
+        writer.write_together([(components[some, column], contexts) for column, some, contexts in fields])
     return {
         **writer.streams(),
         "positions": pack_bits(steps, _low_bits(lengths)),
@@ -211,16 +210,19 @@ def _color_fields(codes: Codes) -> Iterator[Field]:
 def _read_components(reader: SymbolReader, code: CompactCode, codes: Codes) -> None:
     limits = code.limits("sorted_rest", 0)
     if code.version == 1:
-        _read_fields(reader, code, codes, _component_fields(codes, None))
+        for column, some, contexts in _component_fields(codes, None):
+            reader.read(codes.sorted_rest.numpy()[some, column], limits, contexts)
     elif codes.ends.any():
         biases = np.frombuffer(reader.read_bytes(code.num_components), np.int8)
         tables = reader.tables_of_fields(limits)
-        for _, column, some, contexts in _component_fields(codes, biases):
+        for column, some, contexts in _component_fields(codes, biases):
             reader.read_one(codes.sorted_rest.numpy()[some, column], tables, contexts)
 
 
-def _component_fields(codes: Codes, biases: np.ndarray | None) -> Iterator[Field]:
-    """A component's field holds only the Gaussians that have it, in the order of `_longest_first`.
+def _component_fields(codes: Codes, biases: np.ndarray | None) -> Iterator[tuple[int, slice, Contexts]]:
+    """Column, Gaussians and contexts of each field of ``sorted_rest``.
+
+    A component's field holds only the Gaussians that have it, in the order of `_longest_first`.
 
     Args:
         codes: of a block.
@@ -235,7 +237,7 @@ def _component_fields(codes: Codes, biases: np.ndarray | None) -> Iterator[Field
             last = 32
         numbers = np.clip(numbers, 0, last - 1).astype(np.uint8)
         numbers[longer:] += last  # their last component, so not 0
-        yield "sorted_rest", column, slice(num), Contexts(numbers)
+        yield column, slice(num), Contexts(numbers)
 
 
 def _activities(codes: Codes) -> Iterator[tuple[int, int, np.ndarray]]:
@@ -335,13 +337,14 @@ def _read_header(header: dict[str, Any], streams: dict[str, bytes]) -> CompactCo
     centre = header.get("centre")
     if not isinstance(centre, list) or len(centre) != 3:
         raise FormatError("a centre of 3 numbers", repr(centre)[:99])
-    steps = ("scale_step", "opacity_step", "quat_step", "dc_step", "rest_step")
+    names = ("scale_step", "opacity_step", "quat_step", "dc_step", "rest_step")
+    steps: dict[str, Any] = {name: _number(header.get(name), name, 1e-30, _LARGEST_STEP) for name in names}
     return CompactCode(
         version=header[VERSION_KEY],
         position_bits=position_bits,
         centre=tuple(_number(value, "centre", -1e30) for value in centre),
         spread=_number(header.get("spread"), "spread", 1e-30),
-        **{name: _number(header.get(name), name, 1e-30, _LARGEST_STEP) for name in steps},
+        **steps,
         **(_read_weights if header[VERSION_KEY] > 1 else _read_weights_of_version_1)(header),
         num_rest=num_rest,
         color_basis=ColorBasis.from_bytes(streams["viewpoints"], _number(header.get("view_cosine"), "view_cosine", -1)),
