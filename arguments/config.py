@@ -128,6 +128,10 @@ class TrainConfig(MachineConfig, SceneConfig):
         "auto", choices=SWITCHES, help="hold the rendered depth at the points that each photo observes, as a COLMAP "
         "model with tracks says; auto: with at most 12 training photos"
     )  # fmt: skip
+    robust: bool = option(
+        False, type=bool, help="leave out, in every step, the patches of the photo that differ much from the model: "
+        "against people and cars that moved between the photos"
+    )  # fmt: skip
     selection: str = option(
         "natural", choices=SELECTIONS,
         help="how the budget is reached; natural: natural selection; cutoff: prune the lowest opacities at once, for "

@@ -7,8 +7,8 @@
 
 A change names a field of the schedule at its full length (arguments/schedule.py) and gives its value in JSON:
 ``learning_rates.means_factor=2``, ``densification_rounds.0.allowance_factor=2``; ``selection=cutoff``,
-``exposure=on`` and ``depth=on`` are some, too. Several at once are joined by ``+``. Every run of ``--runs`` is made
-without changes and with each of them.
+``exposure=on``, ``depth=on`` and ``robust=on`` are some, too. Several at once are joined by ``+``. Every run of
+``--runs`` is made without changes and with each of them.
 
 A finished run is added to the JSON file at once, and a run that is in the file is not made again. CPU seconds are those
 of the process while it trains: loading, measuring and saving do not count.
@@ -35,6 +35,7 @@ from compact_splats.gaussian_renderer.evaluation import evaluate
 from compact_splats.scene import Scene, load_scene
 from compact_splats.scene.gaussian_model import GaussianModel
 from compact_splats.training.exposure import Exposure
+from compact_splats.training.loss import PhotometricLoss
 from compact_splats.training.sparse_depth import SparseDepth
 from compact_splats.training.strategies import standard_strategies
 from compact_splats.training.training import Training
@@ -89,7 +90,7 @@ def schedule_of(run: str, changes: str) -> tuple[Schedule, dict[str, str]]:
     kind, _, steps = run.partition(":")
     if kind not in SCHEDULES or not (steps or "1").isdecimal():
         raise InputError(f"--runs {run}: write the name of a schedule ({', '.join(SCHEDULES)}) or NAME:STEPS")
-    schedule, options = SCHEDULES[kind], {"selection": "natural", "exposure": "off", "depth": "off"}
+    schedule, options = SCHEDULES[kind], {"selection": "natural", "exposure": "off", "depth": "off", "robust": "off"}
     for change in filter(None, changes.split("+")):
         path, equals, text = change.partition("=")
         if path in options:
@@ -108,10 +109,13 @@ def _tuples(value: Any) -> Any:
 
 
 def with_photos(scene: Scene, count: int) -> Scene:
-    """The scene with fewer training photos, evenly spaced, and the points that two of them observe."""
+    """The scene with fewer training photos, evenly spaced, and of points with tracks those that two of them observe."""
     last, count = len(scene.train) - 1, min(count, len(scene.train))
     chosen = [round(i * last / max(1, count - 1)) for i in range(count)]
-    train, observed = tuple(scene.train[i] for i in chosen), [scene.observed[i] for i in chosen]
+    train = tuple(scene.train[i] for i in chosen)
+    if not scene.observed:
+        return replace(scene, train=train)
+    observed = [scene.observed[i] for i in chosen]
     times = torch.cat(observed).bincount(minlength=len(scene.points.xyz))
     kept = times >= 2
     places = kept.cumsum(0) - 1
@@ -142,7 +146,11 @@ def measure(folder: Path, setting: Setting, run: str, changes: str, seed: int, c
     exposure = Exposure(len(scene.train)) if options["exposure"] == "on" else None
     background = torch.ones(3) if setting.white else torch.zeros(3)
     spent, points, start = 0.0, [], time.process_time()
-    for step in Training(scene, model, schedule, strategies, background=background, seed=seed, exposure=exposure):
+    loss = PhotometricLoss(robust=options["robust"] == "on")
+    training = Training(
+        scene, model, schedule, strategies, loss=loss, background=background, seed=seed, exposure=exposure
+    )
+    for step in training:
         if course and step.number % max(1, schedule.iterations // MEASUREMENTS) == 0:
             spent += time.process_time() - start
             points.append({"step": step.number, "cpu_seconds": spent, **evaluate(scene.test, model, background)})

@@ -308,7 +308,7 @@ def _read_cameras_text(path: Path) -> dict[int, _Camera]:
 
 def _read_images_text(path: Path, *, tracks: bool = False) -> list[_Image]:
     """Each image has a second line of observations, or an empty one; some programs leave it out."""
-    images, follows_image = [], False
+    images, follows_image = list[_Image](), False
     for number, line in _lines(path):
         if not line or (follows_image and _is_observations(line)):
             if tracks and follows_image:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -50,7 +51,7 @@ def observed_points(points: Points, cameras: Sequence[Camera], photos: Sequence[
         return ()
     order = np.argsort(points.ids.numpy(), kind="stable")
     ids = points.ids.numpy()[order]
-    total, used = {}, {}
+    total, used = dict[Path, int](), dict[Path, int]()
     result = []
     for camera, photo in zip(cameras, photos, strict=True):
         wanted = np.unique(photo.observed)

@@ -63,6 +63,7 @@ TRAIN_FLAGS = [
     ("--deterministic", "deterministic", True),
     ("--exposure on", "exposure", "on"),
     ("--depth-loss on", "depth_loss", "on"),
+    ("--robust", "robust", True),
     ("--selection cutoff", "selection", "cutoff"),
     ("--sh_rest_lr 0.02", "sh_rest_lr", 0.02),
     ("--densify_grad_threshold 1e-3", "densify_grad_threshold", 1e-3),

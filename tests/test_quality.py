@@ -11,7 +11,7 @@ def test_a_change_reaches_its_field_and_no_other():
     schedule, options = quality.schedule_of(
         "quick", "learning_rates.factor=3+densification_rounds.0.window.every=70+photo_divisors=[[9,2]]+selection=none"
     )
-    assert options == {"selection": "none", "exposure": "off", "depth": "off"}
+    assert options == {"selection": "none", "exposure": "off", "depth": "off", "robust": "off"}
     assert schedule.learning_rates.factor == 3 and schedule.photo_divisors == ((9, 2),)
     assert schedule.densification_rounds[0].window.every == 70
     back = "learning_rates.factor=2.15+densification_rounds.0.window.every=50+photo_divisors=[[450,4],[1200,2]]"

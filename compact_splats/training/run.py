@@ -152,7 +152,7 @@ def make_training(
         model,
         schedule,
         strategies + depth_loss_for(config, scene),
-        loss=PhotometricLoss(config.lambda_dssim),
+        loss=PhotometricLoss(config.lambda_dssim, config.robust),
         background=None if config.random_background else torch.full((3,), float(config.white_background)),
         seed=config.seed,
         exposure=exposure_for(config, scene, model.device),
