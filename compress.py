@@ -42,7 +42,7 @@ import torch
 from compact_splats.arguments import pick_device
 from compact_splats.arguments.device import use_threads
 from compact_splats.compression import ColorBasis, decode, write_gsz
-from compact_splats.compression.compact import CompactQuantizer
+from compact_splats.compression.compact import PRESETS, CompactQuantizer
 from compact_splats.compression.container import input_errors
 from compact_splats.compression.export import bare_name, export
 from compact_splats.compression.files import model_file
@@ -172,7 +172,7 @@ def quantizer_of(config: CompressConfig, cameras: Sequence[Camera], units: Units
     """The quantizer of the profile, with the colour basis of the training cameras."""
     if config.profile == "seed":
         return SeedQuantizer()
-    return CompactQuantizer(color_basis=ColorBasis.of_cameras(cameras, units))
+    return CompactQuantizer(PRESETS[config.quality], ColorBasis.of_cameras(cameras, units))
 
 
 def goals_of(config: CompressConfig) -> Goals | None:

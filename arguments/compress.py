@@ -24,6 +24,7 @@ from compact_splats.arguments.schedule import LearningRates
 from compact_splats.utils.errors import InputError
 
 PROFILES = ("compact", "seed")
+QUALITIES = ("small", "default", "high")  # of compact; what they mean: compression/compact.py
 DEFAULT_ROUNDS = 25  # [POSTHOC]
 
 
@@ -207,6 +208,10 @@ class CompressConfig(FineTuneConfig, KeepConfig):
     profile: str = option(
         "compact", choices=PROFILES, group="basic", help="compact: smallest; seed: 8-bit colours, 16-bit floats"
     )
+    quality: str = option(
+        "default", choices=QUALITIES, group="basic", help="of compact: a smaller file, or one that is closer to the "
+        "model"
+    )  # fmt: skip
     prune: bool = option(
         True, type=bool, group="basic", help="prune in rounds; --no-prune: only quantize and fine-tune"
     )
@@ -232,6 +237,8 @@ class CompressConfig(FineTuneConfig, KeepConfig):
         self.check_model()
         self.check_kept()
         at_least(0, "--steps", self.steps)
+        if self.quality != "default" and self.profile != "compact":
+            raise InputError(f"--quality {self.quality} is for --profile compact: leave one of them out")
         for name, low in (("target_gaussians", 1), ("target_mb", 1e-6), ("max_psnr_drop", 0), ("rounds", 0)):
             value, flag = getattr(self, name), "--" + name.replace("_", "-")
             if value is None:

@@ -10,6 +10,12 @@ from compact_splats.compression import ColorBasis
 
 PRELUDE = struct.Struct("<8sIIIII")  # magic, version, bytes of JSON, bytes of the table, streams, checksum
 CHECKSUM_AT = PRELUDE.size - 4
+# Files of profile "compact" that the writer of version 1 wrote, and SHA-256 of the arrays that its reader decoded:
+# 1,030 Gaussians of degree 1 with 12 viewpoints and a PCA basis; 80 of degree 3, anti-aliased, with an offset.
+OF_VERSION_1 = {
+    "version_1_pca.gsz": "bfbfab7739bf914572685cd7066d4d548f101cd3e16ee32dbf63c1e914b7d849",
+    "version_1_plain.gsz": "cb6c7aef7ddccaecf2c1e9683338bd7224323414a0f6b64f99f45b06231622a7",
+}
 
 
 def model_rows(num: int, num_rest: int = 15, seed: int = 0) -> dict[str, np.ndarray]:

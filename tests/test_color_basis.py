@@ -179,4 +179,4 @@ def test_what_the_cameras_cannot_tell_apart_costs_nothing():
         back = harmonics @ torch.cat([decoded["sh_dc"], decoded["sh_rest"]], 1)[order].double()
         sizes.append(len(data))
         errors.append(float((back - seen).square().mean()))
-    assert sizes[1] < 0.8 * sizes[0] and errors[1] < 0.7 * errors[0], (sizes, errors)
+    assert sizes[1] < 0.7 * sizes[0] and errors[1] < 0.9 * errors[0], (sizes, errors)

@@ -1,16 +1,19 @@
 """Profile "compact": what is decoded is what was rendered, bit for bit; small; the same Gaussians in other words."""
 
 import contextlib
+import hashlib
 import struct
 import threading
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch_reference as reference
-from gsz_cases import basis_of_views
+from gsz_cases import OF_VERSION_1, basis_of_views
 
+from compact_splats.arguments.compress import QUALITIES
 from compact_splats.compression import ColorBasis, compact_streams, decode, encode
 from compact_splats.compression.axes import close_to_identity
 from compact_splats.compression.compact import CompactQuantizer, CompactSettings
@@ -186,9 +189,18 @@ def test_what_the_largest_codes_and_steps_stand_for_is_finite(sign):
     assert values["sh_rest"].abs().max() > 3.4e38 * 1e20 / 1e30  # with steps up to 1e30 it would not be
 
 
+@pytest.mark.parametrize("name", OF_VERSION_1)
+def test_files_of_version_1_decode_to_the_same_bits(name):
+    data = (Path(__file__).parent / name).read_bytes()
+    assert unpack(data)[0]["version"] == 1
+    content = b"".join(values.tobytes() for values in (decode(data)[name] for name in PARAMETER_NAMES))
+    assert hashlib.sha256(content).hexdigest() == OF_VERSION_1[name]
+
+
 def test_a_header_with_larger_numbers_is_refused():
     header, streams = unpack(encode(arrays(random_rows(500))))
-    for key, value in (("rest_step", 1.1e20), ("scale_step", 10**400), ("spread", 1.1e30), ("depth_offset", 2**24 + 1)):
+    wrong = {"rest_step": 1.1e20, "scale_step": 10**400, "spread": 1.1e30, "depth": [0] * 5 + [2**24 + 1]}
+    for key, value in (wrong | {"quat_weight": [1025] + [0] * 6, "color_weight": [0] * 5}).items():
         with pytest.raises(FormatError, match=key):
             decode(pack({**header, key: value}, streams))
 
@@ -198,7 +210,7 @@ def test_opacities_beyond_16_bits_are_refused():
     packed = streams["tables.0"]
     tables = bytearray(lzma_unpack(packed[4:], int.from_bytes(packed[:4], "little")))
     struct.pack_into("<i", tables, 9, MAX_CODE + 1)  # behind the table of the first field: 8 bytes and a level
-    header |= {"opacity_low": MAX_CODE, "opacity_weights": [0, 0]}
+    header |= {"opacity_low": MAX_CODE, "opacity_high": MAX_CODE}
     with pytest.raises(FormatError, match="32767"):
         decode(pack(header, {**streams, "tables.0": packed[:4] + lzma_pack(bytes(tables))}))
 
@@ -227,9 +239,9 @@ def test_rotations_of_needles_are_stored_finer():
     quantizer, _ = fitted(rows)
     ball, disc, thin_disc = weight_of(quantizer.code.shape_codes(rows).quat_weights)[:3]
     assert ball.unique().numel() == 1
-    assert ball[2] == disc[2] == thin_disc[2], "about its axis a disc is a ball"
+    assert thin_disc[2] < 1.5 * ball[2], "about its axis a disc is a ball"
     for axis in (0, 1):
-        assert ball[axis] < disc[axis] < thin_disc[axis]
+        assert 2 * ball[axis] < 1.5 * disc[axis] < thin_disc[axis]
 
 
 def test_other_names_of_the_axes_are_the_same_gaussians():
@@ -254,6 +266,20 @@ def test_coarser_steps_make_smaller_files():
     rows = arrays(random_rows(4000))
     sizes = [len(encode(rows, "compact", rest_step=step, dc_step=step)) for step in (0.05, 0.1, 0.2, 0.4)]
     assert sizes == sorted(sizes, reverse=True) and sizes[0] > 1.5 * sizes[-1]
+
+
+def test_a_higher_quality_is_larger_and_closer():
+    """The presets in their order: the file grows, positions and colours change less."""
+    rows = arrays(random_rows(4000))
+    sizes, errors = [], []
+    for quality in QUALITIES:
+        data = encode(rows, quality=quality)
+        decoded = decode(data)
+        sizes.append(len(data))
+        changes = (np.abs(np.sort(decoded[name], 0) - np.sort(rows[name], 0)) for name in ("means", "sh_dc"))
+        errors.append([change.mean() for change in changes])
+    assert sizes == sorted(set(sizes))
+    assert (np.diff(errors, axis=0) < 0).all()
 
 
 @pytest.mark.parametrize("viewpoints", [0, 20])
@@ -319,6 +345,43 @@ def test_fields_come_back_in_order(dtype):
         reader.read(found, (-MAX_CODE, MAX_CODE), contexts)
         assert np.array_equal(found, symbols)
     reader.finish()
+
+
+def test_fields_that_share_tables_come_back():
+    """Also an empty one, one without most of the contexts, and one whose symbols are all the same."""
+    generator = np.random.default_rng(4)
+    contexts = [generator.integers(0, high, num) for high, num in ((64, 3000), (64, 0), (3, 500), (64, 200))]
+    fields = [(each // 8 - generator.integers(0, 4, len(each)), Contexts(each)) for each in contexts]
+    fields[-1] = (np.zeros(200, np.int64), fields[-1][1])
+    writer = SymbolWriter()
+    writer.write_bytes(b"before")
+    writer.write_together(fields)
+    reader = SymbolReader(writer.streams())
+    assert reader.read_bytes(6) == b"before"
+    tables = reader.tables_of_fields((-4, 8))
+    for symbols, each in fields:
+        found = np.empty(len(symbols), np.int16)
+        reader.read_one(found, tables, each)
+        assert np.array_equal(found, symbols)
+    reader.finish()
+
+
+@pytest.mark.parametrize(
+    ("head", "contexts", "expected"),
+    [
+        (b"\x00\x00", [1], "contexts of tables in rising order"),
+        (b"\x00\x02\x05\x05", [5], "contexts of tables in rising order"),
+        (b"\x09\x01\x00", [0], "shortened by up to 8 bits"),
+        (b"\x00\x02\x04", [4], "2 bytes of contexts of tables"),
+        (b"\x00\x01\x04" + struct.pack("<2i", 1, 1) + b"\x01", [4, 5], "a table for each context"),
+        (b"\x00\x01\x04" + struct.pack("<2i", 1, 1) + b"\x01", [3], "a table for each context"),
+    ],
+)
+def test_contexts_without_a_table_are_refused(head, contexts, expected):
+    reader = SymbolReader({"tables": len(head).to_bytes(4, "little") + lzma_pack(head), "symbols": b""})
+    with pytest.raises(FormatError, match=expected):
+        tables = reader.tables_of_fields((-5, 5))
+        reader.read_one(np.empty(len(contexts), np.int16), tables, Contexts(np.array(contexts)))
 
 
 def test_tables_that_are_none_are_refused():

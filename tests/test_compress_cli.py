@@ -48,6 +48,7 @@ FLAGS = [
     ("--iteration 7", "iteration", 7),
     ("-o some.gsz", "out", Path("some.gsz")),
     ("--profile seed", "profile", "seed"),
+    ("--quality small", "quality", "small"),
     ("--no-prune", "prune", False),
     ("--target-gaussians 5", "target_gaussians", 5),
     ("--target-mb 1.5", "target_mb", 1.5),
@@ -142,6 +143,8 @@ BAD = [
     "--steps inf",
     "--steps nan",
     "--profile best",
+    "--quality best",
+    "--quality small",  # is of compact
     "--no-prune --rounds 3",
     "--no-prune --target-mb 3",
     "--seed -1",

@@ -10,7 +10,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from gsz_cases import basis_of_views, model_rows
+from gsz_cases import OF_VERSION_1, basis_of_views, model_rows
 from test_gsz_fuzz import base_files, damaged_file
 
 from compact_splats import viewer
@@ -55,6 +55,7 @@ def test_both_readers_decode_the_same_bits(profile, tmp_path):
     files.append(encode(SavedArrays(model_rows(5), True, offset=(1e6, -2.5, 0.1)), profile))
     if profile == "compact":
         files += [encode(model_rows(1500, rest), color_basis=basis_of_views(30)) for rest in (3, 15)]
+        files += [(Path(__file__).parent / name).read_bytes() for name in OF_VERSION_1]
         files.append(encode(model_rows(300), rest_step=1e-4, quat_step=1e-4, scale_step=1e-3))  # large codes
     assert by_javascript(files, tmp_path) == [by_python(data) for data in files]
 

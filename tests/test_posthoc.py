@@ -13,14 +13,15 @@ from compact_splats import compression
 from compact_splats.arguments import TrainConfig
 from compact_splats.arguments.compress import FineTuneRates, Phase, PostHocSchedule
 from compact_splats.compression.compact import CompactQuantizer
-from compact_splats.compression.finetune import Photos, as_stored, fine_tune, squares_loss
+from compact_splats.compression.finetune import Photos, as_stored, between, fine_tune, squares_loss
 from compact_splats.compression.posthoc import Goals, PostHoc, Result, Stage
 from compact_splats.compression.scores import gradient_scores
 from compact_splats.compression.seed import SeedQuantizer
 from compact_splats.gaussian_renderer import render
-from compact_splats.gaussian_renderer.evaluation import evaluate
+from compact_splats.gaussian_renderer.evaluation import evaluate, ground_truth
 from compact_splats.scene import Scene, load_scene
 from compact_splats.scene.gaussian_model import PARAMETER_NAMES, GaussianModel
+from compact_splats.training.exposure import Exposure
 from compact_splats.training.progress import Progress
 from compact_splats.training.run import train
 from compact_splats.training.view_sampler import ViewSampler
@@ -132,7 +133,7 @@ def test_the_loss_is_squares_and_ssim(masked):
     keep = mask if masked else torch.ones_like(mask)
     squares = ((image - photo / 255) * keep).square().mean()
     _, _, ssim = reference.photometric_loss(image, photo / 255, keep, 0.3)
-    assert float(found) == pytest.approx(float(0.7 * 40 * squares + 0.3 * (1 - ssim)), rel=1e-5)
+    assert float(found) == pytest.approx(float(0.7 * 20 * squares + 0.3 * (1 - ssim)), rel=1e-5)
 
 
 def test_the_mean_of_the_last_steps_is_left(scene, trained, monkeypatch):
@@ -158,6 +159,22 @@ def test_fine_tuning_wins_back_what_storing_lost(stage):
     # Measured: 20.36 dB, 19.12 and 19.65.
     assert stored.train_psnr < given.train_psnr - 1
     assert tuned.train_psnr > stored.train_psnr + 0.3
+
+
+def test_the_target_without_pruning_lies_between_photo_and_render(scene, trained):
+    """As the first step of `--no-prune` sees it, also in the exposure that the training has found for the photo."""
+    camera = scene.train[1]
+    photo, image = (
+        ground_truth(camera, torch.device("cpu"), BLACK)[0] / 255,
+        render(camera, trained, BLACK).image.detach(),
+    )
+    transforms = torch.eye(3, 4).repeat(len(scene.train), 1, 1)
+    transforms[1, :, 3] = 0.2
+    exposure = Exposure(len(scene.train), "cpu", transforms)
+    plain, exposed = (dataclasses.replace(photos_of(scene), exposure=each) for each in (None, exposure))
+    for photos, shown in ((plain, image), (exposed, image + 0.2)):
+        target, mask = between(trained, photos)(camera, BLACK)
+        assert mask is None and (target / 255 - ((photo + shown) / 2).clamp(0, 1)).abs().max() <= 0.51 / 255
 
 
 def test_the_quantizer_is_fitted_when_due_and_not_in_the_frozen_part(scene, trained):

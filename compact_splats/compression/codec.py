@@ -47,8 +47,8 @@ def encode(arrays: Arrays, profile: str = DEFAULT, **settings: Any) -> bytes:
         arrays: by name and in the shapes of ``GaussianModel.parameters``, before activation; with marks if they
             are ``SavedArrays``.
         profile: one of ``PROFILES``.
-        settings: of the profile: ``color_basis`` and those of :class:`compression.compact.CompactSettings`, or
-            ``sh_step`` of :class:`compression.seed.SeedQuantizer`.
+        settings: of the profile: ``color_basis``, ``quality`` ("small", "default", "high") and those of
+            :class:`compression.compact.CompactSettings`, or ``sh_step`` of :class:`compression.seed.SeedQuantizer`.
 
     Returns:
         The bytes of a .gsz file.

@@ -22,13 +22,15 @@ from compact_splats.compression.axes import close_to_identity
 from compact_splats.compression.color_basis import CellBases, ColorBasis
 from compact_splats.compression.compact_code import (
     FRACTION_BITS,
-    THINNEST,
+    VERSION,
     WEIGHT_STEPS,
     Codes,
     CompactCode,
     as_pca_basis,
     inverse_of,
+    opacity_weights,
     to_color_basis,
+    turn_weights,
     weight_of,
 )
 from compact_splats.compression.container import marks_of, pack
@@ -37,12 +39,17 @@ from compact_splats.compression.quantizer import Quantizer
 NAME = compact_streams.NAME
 MAX_LOGIT = 25.0  # beyond, opacities are 0 or 1 in single precision
 TYPICAL_DEPTH = 4  # bits of a place in its cell
+# Factors of `compact_code.FEATURES`, in 64ths: fitted to how much the renders change with the parameters of each
+# Gaussian, in models of two scenes (docs/results.md).
+COLOR_WEIGHT = (112, 80, 24, 0, -48)
+QUAT_WEIGHT = (90, 176, -44, -16, -32, 86)
+DEPTH = (86, -27, -77, -49, 243)
 MIN_GAUSSIANS_FOR_PCA = 1024  # with fewer, the PCA basis costs more bytes than it saves
 
 
 @dataclass(frozen=True)
 class CompactSettings:
-    """Trades size for quality. docs/results.md was measured with the defaults.
+    """Trades size for quality, see ``PRESETS``.
 
     Attributes:
         position_step: of a typical Gaussian's position, as a share of its size.
@@ -55,14 +62,38 @@ class CompactSettings:
         rate: weight of the estimated bits per Gaussian in the loss of fine-tuning.
     """
 
-    position_step: float = 0.02
+    position_step: float = 0.03
     scale_step: float = 0.08
-    opacity_step: float = 0.12
-    quat_step: float = 0.028
+    opacity_step: float = 0.2
+    quat_step: float = 0.045
     dc_step: float = 0.055
     rest_step: float = 0.076
     dead_zone: float = 0.55
-    rate: float = 4.8e-4
+    rate: float = 4e-4
+
+
+PRESETS = {
+    "small": CompactSettings(
+        position_step=0.05,
+        scale_step=0.12,
+        opacity_step=0.3,
+        quat_step=0.075,
+        dc_step=0.075,
+        rest_step=0.095,
+        dead_zone=0.6,
+        rate=6e-4,
+    ),
+    "default": CompactSettings(),
+    "high": CompactSettings(
+        position_step=0.018,
+        scale_step=0.07,
+        opacity_step=0.15,
+        quat_step=0.028,
+        dc_step=0.045,
+        rest_step=0.06,
+        rate=1.5e-4,
+    ),
+}  # ``--quality``; docs/results.md has their sizes and losses
 
 
 class CompactQuantizer(Quantizer):
@@ -147,8 +178,8 @@ class CompactQuantizer(Quantizer):
         allowed = compact_streams.POSITION_BITS
         ends = (logits.min(), logits.max()) if num else (0.0, 0.0)
         low, high = (round(float(end) / settings.opacity_step) for end in ends)
-        eighths = math.ceil(8 * THINNEST / math.log(2))
         return CompactCode(
+            version=VERSION,
             position_bits=max(allowed[0], min(allowed[-1], bits)),
             centre=tuple(map(float, centre)),
             spread=spread,
@@ -158,10 +189,11 @@ class CompactQuantizer(Quantizer):
             dc_step=settings.dc_step,
             rest_step=settings.rest_step,
             opacity_low=low,
-            opacity_weights=tuple(_log2_sigmoid_half(code * settings.opacity_step) for code in range(low, high + 1)),
-            weight_offset=0,
-            turn_weights=tuple(_turn_weight((apart + 0.5) * math.log(2) / 8) for apart in range(eighths + 1)),
-            depth_offset=0,
+            opacity_weights=opacity_weights(low, high, settings.opacity_step),
+            turn_weights=turn_weights(),
+            color_weight=(*COLOR_WEIGHT, 0),
+            quat_weight=(*QUAT_WEIGHT, 0),
+            depth=(*DEPTH, 0),
             num_rest=parameters["sh_rest"].shape[1],
             color_basis=self.color_basis,
             pca_basis=None,
@@ -171,12 +203,14 @@ class CompactQuantizer(Quantizer):
         """Offsets with which the median Gaussian has weight 1 and the step of ``settings`` for its position."""
         if not len(parameters["means"]):
             return code
-        weight, depth, _ = code.raw_indices(code.size_codes(parameters)[0])
+        color, quat, depth = code.raw_indices(code.size_codes(parameters)[0])
         typical = 0.5 + math.log2(code.spread / self._position_step(parameters)) - (code.position_bits - 1)
+        octave = WEIGHT_STEPS << FRACTION_BITS
         return replace(
             code,
-            weight_offset=-int(weight.median()),
-            depth_offset=_fixed_point(typical) - int(depth.median()),
+            color_weight=(*COLOR_WEIGHT, -int(color.median())),
+            quat_weight=(*QUAT_WEIGHT, -int(quat.median())),
+            depth=(*DEPTH, round(typical * octave) - int(depth.median())),
         )
 
     def _position_step(self, parameters: Parameters) -> float:
@@ -196,33 +230,20 @@ class CompactQuantizer(Quantizer):
 
 
 def encode_compact(
-    arrays: Arrays, color_basis: ColorBasis | None = None, **settings: float
+    arrays: Arrays, color_basis: ColorBasis | None = None, quality: str = "default", **settings: float
 ) -> tuple[dict[str, Any], dict[str, bytes]]:
     """Header and streams of a model.
 
     Args:
         arrays: of :func:`compression.arrays.checked`.
         color_basis: that of the training cameras; None: the spherical harmonics.
-        settings: of :class:`CompactSettings`.
+        quality: one of ``PRESETS``.
+        settings: of :class:`CompactSettings`, in place of those of the preset.
 
     Raises:
         FormatError: too many Gaussians.
     """
-    quantizer = CompactQuantizer(CompactSettings(**settings), color_basis)
+    quantizer = CompactQuantizer(replace(PRESETS[quality], **settings), color_basis)
     parameters = quantizer.prepared({name: torch.from_numpy(array) for name, array in arrays.items()})
     quantizer.fit(parameters)
     return quantizer._streams(parameters)
-
-
-def _turn_weight(log_ratio: float) -> int:
-    """A quarter of the log2 of what a turn of two axes changes: their ratio minus its inverse."""
-    return _fixed_point(math.log2(2 * math.sinh(log_ratio) + 0.15) / 4)
-
-
-def _fixed_point(octaves: float) -> int:
-    return round(octaves * (WEIGHT_STEPS << FRACTION_BITS))
-
-
-def _log2_sigmoid_half(logit: float) -> int:
-    """Half the log2 of an opacity."""
-    return _fixed_point(-(math.log1p(math.exp(-abs(logit))) + max(-logit, 0)) / math.log(2) / 2)

@@ -22,12 +22,18 @@ MAX_CODE = (1 << 15) - 1  # of all codes but those of positions: they fit 16 bit
 THINNEST = 5.5  # natural log of the largest ratio of axes that is kept; thinner Gaussians look the same
 BENDS = (0.2, 0.4)  # of the second and the third axis, see `_bent`: steps of the log ratio grow with it
 MAX_DEPTH = 7
+VERSION = 2  # of the files that are written; the reader knows version 1, too
 _ORDERS = ((0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0))
 _OCTAVE = 369.3299304675746  # 256 / ln 2
 _HUGE = 1e5  # limit of log-scales in weights
 WEIGHT_STEPS = 4  # per octave
 WEIGHT_LIMIT = 24  # of the weight's index, either way: a factor of 64
 FRACTION_BITS = 8  # of the fixed point numbers whose sum is a weight's index
+# What these numbers are sums of: half the log2 of the opacity; a quarter of the log2 of each axis, the longest first,
+# and of 1 + the squared distance from the centre, in spreads; for rotations also of how unlike the turned axes are.
+FEATURES = ("opacity", "longest", "second", "third", "distance", "turn")
+FACTOR = 64  # denominator of the factors of features
+_EIGHTHS, _EIGHTH = 64, 0.08664339756999316  # of an octave: how many, and ln 2 / 8
 _ROOTS = (1.0, 1.189207115002721, 1.4142135623730951, 1.681792830507429)  # 2^(i / WEIGHT_STEPS)
 _DC_STEPS = (1.0, 1.5, 1.5)  # of luma and colour differences, relative to luma
 _BASIS_SCALE = 127
@@ -86,6 +92,7 @@ class CompactCode:
     """What decoding needs besides the codes.
 
     Attributes:
+        version: of the file.
         position_bits: of a cell on each axis.
         centre: x, y and z of the middle of the grid, world units.
         spread: world units; within this of the centre lies half of the grid on each axis.
@@ -96,16 +103,19 @@ class CompactCode:
         rest_step: of the components of the other spherical harmonics, for a weight of 1.
         opacity_low: the lowest opacity code.
         opacity_weights: summand of the weight's index for each opacity code, from the lowest; fixed point.
-        weight_offset: added to the index; fixed point.
-        turn_weights: added to the index of a rotation, by the number of eighths of an octave between the two axes that
-            the rotation turns; the last entry serves all larger numbers; fixed point.
-        depth_offset: added to the number of bits of a place in its cell; fixed point.
+        turn_weights: the same of a rotation, by the number of eighths of an octave between the two axes that the
+            rotation turns; the last entry serves all larger numbers; fixed point.
+        color_weight: factors of ``FEATURES`` in the index of the weight of colours, in 64ths, and a summand, fixed
+            point.
+        quat_weight: the same for rotations.
+        depth: the same for the number of bits of a place in its cell.
         num_rest: SH coefficients of degrees 1 and up, 0, 3, 8 or 15.
         color_basis: of the colours.
         pca_basis: (K, 3 num_rest) int8, principal components of the coefficients in the colour basis, times 127; None:
             the coefficients are stored as they are.
     """
 
+    version: int
     position_bits: int
     centre: tuple[float, ...]
     spread: float
@@ -116,9 +126,10 @@ class CompactCode:
     rest_step: float
     opacity_low: int
     opacity_weights: tuple[int, ...]
-    weight_offset: int
     turn_weights: tuple[int, ...]
-    depth_offset: int
+    color_weight: tuple[int, ...]
+    quat_weight: tuple[int, ...]
+    depth: tuple[int, ...]
     num_rest: int
     color_basis: ColorBasis
     pca_basis: Tensor | None
@@ -215,42 +226,41 @@ class CompactCode:
     # ---- weights: how much finer than the step a Gaussian is stored ----
 
     def derived(self, codes: Codes) -> tuple[Tensor, Tensor, Tensor]:
-        """``weights``, ``quat_weights`` and ``depths`` of the codes, int32, by cell, opacity and size.
+        """``weights``, ``quat_weights`` and ``depths`` of the codes, int64, by cell, opacity and size.
 
-        A weight is the root of the opacity times the fourth root of the area in view. The weight of a rotation grows
-        with the ratio of the two axes that it turns: a turn of equal axes changes nothing. Indices of weights are 0 to
-        2 WEIGHT_LIMIT.
+        Indices of weights are 0 to 2 WEIGHT_LIMIT.
         """
-        weight, depth, apart = self.raw_indices(codes)
-        weight = weight + self.weight_offset
-        table = _integers(self.turn_weights, weight)
-        turns = _looked_up(table, (apart >> 5).clamp_max_(len(table) - 1))
-        depths = ((depth + self.depth_offset) // (WEIGHT_STEPS << FRACTION_BITS)).clamp_(0, MAX_DEPTH)
-        return _limited(weight), _limited(weight[:, None] + turns), depths
+        color, quat, depth = self.raw_indices(codes)
+        depths = (depth // (WEIGHT_STEPS << FRACTION_BITS)).clamp_(0, MAX_DEPTH)
+        return _limited(color), _limited(quat), depths
 
     def raw_indices(self, codes: Codes) -> tuple[Tensor, Tensor, Tensor]:
-        """Before offsets and limits, int32: weight and depth (N,), and the log2 of the axes' ratios (N,3), times 256.
+        """Before limits, fixed point, int64: of ``color_weight`` (N,), ``quat_weight`` (N,3), ``depth`` (N,).
 
-        These are the ratios of the two axes that a rotation about x, y and z turns. Opaque and thin Gaussians have the
-        finest places. The distance from the centre replaces the unknown distance from the cameras, and accounts for the
-        size of the cells.
+        A rotation's weight grows with the ratio of the two axes that it turns: a turn of equal axes changes nothing.
+        The distance from the centre replaces the unknown distance from the cameras, and accounts for the size of the
+        cells.
         """
-        weights = _integers(self.opacity_weights, codes.cells)
-        opacity = _looked_up(weights, codes.opacity[:, 0].int() - self.opacity_low)
+        opacity = _looked_up(_integers(self.opacity_weights, codes.cells), codes.opacity[:, 0].int() - self.opacity_low)
         longest = _octaves(codes.size[:, 0].double() * self.scale_step)
         second, third = _of_ratios(codes, map(_octaves, self._thinner))
-        distance = self._distances(codes.cells)
-        weight = opacity + 2 * longest - second - distance
-        depth = opacity - (7 * longest - 5 * second - 2 * third) // 2 + 3 * distance
+        features = [opacity, longest, longest - second, longest - third, self._distances(codes.cells)]
+        features = [feature.long() for feature in features]
         apart = torch.stack([(third - second).abs(), third, second], 1)  # about the longest axis to the shortest
-        return weight, depth, self._by_axis(codes, apart)
+        table = _integers(self.turn_weights, apart)
+        turns = _looked_up(table, (self._by_axis(codes, apart) >> 5).clamp_max_(len(table) - 1)).long()
+        columns = [feature[:, None] for feature in features]
+        return (
+            _combined(self.color_weight, features),
+            _combined(self.quat_weight, [*columns, turns]),
+            _combined(self.depth, features),
+        )
 
     def _distances(self, cells: Tensor) -> Tensor:
         """(N,) int32: 256 log2(1 + squared distance from the centre), linear between powers of 2."""
         squares = unfolded(torch.arange(1 << self.position_bits).double() + 0.5, self.position_bits) ** 2
         x, y, z = _looked_up(squares.to(cells.device), cells.int()).unbind(1)
-        bits = (1 + x + y + z).view(torch.int64)  # 52 of a linear part below the exponent, 1023 for 1
-        return ((bits - (1023 << 52) + (1 << 43)) >> 44).int()
+        return linear_log2(1 + x + y + z)
 
     @cached_property
     def _thinner(self) -> tuple[Tensor, Tensor]:
@@ -350,6 +360,32 @@ def _weights(device: torch.device) -> Tensor:
 def _limited(octaves: Tensor) -> Tensor:
     """Index of a weight, from fixed point."""
     return (octaves >> FRACTION_BITS).clamp_(-WEIGHT_LIMIT, WEIGHT_LIMIT).add_(WEIGHT_LIMIT)
+
+
+def opacity_weights(low: int, high: int, step: float) -> tuple[int, ...]:
+    """About half the log2 of the opacity of each code from ``low`` to ``high``, fixed point."""
+    logits = (torch.arange(low, high + 1).double() * step).clamp(-_HUGE, _HUGE)
+    return tuple(_octaves(logits - (logits * logits + 4).sqrt()).tolist())
+
+
+def turn_weights() -> tuple[int, ...]:
+    """log2 of what a turn of two axes changes, their ratio less its inverse, by eighths of an octave; fixed point."""
+    ratios = (torch.arange(_EIGHTHS).double() + 0.5) * _EIGHTH
+    squares = ratios * ratios
+    sizes = 0.15 + ratios * (2 + squares * (1 / 3 + squares * (1 / 60 + squares / 2520)))  # 2 sinh [Taylor]
+    return tuple(linear_log2(sizes).tolist())
+
+
+def _combined(factors: tuple[int, ...], features: list[Tensor]) -> Tensor:
+    """The sum of features times factors, rounded, and the last entry of ``factors``."""
+    terms = (feature * factor for feature, factor in zip(features, factors[:-1], strict=True) if factor)
+    return (sum(terms, torch.zeros_like(features[-1])) + FACTOR // 2) // FACTOR + factors[-1]
+
+
+def linear_log2(values: Tensor) -> Tensor:
+    """int32: 256 log2 of double values, linear between powers of 2."""
+    bits = values.view(torch.int64)  # 52 of a linear part below the exponent, 1023 for 1
+    return ((bits - (1023 << 52) + (1 << 43)) >> 44).int()
 
 
 def _octaves(log_sizes: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -15,8 +16,16 @@ from usable_processors import default_threads
 
 from compact_splats.compression.arrays import Arrays, Parameters
 from compact_splats.compression.color_basis import ColorBasis
-from compact_splats.compression.compact_code import MAX_CODE, MAX_DEPTH, Codes, CompactCode
-from compact_splats.compression.container import MAX_GAUSSIANS, PROFILE_KEY, FormatError, header_integer
+from compact_splats.compression.compact_code import (
+    MAX_CODE,
+    MAX_DEPTH,
+    Codes,
+    CompactCode,
+    linear_log2,
+    opacity_weights,
+    turn_weights,
+)
+from compact_splats.compression.container import MAX_GAUSSIANS, PROFILE_KEY, VERSION_KEY, FormatError, header_integer
 from compact_splats.compression.entropy import Contexts, SymbolReader, SymbolWriter, pack_bits, unpack_bits
 from compact_splats.compression.morton import morton_cells, morton_codes
 from compact_splats.scene.parameters import REST_COUNTS, SHAPES
@@ -30,6 +39,8 @@ _PART = 1 << 14  # Gaussians whose values are computed at a time: few enough for
 Field = tuple[str, int, slice, Contexts | None]  # name in `Codes`, column, Gaussians, contexts of their symbols
 _LARGEST_STEP = 1e20  # with it and with positions within 1e30, every code decodes to a finite float32
 _LIVELY = 100  # limit of a component's size in the contexts of the next ones
+# 96 log2 of 1 + the size of the components before, 0 to 4 _LIVELY in eighths
+_ACTIVITY_LEVELS = (3 * linear_log2(1 + torch.arange(32 * _LIVELY + 1).double() / 8) >> 3).numpy().astype(np.int16)
 
 
 def write(code: CompactCode, codes: Codes) -> tuple[dict[str, Any], dict[str, bytes]]:
@@ -55,10 +66,12 @@ def write(code: CompactCode, codes: Codes) -> tuple[dict[str, Any], dict[str, by
         for index, block in enumerate(pool.map(lambda block: _write_block(codes[block]), blocks_of(num))):
             streams |= {f"{name}.{index}": stream for name, stream in block.items()}
     streams["padding"] = bytes(max(0, num // GAUSSIANS_PER_BYTE - sum(map(len, streams.values()))))
-    values = {field.name: getattr(code, field.name) for field in fields(code) if not field.name.endswith("_basis")}
+    others = ("version", "opacity_weights", "turn_weights", "color_basis", "pca_basis")
+    values = {field.name: getattr(code, field.name) for field in fields(code) if field.name not in others}
+    values["opacity_high"] = code.opacity_low + len(code.opacity_weights) - 1
     num_components = "none" if code.pca_basis is None else code.num_components
     values |= {"view_cosine": code.color_basis.cosine, "basis": num_components}
-    return {PROFILE_KEY: NAME, "gaussians": num, **values}, streams
+    return {VERSION_KEY: code.version, PROFILE_KEY: NAME, "gaussians": num, **values}, streams
 
 
 def _write_block(codes: Codes) -> dict[str, bytes]:
@@ -71,6 +84,11 @@ def _write_block(codes: Codes) -> dict[str, bytes]:
     writer.write(lengths)
     for name, column, some, contexts in chain(_size_fields(codes), _turn_fields(codes), _color_fields(codes)):
         writer.write(getattr(codes, name).numpy()[some, column], contexts)
+    if codes.ends.any():
+        biases, components = _biases(codes), codes.sorted_rest.numpy()
+        writer.write_bytes(biases.tobytes())
+        fields = _component_fields(codes, biases)
+        writer.write_together([(components[some, column], contexts) for column, some, contexts in fields])
     return {
         **writer.streams(),
         "positions": pack_bits(steps, _low_bits(lengths)),
@@ -132,6 +150,7 @@ def _read_block(code: CompactCode, streams: dict[str, bytes], parameters: Parame
     codes.places = _unpack_places(streams["places"], codes.depths)
     _read_fields(reader, code, codes, _turn_fields(codes))
     _read_fields(reader, code, codes, _color_fields(codes))
+    _read_components(reader, code, codes)
     reader.finish()
     bases = code.cell_bases()
     codes.basis_index = code.basis_index(codes, bases)
@@ -186,16 +205,69 @@ def _color_fields(codes: Codes) -> Iterator[Field]:
     for column in range(3):
         yield "dc", column, slice(None), weights
     yield "ends", 0, slice(None), weights
+
+
+def _read_components(reader: SymbolReader, code: CompactCode, codes: Codes) -> None:
+    limits = code.limits("sorted_rest", 0)
+    if code.version == 1:
+        for column, some, contexts in _component_fields(codes, None):
+            reader.read(codes.sorted_rest.numpy()[some, column], limits, contexts)
+    elif codes.ends.any():
+        biases = np.frombuffer(reader.read_bytes(code.num_components), np.int8)
+        tables = reader.tables_of_fields(limits)
+        for column, some, contexts in _component_fields(codes, biases):
+            reader.read_one(codes.sorted_rest.numpy()[some, column], tables, contexts)
+
+
+def _component_fields(codes: Codes, biases: np.ndarray | None) -> Iterator[tuple[int, slice, Contexts]]:
+    """Column, Gaussians and contexts of each field of ``sorted_rest``.
+
+    A component's field holds only the Gaussians that have it, in the order of `_longest_first`.
+
+    Args:
+        codes: of a block.
+        biases: (K,) int8, of the contexts of each component; None: of a file of version 1.
+    """
+    weights = codes.weights.numpy()[_longest_first(codes.ends)].astype(np.int16)
+    for column, (num, longer, activity) in enumerate(_activities(codes)):
+        if biases is None:
+            numbers, last = activity >> 2 if column else weights[:num], 128
+        else:
+            numbers = _expected(activity, weights[:num]) + 32 * biases[column].astype(np.int16) >> 7
+            last = 32
+        numbers = np.clip(numbers, 0, last - 1).astype(np.uint8)
+        numbers[longer:] += last  # their last component, so not 0
+        yield column, slice(num), Contexts(numbers)
+
+
+def _activities(codes: Codes) -> Iterator[tuple[int, int, np.ndarray]]:
+    """For each component how many Gaussians have it and a further one, and (num,) int16 the size of those before it."""
     components = codes.sorted_rest.numpy()
     ends = np.bincount(codes.ends[:, 0], minlength=components.shape[1] + 1)
-    remaining = np.cumsum(ends[::-1])[-2::-1].tolist()  # Gaussians with each component
-    like = codes.weights.numpy()[_longest_first(codes.ends)]
-    activity = np.zeros(len(like), np.int16)  # of the components so far, the last ones weigh most
+    remaining = np.cumsum(ends[::-1])[-2::-1].tolist()
+    activity = np.zeros(len(components), np.int16)  # the last components weigh most
     for column, (num, longer) in enumerate(pairwise([*remaining, 0])):
-        numbers = np.minimum(activity[:num] >> 2 if column else like[:num], 127).astype(np.uint8)
-        numbers[longer:] += 128  # their last component, so not 0
-        yield "sorted_rest", column, slice(num), Contexts(numbers)
-        activity = (activity[:num] * 3 >> 2) + (np.minimum(np.abs(components[:num, column]), _LIVELY) << 3)
+        activity = activity[:num]
+        yield num, longer, activity
+        activity = (activity * 3 >> 2) + (np.minimum(np.abs(components[:num, column]), _LIVELY) << 3)
+
+
+def _expected(activity: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """(N,) int16, 256 log2 of the expected size of components, without the bias of their column."""
+    return _ACTIVITY_LEVELS[activity] + 24 * weights
+
+
+def _biases(codes: Codes) -> np.ndarray:
+    """(K,) int8, 8 log2 of the mean size of each component, plus 3, less that of `_expected`."""
+    components = codes.sorted_rest.numpy()
+    weights = codes.weights.numpy()[_longest_first(codes.ends)].astype(np.int16)
+    biases = np.zeros(components.shape[1], np.int8)
+    for column, (num, _, activity) in enumerate(_activities(codes)):
+        if num:
+            size = np.abs(components[:num, column]).mean() + 0.15
+            expected = np.exp2(_expected(activity, weights[:num]) / 256).mean()
+            biases[column] = np.clip(round(8 * (math.log2(size / expected) + 3)), -128, 127)
+    return biases
 
 
 def _longest_first(ends: torch.Tensor) -> np.ndarray:
@@ -265,17 +337,15 @@ def _read_header(header: dict[str, Any], streams: dict[str, bytes]) -> CompactCo
     centre = header.get("centre")
     if not isinstance(centre, list) or len(centre) != 3:
         raise FormatError("a centre of 3 numbers", repr(centre)[:99])
-    steps = ("scale_step", "opacity_step", "quat_step", "dc_step", "rest_step")
+    names = ("scale_step", "opacity_step", "quat_step", "dc_step", "rest_step")
+    steps: dict[str, Any] = {name: _number(header.get(name), name, 1e-30, _LARGEST_STEP) for name in names}
     return CompactCode(
+        version=header[VERSION_KEY],
         position_bits=position_bits,
         centre=tuple(_number(value, "centre", -1e30) for value in centre),
         spread=_number(header.get("spread"), "spread", 1e-30),
-        **{name: _number(header.get(name), name, 1e-30, _LARGEST_STEP) for name in steps},
-        opacity_low=header_integer(header, "opacity_low", range(-MAX_CODE, MAX_CODE + 1)),
-        opacity_weights=_weights(header, "opacity_weights"),
-        weight_offset=_weight(header.get("weight_offset"), "weight_offset"),
-        turn_weights=_weights(header, "turn_weights"),
-        depth_offset=_weight(header.get("depth_offset"), "depth_offset"),
+        **steps,
+        **(_read_weights if header[VERSION_KEY] > 1 else _read_weights_of_version_1)(header),
         num_rest=num_rest,
         color_basis=ColorBasis.from_bytes(streams["viewpoints"], _number(header.get("view_cosine"), "view_cosine", -1)),
         pca_basis=_read_pca_basis(header.get("basis"), streams["basis"], 3 * num_rest),
@@ -290,16 +360,48 @@ def _read_pca_basis(components: object, data: bytes, num_columns: int) -> torch.
     return torch.from_numpy(np.frombuffer(data, np.int8).reshape(components, num_columns).copy())
 
 
-def _weights(header: dict[str, Any], key: str) -> tuple[int, ...]:
-    weights = header.get(key)
-    if not isinstance(weights, list) or not 1 <= len(weights) <= 2 * MAX_CODE + 1:
-        raise FormatError(f"{key} in the header", repr(weights)[:99])
-    return tuple(_weight(value, key) for value in weights)
+def _read_weights(header: dict[str, Any]) -> dict[str, Any]:
+    low = header_integer(header, "opacity_low", range(-MAX_CODE, MAX_CODE + 1))
+    high = header_integer(header, "opacity_high", range(low, MAX_CODE + 1))
+    return {
+        "opacity_low": low,
+        "opacity_weights": opacity_weights(low, high, _number(header.get("opacity_step"), "opacity_step", 1e-30)),
+        "turn_weights": turn_weights(),
+        "color_weight": _factors(header, "color_weight", 5),
+        "quat_weight": _factors(header, "quat_weight", 6),
+        "depth": _factors(header, "depth", 5),
+    }
 
 
-def _weight(value: object, key: str) -> int:
-    if type(value) is not int or abs(value) > 1 << 24:
-        raise FormatError(f"an integer within 2^24 as {key}", repr(value)[:99])
+def _read_weights_of_version_1(header: dict[str, Any]) -> dict[str, Any]:
+    """There the header held tables, and the factors were fixed."""
+    offset, depth_offset = (_within(header.get(key), 1 << 24, key) for key in ("weight_offset", "depth_offset"))
+    return {
+        "opacity_low": header_integer(header, "opacity_low", range(-MAX_CODE, MAX_CODE + 1)),
+        "opacity_weights": _integers(header, "opacity_weights", 1 << 24, range(1, 2 * MAX_CODE + 2)),
+        "turn_weights": _integers(header, "turn_weights", 1 << 24, range(1, 2 * MAX_CODE + 2)),
+        "color_weight": (64, 64, 64, 0, -64, offset),
+        "quat_weight": (64, 64, 64, 0, -64, 64, offset),
+        "depth": (64, 0, -160, -64, 192, depth_offset),
+    }
+
+
+def _factors(header: dict[str, Any], key: str, count: int) -> tuple[int, ...]:
+    """``count`` factors and a summand."""
+    *factors, offset = _integers(header, key, 1 << 24, range(count + 1, count + 2))
+    return (*(_within(factor, 1 << 10, key) for factor in factors), offset)
+
+
+def _integers(header: dict[str, Any], key: str, limit: int, lengths: range) -> tuple[int, ...]:
+    values = header.get(key)
+    if not isinstance(values, list) or len(values) not in lengths:
+        raise FormatError(f"{key} in the header", repr(values)[:99])
+    return tuple(_within(value, limit, key) for value in values)
+
+
+def _within(value: object, limit: int, key: str) -> int:
+    if type(value) is not int or abs(value) > limit:
+        raise FormatError(f"an integer within {limit:,} as {key}", repr(value)[:99])
     return value
 
 

@@ -23,7 +23,7 @@ from compact_splats.scene.parameters import Vector, is_antialiased, offset_of
 from compact_splats.utils.errors import InputError
 
 MAGIC = b"\x89GSZ\r\n\x1a\n"  # as in PNG: detects transfer as text
-VERSION = 1
+VERSIONS = (1, 2)  # a profile names the version of its files; those before the first change have version 1
 MAX_HEADER = 1 << 20  # bytes of JSON
 MAX_STREAMS = 1 << 12
 MAX_GAUSSIANS = 1 << 27  # in every profile
@@ -34,6 +34,7 @@ MAX_DICTIONARY = 1 << 22  # bytes, of LZMA, for the reader
 _WINDOW = 1 << 12  # bytes, the minimum of LZMA
 _DEPTH = 1
 PROFILE_KEY = "profile"  # in the header: the profile's name
+VERSION_KEY = "version"  # in headers that are read or to be written; the file has it before its header
 ANTIALIASED_KEY = "antialiased"  # in the header: true for a model of the anti-aliased rasterizer, else missing
 OFFSET_KEY = "offset"  # in the header: three numbers that were subtracted from the coordinates, else missing
 BOUNDS_KEY = "bounds"  # in the header: least and greatest x, y, z of the Gaussians, rounded; for information
@@ -127,7 +128,7 @@ def pack(header: dict[str, Any], streams: dict[str, bytes], marks: Mapping[str, 
     """Put a header and streams into one file.
 
     Args:
-        header: JSON values without NaN and infinity.
+        header: JSON values without NaN and infinity, and the version if it is not the first.
         streams: by names of 1 to 64 ASCII characters, in the order of the file.
         marks: more entries of the header, see :func:`marks_of`.
 
@@ -135,11 +136,12 @@ def pack(header: dict[str, Any], streams: dict[str, bytes], marks: Mapping[str, 
         The bytes of a .gsz file; the same for the same arguments.
     """
     header = {**header, **(marks or {})}
+    version = header.pop(VERSION_KEY, VERSIONS[0])
     text = json.dumps(header, separators=(",", ":"), allow_nan=False).encode()
     table = b"".join(_table_entry(name.encode("ascii"), stream) for name, stream in streams.items())
     assert len(text) <= MAX_HEADER and len(streams) <= MAX_STREAMS, "more than a reader accepts"
-    checksum = _head_checksum(VERSION, text, table, len(streams))
-    prelude = _PRELUDE.pack(MAGIC, VERSION, len(text), len(table), len(streams), checksum)
+    checksum = _head_checksum(version, text, table, len(streams))
+    prelude = _PRELUDE.pack(MAGIC, version, len(text), len(table), len(streams), checksum)
     return b"".join([prelude, text, table, *streams.values()])
 
 
@@ -150,14 +152,14 @@ def unpack(data: bytes | memoryview) -> tuple[dict[str, Any], dict[str, bytes]]:
         data: the whole file.
 
     Returns:
-        header, streams.
+        header, with the version of the file; streams.
 
     Raises:
         FormatError: not a .gsz, a newer version, truncated, damaged, or with bytes behind its end.
     """
     data = memoryview(data)
-    text, table, start = _read_head(data)
-    header = _parse_header(text)
+    version, text, table, start = _read_head(data)
+    header = {**_parse_header(text), VERSION_KEY: version}
     streams = {}
     for name, size, checksum in table:
         stream = bytes(data[start : start + size])
@@ -260,11 +262,11 @@ def _head_checksum(version: int, text: bytes, table: bytes, num_streams: int) ->
     return zlib.crc32(table, zlib.crc32(text, zlib.crc32(numbers)))
 
 
-def _read_head(data: memoryview) -> tuple[bytes, list[tuple[str, int, int]], int]:
+def _read_head(data: memoryview) -> tuple[int, bytes, list[tuple[str, int, int]], int]:
     """Check everything before the streams.
 
     Returns:
-        The JSON; name, size and CRC-32 of each stream; offset of the first stream.
+        The version; the JSON; name, size and CRC-32 of each stream; offset of the first stream.
     """
     if bytes(data[: len(MAGIC)]) != MAGIC:
         start = bytes(data[: len(MAGIC)])
@@ -274,8 +276,8 @@ def _read_head(data: memoryview) -> tuple[bytes, list[tuple[str, int, int]], int
     if len(data) < _PRELUDE.size:
         raise FormatError(f"{_PRELUDE.size} bytes before the header", f"{len(data)}: the file was cut off")
     _, version, text_size, table_size, num_streams, checksum = _PRELUDE.unpack_from(data)
-    if version != VERSION:
-        raise FormatError("a .gsz file that can be read", f"version {version}; this program reads up to {VERSION}")
+    if version not in VERSIONS:
+        raise FormatError("a .gsz file that can be read", f"version {version}; this program reads up to {VERSIONS[-1]}")
     if text_size > MAX_HEADER or num_streams > MAX_STREAMS or table_size > num_streams * (1 + MAX_NAME + _ENTRY.size):
         raise FormatError("a header of sensible size", f"{text_size:,} bytes, and {table_size:,} for {num_streams:,}")
     start = _PRELUDE.size + text_size + table_size
@@ -285,7 +287,7 @@ def _read_head(data: memoryview) -> tuple[bytes, list[tuple[str, int, int]], int
     table = bytes(data[_PRELUDE.size + text_size : start])
     if _head_checksum(version, text, table, num_streams) != checksum:
         raise FormatError("the header as it was written", "a wrong checksum: the file is damaged")
-    return text, _parse_table(table, num_streams), start
+    return version, text, _parse_table(table, num_streams), start
 
 
 def _parse_table(table: bytes, num_streams: int) -> list[tuple[str, int, int]]:

@@ -8,7 +8,8 @@ constriction's.
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import constriction
 import numpy as np
@@ -37,14 +38,24 @@ class Contexts:
     """
 
     def __init__(self, numbers: np.ndarray) -> None:
-        numbers = numbers.astype(np.uint8, copy=False)  # numpy sorts these by counting
-        self.order = np.argsort(numbers, kind="stable")
-        self.counts = np.bincount(numbers, minlength=1 << MAX_SHIFT)
+        self.numbers = numbers.astype(np.uint8, copy=False)  # numpy sorts these by counting
+        self.order = np.argsort(self.numbers, kind="stable")
+        self.counts = np.bincount(self.numbers, minlength=1 << MAX_SHIFT)
 
-    def sizes(self, shift: int) -> list[int]:
-        """Number of symbols of each context in use, contexts shortened by ``shift`` bits."""
+    def runs(self, shift: int) -> tuple[np.ndarray, np.ndarray]:
+        """The contexts in use, shortened by ``shift`` bits, and the number of symbols of each."""
         sizes = self.counts.reshape(-1, 1 << shift).sum(1)
-        return sizes[sizes > 0].tolist()
+        used = np.flatnonzero(sizes)
+        return used, sizes[used]
+
+
+class SharedTables(NamedTuple):
+    """Tables of several fields: bits by which contexts are shortened, contexts that have a table, and the tables."""
+
+    shift: int
+    used: np.ndarray
+    lows: np.ndarray
+    models: list[Any]
 
 
 class SymbolWriter:
@@ -69,16 +80,50 @@ class SymbolWriter:
             in_order = symbols[contexts.order]
             shift = _best_shift(in_order, contexts)
             self._tables.append(np.array([shift], np.uint8))
-            parts = np.split(in_order, np.cumsum(contexts.sizes(shift))[:-1])
+            parts = np.split(in_order, np.cumsum(contexts.runs(shift)[1])[:-1])
+        lows, models = self._write_tables(parts)
+        for part, low, model in zip(parts, lows, models, strict=True):
+            self._write_piece(part - low, model)
+
+    def write_together(self, fields: Sequence[tuple[np.ndarray, Contexts]]) -> None:
+        """Append fields that share the tables of their contexts; fields without a symbol between them take no bytes.
+
+        Args:
+            fields: symbols and contexts of each, see :meth:`write`.
+        """
+        contexts = Contexts(np.concatenate([np.zeros(0, np.uint8)] + [each.numbers for _, each in fields]))
+        if not len(contexts.numbers):
+            return
+        in_order = np.concatenate([symbols for symbols, _ in fields]).astype(np.int32)[contexts.order]
+        shift = _best_shift(in_order, contexts)
+        used, sizes = contexts.runs(shift)
+        self._tables.append(np.array([shift, len(used)], np.uint8))
+        self._tables.append(used.astype(np.uint8))
+        lows, models = self._write_tables(np.split(in_order, np.cumsum(sizes)[:-1]))
+        for symbols, own in fields:
+            own_used, own_sizes = own.runs(shift)
+            pieces = np.split(symbols[own.order].astype(np.int32), np.cumsum(own_sizes)[:-1])
+            for table, piece in zip(np.searchsorted(used, own_used).tolist(), pieces, strict=False):
+                self._write_piece(piece - lows[table], models[table])
+
+    def write_bytes(self, data: bytes) -> None:
+        """Append bytes to the tables."""
+        self._tables.append(np.frombuffer(data, np.uint8))
+
+    def _write_tables(self, parts: list[np.ndarray]) -> tuple[list[int], list[Any]]:
+        """Append the table of each part; returns their lowest symbols, and each ``Categorical`` or None."""
         lows = [int(part.min()) for part in parts]
         counts = [np.bincount(part - low) for part, low in zip(parts, lows, strict=True)]
         sizes = [len(each) for each in counts]
         assert max(sizes) <= MAX_LEVELS, f"symbols from {min(lows)} on, {max(sizes)} of them"
         levels = np.concatenate([_levels(each) for each in counts])
         self._tables += [np.array([lows, sizes], "<i4").reshape(-1).view(np.uint8), levels]
-        for part, low, shares in zip(parts, lows, _shares(levels, np.array(sizes)), strict=True):
-            if len(shares) > 1:
-                self._pieces.append((part - low, Categorical(shares, perfect=False)))
+        return lows, [_model(shares) for shares in _shares(levels, np.array(sizes))]
+
+    def _write_piece(self, places: np.ndarray, model: Any) -> None:
+        """Append symbols less the lowest of their table; a single symbol takes no bits."""
+        if model is not None:
+            self._pieces.append((places, model))
 
     def streams(self) -> dict[str, bytes]:
         """The streams for :class:`SymbolReader`, by name."""
@@ -120,13 +165,38 @@ class SymbolReader:
         """
         if not len(out):
             return
-        sizes = [len(out)] if contexts is None else contexts.sizes(self._next_shift())
-        lows, tables = self._next_tables(len(sizes), limits)
+        sizes = np.array([len(out)]) if contexts is None else contexts.runs(self._next_shift())[1]
+        lows, models = self._next_tables(len(sizes), limits)
+        self._fill(out, lows, models, sizes, slice(None) if contexts is None else contexts.order)
+
+    def tables_of_fields(self, limits: tuple[int, int]) -> SharedTables:
+        """Read the tables of fields that were written together; :meth:`read_one` reads each field."""
+        shift, count = self._next_shift(), int(self._take(1, "the number of tables")[0])
+        used = self._take(count, "contexts of tables")
+        if not count or (np.diff(used.astype(int)) <= 0).any():
+            raise FormatError("contexts of tables in rising order", f"{used}"[:99])
+        return SharedTables(shift, used, *self._next_tables(count, limits))
+
+    def read_bytes(self, num_bytes: int) -> bytes:
+        """Read what ``SymbolWriter.write_bytes`` appended."""
+        return self._take(num_bytes, "the tables").tobytes()
+
+    def read_one(self, out: np.ndarray, tables: SharedTables, contexts: Contexts) -> None:
+        """Decode one of the fields that were written together into ``out``, see :meth:`read`."""
+        if not len(out):
+            return
+        used, sizes = contexts.runs(tables.shift)
+        places = np.searchsorted(tables.used, used)
+        if places[-1] >= len(tables.used) or (tables.used[places] != used).any():
+            raise FormatError("a table for each context", f"contexts {used} and tables {tables.used}"[:99])
+        self._fill(out, tables.lows[places], [tables.models[place] for place in places], sizes, contexts.order)
+
+    def _fill(self, out: np.ndarray, lows: np.ndarray, models: list[Any], sizes: np.ndarray, order: Any) -> None:
         # The coder holds the GIL, and numpy releases it: one concatenation at the end switches threads less often.
-        parts = [self._decoded(table, size) for table, size in zip(tables, sizes, strict=True)]
+        parts = [self._decoded(model, size) for model, size in zip(models, sizes.tolist(), strict=True)]
         symbols = np.concatenate(parts, dtype=out.dtype, casting="unsafe")  # may overflow, undone by adding the lowest
         symbols += np.repeat(lows.astype(out.dtype), sizes)
-        out[slice(None) if contexts is None else contexts.order] = symbols
+        out[order] = symbols
 
     def finish(self) -> None:
         """Check that everything has been read.
@@ -137,10 +207,8 @@ class SymbolReader:
         if self._position != len(self._tables) or not self._coder.is_empty():
             raise FormatError("the end of the symbols", "more of them")
 
-    def _decoded(self, shares: np.ndarray, size: int) -> np.ndarray:
-        if len(shares) == 1:  # a single symbol takes no bits
-            return np.zeros(size, np.int32)
-        return self._coder.decode(Categorical(shares, perfect=False), size)
+    def _decoded(self, model: Any, size: int) -> np.ndarray:
+        return np.zeros(size, np.int32) if model is None else self._coder.decode(model, size)
 
     def _take(self, num_bytes: int, what: str) -> np.ndarray:
         taken = self._tables[self._position : self._position + num_bytes]
@@ -155,8 +223,8 @@ class SymbolReader:
             raise FormatError(f"contexts shortened by up to {MAX_SHIFT} bits", f"by {shift}")
         return shift
 
-    def _next_tables(self, num_tables: int, limits: tuple[int, int]) -> tuple[np.ndarray, list[np.ndarray]]:
-        """The lowest symbol of each table, and the shares of all."""
+    def _next_tables(self, num_tables: int, limits: tuple[int, int]) -> tuple[np.ndarray, list[Any]]:
+        """The lowest symbol of each table, and each ``Categorical``, or None of a single symbol."""
         lows, sizes = self._take(8 * num_tables, "heads of tables").copy().view("<i4").reshape(2, -1)
         highs = lows.astype(np.int64) + sizes - 1
         if not ((limits[0] <= lows) & (lows <= highs) & (highs <= limits[1])).all():
@@ -164,7 +232,12 @@ class SymbolReader:
         levels = self._take(int(sizes.sum()), "tables")
         if levels.max() >= len(_FREQUENCIES) or not np.maximum.reduceat(levels, np.cumsum(sizes) - sizes).all():
             raise FormatError("tables of frequencies", f"levels up to {levels.max()}, or a table of none")
-        return lows, _shares(levels, sizes)
+        return lows, [_model(shares) for shares in _shares(levels, sizes)]
+
+
+def _model(shares: np.ndarray) -> Any:
+    """The coder's table; None for a single symbol, which takes no bits."""
+    return None if len(shares) == 1 else Categorical(shares, perfect=False)
 
 
 def pack_bits(values: np.ndarray, widths: np.ndarray) -> bytes:

@@ -2,7 +2,8 @@
 
 Every step renders the values that decoding would give, and their gradients update the float parameters
 (straight-through). Learning rates are high, so that parameters cross quantization steps. The result is the mean over
-the last steps, which averages out the noise.
+the last steps, which averages out the noise. The target is the photos where Gaussians were pruned, and otherwise the
+mean of them and of the renders of the model as it was given: on the photos alone, trained models overfit.
 """
 
 from __future__ import annotations
@@ -11,21 +12,26 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+import torch
 from diff_gaussian_rasterization import photometric_loss
 from torch import Tensor
 
 from compact_splats.arguments.compress import FineTuneRates, Phase
 from compact_splats.compression.quantizer import Quantizer
+from compact_splats.gaussian_renderer import render
+from compact_splats.gaussian_renderer.evaluation import ground_truth
+from compact_splats.scene.cameras import Camera
 from compact_splats.scene.dataset import Scene
 from compact_splats.scene.gaussian_model import PARAMETER_NAMES, GaussianModel
 from compact_splats.training.averaging import MeanOfLastSteps
 from compact_splats.training.exposure import Exposure
 from compact_splats.training.progress import Progress
 from compact_splats.training.strategy import Strategy
-from compact_splats.training.training import Training
+from compact_splats.training.training import Target, Training
 from compact_splats.training.view_sampler import ViewSampler
+from compact_splats.utils.images import to_uint8
 
-SQUARES = 40.0  # weight of the MSE; at 30 dB, 15 would match the weight of L1 in training
+SQUARES = 20.0  # weight of the MSE; at 30 dB, 15 would match the weight of L1 in training
 
 
 @dataclass(frozen=True)
@@ -96,8 +102,9 @@ class QuantizationPenalty(Strategy):
 
 
 def fine_tune(
-    model: GaussianModel, quantizer: Quantizer, photos: Photos, phase: Phase, rates: FineTuneRates, progress: Progress
-) -> None:
+    model: GaussianModel, quantizer: Quantizer, photos: Photos, phase: Phase, rates: FineTuneRates, progress: Progress,
+    given: GaussianModel | None = None,
+) -> None:  # fmt: skip
     """Fit the model, rendered as the quantizer stores it, to the photos.
 
     Args:
@@ -107,6 +114,7 @@ def fine_tune(
         phase: number of steps, factors of the learning rates, steps that refit.
         rates: Adam's learning rates, before the phase's factor.
         progress: shows every step.
+        given: fit to the mean of its renders and the photos, instead of the photos.
     """
     quantizer.fit(model.file_parameters())
 
@@ -115,7 +123,7 @@ def fine_tune(
             quantizer.fit(model.file_parameters())
         return as_stored(model, quantizer)
 
-    fit(model, photos, phase, rates, progress, rendered, [QuantizationPenalty(quantizer)])
+    fit(model, photos, phase, rates, progress, rendered, [QuantizationPenalty(quantizer)], given=given)
 
 
 def fit(
@@ -127,11 +135,12 @@ def fit(
     rendered: Callable[[Training], GaussianModel] | None = None,
     strategies: Sequence[Strategy] = (),
     logarithm: bool = False,
+    given: GaussianModel | None = None,
 ) -> None:
     """Fit the model to the photos.
 
     Args:
-        model: see :func:`fine_tune`, as for ``photos``, ``phase``, ``rates`` and ``progress``.
+        model: see :func:`fine_tune`, as for ``photos``, ``phase``, ``rates``, ``progress`` and ``given``.
         rendered: what is rendered in its place, see :class:`training.training.Training`.
         strategies: add to the loss.
         logarithm: take that of the loss, so that steps with a large and with a small loss count alike.
@@ -147,6 +156,7 @@ def fit(
         background=photos.background,
         views=photos.views,
         rendered=rendered,
+        target=None if given is None else between(given, photos),
         exposure=photos.exposure,
     )
     for step in training:
@@ -167,6 +177,21 @@ def squares_loss(image: Tensor, photo: Tensor, mask: Tensor | None, ssim_weight:
         error = error * mask
     unlike = photometric_loss(image, photo, mask=mask, ssim_weight=1.0).loss
     return (1 - ssim_weight) * SQUARES * error.square().mean() + ssim_weight * unlike
+
+
+def between(given: GaussianModel, photos: Photos) -> Target:
+    """The target of a training: the mean of each photo and the render of a model, in the exposure of the photo."""
+    index_of = {camera: index for index, camera in enumerate(photos.scene.train)}
+
+    @torch.no_grad()
+    def target(camera: Camera, background: Tensor) -> tuple[Tensor, Tensor | None]:
+        photo, mask = ground_truth(camera, given.device, background)
+        image = render(camera, given, background).image
+        if photos.exposure is not None:
+            image = photos.exposure.applied(index_of[camera], image)
+        return to_uint8((image + photo / 255) / 2), mask
+
+    return target
 
 
 def as_stored(model: GaussianModel, quantizer: Quantizer) -> GaussianModel:

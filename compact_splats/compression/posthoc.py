@@ -160,14 +160,19 @@ class PostHoc:
         """
         course: list[Stage] = []
         self._note(course, self._measured("as given", self.model, bytes_as_given))
+        given = self.model.with_parameters(
+            {name: each.detach().clone() for name, each in self.model.parameters.items()}
+        )
         self._prepare()
         self._note(course, self._stored("stored"))
-        stopped_by = None if goals is None else self._rounds(goals, course)
-        data = self._finish("last steps", self.schedule.only if goals is None else self.schedule.last, course)
-        while goals and goals.num_bytes is not None and len(data) > goals.num_bytes and self.model.num_gaussians > 1:
+        if goals is None:  # more steps on the photos alone would overfit a trained model
+            return Result(self._finish("last steps", self.schedule.only, course, given), course, None, [])
+        stopped_by = self._rounds(goals, course)
+        data = self._finish("last steps", self.schedule.last, course)
+        while goals.num_bytes is not None and len(data) > goals.num_bytes and self.model.num_gaussians > 1:
             self._prune(goals.next_count(self.model.num_gaussians, len(data), self.schedule.pruned_share))
             data = self._finish("trimmed", self.schedule.trim, course)
-        return Result(data, course, stopped_by, [] if goals is None else goals.missed(course[-1]))
+        return Result(data, course, stopped_by, goals.missed(course[-1]))
 
     def _rounds(self, goals: Goals, course: list[Stage]) -> str:
         """Prune and fine-tune until a goal is reached; returns the goal in words."""
@@ -203,14 +208,14 @@ class PostHoc:
         )
         self.model.keep(scores.argsort(descending=True, stable=True)[:count].sort().values)
 
-    def _fine_tune(self, name: str, phase: Phase) -> None:
+    def _fine_tune(self, name: str, phase: Phase, given: GaussianModel | None = None) -> None:
         progress = Progress(phase.steps, self.quiet or not phase.steps, label=name, leave=False)
-        fine_tune(self.model, self.quantizer, self.photos, phase, self.rates, progress)
+        fine_tune(self.model, self.quantizer, self.photos, phase, self.rates, progress, given)
         progress.close()
 
-    def _finish(self, name: str, phase: Phase, course: list[Stage]) -> bytes:
+    def _finish(self, name: str, phase: Phase, course: list[Stage], given: GaussianModel | None = None) -> bytes:
         """Fine-tune, store, and measure the decoded model."""
-        self._fine_tune(name, phase)
+        self._fine_tune(name, phase, given)
         data = self._encoded()
         decoded = GaussianModel.from_arrays(self.decode(data), self.model.device, self.model.units)
         self._note(course, self._measured(name, decoded, len(data)))

@@ -25,6 +25,7 @@ from compact_splats.training.random_streams import random_stream
 from compact_splats.training.strategy import Strategy
 from compact_splats.training.view_sampler import ViewSampler
 
+Target = Callable[[Camera, Tensor], tuple[Tensor, Tensor | None]]
 SMALLEST_SIDE = 64  # px: photos are not made smaller than that
 
 
@@ -97,6 +98,8 @@ class Training:
         views: another order of views.
         rendered: the model to render in place of ``model``, as quantization-aware fine-tuning needs it: of the same
             Gaussians, with parameters of its own. Their gradients count as those of ``model`` (straight-through).
+        target: what a view should look like, of its camera and the background: (3,H,W) uint8, and a mask or None; by
+            default its photo.
         exposure: colour transforms of the training photos, learnt with the model; None: photos are taken as they are.
         poses: changes of the poses of ``scene.train``, learnt with the model; None: poses stay as they are.
         processes: those that train together, each with a view of its own in every step. All make the same edits.
@@ -117,6 +120,7 @@ class Training:
         seed: int = 0,
         views: ViewSampler | None = None,
         rendered: Callable[[Training], GaussianModel] | None = None,
+        target: Target | None = None,
         exposure: Exposure | None = None,
         poses: PoseRefinement | None = None,
         processes: SingleProcess = SINGLE_PROCESS,
@@ -126,6 +130,7 @@ class Training:
         self.step = 0
         self._divisor, self._smaller = 1, dict[int, Camera]()
         self._loss, self._background, self._rendered = loss, background, rendered
+        self._target = target or (lambda camera, background: ground_truth(camera, model.device, background))
         self.exposure, self.poses, self._processes = exposure, poses, processes
         model.units, model.nested = scene.units, False
         self._views = views or ViewSampler(len(scene.train), random_stream(seed, "views"))
@@ -151,7 +156,7 @@ class Training:
         index = processes.own_draw(self._views.draw)
         camera = self.view(index)
         background = self._next_background()
-        photo, mask = ground_truth(camera, model.device, background)
+        photo, mask = self._target(camera, background)
         wants_gradients = any(strategy.wants_gradients(step) for strategy in strategies)
         stats = GradientStats.zeros(model.num_gaussians, model.device) if wants_gradients else None
         shown = model if self._rendered is None else self._rendered(self)

@@ -41,14 +41,14 @@ function unpack(bytes) {
   check(bytes.length >= HEAD, "the file was cut off");
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
   const [version, textSize, tableSize, count, checksum] = [8, 12, 16, 20, 24].map((at) => view.getUint32(at, true));
-  check(version === 1, `the file has version ${version} of .gsz; this reader knows version 1`);
+  check(version === 1 || version === 2, `the file has version ${version} of .gsz; this reader knows 1 and 2`);
   check(textSize <= 2 ** 20 && count <= 2 ** 12 && tableSize <= 77 * count, "the sizes of the header are out of range");
   const tableStart = HEAD + textSize;
   const end = tableStart + tableSize;
   check(bytes.length >= end, "the file was cut off");
   const head = bytes.slice(0, end).fill(0, 24, HEAD);
   check(crc32(head) === checksum, "the header has a wrong checksum: the file is damaged");
-  const header = parseHeader(bytes.subarray(HEAD, tableStart));
+  const header = { ...parseHeader(bytes.subarray(HEAD, tableStart)), version };
   const streams = new Map();
   let at = tableStart, start = end;
   for (let i = 0; i < count; i++) {
@@ -443,11 +443,11 @@ class Contexts {
     for (let i = 0; i < numbers.length; i++) this.order[starts[numbers[i]]++] = i;
   }
 
-  /** How often contexts shortened by some bits occur, without those that do not. */
-  sizes(shift) {
+  /** How often each context, shortened by some bits, occurs, without those that do not. */
+  runs(shift) {
     const sizes = new Uint32Array(256 >> shift);
     for (let i = 0; i < 256; i++) sizes[i >> shift] += this.counts[i];
-    return [...sizes].filter(Boolean);
+    return new Map([...sizes.entries()].filter(([, size]) => size));
   }
 }
 
@@ -472,25 +472,53 @@ class Symbols {
 
   /** A field of `num` symbols from `lowest` to `highest`. */
   read(num, lowest, highest, contexts = null) {
-    const symbols = new Int16Array(num);
-    if (!num) return symbols;
-    let sizes = [num];
-    if (contexts) {
-      const [shift] = this.#take(1);
-      check(shift <= 8, "contexts are shortened by more than 8 bits");
-      sizes = contexts.sizes(shift);
-    }
-    const heads = this.#take(8 * sizes.length);
+    if (!num) return new Int16Array(0);
+    const sizes = contexts ? [...contexts.runs(this.#shift()).values()] : [num];
+    return this.#symbols(num, this.#readTables(sizes.length, lowest, highest), sizes, contexts?.order);
+  }
+
+  /** What `readOne` needs to read fields that share the tables of their contexts. */
+  sharedTables(lowest, highest) {
+    const shift = this.#shift(), used = this.bytes(this.bytes(1)[0]);
+    check(used.length && used.every((each, i) => !i || each > used[i - 1]), "contexts of tables do not rise");
+    const tables = this.#readTables(used.length, lowest, highest);
+    return { shift, tables: new Map(tables.map((table, i) => [used[i], table])) };
+  }
+
+  /** One of these fields. */
+  readOne(num, { shift, tables }, contexts) {
+    const runs = contexts.runs(shift);
+    const own = [...runs.keys()].map((context) => tables.get(context));
+    check(own.every(Boolean), "a context has no table");
+    return this.#symbols(num, own, [...runs.values()], contexts.order);
+  }
+
+  #shift() {
+    const [shift] = this.bytes(1);
+    check(shift <= 8, "contexts are shortened by more than 8 bits");
+    return shift;
+  }
+
+  /** The lowest symbol of each table, and cumulative probabilities. */
+  #readTables(num, lowest, highest) {
+    const heads = this.bytes(8 * num);
     const view = new DataView(heads.buffer, heads.byteOffset);
-    let done = 0;
-    sizes.forEach((size, i) => {
-      const low = view.getInt32(4 * i, true), count = view.getInt32(4 * (sizes.length + i), true);
+    return Array.from({ length: num }, (_, i) => {
+      const low = view.getInt32(4 * i, true), count = view.getInt32(4 * (num + i), true);
       check(lowest <= low && count > 0 && low + count - 1 <= highest, "a table has symbols out of range");
-      const levels = this.#take(count);
+      const levels = this.bytes(count);
       check(levels.some(Boolean) && levels.every((level) => level < FREQUENCIES.length), "a table has no valid frequencies");
-      const bounds = boundsOf(levels);
-      for (const end = done + size; done < end; done++)
-        symbols[contexts ? contexts.order[done] : done] = low + (count > 1 ? this.#next(bounds) : 0);
+      return { low, bounds: boundsOf(levels) };
+    });
+  }
+
+  /** As many symbols of each table as `sizes` says, in their places. */
+  #symbols(num, tables, sizes, order) {
+    const symbols = new Int16Array(num);
+    let done = 0;
+    tables.forEach(({ low, bounds }, i) => {
+      for (const end = done + sizes[i]; done < end; done++)
+        symbols[order ? order[done] : done] = low + (bounds.length > 2 ? this.#next(bounds) : 0);
     });
     return symbols;
   }
@@ -500,7 +528,8 @@ class Symbols {
     check(this.position === this.tables.length && !this.high && !this.low, "symbols are left");
   }
 
-  #take(num) {
+  /** The next bytes of the tables. */
+  bytes(num) {
     const taken = this.tables.subarray(this.position, (this.position += num));
     check(taken.length === num, "tables of symbols are too short");
     return taken;
@@ -589,12 +618,6 @@ function readCode(header, streams) {
     check(isNumber(header[`${name}_step`], 1e-30, 1e20), `${name}_step in the header is out of range`);
     return header[`${name}_step`];
   });
-  const [opacityWeights, turnWeights] = ["opacity_weights", "turn_weights"].map((key) => {
-    const values = header[key];
-    const isWeight = (each) => Number.isInteger(each) && Math.abs(each) <= 2 ** 24;
-    check(isList(values, values?.length, isWeight) && values.length && values.length <= 2 * MAX_CODE + 1, `${key} in the header is wrong`);
-    return values;
-  });
   const basis = readPcaBasis(header.basis, streams.get("basis"), 3 * numRest);
   const numComponents = basis ? header.basis : 3 * numRest;
   const colors = colorBasis(streams.get("viewpoints"), viewCosine, centre, spread, 1 + numRest);
@@ -605,15 +628,63 @@ function readCode(header, streams) {
   const squares = Float64Array.from({ length: 2 ** positionBits }, (_, cell) => unfolded(cell + 0.5, positionBits) ** 2);
   const finer = (step) => WEIGHTS.map((weight) => (1 / weight) * step);
   return {
-    numRest, positionBits, centre, spread, scaleStep, opacityStep, opacityWeights, turnWeights, basis, numComponents,
-    thinner, squares, colors,
-    opacityLow: integer(header, "opacity_low", -MAX_CODE, MAX_CODE),
-    weightOffset: integer(header, "weight_offset", -(2 ** 24), 2 ** 24),
-    depthOffset: integer(header, "depth_offset", -(2 ** 24), 2 ** 24),
+    numRest, positionBits, centre, spread, scaleStep, opacityStep, basis, numComponents, thinner, squares, colors,
+    version: header.version,
+    ...(header.version > 1 ? readWeights : readWeightsOfVersion1)(header),
     quatSteps: finer(quatStep),
     dcSteps: finer(dcStep),
     restSteps: finer(restStep / (colors.denominator * (basis ? 127 : 1))),
   };
+}
+
+/** Factors of opacity, log2 of the axes and distance, of rotations also of the turn, in 64ths; and a summand. */
+function readWeights(header) {
+  const low = integer(header, "opacity_low", -MAX_CODE, MAX_CODE), high = integer(header, "opacity_high", low, MAX_CODE);
+  const factors = (key, count) => {
+    const isValid = isList(header[key], count + 1, Number.isInteger) && header[key].every((each, i) => Math.abs(each) <= 2 ** (i < count ? 10 : 24));
+    check(isValid, `${key} in the header is wrong`);
+    return header[key];
+  };
+  const opacityWeights = Array.from({ length: high - low + 1 }, (_, i) => {
+    const logit = clamp((low + i) * header.opacity_step, -1e5, 1e5);
+    return octaves(logit - Math.sqrt(logit * logit + 4));
+  });
+  const turnWeights = Array.from({ length: 64 }, (_, i) => {
+    const ratio = (i + 0.5) * 0.08664339756999316, square = ratio * ratio; // ln 2 / 8
+    return linearLog2(0.15 + ratio * (2 + square * (1 / 3 + square * (1 / 60 + square / 2520))));
+  });
+  return {
+    opacityLow: low, opacityWeights, turnWeights,
+    colorWeight: factors("color_weight", 5), quatWeight: factors("quat_weight", 6), depth: factors("depth", 5),
+  };
+}
+
+function readWeightsOfVersion1(header) {
+  const [opacityWeights, turnWeights] = ["opacity_weights", "turn_weights"].map((key) => {
+    const values = header[key];
+    const isWeight = (each) => Number.isInteger(each) && Math.abs(each) <= 2 ** 24;
+    check(isList(values, values?.length, isWeight) && values.length && values.length <= 2 * MAX_CODE + 1, `${key} in the header is wrong`);
+    return values;
+  });
+  const offset = integer(header, "weight_offset", -(2 ** 24), 2 ** 24);
+  return {
+    opacityLow: integer(header, "opacity_low", -MAX_CODE, MAX_CODE), opacityWeights, turnWeights,
+    colorWeight: [64, 64, 64, 0, -64, offset],
+    quatWeight: [64, 64, 64, 0, -64, 64, offset],
+    depth: [64, 0, -160, -64, 192, integer(header, "depth_offset", -(2 ** 24), 2 ** 24)],
+  };
+}
+
+/** 256 log2 of what a natural log is of, rounded. */
+const octaves = (log) => rounded(clamp(log, -1e5, 1e5) * OCTAVE);
+
+const NUMBER = new Float64Array(1), WORDS = new Uint32Array(NUMBER.buffer);
+const HIGH_WORD = new Uint8Array(new Uint16Array([1]).buffer)[0]; // 1 where numbers are little-endian
+
+/** 256 log2, linear between powers of 2: the exponent and the first bits of the mantissa. */
+function linearLog2(value) {
+  NUMBER[0] = value;
+  return (WORDS[HIGH_WORD] - (1023 << 20) + (1 << 11)) >> 12;
 }
 
 /** Components times columns; null: the components are the coefficients. */
@@ -697,29 +768,31 @@ function readCells(bits, lengths, positionBits) {
 function derived(code, cells, opacity, order, size, second, third) {
   const num = order.length;
   const weights = new Uint8Array(num), depths = new Uint8Array(num), quatWeights = [0, 1, 2].map(() => new Uint8Array(num));
-  const octaves = (logSize) => rounded(clamp(logSize, -1e5, 1e5) * OCTAVE);
   const [seconds, thirds] = code.thinner.map((table) => table.map(octaves));
-  const limited = (fixed) => clamp(fixed >> 8, -24, 24) + 24;
-  const number = new Float64Array(1), words = new Uint32Array(number.buffer);
-  const highWord = new Uint8Array(new Uint16Array([1]).buffer)[0]; // 1 where numbers are little-endian
+  const limited = (fixed) => clamp(Math.floor(fixed / 256), -24, 24) + 24;
+  const combined = (factors, features) => {
+    let sum = 32;
+    for (let i = 0; i < factors.length - 1; i++) sum += factors[i] * features[i];
+    return Math.floor(sum / 64) + factors.at(-1);
+  };
   for (let i = 0; i < num; i++) {
     const opacityWeight = code.opacityWeights[opacity[i] - code.opacityLow];
     const a1 = octaves(size[i] * code.scaleStep), a2 = seconds[second[i]], a3 = thirds[third[i]];
-    // 256 log2, linear between powers of 2: the exponent and the first bits of the mantissa
-    number[0] = 1 + code.squares[cells[3 * i]] + code.squares[cells[3 * i + 1]] + code.squares[cells[3 * i + 2]];
-    const distance = (words[highWord] - (1023 << 20) + (1 << 11)) >> 12;
-    const weight = opacityWeight + 2 * a1 - a2 - distance + code.weightOffset;
-    weights[i] = limited(weight);
-    const depth = opacityWeight - ((7 * a1 - 5 * a2 - 2 * a3) >> 1) + 3 * distance + code.depthOffset;
-    depths[i] = clamp(depth >> 10, 0, 7);
+    const distance = linearLog2(1 + code.squares[cells[3 * i]] + code.squares[cells[3 * i + 1]] + code.squares[cells[3 * i + 2]]);
+    const features = [opacityWeight, a1, a1 - a2, a1 - a3, distance, 0];
+    weights[i] = limited(combined(code.colorWeight, features));
+    depths[i] = clamp(Math.floor(combined(code.depth, features) / 1024), 0, 7);
     const apart = [Math.abs(a3 - a2), a3, a2]; // of the two axes that a turn about the longest axis turns, and so on
     ORDERS[order[i]].forEach((axis, rank) => {
-      const turn = code.turnWeights[Math.min(apart[rank] >> 5, code.turnWeights.length - 1)];
-      quatWeights[axis][i] = limited(weight + turn);
+      features[5] = code.turnWeights[Math.min(apart[rank] >> 5, code.turnWeights.length - 1)];
+      quatWeights[axis][i] = limited(combined(code.quatWeight, features));
     });
   }
   return { weights, quatWeights, depths };
 }
+
+/** 96 log2 of 1 + the size of the components before, in eighths. */
+const ACTIVITY_LEVELS = Int16Array.from({ length: 3201 }, (_, eighths) => (3 * linearLog2(1 + eighths / 8)) >> 3);
 
 /** The codes of colours: three of coefficient 0 of each Gaussian, and `of`, which writes its other coefficients. */
 function readColors(symbols, code, weights) {
@@ -728,12 +801,18 @@ function readColors(symbols, code, weights) {
   const dc = [0, 1, 2].map(() => symbols.read(num, -MAX_CODE, MAX_CODE, byWeight));
   const ends = symbols.read(num, 0, numComponents, byWeight);
   const { counts, order } = contextsOf(ends.map((end) => 255 - end)); // by falling ends
+  const biases = code.version > 1 && counts[255] < num ? Int8Array.from(symbols.bytes(numComponents)) : null;
+  const tables = biases && symbols.sharedTables(-MAX_CODE, MAX_CODE);
   const components = [], activity = new Int16Array(num);
   for (let k = 0, remaining = num - counts[255]; k < numComponents; k++) {
     const longer = remaining - counts[254 - k]; // Gaussians with a further component
-    const numbers = Uint8Array.from({ length: remaining }, (_, i) =>
-      Math.min(k ? activity[i] >> 2 : weights[order[i]], 127) + (i < longer ? 0 : 128));
-    const values = symbols.read(remaining, -MAX_CODE, MAX_CODE, new Contexts(numbers));
+    const numbers = Uint8Array.from({ length: remaining }, (_, i) => {
+      const weight = weights[order[i]];
+      if (!biases) return Math.min(k ? activity[i] >> 2 : weight, 127) + (i < longer ? 0 : 128);
+      return clamp((ACTIVITY_LEVELS[activity[i]] + 24 * weight + 32 * biases[k]) >> 7, 0, 31) + (i < longer ? 0 : 32);
+    });
+    const contexts = new Contexts(numbers);
+    const values = biases ? symbols.readOne(remaining, tables, contexts) : symbols.read(remaining, -MAX_CODE, MAX_CODE, contexts);
     for (let i = 0; i < longer; i++) activity[i] = ((3 * activity[i]) >> 2) + 8 * Math.min(Math.abs(values[i]), 100);
     components.push(values);
     remaining = longer;
