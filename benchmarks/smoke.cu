@@ -218,11 +218,13 @@ void print_times(cudaStream_t stream) {
     print_stage("forward", seconds_of(e, forward), 0, rate);
     std::printf("%28s%10.1f million instances\n", "", 1e-6 * static_cast<double>(e.frame().num_instances));
     const Images<const float> images{a.images.image, a.images.transmittance, a.images.inverse_depth};
+    Gradients<float> gradients = a.gradients;
+    gradients.world_to_camera = nullptr;
     for (const bool is_deterministic : {false, true}) {
         e.options.is_deterministic = is_deterministic;
         forward();  // the mode is that of the forward pass
         print_stage(is_deterministic ? "backward, deterministic" : "backward, by atomics",
-                    seconds_of(e, [&] { e.backward(a.gaussians, images, a.v_images, a.gradients); }), 0, rate);
+                    seconds_of(e, [&] { e.backward(a.gaussians, images, a.v_images, gradients); }), 0, rate);
     }
     print_stage("importance", seconds_of(e, [&] { e.importance(a.gaussians, scene.view, a.weights, a.importance); }), 0,
                 rate);

@@ -156,7 +156,7 @@ template <class Engine> struct Arrays {
         v_images = {e.put(s.v_image), e.put(s.v_transmittance), e.put(s.v_inverse_depth)};
         const auto rows = [&](int64_t width) { return e.template room<float>(n * width); };
         gradients = {rows(3), rows(4), rows(3), nullptr, rows(1), rows(3), rows(rest), nullptr, rows(4),
-                     e.put(std::vector<float>(n, 0.0f)), e.put(std::vector<int32_t>(n, 0))};
+                     e.put(std::vector<float>(n, 0.0f)), e.put(std::vector<int32_t>(n, 0)), e.template room<float>(16)};
         importance = {rows(1), rows(1), rows(1), e.template room<int32_t>(n), e.template room<int32_t>(n),
                       e.template room<int32_t>(pixels)};
         radii = e.template room<int32_t>(n);
@@ -195,6 +195,7 @@ template <class Engine> Results results_of(Engine& e, const Scene& s) {
               {"d quats", e.get(v.quats, 4 * n)}, {"d scales", e.get(v.scales, 3 * n)},
               {"d opacities", e.get(v.opacities, n)}, {"d sh_dc", e.get(v.sh_dc, 3 * n)},
               {"d sh_rest", e.get(v.sh_rest, rest * n)}, {"d screen", e.get(v.screen_means, 4 * n)},
+              {"d pose", e.get(v.world_to_camera, 16)},
               {"abs_grad_sum", e.get(v.abs_grad_sum, n)}, {"weighted", e.get(a.importance.weighted, n)},
               {"total", e.get(a.importance.total, n)}, {"distance", e.get(a.importance.distance, n)}, {"loss", e.get(a.loss_values, 3)},
               {"d loss", e.get(a.v_loss, 3 * pixels)}, {"Adam", e.get(a.adam.values, rest * n)},

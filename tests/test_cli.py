@@ -241,7 +241,7 @@ def test_the_scene_of_a_model_in_a_run_folder_is_that_of_the_run(tmp_path):
         (ViewConfig, "", "--model is missing"),
         (MetricsConfig, "", "--model-paths is missing"),
         (RenderConfig, f"{__file__} -s scene", "in no run folder"),
-        (CompressConfig, "", "no model to compress"),
+        (CompressConfig, "", "no model: give -m"),
         (CompressConfig, __file__, "no scene to fine-tune on"),
     ],
 )

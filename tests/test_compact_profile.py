@@ -143,7 +143,8 @@ def test_values_are_within_half_a_step():
     before, after = (each["log_scales"].gather(1, order) for each in (rows, stored))
     assert (after - before)[:, 0].abs().max() <= code.scale_step / 2 + 1e-5
     ratios = [(after[:, :1] - each[:, 1:]).clamp(0, THINNEST) for each in (before, after)]
-    bent = [each / (1 + torch.tensor(BENDS) * each) for each in ratios]
+    largest = torch.tensor([code.limits("ratios", column)[1] for column in (0, 1)]) * code.scale_step
+    bent = [torch.minimum(each / (1 + torch.tensor(BENDS) * each), largest) for each in ratios]
     assert (bent[1] - bent[0]).abs().max() <= code.scale_step / 2 + 1e-5
     turned = (stored["quats"] - rows["quats"])[:, 1:].abs() * weight_of(code.shape_codes(rows).quat_weights)
     assert turned.max() <= code.quat_step / 2 + 1e-5

@@ -186,8 +186,13 @@ def raw_pack(header: dict, streams: dict[str, bytes]) -> bytes:
     """The file, NaN and infinity in its header not excepted."""
     from gsz_cases import raw_file, table_entry
 
+    from compact_splats.compression.container import VERSION_KEY
+
     table = b"".join(table_entry(name.encode(), stream) for name, stream in streams.items())
-    return raw_file(json.dumps(header).encode(), table, len(streams), b"".join(streams.values()))
+    header = dict(header)
+    version = header.pop(VERSION_KEY, 1)
+    version = version if type(version) is int and 0 <= version < 1 << 32 else 1
+    return raw_file(json.dumps(header).encode(), table, len(streams), b"".join(streams.values()), version)
 
 
 # ---- the run, in a process of its own ----

@@ -272,9 +272,9 @@ def test_a_file_that_grows_in_the_last_steps_is_trimmed(stage, monkeypatch):
     whole = len(stage(SHORT.scaled(0)).run(None, 0).data)
     tuned = work._fine_tune
 
-    def fine_tuned(name, phase):
+    def fine_tuned(name, phase, given=None):
         work.quantizer.grown = not name.startswith("round")
-        tuned(name, phase)
+        tuned(name, phase, given)
 
     monkeypatch.setattr(work, "_fine_tune", fine_tuned)
     result = work.run(Goals(num_bytes=int(0.92 * whole)), 0)

@@ -203,6 +203,7 @@ def test_the_size_of_a_quaternion_does_not_matter(engine):
     a = engine.run(case, torch.float32)
     b = engine.run(case.but({"quats": 4 * case.inputs["quats"]}), torch.float32)
     assert relative_error(b["image"], a["image"]) < 1e-6
-    assert relative_error(4 * b["d_quats"], a["d_quats"]) < 1e-5
+    # Worst measured: 1.5e-5, in the emulation with fused multiply-adds.
+    assert relative_error(4 * b["d_quats"], a["d_quats"]) < 5e-5
     along = (a["d_quats"] * case.inputs["quats"]).sum(1)
     assert along.abs().max() < 1e-5 * a["d_quats"].abs().max()

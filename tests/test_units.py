@@ -68,7 +68,8 @@ def plain_run(plain, tmp_path_factory, short_schedules_in_use) -> Path:
 
 
 def trained(scene: Path, out: Path) -> Path:
-    train(dataclasses.replace(make_config(scene, out, "quick"), random_background=False, alpha="auto", resume=False))
+    config = make_config(scene, out, "quick")
+    train(dataclasses.replace(config, random_background=False, alpha="auto", resume=False, depth_loss="off"))
     return out
 
 

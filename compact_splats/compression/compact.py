@@ -62,14 +62,14 @@ class CompactSettings:
         rate: weight of the estimated bits per Gaussian in the loss of fine-tuning.
     """
 
-    position_step: float = 0.03
-    scale_step: float = 0.08
-    opacity_step: float = 0.2
-    quat_step: float = 0.045
-    dc_step: float = 0.055
-    rest_step: float = 0.076
+    position_step: float = 0.023
+    scale_step: float = 0.075
+    opacity_step: float = 0.17
+    quat_step: float = 0.035
+    dc_step: float = 0.05
+    rest_step: float = 0.067
     dead_zone: float = 0.55
-    rate: float = 4e-4
+    rate: float = 2.6e-4
 
 
 PRESETS = {
