@@ -87,8 +87,8 @@ def _write_block(codes: Codes) -> dict[str, bytes]:
     if codes.ends.any():
         biases, components = _biases(codes), codes.sorted_rest.numpy()
         writer.write_bytes(biases.tobytes())
-        fields = _component_fields(codes, biases)
-        writer.write_together([(components[some, column], contexts) for column, some, contexts in fields])
+        found = _component_fields(codes, biases)
+        writer.write_together([(components[some, column], contexts) for column, some, contexts in found])
     return {
         **writer.streams(),
         "positions": pack_bits(steps, _low_bits(lengths)),

@@ -160,9 +160,10 @@ class PostHoc:
         """
         course: list[Stage] = []
         self._note(course, self._measured("as given", self.model, bytes_as_given))
-        given = self.model.with_parameters(
-            {name: each.detach().clone() for name, each in self.model.parameters.items()}
-        )
+        given = None
+        if goals is None:
+            rows = {name: each.detach().clone() for name, each in self.model.parameters.items()}
+            given = self.model.with_parameters(rows)
         self._prepare()
         self._note(course, self._stored("stored"))
         if goals is None:  # more steps on the photos alone would overfit a trained model
