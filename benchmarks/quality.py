@@ -23,6 +23,7 @@ import argparse
 import json
 import math
 import statistics
+import sys
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import fields, is_dataclass, replace
@@ -155,7 +156,7 @@ def measure(folder: Path, setting: Setting, run: str, changes: str, seed: int, c
     """
     schedule, options = schedule_of(run, changes)
     random_points = setting.random_points or num_random_points(setting.budget)
-    scene = load_scene(folder, resolution=setting.resolution, num_random_points=random_points, tracks=True)
+    scene = load_scene(folder, resolution=setting.resolution, num_random_points=random_points, max_tracked=sys.maxsize)
     if setting.photos is not None:
         scene = with_photos(scene, setting.photos)
     model = GaussianModel.from_points(scene.points, 3, "cpu")

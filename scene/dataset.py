@@ -73,7 +73,7 @@ def load_scene(
     *,
     sparse: int | None = None,
     photo_memory: int | None = None,
-    tracks: bool = False,
+    max_tracked: int = 0,
 ) -> Scene:
     """Load a COLMAP, Blender, nerfstudio or instant-ngp data set. Photos are decoded when they are used.
 
@@ -91,7 +91,8 @@ def load_scene(
         units: those of an earlier run on the scene; None: from the training cameras.
         sparse: which COLMAP model ``sparse/N``; None: that with the most photos.
         photo_memory: bytes that decoded photos may take, at least a few photos; None: half of the free memory.
-        tracks: fill in ``observed``, where the data set is a COLMAP model with tracks.
+        max_tracked: fill in ``observed`` with at most so many training views, where the data set is a COLMAP model with
+            tracks.
 
     Raises:
         InputError: the folder does not exist, is not a data set, is broken, or has no photo to train on.
@@ -105,7 +106,7 @@ def load_scene(
         raise InputError(f"--resolution must be 1, 2, 4, 8, a width in px, or -1, not {resolution}")
     if alpha not in ALPHAS:
         raise InputError(f"--alpha must be {', '.join(ALPHAS[:-1])} or {ALPHAS[-1]}, not {alpha!r}")
-    data = read_data_set(source, images, sparse, tracks=tracks)
+    data = read_data_set(source, images, sparse, tracks=max_tracked > 0)
     registered = [*data.photos, *(data.test or [])]
     missing = tuple(photo for photo in registered if not isfile(photo.path))
     if len(missing) == len(registered):
@@ -137,7 +138,7 @@ def load_scene(
     _say_fits(list(fits.values()), resolution)
     generator = torch.Generator().manual_seed(seed)
     points = _points(file_points, units, train, num_random_points, generator, in_box=data.test is not None)
-    observed = observed_points(points, train, train_views) if tracks else ()
+    observed = observed_points(points, train, train_views) if len(train) <= max_tracked else ()
     scene = Scene(train, test, points, EXTENT, tuple(photo.name for photo in missing), units, cache, observed)
     free = free_memory()
     scene.limit_photos(free // 2 if photo_memory is None and free is not None else photo_memory)

@@ -62,7 +62,7 @@ def test_points_are_found_by_their_ids_in_any_order_of_a_text_model(tmp_path):
     model = tmp_path / "sparse" / "0"
     model.mkdir(parents=True)
     text_of(model, model)
-    scene = load_scene(tmp_path, eval=False, tracks=True)
+    scene = load_scene(tmp_path, eval=False, max_tracked=99)
     assert scene.points.ids.tolist() == [9, 7, -1]
     assert [each.tolist() for each in scene.observed] == [[0, 1], []]
     assert load_scene(tmp_path, eval=False).observed == ()
@@ -72,7 +72,7 @@ def test_observations_are_those_that_pycolmap_finds(test_data):
     pycolmap = pytest.importorskip("pycolmap")
     source = test_data / "scenes" / "monstree_small"
     theirs = pycolmap.Reconstruction(source / "sparse" / "0")
-    scene = load_scene(source, eval=False, tracks=True)
+    scene = load_scene(source, eval=False, max_tracked=99)
     wanted = {
         image.name: {each.point3D_id for each in image.points2D if each.has_point3D()}
         for image in theirs.images.values()
@@ -99,14 +99,14 @@ def test_what_can_not_be_used_is_left_out_and_counted(tmp_path, capsys):
     ids = (5, 6, 7, 7, 4, 2**63 + 1, NONE)
     observed = b"".join(struct.pack("<ddQ", np.nan, np.inf, each) for each in ids)
     (model / "images.bin").write_bytes(head + struct.pack("<Q", len(ids)) + observed)
-    scene = load_scene(tmp_path, eval=False, tracks=True)
+    scene = load_scene(tmp_path, eval=False, max_tracked=99)
     assert [each.tolist() for each in scene.observed] == [[2]]
     assert "3 of 4 observations of points can't be used" in capsys.readouterr().err
 
 
 def test_a_photo_of_another_size_has_its_points_at_the_same_place(tracked_scene):
     """Halved, the pixel of a point is that which its old pixel has become."""
-    scene = load_scene(tracked_scene, tracks=True)
+    scene = load_scene(tracked_scene, max_tracked=99)
     camera, xyz = scene.train[0], scene.points.xyz[scene.observed[0]]
     rows, columns, depth, seen = in_view(camera, xyz)
     halved = in_view(camera.smaller(2), xyz)
@@ -121,7 +121,7 @@ def one_view(scene: Scene) -> tuple[Training, GaussianModel]:
 
 
 def test_the_gradient_is_that_of_autograd(tracked_scene):
-    scene = load_scene(tracked_scene, tracks=True)
+    scene = load_scene(tracked_scene, max_tracked=99)
     training, model = one_view(scene)
     training.step, index = STEPS // 2, 3
     training.schedule = replace(training.schedule, photo_divisors=())
@@ -157,7 +157,7 @@ def error_of_depth(scene: Scene, model: GaussianModel) -> float:
 
 def test_depths_come_closer_and_a_wrong_track_moves_no_other_thing_far(tracked_scene):
     """The error of the rendered depth falls; one point a thousand times too far leaves all numbers finite."""
-    scene = load_scene(tracked_scene, tracks=True)
+    scene = load_scene(tracked_scene, max_tracked=99)
     errors = {}
     for with_depth in (False, True):
         training = trained(scene, with_depth=with_depth)
@@ -175,7 +175,7 @@ def test_depths_come_closer_and_a_wrong_track_moves_no_other_thing_far(tracked_s
 
 
 def test_a_training_that_stops_and_continues_has_the_same_bits(tracked_scene):
-    scene = load_scene(tracked_scene, tracks=True)
+    scene = load_scene(tracked_scene, max_tracked=99)
     whole, first, second = (trained(scene, with_depth=True) for _ in range(3))
     for _ in whole:
         pass
@@ -188,7 +188,7 @@ def test_a_training_that_stops_and_continues_has_the_same_bits(tracked_scene):
 
 
 def test_a_scene_with_fewer_photos_has_the_points_that_two_of_them_observe(tracked_scene):
-    scene = load_scene(tracked_scene, tracks=True)
+    scene = load_scene(tracked_scene, max_tracked=99)
     few = with_photos(scene, 4)
     assert [scene.train.index(camera) for camera in few.train] == [0, 4, 7, 11]
     of_all = dict(zip(scene.train, scene.observed, strict=True))

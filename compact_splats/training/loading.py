@@ -1,5 +1,6 @@
 """Prepares a scene for training: its photos, decoded in the background, and the first Gaussians."""
 
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -28,7 +29,7 @@ def load(
     num_random_points: int = 100_000,
     units: Units | None = None,
     *,
-    tracks: bool = False,
+    max_tracked: int = 0,
 ) -> Scene:
     """Read the scene; its photos are decoded on first use, see :class:`Decoding`.
 
@@ -37,14 +38,15 @@ def load(
         check: gets the scene, and may raise.
         num_random_points: number of the points of a scene without points.
         units: those of an earlier run on the scene.
-        tracks: which points each training view observes is needed, if the scene says it.
+        max_tracked: which points each training view observes is needed with at most so many, if the scene says it.
 
     Raises:
         InputError: the scene can't be read.
     """
     scene = load_scene(
         config.source_path, config.images, config.resolution, config.eval, config.alpha, config.seed,
-        num_random_points, units, sparse=config.sparse, photo_memory=memory_size(config.photo_memory), tracks=tracks,
+        num_random_points, units, sparse=config.sparse, photo_memory=memory_size(config.photo_memory),
+        max_tracked=max_tracked,
     )  # fmt: skip
     check(scene)
     first = scene.train[0]
@@ -178,17 +180,22 @@ def poses_for(config: Any, scene: Scene) -> PoseRefinement | None:
     return PoseRefinement(scene.train)
 
 
+def max_with_depth_loss(config: Any) -> int:
+    """The most training photos with which the term of the points' depths is added."""
+    return {"off": 0, "auto": FEW_PHOTOS, "on": sys.maxsize}[config.depth_loss]
+
+
 def depth_loss_for(config: Any, scene: Scene) -> list[Strategy]:
     """The term of the points' depths, if it is to be added; says so, where the number of photos decides it.
 
     Args:
         config: of the training.
-        scene: of the training, loaded with ``tracks``.
+        scene: of the training, loaded with ``max_with_depth_loss`` as ``max_tracked``.
 
     Raises:
         InputError: it was asked for, and no photo says which points it observes.
     """
-    if config.depth_loss == "off" or (config.depth_loss == "auto" and len(scene.train) > FEW_PHOTOS):
+    if len(scene.train) > max_with_depth_loss(config):
         return []
     if not any(len(points) for points in scene.observed):
         if config.depth_loss == "on":

@@ -34,6 +34,7 @@ from compact_splats.training.loading import (
     exposure_for,
     first_gaussians,
     load,
+    max_with_depth_loss,
     poses_for,
 )
 from compact_splats.training.loss import PhotometricLoss
@@ -105,7 +106,7 @@ def _train(
             config = replace(config, antialiasing=True)
     schedule = shared(config.make_schedule(), processes.count)
     check = partial(check_memory, config, schedule, processes, device)
-    scene = load(config, check, num_random_points(config.final_budget), tracks=config.depth_loss != "off")
+    scene = load(config, check, num_random_points(config.final_budget), max_tracked=max_with_depth_loss(config))
     if config.all_photos:
         check_all_photos(scene, config.source_path)
     check_same_start(processes, config, scene)

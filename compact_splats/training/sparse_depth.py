@@ -25,7 +25,7 @@ class SparseDepth(Strategy):
     track is wrong. The weight falls during training, as that of depth maps does in 3DGS.
 
     Args:
-        scene: loaded with ``tracks``.
+        scene: loaded with ``max_tracked``.
     """
 
     def __init__(self, scene: Scene) -> None:
