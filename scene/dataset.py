@@ -123,8 +123,9 @@ def load_scene(
     composite = alpha == "composite" or alpha == "auto" and data.test is not None
     masks = _masks(source, train_photos + test_photos, is_alpha_mask=not composite)
     _say_panoramas(train_photos + test_photos)
+    names = {photo.name for photo in train_photos + test_photos}
     train_views, test_views = (
-        [view for photo in photos for view in _views(photo)] for photos in (train_photos, test_photos)
+        [view for photo in photos for view in _views(photo, names)] for photos in (train_photos, test_photos)
     )
     file_points = _near_points(data.points, train_views)
     if units is None:
@@ -190,17 +191,22 @@ def _say_panoramas(photos: list[PosedPhoto]) -> None:
         note(f"each of {num} equirectangular photos is {len(FACES)} views: the faces of a cube")
 
 
-def _views(posed: PosedPhoto) -> list[PosedPhoto]:
-    """The photo itself; of a panorama the faces of a cube, named NAME_front and so on, with the photo's suffix."""
+def _views(posed: PosedPhoto, taken: set[str]) -> list[PosedPhoto]:
+    """The photo itself; of a panorama the faces of a cube, named NAME_front and so on, with the photo's suffix.
+
+    A face whose name is in ``taken`` gets more underscores; names of faces are added to it.
+    """
     if not posed.lens.is_panorama:
         return [posed]
     views = []
     for lens, (face, rotation) in zip(posed.lens.faces(), FACES, strict=True):
         motion = posed.world_to_camera.copy()
         motion[:3] = rotation.T @ motion[:3]
-        name = PurePosixPath(posed.name)
-        found = replace(posed.found, name=str(name.with_name(f"{name.stem}_{face}{name.suffix}")))
-        views.append(replace(posed, found=found, lens=lens, world_to_camera=motion))
+        path, joint = PurePosixPath(posed.name), "_"
+        while (name := str(path.with_name(f"{path.stem}{joint}{face}{path.suffix}"))) in taken:
+            joint += "_"
+        taken.add(name)
+        views.append(replace(posed, found=replace(posed.found, name=name), lens=lens, world_to_camera=motion))
     return views
 
 

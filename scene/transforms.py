@@ -4,8 +4,9 @@ Their poses are camera to world with OpenGL axes (x right, y up, z backward). Wo
 """
 
 import math
+import re
 from collections import ChainMap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from os.path import isfile  # not Path.is_file, which raises where a name is too long
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,16 +22,30 @@ from compact_splats.utils.files import read_json
 from compact_splats.utils.pictures import picture_size
 
 _FLIP_YZ = np.diag([1.0, -1.0, -1.0])
-_BROWN = "FULL_OPENCV", "k1", "k2", "p1", "p2", "k3", "k4", "k5", "k6"
+_BROWN = "FULL_OPENCV", "k1", "k2", "p1", "p2", "k3"
 _FISHEYE = "OPENCV_FISHEYE", "k1", "k2", "k3", "k4"
-_MODELS = {  # camera_model: (name in COLMAP, keys of its parameters)
+_PRISM = "RAD_TAN_THIN_PRISM_FISHEYE"
+_PANORAMA = "EQUIRECTANGULAR"
+_MODELS = {  # camera_model: (name in COLMAP, keys of its parameters in COLMAP's order)
     **dict.fromkeys(("PINHOLE", "SIMPLE_PINHOLE"), ("PINHOLE",)),
-    **dict.fromkeys(("OPENCV", "FULL_OPENCV", "SIMPLE_RADIAL", "RADIAL"), _BROWN),
+    **dict.fromkeys(("OPENCV", "SIMPLE_RADIAL", "RADIAL"), _BROWN),
+    "FULL_OPENCV": (*_BROWN, "k4", "k5", "k6"),
     **dict.fromkeys(("OPENCV_FISHEYE", "SIMPLE_RADIAL_FISHEYE", "RADIAL_FISHEYE"), _FISHEYE),
-    **dict.fromkeys(("FISHEYE624", "RAD_TAN_THIN_PRISM_FISHEYE"), ("RAD_TAN_THIN_PRISM_FISHEYE",)),
+    **dict.fromkeys(("FISHEYE", "SIMPLE_FISHEYE"), ("FISHEYE",)),
+    **dict.fromkeys(("FISHEYE624", _PRISM), (_PRISM, *(f"k{i}" for i in range(6)), "p0", "p1", "s0", "s1", "s2", "s3")),
     "THIN_PRISM_FISHEYE": ("THIN_PRISM_FISHEYE", "k1", "k2", "p1", "p2", "k3", "k4", "sx1", "sy1"),
+    "FOV": ("FOV", "omega"),
+    "EUCM": ("EUCM", "alpha", "beta"),
+    **dict.fromkeys(("DIVISION", "SIMPLE_DIVISION"), ("DIVISION", "k")),
 }
-_LIST, _NUM_LISTED = "distortion_params", 12  # as nerfstudio writes FISHEYE624
+_NEEDED = {"omega", "alpha", "beta", "k"}  # of the others, a missing one is 0
+_LIST, _LISTED = "distortion_params", ("k1", "k2", "k3", "k4", "p1", "p2")  # the list of nerfstudio, and its order
+# What must not be passed over: coefficients of any lens, among them those of Metashape and of instant-ngp's f-theta
+# lenses, and marks of projections.
+_OF_LENS = re.compile(
+    r"[kpsb]\d+|s[xy]\d|k|skew|omega|xi|alpha|beta|ftheta_\w+|distortion\w*"
+    r"|is_fisheye|latlong|equirectangular|orthographic"
+)
 _FIX = "correct the file or export it again"
 _Default = TypeVar("_Default")
 
@@ -135,7 +150,8 @@ def _lens(path: Path, entry: Mapping[str, Any], original: Path, photo: Path) -> 
             raise InputError(f"{path} contains no w and h, and {original} does not exist; add w and h in px")
         # A missing photo is left out later: its lens does not matter.
         width, height = picture_size(original) if isfile(original) else (1, 1)
-    if entry.get("camera_model") == "EQUIRECTANGULAR":  # whatever its focal length
+    if entry.get("camera_model") == _PANORAMA:  # whatever its focal length
+        _refuse_unused(path, entry, _PANORAMA, ())
         return checked_lens(path, panorama(round(width), round(height)))
     fx = number("fl_x", _focal_length(number("camera_angle_x", None), width))
     fy = number("fl_y", _focal_length(number("camera_angle_y", None), height))
@@ -157,12 +173,27 @@ def _distortion(path: Path, entry: Mapping[str, Any], number: Any) -> tuple[str,
     """The model's name in COLMAP, and its parameters after the principal point."""
     name = entry.get("camera_model", "OPENCV_FISHEYE" if entry.get("is_fisheye") else "OPENCV")
     if not isinstance(name, str) or name not in _MODELS:
-        known = ", ".join((*_MODELS, "EQUIRECTANGULAR"))
+        known = ", ".join((*_MODELS, _PANORAMA))
         raise InputError(path, f"a camera_model out of {known}", brief(name), "undistort the photos first")
     model, *keys = _MODELS[name]
     listed = entry.get(_LIST)
-    if model == "RAD_TAN_THIN_PRISM_FISHEYE":
-        if not isinstance(listed, list) or len(listed) != _NUM_LISTED:
-            raise InputError(path, f"'{_LIST}' with {_NUM_LISTED} numbers for {name}", brief(listed), _FIX)
-        return model, tuple(number(_LIST, 0.0, value) for value in listed)
-    return model, tuple(number(key, 0.0) for key in keys)
+    if listed is not None or model == _PRISM:
+        order = keys if model == _PRISM else _LISTED
+        if not isinstance(listed, list) or len(listed) != len(order):
+            raise InputError(path, f"'{_LIST}' with {len(order)} numbers for {name}", brief(listed), _FIX)
+        values = [number(_LIST, 0.0, value) for value in listed]
+        entry = ChainMap(dict(zip(order, values, strict=True)), dict(entry))
+    _refuse_unused(path, entry, name, (*keys, _LIST, *(["is_fisheye"] if "FISHEYE" in model else [])))
+    values = [number(key, None if key in _NEEDED else 0.0, entry.get(key)) for key in keys]
+    if None in values:
+        raise InputError(path, f"'{keys[values.index(None)]}' for the camera_model {name}", "none", _FIX)
+    return model, tuple(values)
+
+
+def _refuse_unused(path: Path, entry: Mapping[str, Any], name: str, used: Sequence[str]) -> None:
+    """Raise if an entry has a key of a lens that is not zero and that ``camera_model`` does not have."""
+    for key, value in entry.items():
+        if _OF_LENS.fullmatch(key) and key not in used and (any(value) if isinstance(value, list) else value):
+            hint = " (k4 to k6 of OpenCV: FULL_OPENCV)" if key in ("k4", "k5", "k6") else ""
+            fix = f"name the camera_model that has it{hint}, or undistort the photos and remove it"
+            raise InputError(path, f"no '{key}' with the camera_model {name}", brief(value), fix)

@@ -266,6 +266,18 @@ def test_the_map_of_a_panorama_is_colmaps(face):
     np.testing.assert_allclose(found, camera.img_from_cam(rays, check_cheirality=False), rtol=0, atol=1e-9)
 
 
+def test_no_face_of_a_panorama_has_the_name_of_a_photo(tmp_path):
+    """Exposures, refined poses and saved cameras are found by the names of views."""
+    cameras = [(1, "EQUIRECTANGULAR", 80, 40, (80, 40)), (2, "PINHOLE", 40, 30, (35, 35, 20, 15))]
+    model = write_colmap(tmp_path, cameras, num_images=0)
+    write_images(model, [("a.png", 1, (1, 0, 0, 0), (0, 0, 0)), ("a_up.png", 2, (1, 0, 0, 0), (1, 0, 0))])
+    write_photo(tmp_path / "images/a.png", 80, 40)
+    write_photo(tmp_path / "images/a_up.png", 40, 30)
+    views = {camera.name: camera for camera in load_scene(tmp_path, eval=False).train}
+    assert len(views) == 7
+    assert [views[f"a_{name}.png"].width for name in ("front", "up", "_up")] == [20, 40, 20]
+
+
 def test_faces_of_a_panorama_stay_together(tmp_path):
     """All six are training or test views, with the photo's mask, resized by their own width."""
     write_colmap(tmp_path, [(1, "EQUIRECTANGULAR", 80, 40, (80, 40))], num_images=9)

@@ -6,7 +6,7 @@ import struct
 
 import numpy as np
 import pytest
-from scene_writers import write_photo, write_transforms
+from scene_writers import write_colmap, write_photo, write_transforms
 
 from compact_splats.scene import load_scene
 from compact_splats.scene.normalization import Units
@@ -67,10 +67,11 @@ def test_global_and_per_frame_intrinsics(tmp_path):
     "table, distortion",
     [
         ({}, None),
-        ({"camera_model": "PINHOLE", "k1": 0.1}, None),
+        ({"camera_model": "PINHOLE", "k1": 0.0, "distortion_params": [0, 0, 0, 0, 0, 0]}, None),
         ({"camera_model": "OPENCV", "k1": 0, "k2": 0.0, "p1": 0, "p2": 0}, None),
-        ({"camera_model": "OPENCV", "k1": 0.1, "k2": 0.2, "p1": 0.01, "p2": 0.02}, (0.1, 0.2, 0.01, 0.02, 0, 0, 0, 0)),
-        ({"k1": 0.1, "k3": 0.3}, (0.1, 0, 0, 0, 0.3, 0, 0, 0)),
+        ({"camera_model": "OPENCV", "k1": 0.1, "k2": 0.2, "p1": 0.01, "p2": 0.02}, (0.1, 0.2, 0.01, 0.02, 0)),
+        ({"k1": 0.1, "k3": 0.3}, (0.1, 0, 0, 0, 0.3)),
+        ({"distortion_params": [0.1, 0.2, 0.3, 0, 0.01, 0.02], "k1": 9}, (0.1, 0.2, 0.01, 0.02, 0.3)),
         ({"camera_model": "OPENCV_FISHEYE", "k1": 0.1, "k4": 0.4}, (0.1, 0, 0, 0.4)),
         ({"is_fisheye": True}, (0, 0, 0, 0)),
     ],
@@ -93,6 +94,59 @@ def test_prism_models(tmp_path):
     write_transforms(tmp_path, num_frames=2, camera_model="THIN_PRISM_FISHEYE", k1=0.1, p2=0.2, sx1=0.3)
     lens = load_scene(tmp_path).train[0].photo.lens
     assert (lens.model, lens.distortion) == ("THIN_PRISM_FISHEYE", (0.1, 0, 0, 0.2, 0, 0, 0.3, 0))
+
+
+PARAMETERS = {  # of COLMAP's models behind the principal point, by the names in its documentation
+    "PINHOLE": {},
+    "RADIAL": {"k1": 0.1, "k2": -0.02},
+    "OPENCV": {"k1": 0.1, "k2": -0.02, "p1": 0.01, "p2": 0.02},
+    "FULL_OPENCV": {"k1": 0.1, "k2": 0.2, "p1": 0.01, "p2": 0.02, "k3": 0.03, "k4": 0.04, "k5": 0.05, "k6": 0.06},
+    "FOV": {"omega": 0.9},
+    "RADIAL_FISHEYE": {"k1": 0.1, "k2": -0.02},
+    "OPENCV_FISHEYE": {"k1": 0.1, "k2": -0.02, "k3": 0.003, "k4": 0.004},
+    "THIN_PRISM_FISHEYE": {k: 0.01 * i for i, k in enumerate(("k1", "k2", "p1", "p2", "k3", "k4", "sx1", "sy1"), 1)},
+    "DIVISION": {"k": -0.1},
+    "FISHEYE": {},
+    "EUCM": {"alpha": 0.6, "beta": 1.1},
+}
+
+
+@pytest.mark.parametrize("model", PARAMETERS)
+def test_every_camera_model_is_that_of_colmap(tmp_path, model):
+    """The names of COLMAP and of its parameters give the lens that its own files give."""
+    values = PARAMETERS[model]
+    focal = (35.0,) if model in ("RADIAL", "RADIAL_FISHEYE") else (35.0, 35.0)
+    write_colmap(tmp_path / "colmap", [(1, model, 40, 30, (*focal, 20.0, 15.0, *values.values()))], num_images=2)
+    write_transforms(tmp_path / "json", num_frames=2, camera_model=model, **values)
+    expected, found = (load_scene(tmp_path / name).train[0].photo.lens for name in ("colmap", "json"))
+    x, y = np.meshgrid(np.linspace(-0.5, 0.5, 5), np.linspace(-0.4, 0.4, 5))
+    np.testing.assert_array_equal(found.project(x, y), expected.project(x, y))
+    assert found.is_pinhole == (model == "PINHOLE")
+
+
+@pytest.mark.parametrize(
+    ("table", "key"),
+    [
+        ({"camera_model": "PINHOLE", "k1": 0.1}, "k1"),
+        ({"k1": 0.1, "k4": 0.1}, "k4"),
+        ({"distortion_params": [0.1, 0, 0, 0.1, 0, 0]}, "k4"),
+        ({"camera_model": "OPENCV_FISHEYE", "p1": -0.1}, "p1"),
+        ({"camera_model": "OPENCV", "is_fisheye": True}, "is_fisheye"),
+        ({"camera_model": "EQUIRECTANGULAR", "w": 40, "h": 20, "k1": 0.1}, "k1"),
+        ({"camera_model": "FOV", "k1": 0.1, "omega": 0.9}, "k1"),
+        ({"camera_model": "FOV"}, "omega"),
+        ({"camera_model": "EUCM", "alpha": 0.5}, "beta"),
+        ({"ftheta_p0": 0.0, "ftheta_p1": 1e-3}, "ftheta_p1"),
+        ({"latlong": True}, "latlong"),
+        ({"b2": 1.5}, "b2"),
+        ({"distortion": [0.1, 0.2]}, "distortion"),
+    ],
+)
+def test_no_coefficient_is_passed_over(tmp_path, table, key):
+    """A key that the camera model does not have, or one that it lacks, is an error that names it."""
+    write_transforms(tmp_path, num_frames=2, **table)
+    with pytest.raises(InputError, match=f"'{key}' (with|for) the camera_model"):
+        load_scene(tmp_path)
 
 
 def test_panoramas(tmp_path):

@@ -17,6 +17,9 @@ NAMES = (
     "THIN_PRISM_FISHEYE",
     "FISHEYE624",
     "EQUIRECTANGULAR",
+    "FOV",
+    "EUCM",
+    "DIVISION",
     "\x1b[2J",
     "\ud800",
 )
@@ -57,6 +60,6 @@ def _change(container: dict | list, key: Any, values: list, rng: random.Random) 
 _KEYS = (
     *("w", "h", "fl_x", "fl_y", "cx", "cy", "k1", "k2", "k3", "k4", "p1", "p2", "camera_angle_x", "camera_angle_y"),
     *("camera_model", "is_fisheye", "file_path", "mask_path", "transform_matrix", "ply_file_path", "frames"),
-    *("distortion_params", "sx1", "sy1"),
+    *("distortion_params", "sx1", "sy1", "omega", "alpha", "beta", "k", "ftheta_p1"),
     *("iterations", "seed", "final_budget", "test_iterations"),
 )
