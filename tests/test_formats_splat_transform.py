@@ -178,6 +178,16 @@ def test_the_antialiased_mark_is_one_for_both(name, convert, tmp_path):
     assert not read_model(convert(tmp_path / f"ours{ending}", "again.ply")).antialiased
 
 
+@pytest.mark.parametrize("name", ["ply", "compressed_ply", "sog"])
+def test_a_file_that_names_an_offset_is_read_by_it(name, convert, tmp_path):
+    """As the same file without it."""
+    rows, ending = random_rows(60, 0), ENDINGS.get(name, ".ply")
+    for stem, offset in (("far", (5e6, -391e3, 0.25)), ("near", None)):
+        (ply if name == "ply" else FORMATS[name]).write(tmp_path / f"{stem}{ending}", SavedArrays(rows, offset=offset))
+    far, near = (convert(tmp_path / f"{stem}{ending}", f"{stem}_again.ply") for stem in ("far", "near"))
+    assert far.read_bytes() == near.read_bytes()
+
+
 def test_spz_of_version_2_is_read_as_it_reads_it(convert, tmp_path):
     """Written by hand: no program at hand writes it any more."""
     rng = np.random.default_rng(0)

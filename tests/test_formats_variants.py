@@ -157,6 +157,27 @@ def test_an_offset_is_kept_in_ply_and_gsz_and_said_for_other_formats(profile, tm
     assert "minus 5000000 -391000.1 0.3333333333" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["ply", "compressed.ply", "sog", "sog-folder", "glb"])
+def test_an_exported_file_keeps_the_offset(name, tmp_path, capsys):
+    """To the bit, and without a note."""
+    given = SavedArrays(random_rows(NUM, 3), offset=(5_000_000.0, -391_000.1, 1 / 3))
+    ply.write(tmp_path / "a.ply", given)
+    out = tmp_path / (name if name == "sog-folder" else f"b.{name}")
+    export([str(tmp_path / "a.ply"), "--format", name, "-o", str(out)])
+    assert read_model(out).offset == given.offset and "minus" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("extras", [[], {"offset": [1, 2, 3]}, {"compact-splats": 5}, {"compact-splats": {}}])
+def test_extras_of_a_sog_are_those_of_any_program(extras, tmp_path):
+    sog.write(tmp_path / "meta.json", random_rows(NUM, 0))
+    meta = json.loads((tmp_path / "meta.json").read_text())
+    (tmp_path / "meta.json").write_text(json.dumps({**meta, "extras": extras}))
+    assert read_model(tmp_path / "meta.json").offset is None
+    (tmp_path / "meta.json").write_text(json.dumps({**meta, "extras": {"compact-splats": {"offset": [1, 2]}}}))
+    with pytest.raises(InputError, match="three finite numbers as offset"):
+        read_model(tmp_path / "meta.json")
+
+
 @pytest.mark.parametrize("offset", [[1, 2], "here", [1, 2, "x"], [1, 2, 10**400], [True, 0, 0]])
 def test_a_wrong_offset_in_a_gsz_is_refused(offset):
     header, streams = unpack(encode(random_rows(5, 0), "seed"))

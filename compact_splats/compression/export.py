@@ -22,6 +22,7 @@ from compact_splats.training.run_folder import RunFolder
 from compact_splats.utils.errors import InputError, note
 
 _KEEPS_ORDER = ("spz", "splat", "glb")  # of nested models; .ply has the mark, too
+_NO_OFFSET = ("spz", "splat")  # have no place for it
 
 
 def export(argv: Sequence[str]) -> None:
@@ -52,7 +53,7 @@ def export(argv: Sequence[str]) -> None:
     print(f"{out}: {described_size(left, out)}{kept and f' ({left:,}{kept} Gaussians kept)'}")
     for text in (*arrays.notes, *said):
         note(f"{sources[0]}: {text}")
-    if arrays.offset is not None and config.format not in ("ply", "glb"):
+    if arrays.offset is not None and config.format in _NO_OFFSET:
         numbers = " ".join(f"{each:.10g}" for each in arrays.offset)
         note(f"{out}: its coordinates are those of the scene minus {numbers}, which this format can't say")
     if arrays.nested and config.format != "ply":

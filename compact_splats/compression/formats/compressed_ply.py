@@ -32,7 +32,7 @@ from compact_splats.compression.formats.common import (
     unpacked,
 )
 from compact_splats.scene.parameters import REST_COUNTS, SavedArrays
-from compact_splats.scene.ply import comments_of, marked_antialiased
+from compact_splats.scene.ply import comments_of, marked_antialiased, read_offset
 from compact_splats.scene.ply_file import Columns, read_elements, write_elements
 
 _CHUNK = 256  # Gaussians
@@ -83,7 +83,7 @@ def read(path: str | Path, *, keep_nan: bool = False) -> SavedArrays:
 
     def unpack() -> SavedArrays:
         elements = read_elements(path, ("chunk", "vertex", "sh"), READ_FIX)
-        return SavedArrays(_unpack(elements), marked_antialiased(path))
+        return SavedArrays(_unpack(elements), marked_antialiased(path), offset=read_offset(path))
 
     return unpacked(path, unpack, keep_nan)
 

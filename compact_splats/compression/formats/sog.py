@@ -5,7 +5,8 @@ are three parts of 8 bits; the higher SH degrees are an entry of a palette, whos
 Version 1, which is read only, has 256 equal steps between bounds in place of each codebook.
 
 [https://developer.playcanvas.com/user-manual/gaussian-splatting/formats/sog; of version 1
-https://github.com/playcanvas/splat-transform/pull/233]
+https://github.com/playcanvas/splat-transform/pull/233; of extras
+https://api.playcanvas.com/engine/classes/GSplatSogResource]
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import numpy as np
 from PIL import Image
 
 from compact_splats.compression.arrays import Arrays
-from compact_splats.compression.container import FormatError, input_errors
+from compact_splats.compression.container import OFFSET_KEY, FormatError, input_errors, offset_in
 from compact_splats.compression.formats import META
 from compact_splats.compression.formats.common import (
     MAX_PART,
@@ -47,6 +48,7 @@ from compact_splats.scene.parameters import REST_COUNTS, SavedArrays, is_antiali
 from compact_splats.utils.files import atomic_write, open_file
 
 VERSION = 2
+_EXTRAS, _OURS = "extras", "compact-splats"  # in meta.json: data of applications; of this one
 _CODEBOOK = 256
 _MAX_PALETTE = 1 << 16
 _PALETTE_COLUMNS = 64  # entries of the palette in a row of pixels
@@ -134,6 +136,8 @@ def _pack(arrays: SavedArrays, palette: int | None) -> dict[str, bytes]:
     }
     if is_antialiased(arrays):
         meta |= {"antialias": True, "model": "antialiased"}  # of the specification; of splat-transform
+    if arrays.offset is not None:
+        meta[_EXTRAS] = {_OURS: {OFFSET_KEY: list(arrays.offset)}}
     if arrays["sh_rest"].shape[1]:
         size = min(_MAX_PALETTE, max(1, num // 4)) if palette is None else palette
         meta["shN"], more = _pack_rest(arrays["sh_rest"], weights, size)
@@ -313,7 +317,9 @@ class _Bundle:
             "sh_dc": colors[:, None],
             "sh_rest": self.rest(),
         }
-        return SavedArrays(arrays, mark)
+        ours: Any = self.meta.get(_EXTRAS)
+        ours = ours.get(_OURS) if isinstance(ours, dict) else None
+        return SavedArrays(arrays, mark, offset=offset_in(ours) if isinstance(ours, dict) else None)
 
     def indexed(self, key: str, indices: np.ndarray) -> np.ndarray:
         """float32 numbers of a codebook of version 2."""
