@@ -141,10 +141,10 @@ def _say(paths: Sequence[Path], num_photos: int, what: str, share_of: Callable[[
             "or opaque where the photo counts"
         )
     share = f"{'' if len(measured) == len(paths) else 'about '}{100 * np.mean(shares):.3g} %"
-    num_black = sum(share == 1 for share in shares)
+    black = [path for path, each in zip(measured, shares, strict=True) if each == 1]
     note(
         f"{len(paths)} of {num_photos} photos have {what}: {share} of their pixels are left out"
-        + (f"; {num_black} of {len(measured)} mask all pixels" if num_black else "")
+        + (f"; {len(black)} of {len(measured)} mask all pixels, such as {black[0]}" if black else "")
     )
 
 

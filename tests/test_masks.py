@@ -162,6 +162,11 @@ def test_masks_that_leave_nothing_are_an_error(tmp_path, kind):
         load_scene(folder, eval=False)
 
 
+def test_one_black_mask_among_others_is_named(tmp_path, capsys):
+    load_scene(scene_with_masks(tmp_path, {f"masks/{i:03}.png": HALF * (i != 2) for i in range(4)}))
+    assert f"; 1 of 4 mask all pixels, such as {tmp_path}/masks/002.png" in capsys.readouterr().err
+
+
 def test_transparent_photos_are_counted_and_wholly_transparent_ones_an_error(tmp_path, capsys):
     """An alpha channel that is a mask is said like a mask; where it is composited, it isn't one."""
     write_colmap(tmp_path, num_images=4)
@@ -181,7 +186,7 @@ def test_a_view_without_pixels_is_not_measured(tmp_path, capsys):
     """Its metrics are null, and means are those of the other views."""
     folder = scene_with_masks(tmp_path, {"masks/000.png": HALF * 0}, num_images=10)
     scene = load_scene(folder)
-    assert "1 of 1 mask all pixels" in capsys.readouterr().err
+    assert f"1 of 1 mask all pixels, such as {folder}/masks/000.png" in capsys.readouterr().err
     model = GaussianModel.from_points(scene.points, 0, "cpu")
     empty, whole = scene.test
     assert evaluate([empty, whole], model) == evaluate([whole], model)
