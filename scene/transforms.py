@@ -195,5 +195,5 @@ def _refuse_unused(path: Path, entry: Mapping[str, Any], name: str, used: Sequen
     for key, value in entry.items():
         if _OF_LENS.fullmatch(key) and key not in used and (any(value) if isinstance(value, list) else value):
             hint = " (k4 to k6 of OpenCV: FULL_OPENCV)" if key in ("k4", "k5", "k6") else ""
-            fix = f"name the camera_model that has it{hint}, or undistort the photos and remove it"
+            fix = f"name the camera_model that has it{hint}, undistort the photos, or set it to 0 to do without"
             raise InputError(path, f"no '{key}' with the camera_model {name}", brief(value), fix)

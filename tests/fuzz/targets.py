@@ -35,6 +35,7 @@ from compact_splats.scene.colmap import read_colmap
 from compact_splats.scene.lens import Lens
 from compact_splats.scene.masks import masks_of_scene
 from compact_splats.scene.names import SceneFiles
+from compact_splats.scene.parameters import SavedArrays
 from compact_splats.scene.photos import _read_mask, _read_photo
 from compact_splats.scene.points import Points, read_points_ply
 from compact_splats.scene.posed_photo import DataSet, PosedPhoto
@@ -78,7 +79,7 @@ def _check_points(points: Points | None) -> None:
 COLMAP_FILES = [f"{stem}{suffix}" for stem in ("cameras", "images", "points3D") for suffix in (".bin", ".txt")]
 COLMAP_CAMERAS = (
     (1, "OPENCV", 40, 30, (35.0, 36.0, 20.0, 15.0, 0.1, 0.0, 0.0, 0.0)),
-    (2, "SIMPLE_PINHOLE", 40, 30, (35.0, 20.0, 15.0)),
+    (2, "EUCM", 40, 30, (35.0, 36.0, 20.0, 15.0, 0.6, 1.1)),
 )
 COLMAP_TEXTS = {
     "cameras.txt": b"# a comment\n1 OPENCV 40 30 35 36 20 15 0.1 0 0 0\n2 SIMPLE_RADIAL 40 30 35 20 15 0.1\n",
@@ -179,11 +180,13 @@ def name_seeds(folder: Path) -> list[bytes]:
 
 def transforms_seeds(folder: Path) -> list[bytes]:
     """Pinholes, distorted lenses, fisheyes, fields of view; sizes given or not."""
-    lens = {"w": 40, "h": 30, "cx": 20, "cy": 15, "k1": 0.1, "p1": 0.01}
+    lens = {"w": 40, "h": 30, "cx": 20, "cy": 15, "k1": 0.1}
     tables = [
         {},
         {"camera_angle_x": 0.8, "ply_file_path": "points3d.ply"},
-        {**lens, "camera_model": "OPENCV", "fl_y": 36},
+        {**lens, "camera_model": "OPENCV", "fl_y": 36, "p1": 0.01},
+        {"camera_model": "FOV", "omega": 0.9, "distortion_params": [0, 0, 0, 0, 0, 0]},
+        {"camera_model": "EUCM", "alpha": 0.6, "beta": 1.1, "k1": 0},
         {**lens, "camera_model": "OPENCV_FISHEYE", "k4": 0.01},
         {**lens, "is_fisheye": True},
         {**lens, "camera_model": "FISHEYE624", "distortion_params": [0.01] * 12},
@@ -374,8 +377,8 @@ def read_sog_folder(data: bytes, folder: Path) -> None:
 
 
 def sog_folder_seeds(folder: Path) -> list[bytes]:
-    """Both versions."""
-    FORMATS["sog"].write(folder / "meta.json", random_rows(4, 3))
+    """Both versions, the second with an offset."""
+    FORMATS["sog"].write(folder / "meta.json", SavedArrays(random_rows(4, 3), offset=(5e6, -4e5, 0.5)))
     second = {path.name: path.read_bytes() for path in folder.iterdir()}
     return [packed_files(files) for files in (second, first_sog(random_rows(4, 0)), first_sog(random_rows(4, 15)))]
 
