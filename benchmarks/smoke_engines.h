@@ -6,6 +6,7 @@
 #include <memory>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "cuda_platform.h"
@@ -204,6 +205,20 @@ template <class Engine> Results results_of(Engine& e, const Scene& s) {
     r["num_weighted"] = as_floats(e.get(a.importance.num_weighted, n));
     r["num_pixels"] = as_floats(e.get(a.importance.num_pixels, n));
     r["num_gaussians"] = as_floats(e.get(a.importance.num_gaussians, pixels));
+    // The kernels of trainings that want less: without the pose, and without inverse depth or absolute gradients.
+    for (const auto& [depth, absolute] : {std::pair{false, false}, {false, true}, {true, false}}) {
+        Images<float> images = a.images;
+        Images<const float> v_images = a.v_images;
+        Gradients<float> gradients = v;
+        if (!depth) images.inverse_depth = nullptr, v_images.inverse_depth = nullptr;
+        if (!absolute) gradients.screen_means = nullptr, gradients.abs_grad_sum = nullptr;
+        gradients.world_to_camera = nullptr;
+        e.forward(a.gaussians, s.view, images, a.radii);
+        e.backward(a.gaussians, {images.image, images.transmittance, images.inverse_depth}, v_images, gradients);
+        const std::string of = std::string(depth ? " with" : " without") + " depth" + (absolute ? ", absolute" : "");
+        r["image" + of] = e.get(images.image, 3 * pixels);
+        r["d means" + of] = e.get(gradients.means, 3 * n), r["d sh_rest" + of] = e.get(gradients.sh_rest, rest * n);
+    }
     return r;
 }
 

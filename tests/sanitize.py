@@ -32,12 +32,13 @@ LIBRARY = {"address": "libasan.so", "thread": "libtsan.so"}
 # All that calls the CPU engine in this process; the CUDA engine's tests on the CPU have a build of their own.
 FILES = (
     "test_rasterizer.py", "test_rasterizer_bad_input.py", "test_rasterizer_bits.py", "test_engine_threads.py",
-    "test_photometric_loss.py", "test_adam.py", "test_math_vjps.py", "test_compat.py", "test_renderer.py",
-    "test_binding_fuzz.py",
+    "test_rasterizer_reference.py", "test_photometric_loss.py", "test_fused_ssim.py", "test_adam.py",
+    "test_add_gradients.py", "test_math_vjps.py", "test_compat.py", "test_renderer.py", "test_binding_fuzz.py",
 )  # fmt: skip
 KERNEL_FILES = (
-    "test_rasterizer_parity.py", "test_rasterizer.py", "test_rasterizer_bits.py", "test_photometric_loss.py",
-    "test_adam.py", "test_renderer.py", "test_compat.py",
+    "test_rasterizer_parity.py", "test_rasterizer.py", "test_rasterizer_bad_input.py", "test_rasterizer_bits.py",
+    "test_rasterizer_reference.py", "test_photometric_loss.py", "test_fused_ssim.py", "test_adam.py",
+    "test_add_gradients.py", "test_compat.py",
 )  # fmt: skip
 # Parts of smoke.cu: ThreadSanitizer makes a shuffle a hundred times slower.
 PARTS = {"address": ("crowd", "segments", "edges", "primitives"), "thread": ("tiny", "segments")}

@@ -33,9 +33,17 @@ def program() -> str:
     return str(emulated_engine.build("smoke_races") / "smoke_races")
 
 
-def run(program: str, without: str = "") -> subprocess.CompletedProcess:
-    """Run all kernels of the engine on a small scene. without: file:line of a barrier that is taken to be not there."""
+def run(program: str, without: str = "", trace: bool = False) -> subprocess.CompletedProcess:
+    """Run all kernels of the engine on a small scene.
+
+    Args:
+        program: the file.
+        without: file:line of a barrier that is taken to be not there.
+        trace: print where in the program each kernel lies that is launched.
+    """
     environment = os.environ | {"TSAN_OPTIONS": f"halt_on_error=1:exitcode={RACE}"}
+    if trace:
+        environment["CUDA_EMULATION_TRACE"] = "1"
     if without:
         environment["CUDA_EMULATION_UNORDERED"] = without
     done = subprocess.run([program, "--quick", "tiny"], env=environment, capture_output=True, text=True)
@@ -45,8 +53,16 @@ def run(program: str, without: str = "") -> subprocess.CompletedProcess:
 
 
 def test_the_kernels_have_no_race(program):
-    done = run(program)
+    """Nor any instance of a template: each is run."""
+    done = run(program, trace=True)
     assert done.returncode == 0 and "ThreadSanitizer" not in done.stderr, done.stdout + done.stderr[-6000:]
+    sources = "".join(path.read_text() for path in emulated_engine.KERNELS.glob("cuda_*.cu"))
+    names = set(re.findall(r"__global__ void\s+(?:__launch_bounds__\([^()]*(?:\([^()]*\))?\)\s*)?(\w+)\(", sources))
+    assert len(names) == sources.count("__global__")
+    symbols = subprocess.run(["nm", "-C", program], capture_output=True, text=True, check=True).stdout.splitlines()
+    kernels = {int(line.split()[0], 16): line for line in symbols if re.search(rf"[ :]({'|'.join(names)})[<(]", line)}
+    launched = {int(each, 16) for each in re.findall(r"^kernel (\w+)$", done.stderr, re.MULTILINE)}
+    assert len(kernels) >= len(names) and not [kernels[each] for each in kernels.keys() - launched]
 
 
 @pytest.mark.parametrize("barrier", barriers())

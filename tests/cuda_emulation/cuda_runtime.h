@@ -216,7 +216,7 @@ namespace cuda_emulation {
 using Work = std::function<cudaError_t()>;
 /// Does the work at once, or puts it into the stream's queue.
 cudaError_t enqueue(cudaStream_t stream, Work work);
-cudaError_t launch(const cudaLaunchConfig_t& config, std::function<void()> thread);
+cudaError_t launch(const cudaLaunchConfig_t& config, const void* kernel, std::function<void()> thread);
 }
 
 /// Arguments are converted to the kernel's parameters, as by CUDA's own template, and every thread gets a copy.
@@ -227,5 +227,6 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
     static_assert((sizeof(Params) + ... + 0) <= 4096, "a kernel takes at most 4 kB of parameters");
     const auto convert = [](Params... values) { return std::tuple<Params...>(values...); };
     const auto parameters = convert(std::forward<Args>(args)...);
-    return cuda_emulation::launch(*config, [=] { std::apply(kernel, parameters); });
+    const auto* address = reinterpret_cast<const void*>(kernel);
+    return cuda_emulation::launch(*config, address, [=] { std::apply(kernel, parameters); });
 }

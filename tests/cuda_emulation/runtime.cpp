@@ -1,6 +1,8 @@
 // The runtime's functions of cuda_runtime.h: one device, whose memory is this machine's.
+#include <dlfcn.h>
 #include <unistd.h>
 
+#include <cstdio>
 #include <cstdlib>
 #include <deque>
 #include <map>
@@ -75,7 +77,13 @@ cudaError_t cuda_emulation::enqueue(cudaStream_t stream, Work work) {
     return cudaSuccess;
 }
 
-cudaError_t cuda_emulation::launch(const cudaLaunchConfig_t& config, std::function<void()> thread) {
+cudaError_t cuda_emulation::launch(const cudaLaunchConfig_t& config, const void* kernel, std::function<void()> thread) {
+    static const bool is_traced = std::getenv("CUDA_EMULATION_TRACE") != nullptr;
+    if (is_traced) {  // where the kernel lies in its file, for nm
+        Dl_info file{};
+        if (dladdr(kernel, &file))
+            std::fprintf(stderr, "kernel %tx\n", static_cast<const char*>(kernel) - static_cast<char*>(file.dli_fbase));
+    }
     const dim3 grid = config.gridDim, block = config.blockDim;
     if (grid.x < 1 || grid.x > 0x7fffffffu || grid.y != 1 || grid.z != 1 || block.x < 1 || block.x > kMaxThreads ||
         block.y != 1 || block.z != 1)
