@@ -70,6 +70,9 @@ MISTAKES = {
     "shuffle: a splat visits the pixels of a block that it does not touch": Mistake(
         "cuda_blend.cu", "touched >> block & 1;", "touched >> (block ^ 1) & 1;"
     ),
+    "shuffle: the pose has the sums of half of the lanes": Mistake(
+        "cuda_project.cu", "lanes > 0; lanes /= 2) pose", "lanes > 1; lanes /= 2) pose"
+    ),
     "stream: the number of instances is read before it is there": Mistake(
         "cuda_tiles.cu",
         'check(cudaStreamSynchronize(context.stream), "projection and sort by depth");',

@@ -364,11 +364,15 @@ PLANTED = {
     "barrier: threads without a pixel do not come": " returned: bar.",
     "memory: one more than there is": "are outside of all arrays",
     "memory: the last block of a tile has no number": "depends on a value that was never written",
+    "barrier: sums of the pose are read before they are there": "no barrier between or was never written",
 }
 MISTAKES = MISTAKES | {
+    "barrier: sums of the pose are read before they are there": Mistake(
+        "cuda_project.cu", "    __syncthreads();\n        if (static_cast", "    if (static_cast"
+    ),
     "memory: the last block of a tile has no number": Mistake(
         "cuda_tiles.cu", "block < end; ++block", "block + 1 < end; ++block"
-    )
+    ),
 }
 RUN = """
 import pathlib, sys, torch, ptx_engine, test_rasterizer_parity as parity
