@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -288,6 +289,17 @@ def test_without_a_command_the_next_steps_are_ten_lines(capsys, monkeypatch):
     ]
     modules = {module for module, *_ in __main__.COMMANDS.values()}
     assert modules >= {f"commands.{path.stem}" for path in ROOT.glob("*.py") if path.stem != "setup"}
+
+
+@pytest.mark.parametrize("unbuffered", ["1", ""])
+def test_a_reader_that_has_seen_enough_ends_a_command_quietly(unbuffered):
+    """As ``| head -1`` does: with the exit code of SIGPIPE and nothing on stderr."""
+    command = subprocess.Popen(
+        [sys.executable, "-m", "compact_splats", "--help"], cwd=ROOT, env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    command.stdout.close()
+    assert command.stderr.read() == b"" and command.wait() == 141
 
 
 def test_a_command_may_have_the_name_of_its_script(capsys, monkeypatch):

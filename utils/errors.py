@@ -1,7 +1,9 @@
 """InputError, for what a user can get wrong, and how a script exits."""
 
+import os
 import re
 import reprlib
+import select
 import signal
 import sys
 from collections.abc import Callable
@@ -84,8 +86,8 @@ def run_script(main: Callable[[], None], *, less_memory: str = "") -> NoReturn:
     """Run ``main`` and exit.
 
     Exit code 0; 2 with one line on stderr after an ``InputError``, out of memory, GPU errors, and where a package is
-    not installed or does not suit; 128 plus the signal number with one line after ``Stopped`` and Ctrl-C. Any other
-    exception is a bug and keeps its traceback.
+    not installed or does not suit; 128 plus the signal number with one line after ``Stopped`` and Ctrl-C, and without
+    one where nobody reads the output any more (``| head``). Any other exception is a bug and keeps its traceback.
 
     Args:
         main: the script.
@@ -93,6 +95,12 @@ def run_script(main: Callable[[], None], *, less_memory: str = "") -> NoReturn:
     """
     try:
         main()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        if not _is_output_closed():
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
+        sys.exit(128 + signal.SIGPIPE)
     except (Stopped, KeyboardInterrupt) as error:
         number, said = (error.signal_number, error.said) if isinstance(error, Stopped) else (signal.SIGINT, "stopped")
         print(said, file=sys.stderr)
@@ -104,6 +112,15 @@ def run_script(main: Callable[[], None], *, less_memory: str = "") -> NoReturn:
         print(f"error: {line}", file=sys.stderr)
         sys.exit(2)
     sys.exit(0)
+
+
+def _is_output_closed() -> bool:
+    """Whether stdout is a pipe without a reader; not known on Windows."""
+    if not hasattr(select, "poll"):
+        return False
+    poll = select.poll()
+    poll.register(sys.stdout.fileno())
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def _line_for_user(error: Exception, less_memory: str) -> str | None:
