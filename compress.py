@@ -103,13 +103,14 @@ def compress(config: CompressConfig) -> dict[str, Any]:
     with _loaded(config, source, out) as given:
         if out.exists():
             config.say(f"{out} exists; it will be replaced when the new file is complete")
-        if given.model.nested:
-            config.say_notes(source, ("the order of the nested model is lost: a .gsz has its own",))
+        nested = given.model.nested and config.profile == "compact"
+        if given.model.nested and not nested:
+            config.say_notes(source, ("the order of the nested model is lost: profile seed has its own",))
         config.say(HEADER)
         stage = PostHoc(
             given.model, quantizer_of(config, given.photos.scene.train, given.model.units), decode, given.photos,
             config.make_schedule(), RATES[config.profile], report=lambda stage: config.say(table_line(stage)),
-            quiet=config.quiet,
+            quiet=config.quiet, prefixes=random_stream(config.seed, "prefixes") if nested else None,
         )  # fmt: skip
         with input_errors(source, "repair the model or train it again"):
             result = stage.run(goals_of(config), source.stat().st_size)

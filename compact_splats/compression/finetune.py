@@ -103,7 +103,7 @@ class QuantizationPenalty(Strategy):
 
 def fine_tune(
     model: GaussianModel, quantizer: Quantizer, photos: Photos, phase: Phase, rates: FineTuneRates, progress: Progress,
-    given: GaussianModel | None = None,
+    given: GaussianModel | None = None, shown: Callable[[GaussianModel], GaussianModel] | None = None,
 ) -> None:  # fmt: skip
     """Fit the model, rendered as the quantizer stores it, to the photos.
 
@@ -115,15 +115,19 @@ def fine_tune(
         rates: Adam's learning rates, before the phase's factor.
         progress: shows every step.
         given: fit to the mean of its renders and the photos, instead of the photos.
+        shown: what a step renders of a nested model as it is stored, so that the model stays nested; None: all of it.
     """
+    stays_nested = model.nested and shown is not None
     quantizer.fit(model.file_parameters())
 
     def rendered(training: Training) -> GaussianModel:
         if phase.refits(training.step):
             quantizer.fit(model.file_parameters())
-        return as_stored(model, quantizer)
+        stored = as_stored(model, quantizer)
+        return stored if shown is None else shown(stored)
 
     fit(model, photos, phase, rates, progress, rendered, [QuantizationPenalty(quantizer)], given=given)
+    model.nested = stays_nested
 
 
 def fit(
