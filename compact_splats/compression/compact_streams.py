@@ -36,7 +36,7 @@ from compact_splats.compression.container import (
     unpack,
 )
 from compact_splats.compression.entropy import Contexts, SymbolReader, SymbolWriter, pack_bits, unpack_bits
-from compact_splats.compression.morton import morton_cells, morton_codes, spread_order
+from compact_splats.compression.morton import morton_cells, morton_codes
 from compact_splats.scene.parameters import REST_COUNTS, SHAPES, SavedArrays
 
 NAME = "compact"
@@ -143,7 +143,7 @@ def places_on_curve(codes: Codes) -> np.ndarray:
 
 
 def read(header: dict[str, Any], streams: dict[str, bytes]) -> Arrays:
-    """The arrays of a model, in Morton order; level by level if it is nested, each in the order of `spread_order`.
+    """The arrays of a model, in Morton order; level by level if it is nested, the most opaque of each first.
 
     Raises:
         FormatError: header or streams break the format.
@@ -164,7 +164,7 @@ def read(header: dict[str, Any], streams: dict[str, bytes]) -> Arrays:
     with _workers() as pool:
         list(pool.map(fill, range(len(blocks)), blocks))
     for level in (slice(*each) for each in pairwise([0, *ends])):
-        order = torch.from_numpy(spread_order(level.stop - level.start))
+        order = parameters["opacity_logits"][level, 0].argsort(descending=True, stable=True)
         for values in parameters.values():
             values[level] = values[level][order]
     return SavedArrays({name: values.numpy() for name, values in parameters.items()}, nested=bool(ends))

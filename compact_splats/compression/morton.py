@@ -64,14 +64,6 @@ def morton_cells(codes: np.ndarray) -> np.ndarray:
     return cells
 
 
-def spread_order(num: int) -> np.ndarray:
-    """(num,) int64: the numbers below ``num`` by their reversed bits: the first ones lie spread over all of them."""
-    order = np.zeros(1, np.int64)
-    while len(order) < num:
-        order = np.concatenate([2 * order, 2 * order + 1])
-    return order[order < num]
-
-
 def _spread(values: np.ndarray) -> np.ndarray:
     values = values.astype(np.uint64)
     for shift, mask in _STEPS:

@@ -671,15 +671,13 @@ async function* readCompact(file) {
   const widths = { means: 3, logScales: 3, quats: 4, opacityLogits: 1, shDc: 3, shRest: 3 * code.numRest };
   const model = { num, levels };
   for (const [name, width] of Object.entries(widths)) model[name] = new Float32Array(width * num);
-  let ranks = null; // of the Gaussians of a level, along the curve: where in it they come to lie
   for (const [i, { level, start, end }] of blocks.entries()) {
-    const levelStart = levels[level - 1] ?? 0;
-    if (levels.length > 1 && start === levelStart) ranks = spreadRanks(levels[level] - levelStart);
     await (end === num ? file.readAll() : file.read(namesOf(i)));
-    readBlock(code, (name) => streams.get(`${name}.${i}`), end - start, model, (place) =>
-      ranks ? levelStart + ranks[start - levelStart + place] : start + place);
+    readBlock(code, (name) => streams.get(`${name}.${i}`), start, end - start, model);
     await breath();
-    if (end === levels[level]) yield { model, num: end };
+    if (end < levels[level]) continue;
+    if (levels.length > 1) sortByOpacity(model, widths, levels[level - 1] ?? 0, end);
+    yield { model, num: end };
   }
   if (!num) {
     await file.readAll();
@@ -702,16 +700,14 @@ function blocksOf(levels) {
   });
 }
 
-/** The rank of each number below `num` by its reversed bits. */
-function spreadRanks(num) {
-  const ranks = new Uint32Array(num);
-  const bits = 32 - Math.clz32(num - 1);
-  for (let reversed = 0, rank = 0; rank < num; reversed++) {
-    let number = 0;
-    for (let bit = 0; bit < bits; bit++) number |= ((reversed >> bit) & 1) << (bits - 1 - bit);
-    if (number < num) ranks[number] = rank++;
+/** The most opaque Gaussians of a level first, so that it is good to draw its first ones only. */
+function sortByOpacity(model, widths, start, end) {
+  const logits = model.opacityLogits.subarray(start, end);
+  const order = Uint32Array.from(logits.keys()).sort((a, b) => logits[b] - logits[a] || a - b);
+  for (const [name, width] of Object.entries(widths)) {
+    const level = model[name].subarray(width * start, width * end), before = level.slice();
+    order.forEach((from, i) => level.set(before.subarray(width * from, width * (from + 1)), width * i));
   }
-  return ranks;
 }
 
 /** Let the page answer between two long computations. */
@@ -806,8 +802,8 @@ function readPcaBasis(components, data, numColumns) {
   return Float64Array.from(data, (byte) => (byte << 24) >> 24);
 }
 
-/** Read a block of Gaussians into the model, its i-th one to `indexOf(i)`. */
-function readBlock(code, stream, num, model, indexOf) {
+/** Read a block of Gaussians from `start` on into the model. */
+function readBlock(code, stream, start, num, model) {
   const symbols = new Symbols(stream("tables"), stream("symbols"));
   const lengths = symbols.read(num, 0, 3 * code.positionBits);
   const cells = readCells(stream("positions"), lengths, code.positionBits);
@@ -825,7 +821,7 @@ function readBlock(code, stream, num, model, indexOf) {
 
   const coefficients = new Float64Array(3 * code.numRest), color = new Float64Array(3 * (1 + code.numRest));
   for (let i = 0; i < num; i++) {
-    const to = indexOf(i), depth = depths[i], mask = 2 ** depth - 1;
+    const to = start + i, depth = depths[i], mask = 2 ** depth - 1;
     for (let axis = 0; axis < 3; axis++) {
       const place = ((places[i] >> (axis * depth)) & mask) + 0.5;
       model.means[3 * to + axis] = unfolded(cells[3 * i + axis] + place / 2 ** depth, code.positionBits) * code.spread + code.centre[axis];
