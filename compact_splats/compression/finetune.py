@@ -118,15 +118,26 @@ def fine_tune(
         shown: what a step renders of a nested model as it is stored, so that the model stays nested; None: all of it.
     """
     stays_nested = model.nested and shown is not None
+    is_whole, loss_of_whole = True, torch.zeros(())  # of this step; of the last one that rendered all
     quantizer.fit(model.file_parameters())
 
     def rendered(training: Training) -> GaussianModel:
+        nonlocal is_whole
         if phase.refits(training.step):
             quantizer.fit(model.file_parameters())
         stored = as_stored(model, quantizer)
-        return stored if shown is None else shown(stored)
+        drawn = stored if shown is None else shown(stored)
+        is_whole = drawn is stored
+        return drawn
 
-    fit(model, photos, phase, rates, progress, rendered, [QuantizationPenalty(quantizer)], given=given)
+    def scaled(loss: Tensor) -> Tensor:
+        """That of few Gaussians made as large as that of all, which it would outweigh."""
+        nonlocal loss_of_whole
+        if is_whole:
+            loss_of_whole = loss.detach()
+        return loss if is_whole else loss * (loss_of_whole / loss.detach().clamp_min(1e-9))
+
+    fit(model, photos, phase, rates, progress, rendered, [QuantizationPenalty(quantizer)], scaled, given)
     model.nested = stays_nested
 
 
@@ -138,7 +149,7 @@ def fit(
     progress: Progress,
     rendered: Callable[[Training], GaussianModel] | None = None,
     strategies: Sequence[Strategy] = (),
-    logarithm: bool = False,
+    scaled: Callable[[Tensor], Tensor] = lambda loss: loss,
     given: GaussianModel | None = None,
 ) -> None:
     """Fit the model to the photos.
@@ -147,7 +158,7 @@ def fit(
         model: see :func:`fine_tune`, as for ``photos``, ``phase``, ``rates``, ``progress`` and ``given``.
         rendered: what is rendered in its place, see :class:`training.training.Training`.
         strategies: add to the loss.
-        logarithm: take that of the loss, so that steps with a large and with a small loss count alike.
+        scaled: of the loss, so that steps with a large and with a small loss count alike.
     """
     measured = partial(squares_loss, ssim_weight=photos.ssim_weight)
     mean = [] if phase.mean_from is None else [MeanOfLastSteps(phase.mean_from)]
@@ -156,7 +167,7 @@ def fit(
         model,
         FineTuneSchedule(phase, rates),
         [*strategies, *mean],
-        loss=(lambda *pictures: measured(*pictures).clamp_min(1e-9).log()) if logarithm else measured,
+        loss=lambda *pictures: scaled(measured(*pictures)),
         background=photos.background,
         views=photos.views,
         rendered=rendered,

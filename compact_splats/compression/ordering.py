@@ -168,5 +168,5 @@ def _fine_tune(
     rendered: Callable[[Training], GaussianModel] | None = None,
 ) -> None:
     progress = Progress(phase.steps, quiet or not phase.steps, label=label, leave=False)
-    fit(model, photos, phase, rates, progress, rendered, logarithm=True)
+    fit(model, photos, phase, rates, progress, rendered, scaled=lambda loss: loss.clamp_min(1e-9).log())
     progress.close()
