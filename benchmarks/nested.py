@@ -1,8 +1,9 @@
 """What levels of a nested model cost in a .gsz, how good its first Gaussians are, and when a page shows them.
 
-``python -m benchmarks.nested nested.ply -s my_scene --eval --gsz nested.gsz``: bytes with and without levels; PSNR of the
-first Gaussians of the PLY, of its .gsz without fine-tuning, and of another file. ``--mbit 10`` loads the page of the last
-of them, with and without levels, from a server that sends so many megabits a second, in headless Chromium without a GPU.
+``python -m benchmarks.nested nested.ply -s my_scene --eval --gsz nested.gsz``: bytes with and without levels; PSNR of
+the first Gaussians of the PLY, of its .gsz without fine-tuning, and of another file. ``--mbit 10`` loads the page of
+the last of them, with and without levels, from a server that sends so many megabits a second, in headless Chromium
+without a GPU.
 """
 
 import argparse
