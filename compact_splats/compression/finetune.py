@@ -90,13 +90,15 @@ class FineTuneSchedule:
 
 
 class QuantizationPenalty(Strategy):
-    """Adds the quantizer's penalty for the size of the file to the loss."""
+    """Adds the quantizer's penalty for the size of the file to the loss of a step, if ``applies()``."""
 
-    def __init__(self, quantizer: Quantizer) -> None:
-        self._quantizer = quantizer
+    def __init__(self, quantizer: Quantizer, applies: Callable[[], bool]) -> None:
+        self._quantizer, self._applies = quantizer, applies
 
     def loss_term(self, training: Training) -> Tensor | None:
         """The penalty, if the quantizer has one."""
+        if not self._applies():
+            return None
         penalty = self._quantizer.penalty(training.model.parameters)
         return penalty if isinstance(penalty, Tensor) else None
 
@@ -137,7 +139,8 @@ def fine_tune(
             loss_of_whole = loss.detach()
         return loss if is_whole else loss * (loss_of_whole / loss.detach().clamp_min(1e-9))
 
-    fit(model, photos, phase, rates, progress, rendered, [QuantizationPenalty(quantizer)], scaled, given)
+    penalty = QuantizationPenalty(quantizer, lambda: is_whole)  # as large against the loss of all as without prefixes
+    fit(model, photos, phase, rates, progress, rendered, [penalty], scaled, given)
     model.nested = stays_nested
 
 

@@ -216,7 +216,8 @@ class PostHoc:
 
     def _fine_tune(self, name: str, phase: Phase, given: GaussianModel | None = None) -> None:
         progress = Progress(phase.steps, self.quiet or not phase.steps, label=name, leave=False)
-        shown = self.prefixes and partial(drawn_prefix, schedule=OrderSchedule(), generator=self.prefixes)
+        draw = self.prefixes
+        shown = None if draw is None else partial(drawn_prefix, schedule=OrderSchedule(), generator=draw)
         fine_tune(self.model, self.quantizer, self.photos, phase, self.rates, progress, given, shown)
         progress.close()
 
