@@ -1,5 +1,6 @@
 // node decode_gsz.mjs READER FILES [SIZE]: decodes files, each behind its size as u32, and prints a line of JSON for each: the
-// model or the error; with SIZE, of a file that arrives in parts of so many bytes, a list of the levels and then of the error.
+// model or the error; with SIZE, of a file that arrives in parts of so many bytes or, "stream", as a stream, a list of the levels
+// and then of the error.
 
 import { createHash } from "node:crypto";
 import { readFileSync } from "node:fs";
@@ -24,7 +25,8 @@ for (let at = 0; at < bytes.length; ) {
   const file = bytes.subarray(at + 4, (at += 4 + size));
   const said = [];
   try {
-    if (partSize) for await (const { model, num } of decodeLevels(partsOf(file))) said.push(found(model, num));
+    const parts = partSize === "stream" ? new Blob([file]).stream() : partsOf(file);
+    if (partSize) for await (const { model, num } of decodeLevels(parts)) said.push(found(model, num));
     else said.push(await decodeGsz(file).then((model) => found(model, model.num)));
   } catch (error) {
     if (!(error instanceof GszError)) throw new Error(file.toString("hex").slice(0, 20000), { cause: error });

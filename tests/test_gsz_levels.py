@@ -91,10 +91,10 @@ def test_other_levels_than_those_of_the_streams_are_refused():
 
 
 @pytest.mark.skipif(NODE is None, reason="node is not found")
-@pytest.mark.parametrize("size", [1, 1000, 1 << 20])
+@pytest.mark.parametrize("size", ["1", "1000", "stream"])
 def test_a_level_is_decoded_before_the_next_one_arrives(size, tmp_path):
     """By the reader in JavaScript, from parts of any size; where the file ends, the levels before are there."""
-    whole = nested_file(200) if size == 1 else nested_file()
+    whole = nested_file(200) if size == "1" else nested_file()
     decoded, marks, ends = decode(whole), by_python(whole), unpack(whole)[0]["levels"]
 
     def level(end: int) -> dict:
@@ -105,7 +105,7 @@ def test_a_level_is_decoded_before_the_next_one_arrives(size, tmp_path):
     files = [b"".join(parts[:count]) for count in (1, 2, 3)] + [b"".join(parts[:3])[:-1], whole]
     expected = [[*map(level, ends[:count]), cut_off] for count in (1, 2, 3, 2)] + [[*map(level, ends)]]
     others = [encode(model_rows(50), profile) for profile in ("compact", "seed")]
-    assert by_javascript(files + others, tmp_path, str(size)) == [*expected, *([by_python(data)] for data in others)]
+    assert by_javascript(files + others, tmp_path, size) == [*expected, *([by_python(data)] for data in others)]
 
 
 def test_a_nested_gsz_is_nested_in_every_command(tmp_path, capsys):

@@ -37,7 +37,8 @@ export async function decodeGsz(bytes) {
 /**
  * Read a nested model while its file arrives; another model as its only level.
  *
- * @param {Iterable<Uint8Array> | AsyncIterable<Uint8Array>} parts of the file, of any size, such as the body of a response
+ * @param {ReadableStream<Uint8Array> | Iterable<Uint8Array> | AsyncIterable<Uint8Array>} parts of the file, of any size, such
+ *   as the body of a response
  * @yields {{model: object, num: number}} after each level: the result of `decodeGsz`, always the same one, of which the first
  *   `num` Gaussians are there
  * @throws {GszError} says what is wrong
@@ -65,7 +66,8 @@ async function* levelsOf(file) {
 /** A file that arrives in parts: its header and its streams. */
 class GszFile {
   constructor(parts) {
-    this.parts = (parts[Symbol.asyncIterator] ?? parts[Symbol.iterator]).call(parts);
+    const source = parts.getReader?.() ?? (parts[Symbol.asyncIterator] ?? parts[Symbol.iterator]).call(parts);
+    this.nextPart = () => (source.read ? source.read() : source.next());
     this.bytes = new Uint8Array(0);
     this.entries = new Map(); // of the streams by name: where they start, how large they are, their checksums
     this.streams = new Map();
@@ -76,7 +78,7 @@ class GszFile {
     const parts = this.bytes.length ? [this.bytes] : [];
     let length = this.bytes.length;
     while (length < size) {
-      const { value, done } = await this.parts.next();
+      const { value, done } = await this.nextPart();
       if (done) break;
       parts.push(value);
       length += value.length;
