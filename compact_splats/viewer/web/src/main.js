@@ -24,18 +24,14 @@ async function main() {
   const page = new Page(about, renderer, camera, scene, spark);
   scene.add(spark);
   const reader = new Reader(about.format, about.units);
+  page.add(await reader.next(await partOfModel(0)));
+  page.begin();
   try {
-    for (let i = 0; i < about.parts; i++) {
-      const { mesh, total } = await reader.next(await partOfModel(i));
-      page.add(mesh, total);
-      if (!i) page.begin();
-    }
+    for (let i = 1; i < about.parts; i++) page.add(await reader.next(await partOfModel(i)));
   } catch (error) {
-    if (!page.levels.length) throw error;
     page.remark = `, the others can't be read (${error.message})`; // what is there stays
-  } finally {
-    reader.close();
   }
+  reader.close();
   page.end();
 }
 
@@ -120,7 +116,7 @@ class Page {
   }
 
   /** Add a model, or the next level of a nested one, whose first splats alone are a good model; the slider goes that far. */
-  add(mesh, total) {
+  add({ mesh, total }) {
     const slider = byId("share"), isAll = slider.value === slider.max;
     this.scene.add(mesh);
     this.levels.push({ mesh, num: mesh.numSplats });
