@@ -268,6 +268,7 @@ def gsz_seeds(folder: Path) -> list[bytes]:
     """Every profile, small."""
     models = [model_rows(num, num_rest) for num, num_rest in ((3, 0), (20, 3))]
     seen = [b"\1" + encode(models[1], color_basis=basis_of_views(2))]
+    seen.append(b"\1" + encode(SavedArrays(model_rows(30, 3), nested=True)))
     return [b"\1" + encode(rows, profile) for profile in sorted(PROFILES) for rows in models] + seen
 
 
