@@ -24,6 +24,7 @@ from compact_splats.arguments.schedule import LearningRates
 from compact_splats.utils.errors import InputError
 
 PROFILES = ("compact", "seed")
+PRUNE_BY = ("error", "gradient")
 QUALITIES = ("small", "default", "high")  # of compact; what they mean: compression/compact.py
 DEFAULT_ROUNDS = 25  # [POSTHOC]
 
@@ -215,6 +216,10 @@ class CompressConfig(FineTuneConfig, KeepConfig):
     prune: bool = option(
         True, type=bool, group="basic", help="prune in rounds; --no-prune: only quantize and fine-tune"
     )
+    prune_by: str = option(
+        "error", choices=PRUNE_BY, help="prune the Gaussians whose removal adds the least squared error, or those with "
+        "the smallest gradient of the loss"
+    )  # fmt: skip
     target_gaussians: int | None = option(
         None, type=int, group="basic", help="prune to exactly this number of Gaussians"
     )  # fmt: skip

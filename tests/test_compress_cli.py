@@ -266,7 +266,7 @@ def test_a_failure_on_the_way_leaves_an_older_file_alone(folder, monkeypatch):
     def fail(*args, **settings):
         raise RuntimeError("the power went out")
 
-    monkeypatch.setattr("compact_splats.compression.posthoc.gradient_scores", fail)
+    monkeypatch.setattr("compact_splats.compression.posthoc.removal_scores", fail)
     with pytest.raises(RuntimeError):
         compressed(folder, "--rounds", "2")
     assert files_in(folder) == before

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+from functools import partial
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from compact_splats.arguments.compress import FineTuneRates, Phase, PostHocSched
 from compact_splats.compression.compact import CompactQuantizer
 from compact_splats.compression.finetune import Photos, as_stored, between, fine_tune, squares_loss
 from compact_splats.compression.posthoc import Goals, PostHoc, Result, Stage
-from compact_splats.compression.scores import gradient_scores
+from compact_splats.compression.scores import gradient_scores, removal_scores
 from compact_splats.compression.seed import SeedQuantizer
 from compact_splats.gaussian_renderer import render
 from compact_splats.gaussian_renderer.evaluation import evaluate, ground_truth
@@ -89,14 +90,40 @@ def test_a_score_is_the_sum_over_rows_of_the_norm_of_the_gradient_of_all_views(s
     torch.testing.assert_close(scores, expected, rtol=1e-3, atol=1e-6)
 
 
-def test_a_gaussian_that_no_view_sees_has_score_zero_and_goes_first(scene, trained, stage):
+def test_a_gaussian_that_no_view_sees_has_score_zero(scene, trained, stage):
     work = stage()
     with torch.no_grad():
         work.model.parameters["means"][7] += 1e4
         work.model.parameters["opacity_logits"][11] = -20.0
     scores = gradient_scores(work.model, scene.train, BLACK, ssim_weight=0.2)
     assert scores[7] == scores[11] == 0 and (scores > 0).sum() > 300
+    errors = removal_scores(work.model, scene.train, BLACK)
+    assert errors[7] == errors[11] == 0 and (errors != 0).sum() > 300
     assert all(row.grad is None for row in work.model.parameters.values())
+
+
+def test_an_error_score_is_the_change_of_the_mean_squared_error_without_the_gaussian(scene, trained):
+    """Of all training views, in the colours of the model where photos have an exposure."""
+    transforms = torch.eye(3, 4).repeat(len(scene.train), 1, 1)
+    transforms[:, :, 3] += 0.05
+    transforms[0, 0, 1] = 0.2
+    exposure = Exposure(len(scene.train), transforms=transforms)
+    photos = [exposure.removed(i, camera.photo.pixels() / 255) for i, camera in enumerate(scene.train)]
+    scores = removal_scores(trained, scene.train, BLACK, exposure=exposure)
+
+    def error(model: GaussianModel) -> torch.Tensor:
+        images = [render(camera, model, BLACK).image for camera in scene.train]
+        return torch.stack([(a - b).double().square().mean() for a, b in zip(images, photos, strict=True)]).mean()
+
+    with torch.no_grad():
+        whole = error(trained)
+        for i in (*scores.topk(3).indices.tolist(), *scores.topk(3, largest=False).indices.tolist(), 5):
+            others = torch.arange(NUM) != i
+            rest = trained.with_parameters({name: row[others] for name, row in trained.parameters.items()})
+            # Early termination and rounding.
+            assert error(rest) - whole == pytest.approx(scores[i].item(), rel=1e-2, abs=1e-8)
+    image = torch.rand(3, 5, 4)
+    torch.testing.assert_close(exposure.removed(0, exposure.applied(0, image)), image)
 
 
 # ---- fine-tuning ----
@@ -343,14 +370,26 @@ def test_a_fine_store_and_few_removed_lose_little(stage):
     assert result.course[-1].train_psnr > result.course[0].train_psnr - 0.1
 
 
-def test_removing_by_score_loses_less_than_removing_the_others(stage, trained, scene):
-    psnr = []
-    for largest in (True, False):
-        model = copy.deepcopy(trained)
-        scores = gradient_scores(model, scene.train, BLACK, ssim_weight=0.2)
-        model.keep(scores.topk(300, largest=largest).indices.sort().values)
-        psnr.append(evaluate(scene.train, model, BLACK)["psnr"])
-    assert psnr[0] > psnr[1] + 0.5
+def test_removing_by_score_loses_less_than_removing_the_others(trained, scene):
+    """And by error less than by gradient."""
+    psnr = {}
+    for name, score in (("error", removal_scores), ("gradient", partial(gradient_scores, ssim_weight=0.2))):
+        for largest in (True, False):
+            model = copy.deepcopy(trained)
+            model.keep(score(model, scene.train, BLACK).topk(380, largest=largest).indices.sort().values)
+            psnr[name, largest] = evaluate(scene.train, model, BLACK)["psnr"]
+        assert psnr[name, True] > psnr[name, False] + 0.5
+    assert psnr["error", True] > psnr["gradient", True]
+
+
+def test_the_stage_prunes_by_the_score_that_it_is_told(stage, trained, monkeypatch):
+    order = torch.arange(NUM)
+    monkeypatch.setattr("compact_splats.compression.posthoc.removal_scores", lambda *args, **settings: order)
+    monkeypatch.setattr("compact_splats.compression.posthoc.gradient_scores", lambda *args, **settings: -order)
+    for prune_by, kept in (("error", order[20:]), ("gradient", order[:380])):
+        work = stage(SHORT.scaled(0), prune_by=prune_by)
+        work.run(Goals(rounds=1), 0)
+        assert torch.equal(work.model.parameters["means"].detach(), trained.parameters["means"].detach()[kept])
 
 
 def test_the_same_seed_gives_the_same_file(stage):

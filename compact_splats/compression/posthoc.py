@@ -18,7 +18,7 @@ from compact_splats.arguments.compress import FineTuneRates, Phase, PostHocSched
 from compact_splats.compression.arrays import Arrays
 from compact_splats.compression.finetune import Photos, as_stored, fine_tune
 from compact_splats.compression.quantizer import Quantizer
-from compact_splats.compression.scores import gradient_scores
+from compact_splats.compression.scores import gradient_scores, removal_scores
 from compact_splats.gaussian_renderer.evaluation import evaluate
 from compact_splats.scene.gaussian_model import GaussianModel
 from compact_splats.training.progress import Progress
@@ -138,6 +138,7 @@ class PostHoc:
         photos: the data of fine-tuning.
         schedule: the share that is pruned in each round, and the phases of fine-tuning.
         rates: Adam's learning rates.
+        prune_by: the score of a Gaussian: "error", see `removal_scores`, or "gradient", see `gradient_scores`.
         report: is called with every stage.
         quiet: show no progress bar.
     """
@@ -148,6 +149,7 @@ class PostHoc:
     photos: Photos
     schedule: PostHocSchedule = field(default_factory=PostHocSchedule)
     rates: FineTuneRates = field(default_factory=FineTuneRates)
+    prune_by: str = "error"
     report: Callable[[Stage], None] = lambda stage: None
     quiet: bool = False
 
@@ -204,9 +206,11 @@ class PostHoc:
         """Keep the ``count`` Gaussians with the highest scores."""
         stored = as_stored(self.model, self.quantizer)
         photos = self.photos
-        scores = gradient_scores(
-            stored, photos.scene.train, photos.background, ssim_weight=photos.ssim_weight, exposure=photos.exposure
-        )
+        given = (stored, photos.scene.train, photos.background)
+        if self.prune_by == "gradient":
+            scores = gradient_scores(*given, ssim_weight=photos.ssim_weight, exposure=photos.exposure)
+        else:
+            scores = removal_scores(*given, exposure=photos.exposure)
         self.model.keep(scores.argsort(descending=True, stable=True)[:count].sort().values)
 
     def _fine_tune(self, name: str, phase: Phase, given: GaussianModel | None = None) -> None:

@@ -1,6 +1,6 @@
-"""Pruning scores: the gradient of the image loss at each Gaussian, over all training views [POSTHOC].
+"""Pruning scores, over all training views: of a Gaussian, how much worse the views become without it.
 
-``compression/posthoc.py`` decides what is pruned by them, and when.
+``compression/posthoc.py`` and ``ordering.py`` decide what is pruned by them, and when.
 """
 
 from collections.abc import Sequence
@@ -9,11 +9,41 @@ import torch
 from diff_gaussian_rasterization import photometric_loss
 from torch import Tensor
 
-from compact_splats.gaussian_renderer import render
+from compact_splats.gaussian_renderer import removal_error, render
 from compact_splats.gaussian_renderer.evaluation import ground_truth
 from compact_splats.scene.cameras import Camera, in_turn
 from compact_splats.scene.gaussian_model import GaussianModel
 from compact_splats.training.exposure import Exposure
+
+
+def removal_scores(
+    model: GaussianModel,
+    cameras: Sequence[Camera],
+    background: Tensor,
+    *,
+    exposure: Exposure | None = None,
+) -> Tensor:
+    """Change of the mean squared error of the views if one Gaussian is removed, for each Gaussian.
+
+    The others stay as they are: of two that replace each other, each has a low score. So prune few at a time.
+
+    Args:
+        model: is rendered.
+        cameras: the training views, with photos.
+        background: (3,) RGB in [0, 1].
+        exposure: of the photos; colours are compared in those of the model.
+
+    Returns:
+        (N,), negative where the removal reduces the error; 0 for Gaussians that no view sees.
+    """
+    scores = torch.zeros(model.num_gaussians, device=model.device)
+    for index, camera in enumerate(in_turn(cameras, model.device)):
+        photo, mask = ground_truth(camera, model.device, background)
+        photo = photo / 255
+        if exposure is not None:
+            photo = exposure.removed(index, photo)
+        scores += removal_error(camera, model, background, photo, mask) / (photo.numel() * len(cameras))
+    return scores
 
 
 def gradient_scores(
@@ -24,7 +54,7 @@ def gradient_scores(
     ssim_weight: float,
     exposure: Exposure | None = None,
 ) -> Tensor:
-    """Sum over the parameters of the norm of the loss's gradient, added up over the views.
+    """Sum over the parameters of the norm of the loss's gradient, added up over the views [POSTHOC].
 
     One pass over the views and memory for one gradient. Opposite gradients of two views cancel, as in training.
 
