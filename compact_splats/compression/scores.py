@@ -16,6 +16,9 @@ from compact_splats.scene.gaussian_model import GaussianModel
 from compact_splats.training.exposure import Exposure
 
 
+CREDIT = 0.5  # share of the error of the image that a removal is credited with
+
+
 def removal_scores(
     model: GaussianModel,
     cameras: Sequence[Camera],
@@ -23,15 +26,16 @@ def removal_scores(
     *,
     exposure: Exposure | None = None,
 ) -> Tensor:
-    """Change of the mean squared error of the views if one Gaussian is removed, for each Gaussian.
+    """Change of the mean squared error of the views if one Gaussian is removed, for each Gaussian [docs/math.md eq. 20].
 
-    The others stay as they are: of two that replace each other, each has a low score. So prune few at a time.
+    The error of the image counts by half. Of several Gaussians each of which adds to the same error, removing one reduces
+    it; but many are removed at once, and together they would be credited with more than there is.
 
     Args:
         model: is rendered.
         cameras: the training views, with photos.
         background: (3,) RGB in [0, 1].
-        exposure: of the photos; colours are compared in those of the model.
+        exposure: of the photos.
 
     Returns:
         (N,), negative where the removal reduces the error; 0 for Gaussians that no view sees.
@@ -39,10 +43,11 @@ def removal_scores(
     scores = torch.zeros(model.num_gaussians, device=model.device)
     for index, camera in enumerate(in_turn(cameras, model.device)):
         photo, mask = ground_truth(camera, model.device, background)
-        photo = photo / 255
-        if exposure is not None:
-            photo = exposure.removed(index, photo)
-        scores += removal_error(camera, model, background, photo, mask) / (photo.numel() * len(cameras))
+        with torch.no_grad():
+            image = render(camera, model, background).image
+        exposed = image if exposure is None else exposure.applied(index, image)
+        target = image - CREDIT * (exposed - photo / 255)
+        scores += removal_error(camera, model, background, target, mask) / (photo.numel() * len(cameras))
     return scores
 
 

@@ -70,16 +70,6 @@ class Exposure:
         transform = self._identity + self._change[index]
         return torch.addmm(transform[:, 3:], transform[:, :3], image.reshape(3, -1)).view_as(image)
 
-    def removed(self, index: int, photo: Tensor) -> Tensor:
-        """The photo in the colours of the model: the inverse of :meth:`applied`.
-
-        Args:
-            index: of the training photo.
-            photo: (3,H,W) float32.
-        """
-        transform = self._identity + self._change[index]
-        return (torch.linalg.pinv(transform[:, :3]) @ (photo.reshape(3, -1) - transform[:, 3:])).view_as(photo)
-
     def measure(
         self, index: int, view: RenderPass, loss: Loss, photo: Tensor, mask: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
