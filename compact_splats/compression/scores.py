@@ -15,7 +15,6 @@ from compact_splats.scene.cameras import Camera, in_turn
 from compact_splats.scene.gaussian_model import GaussianModel
 from compact_splats.training.exposure import Exposure
 
-
 CREDIT = 0.5  # share of the error of the image that a removal is credited with
 
 
@@ -26,10 +25,10 @@ def removal_scores(
     *,
     exposure: Exposure | None = None,
 ) -> Tensor:
-    """Change of the mean squared error of the views if one Gaussian is removed, for each Gaussian [docs/math.md eq. 20].
+    """Change of the mean squared error of the views if one Gaussian is removed, for each [docs/math.md eq. 20].
 
-    The error of the image counts by half. Of several Gaussians each of which adds to the same error, removing one reduces
-    it; but many are removed at once, and together they would be credited with more than there is.
+    The error of the image counts by half: several Gaussians may each reduce the same error by their removal, and when
+    all of them are pruned at once, the credit for it would be given several times.
 
     Args:
         model: is rendered.

@@ -293,9 +293,9 @@ def removal_error(
     """How much the squared error of a view changes if one Gaussian is removed, for each Gaussian [docs/math.md eq. 20].
 
     For Gaussian i this is the sum over pixels and channels of w dC_i (2 (C - photo) + dC_i), C being the rendered
-    colour, w the weight of the pixel, and dC_i = T_i alpha_i (B_i - c_i) what the removal adds to C: B_i is the colour that
-    i hides, the background included. It is exact but for early termination: splats that are not blended because the
-    transmittance has become too small would not be blended without i, either. No gradient; other arguments as in
+    colour, w the weight of the pixel, and dC_i = T_i alpha_i (B_i - c_i) what the removal adds to C: B_i is the colour
+    behind i, the background included. It is exact where blending does not stop early; splats that are left out because
+    the transmittance is too small are taken to be left out without i, too. No gradient; other arguments as in
     `rasterize`.
 
     Args:
