@@ -1,4 +1,4 @@
-"""The post-hoc stage: rounds of pruning by gradient score and quantization-aware fine-tuning [POSTHOC].
+"""The post-hoc stage: rounds of pruning and quantization-aware fine-tuning [POSTHOC].
 
 It writes no files: the result is the bytes of a .gsz and the measurements of every stage.
 """
@@ -206,11 +206,11 @@ class PostHoc:
         """Keep the ``count`` Gaussians with the highest scores."""
         stored = as_stored(self.model, self.quantizer)
         photos = self.photos
-        given = (stored, photos.scene.train, photos.background)
+        views = photos.scene.train, photos.background
         if self.prune_by == "gradient":
-            scores = gradient_scores(*given, ssim_weight=photos.ssim_weight, exposure=photos.exposure)
+            scores = gradient_scores(stored, *views, ssim_weight=photos.ssim_weight, exposure=photos.exposure)
         else:
-            scores = removal_scores(*given, exposure=photos.exposure)
+            scores = removal_scores(stored, *views)
         self.model.keep(scores.argsort(descending=True, stable=True)[:count].sort().values)
 
     def _fine_tune(self, name: str, phase: Phase, given: GaussianModel | None = None) -> None:

@@ -15,38 +15,27 @@ from compact_splats.scene.cameras import Camera, in_turn
 from compact_splats.scene.gaussian_model import GaussianModel
 from compact_splats.training.exposure import Exposure
 
-CREDIT = 0.5  # share of the error of the image that a removal is credited with
 
+def removal_scores(model: GaussianModel, cameras: Sequence[Camera], background: Tensor) -> Tensor:
+    """Mean squared change of the images if one Gaussian is removed, for each Gaussian [docs/math.md eq. 20].
 
-def removal_scores(
-    model: GaussianModel,
-    cameras: Sequence[Camera],
-    background: Tensor,
-    *,
-    exposure: Exposure | None = None,
-) -> Tensor:
-    """Change of the mean squared error of the views if one Gaussian is removed, for each [docs/math.md eq. 20].
-
-    The error of the image counts by half: several Gaussians may each reduce the same error by their removal, and when
-    all of them are pruned at once, the credit for it would be given several times.
+    The images are compared with those of the whole model, not with the photos. The error to the photos falls where one
+    of several Gaussians that cause it together is removed; but all of them would be pruned for the same error.
 
     Args:
         model: is rendered.
-        cameras: the training views, with photos.
+        cameras: the training views; pixels that their masks leave out do not count.
         background: (3,) RGB in [0, 1].
-        exposure: of the photos.
 
     Returns:
-        (N,), negative where the removal reduces the error; 0 for Gaussians that no view sees.
+        (N,) >= 0; 0 for Gaussians that no view sees.
     """
     scores = torch.zeros(model.num_gaussians, device=model.device)
-    for index, camera in enumerate(in_turn(cameras, model.device)):
-        photo, mask = ground_truth(camera, model.device, background)
+    for camera in in_turn(cameras, model.device):
+        _, mask = ground_truth(camera, model.device, background)
         with torch.no_grad():
             image = render(camera, model, background).image
-        exposed = image if exposure is None else exposure.applied(index, image)
-        target = image - CREDIT * (exposed - photo / 255)
-        scores += removal_error(camera, model, background, target, mask) / (photo.numel() * len(cameras))
+        scores += removal_error(camera, model, background, image, mask) / (image.numel() * len(cameras))
     return scores
 
 
