@@ -217,7 +217,7 @@ class CompressConfig(FineTuneConfig, KeepConfig):
         True, type=bool, group="basic", help="prune in rounds; --no-prune: only quantize and fine-tune"
     )
     prune_by: str = option(
-        "error", choices=PRUNE_BY, help="prune the Gaussians whose removal changes the images least (squared error), or "
+        "error", choices=PRUNE_BY, help="prune the Gaussians whose removal changes the images least, squared, or "
         "those with the smallest gradient of the loss"
     )  # fmt: skip
     target_gaussians: int | None = option(
