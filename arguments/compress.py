@@ -251,6 +251,8 @@ class CompressConfig(FineTuneConfig, KeepConfig):
             at_least(low, flag, value)
             if not self.prune:
                 raise InputError(f"{flag} and --no-prune exclude each other: leave one of them out")
+        if self.prune_by != "error" and not self.prune:
+            raise InputError("--prune-by and --no-prune exclude each other: leave one of them out")
         for name in ("steps", "target_mb", "max_psnr_drop"):
             if getattr(self, name) == math.inf:
                 raise InputError(f"--{name.replace('_', '-')} must be finite: leave it out for no limit")
