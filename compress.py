@@ -43,6 +43,7 @@ from compact_splats.arguments import pick_device
 from compact_splats.arguments.device import use_threads
 from compact_splats.compression import ColorBasis, decode, write_gsz
 from compact_splats.compression.compact import PRESETS, CompactQuantizer
+from compact_splats.compression.compact_streams import LEVELS
 from compact_splats.compression.container import input_errors
 from compact_splats.compression.export import bare_name, export
 from compact_splats.compression.files import model_file
@@ -103,23 +104,28 @@ def compress(config: CompressConfig) -> dict[str, Any]:
     with _loaded(config, source, out) as given:
         if out.exists():
             config.say(f"{out} exists; it will be replaced when the new file is complete")
-        if given.model.nested:
-            config.say_notes(source, ("the order of the nested model is lost: a .gsz has its own",))
+        nested = given.model.nested and config.profile == "compact"
+        if given.model.nested and not nested:
+            config.say_notes(source, ("the order of the nested model is lost: profile seed has its own",))
         config.say(HEADER)
         stage = PostHoc(
             given.model, quantizer_of(config, given.photos.scene.train, given.model.units), decode, given.photos,
             config.make_schedule(), RATES[config.profile], config.prune_by,
             report=lambda stage: config.say(table_line(stage)), quiet=config.quiet,
+            prefixes=random_stream(config.seed, "prefixes") if nested else None,
         )  # fmt: skip
         with input_errors(source, "repair the model or train it again"):
             result = stage.run(goals_of(config), source.stat().st_size)
-    summary = {
-        "source": str(source.absolute()),
-        "file": str(out.absolute()),
-        **result.as_json(),
-        **given.cost(),
-        "config": to_json(config),
-    }
+        summary = {
+            "source": str(source.absolute()),
+            "file": str(out.absolute()),
+            **result.as_json(),
+            **given.cost(),
+            "config": to_json(config),
+        }
+        if nested:
+            decoded = GaussianModel.from_arrays(decode(result.data), given.model.device, given.model.units)
+            summary["prefixes"] = [asdict(each) for each in measured(decoded, given.photos, LEVELS)]
     write_gsz(out, result.data)
     write_json(out.with_suffix(".json"), summary)
     config.say(describe(result, summary))
@@ -220,6 +226,10 @@ def describe(result: Result, summary: dict[str, Any]) -> str:
             f"{split + ' views':12} PSNR {psnr:.2f} -> {new_psnr:.2f} dB ({new_psnr - psnr:+.2f})   "
             f"SSIM {ssim:.4f} -> {new_ssim:.4f}"
         )
+    lines += [
+        f"{'first':12} {each['gaussians']:,}  PSNR {each['psnr']:.2f} dB   SSIM {each['ssim']:.4f}"
+        for each in summary.get("prefixes", [])
+    ]
     if result.stopped_by is not None:
         missed = f"; not reached: {' and '.join(result.missed)}" if result.missed else ""
         lines.append(f"{'stopped at':12} {result.stopped_by}{missed}")

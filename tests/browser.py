@@ -62,8 +62,10 @@ def browser() -> Iterator[Any]:
 
 
 @contextmanager
-def visit(chromium: Any, address: str, width: int, height: int, *, is_offline: bool) -> Iterator[Visit]:
-    """Open a page in a window of this size, px, that shows each pixel as one."""
+def visit(
+    chromium: Any, address: str, width: int, height: int, *, is_offline: bool, until: str = "load"
+) -> Iterator[Visit]:
+    """Open a page in a window of this size, px, that shows each pixel as one; wait for its "load" or "commit"."""
     context = chromium.new_context(
         viewport={"width": width, "height": height}, offline=is_offline, reduced_motion="reduce"
     )
@@ -75,7 +77,7 @@ def visit(chromium: Any, address: str, width: int, height: int, *, is_offline: b
     seen.page.on("pageerror", lambda error: seen.complaints.append(str(error)))
     seen.page.on("request", lambda request: seen.requests.append(request.url))
     try:
-        seen.page.goto(address)
+        seen.page.goto(address, wait_until=until)
         yield seen
     finally:
         context.close()

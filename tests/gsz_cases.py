@@ -10,11 +10,14 @@ from compact_splats.compression import ColorBasis
 
 PRELUDE = struct.Struct("<8sIIIII")  # magic, version, bytes of JSON, bytes of the table, streams, checksum
 CHECKSUM_AT = PRELUDE.size - 4
-# Files of profile "compact" that the writer of version 1 wrote, and SHA-256 of the arrays that its reader decoded:
-# 1,030 Gaussians of degree 1 with 12 viewpoints and a PCA basis; 80 of degree 3, anti-aliased, with an offset.
-OF_VERSION_1 = {
-    "version_1_pca.gsz": "bfbfab7739bf914572685cd7066d4d548f101cd3e16ee32dbf63c1e914b7d849",
-    "version_1_plain.gsz": "cb6c7aef7ddccaecf2c1e9683338bd7224323414a0f6b64f99f45b06231622a7",
+# Files of profile "compact", each with the version that wrote it, and SHA-256 of the arrays that its reader decoded:
+# 1,030 Gaussians of degree 1 with 12 viewpoints and a PCA basis; 80 of degree 3, anti-aliased, with an offset; twice 80
+# of degree 2 with 12 viewpoints, anti-aliased, with an offset, the second time nested.
+OF_VERSIONS = {
+    "version_1_pca.gsz": (1, "bfbfab7739bf914572685cd7066d4d548f101cd3e16ee32dbf63c1e914b7d849"),
+    "version_1_plain.gsz": (1, "cb6c7aef7ddccaecf2c1e9683338bd7224323414a0f6b64f99f45b06231622a7"),
+    "version_2.gsz": (2, "ff9cc90705d22d3bdd6fe5f35497bd9c61aac0adf4de54aae76edaf768b541a0"),
+    "version_3.gsz": (3, "b3e3ee3e1acde4852da2dcff707f70b90a617d19a6dd3672b9ad5be6651bab96"),
 }
 
 

@@ -72,9 +72,9 @@ def test_other_files_are_refused(data):
 
 def test_a_newer_version_is_named_whatever_follows():
     data = bytearray(pack(HEADER, STREAMS))
-    data[8] = 3
-    assert "version 3; this program reads up to 2" in refused(bytes(data))
-    assert "version 3; this program reads up to 2" in refused(bytes(data[:28]) + b"another layout")
+    data[8] = 4
+    assert "version 4; this program reads up to 3" in refused(bytes(data))
+    assert "version 4; this program reads up to 3" in refused(bytes(data[:28]) + b"another layout")
 
 
 def test_bytes_behind_the_end_are_refused():

@@ -202,11 +202,13 @@ def base_files(profile: str) -> list[bytes]:
     from gsz_cases import basis_of_views, model_rows
 
     from compact_splats.compression import encode
+    from compact_splats.scene.parameters import SavedArrays
 
     sizes = ((0, 15), (1, 15), (2, 0), (3, 8), (40, 15), (40, 3), (200, 15))
     files = [encode(model_rows(num, num_rest, seed), profile) for seed, (num, num_rest) in enumerate(sizes)]
     if profile == "compact":
         files += [encode(model_rows(num), profile, color_basis=basis_of_views(num)) for num in (1, 20)]
+        files += [encode(SavedArrays(model_rows(num, 3), nested=True), profile) for num in (10, 250)]
     return files
 
 
@@ -236,7 +238,7 @@ def fuzz(profile: str, num_files: int, seed: int) -> dict:
     from compact_splats.compression.arrays import checked
     from compact_splats.compression.container import unpack
 
-    compact_streams.BLOCK = 100  # the largest model has two blocks
+    compact_streams.BLOCK = 100  # the largest model has two blocks, the largest level, too
     rng, counts = random.Random(seed), Counter()
     files = [(data, unpack(data)) for data in base_files(profile)]
     for data, _ in files:

@@ -10,14 +10,14 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from gsz_cases import OF_VERSION_1, basis_of_views, model_rows
+from gsz_cases import OF_VERSIONS, basis_of_views, model_rows
 from test_gsz_fuzz import base_files, damaged_file
 
 from compact_splats import viewer
 from compact_splats.compression import FormatError, decode, encode
 from compact_splats.compression.codec import PROFILES
 from compact_splats.compression.compact_streams import BLOCK
-from compact_splats.compression.container import pack, unpack
+from compact_splats.compression.container import levels_in, pack, unpack
 from compact_splats.scene.parameters import PARAMETER_NAMES, SavedArrays
 
 READER = Path(viewer.__file__).parent / "web" / "src" / "gsz.js"
@@ -26,11 +26,14 @@ NUM_DAMAGED = 600  # of each profile
 pytestmark = pytest.mark.skipif(NODE is None, reason="node is not found")
 
 
-def by_javascript(files: list[bytes], folder: Path) -> list[dict]:
-    """What the reader makes of each file: number, marks and hash of the arrays, or an error."""
+def by_javascript(files: list[bytes], folder: Path, *size: str) -> list:
+    """What the reader makes of each file: number, marks and hash of the arrays, or an error.
+
+    With a size, of files that arrive in parts of so many bytes: lists of these, one entry for each level.
+    """
     path = folder / "files.bin"
     path.write_bytes(b"".join(struct.pack("<I", len(data)) + data for data in files))
-    command = [NODE, str(Path(__file__).parent / "decode_gsz.mjs"), str(READER), str(path)]
+    command = [NODE, str(Path(__file__).parent / "decode_gsz.mjs"), str(READER), str(path), *size]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-5000:]
     return [json.loads(line) for line in done.stdout.splitlines()]
@@ -41,6 +44,7 @@ def by_python(data: bytes) -> dict:
     content = b"".join(arrays[name].tobytes() for name in PARAMETER_NAMES)
     offset = None if arrays.offset is None else list(arrays.offset)
     marks = {"antialiased": arrays.antialiased, "offset": offset}
+    marks["levels"] = levels_in(unpack(data)[0]) or [len(arrays["means"])]
     return {"num": len(arrays["means"]), **marks, "hash": hashlib.sha256(content).hexdigest()}
 
 
@@ -54,8 +58,9 @@ def test_both_readers_decode_the_same_bits(profile, tmp_path):
     files += [encode(model_rows(2000, rest, seed=1), profile) for rest in (0, 3, 8, 15)]  # with a PCA basis
     files.append(encode(SavedArrays(model_rows(5), True, offset=(1e6, -2.5, 0.1)), profile))
     if profile == "compact":
+        files += [encode(SavedArrays(model_rows(1500, 8), nested=True))]
         files += [encode(model_rows(1500, rest), color_basis=basis_of_views(30)) for rest in (3, 15)]
-        files += [(Path(__file__).parent / name).read_bytes() for name in OF_VERSION_1]
+        files += [(Path(__file__).parent / name).read_bytes() for name in OF_VERSIONS]
         files.append(encode(model_rows(300), rest_step=1e-4, quat_step=1e-4, scale_step=1e-3))  # large codes
     assert by_javascript(files, tmp_path) == [by_python(data) for data in files]
 

@@ -11,12 +11,14 @@ import torch
 from viewer_cases import rows_of
 
 from compact_splats.arguments import TrainConfig
-from compact_splats.arguments.compress import ORDER_RATES, OrderConfig, OrderSchedule, Phase
+from compact_splats.arguments.compress import ORDER_RATES, OrderConfig, OrderSchedule, Phase, PostHocSchedule
 from compact_splats.arguments.schedule import QUICK
 from compact_splats.commands import compress
-from compact_splats.compression import read_model
+from compact_splats.compression import decode, posthoc, read_model
+from compact_splats.compression.compact import CompactQuantizer
 from compact_splats.compression.finetune import Photos
-from compact_splats.compression.ordering import drawn_share, first, measured, nested
+from compact_splats.compression.ordering import _hidden_from, drawn_share, first, measured, nested
+from compact_splats.compression.posthoc import PostHoc
 from compact_splats.gaussian_renderer.evaluation import evaluate
 from compact_splats.scene import Scene, load_scene, ply
 from compact_splats.scene.gaussian_model import PARAMETER_NAMES, GaussianModel
@@ -158,6 +160,53 @@ def test_info_shows_the_mark(tmp_path, capsys):
     ply.write(tmp_path / "model.ply", SavedArrays(rows_of(5, 0), nested=True))
     compress.main(["info", str(tmp_path / "model.ply")])
     assert "not anti-aliased, nested" in capsys.readouterr().out
+
+
+# ---- compression ----
+
+
+def test_a_nested_model_is_compressed_to_one(run, tiny_scene_dir, scene, tmp_path, capsys):
+    """After pruning, too; the levels are measured as the file has them. Profile seed says that it loses the order."""
+    given = ply.read(run / "point_cloud" / "iteration_200" / "point_cloud.ply")
+    ply.write(tmp_path / "nested.ply", SavedArrays(given, nested=True))
+    out = tmp_path / "out.gsz"
+    command = [str(tmp_path / "nested.ply"), "-s", str(tiny_scene_dir), "--eval", "--threads", "1", "-o", str(out)]
+    compress.main([*command, "--target-gaussians", "290", "--steps", "0.01"])
+    model = GaussianModel.from_arrays(read_model(out), "cpu", scene.units)
+    prefixes = json.loads(out.with_suffix(".json").read_text())["prefixes"]
+    assert model.nested and [each["gaussians"] for each in prefixes] == [29, 73, 145, 290]
+    said = capsys.readouterr()
+    assert "order" not in said.err
+    for each in prefixes:
+        again = evaluate(scene.test, first(model, each["gaussians"]))
+        assert again["psnr"] == pytest.approx(each["psnr"], abs=0.02)
+        assert f"first        {each['gaussians']:,}  PSNR {each['psnr']:.2f} dB" in said.out
+    compress.main([*command, "--profile", "seed", "--no-prune", "--steps", "0"])
+    assert "order of the nested model is lost" in capsys.readouterr().err and not read_model(out).nested
+
+
+@pytest.mark.parametrize("stays", [True, False])
+def test_a_step_of_compression_may_render_the_first_gaussians_only(stays, trained, scene, monkeypatch):
+    """Then those behind do not move. A model that is always rendered whole is nested no more."""
+    gradients, update = [], GaussianModel.update
+
+    def noted(model, names):
+        gradients.append(model.means.grad.abs().sum(1))
+        update(model, names)
+
+    def half(model, schedule, generator):
+        return _hidden_from(model, NUM // 2) if gradients else model
+
+    monkeypatch.setattr(GaussianModel, "update", noted)
+    monkeypatch.setattr(posthoc, "drawn_prefix", half)
+    schedule = replace(PostHocSchedule(), only=Phase(steps=2))
+    trained.nested = True
+    generator = torch.Generator() if stays else None
+    stage = PostHoc(trained, CompactQuantizer(), decode, photos_of(scene), schedule, quiet=True, prefixes=generator)
+    data = stage.run(None, 1).data
+    whole, step = gradients
+    assert whole[NUM // 2 :].any() and step[: NUM // 2].any() and step[NUM // 2 :].any() != stays
+    assert trained.nested == decode(data).nested == stays
 
 
 # ---- the command ----

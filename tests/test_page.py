@@ -4,11 +4,16 @@ import base64
 import gzip
 import hashlib
 import json
+import queue
 import re
 import shutil
 import subprocess
+import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import browser
@@ -21,6 +26,7 @@ from viewer_cases import HEIGHT, WIDTH, rows_of, write_run
 from compact_splats import viewer
 from compact_splats.commands import view
 from compact_splats.compression import decode, encode
+from compact_splats.compression.compact_streams import parts_of
 from compact_splats.compression.formats import spz
 from compact_splats.compression.ordering import first
 from compact_splats.gaussian_renderer import render
@@ -239,9 +245,15 @@ def test_a_page_keeps_the_order_of_a_nested_model_and_takes_its_first_gaussians(
     assert np.abs(means - given[:200]).max() < 0.01 < np.abs(means - given[100:]).max()
     assert json.loads(part(text, "about"))["nested"]
     assert not json.loads(part(write(run, tmp_path / "plain.html"), "about"))["nested"]
-    assert not json.loads(part(write(nested_run, tmp_path / "gsz.html", "--format", "gsz"), "about"))["nested"]
-    said = capsys.readouterr()
-    assert "200 of the 300 Gaussians, the first ones" in said.out and "order of the nested model is lost" in said.err
+    assert "200 of the 300 Gaussians, the first ones" in capsys.readouterr().out
+
+
+def test_a_page_of_a_nested_gsz_holds_its_levels_one_after_the_other(nested_run, tmp_path):
+    text = write(nested_run, tmp_path / "out.html", "--quiet", "--format", "gsz")
+    parts = [base64.b64decode(part(text, name)) for name in ("model", "model-1", "model-2", "model-3")]
+    assert json.loads(part(text, "about"))["parts"] == 4 and 'id="model-4"' not in text
+    assert parts == parts_of(b"".join(parts)) and decode(b"".join(parts)).nested
+    assert text.index('id="bundle"') < text.index('id="model"')
 
 
 @needs_browser
@@ -265,6 +277,82 @@ def test_the_slider_draws_the_first_gaussians(nested_run, page, tmp_path, chromi
     with browser.visit(chromium, page.as_uri(), WIDTH, HEIGHT, is_offline=True) as visit:
         settle(visit)
         assert not visit.page.is_visible("#prefix")
+
+
+@contextmanager
+def in_parts(text: str) -> Iterator[tuple[str, Callable[[], None], Callable[[], None]]]:
+    """The address of a page that arrives part by part, what sends the next one, and what breaks the connection off.
+
+    A part ends as that of the model begins that follows, and with the first of them comes all that is before it.
+    """
+    parts = re.split(r'(?<=id="model-\d">)', text)
+    allowed: queue.Queue[bool] = queue.Queue()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html; charset=utf-8")
+            self.end_headers()
+            for each in parts:
+                if not allowed.get(timeout=60):
+                    return
+                self.wfile.write(each.encode())
+
+        def log_message(self, *args) -> None:
+            """Nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/", lambda: allowed.put(True), lambda: allowed.put(False)
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@needs_browser
+@pytest.mark.parametrize("is_whole", [True, False], ids=["whole", "broken off"])
+def test_a_page_shows_each_level_before_the_next_one_arrives(is_whole, nested_run, tmp_path, chromium):
+    """The first picture has the first level, the last one all; the slider goes as far as the levels, or stays."""
+    text = write(nested_run, tmp_path / "out.html", "--quiet", "--format", "gsz")
+    held = b"".join(base64.b64decode(part(text, f"model{end}")) for end in ("", "-1", "-2", "-3"))
+    model = GaussianModel.from_arrays(decode(held), "cpu")
+
+    def shows(count: int) -> bool:
+        """A frame or two later."""
+        expected = ours(nested_run, 0, model=first(model, count))
+        return any(browser.likeness(visit.picture(), expected) > 42 for _ in range(20))
+
+    def says(words: str) -> None:
+        visit.page.locator("#number", has_text=words).wait_for()
+
+    with in_parts(text) as (address, send, break_off):
+        send()
+        with browser.visit(chromium, address, WIDTH, HEIGHT, is_offline=False, until="commit") as visit:
+            says("30 of 300 Gaussians, loading")
+            visit.page.add_style_tag(content=".bar { opacity: 0 }")
+            assert shows(30) and visit.page.get_attribute("body", "data-state") == "moving"
+            assert visit.page.evaluate("[share.max, share.value]") == ["10", "10"]
+            send()
+            says("75 of 300 Gaussians, loading")
+            assert shows(75)
+            if not is_whole:
+                break_off()
+                says("75 of 300 Gaussians, the others can't be read (the end of the file is missing)")
+                settle(visit)
+                assert shows(75)
+                return
+            visit.page.fill("#share", "20")
+            says("60 of 300 Gaussians, loading")
+            send()
+            visit.page.wait_for_selector("#share[max='50']")
+            assert shows(60)
+            send()
+            settle(visit)
+            assert visit.page.inner_text("#number") == "60 Gaussians"
+            visit.page.fill("#share", "100")
+            settle(visit)
+            assert shows(300) and not visit.complaints
 
 
 # ---- bad and small input ----

@@ -17,7 +17,7 @@ from compact_splats.compression.container import (
     pack,
     unpack,
 )
-from compact_splats.scene.parameters import SavedArrays
+from compact_splats.scene.parameters import SavedArrays, is_nested
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Profile:
     """A way to store a model; its name is in the file's header under ``PROFILE_KEY``.
 
     Attributes:
-        encode: from checked arrays and settings to header and streams.
+        encode: from checked arrays, whether they are nested, and settings to header and streams.
         decode: from header and streams, which are untrusted beyond the checks of ``container.unpack``, to arrays.
     """
 
@@ -45,7 +45,7 @@ def encode(arrays: Arrays, profile: str = DEFAULT, **settings: Any) -> bytes:
 
     Args:
         arrays: by name and in the shapes of ``GaussianModel.parameters``, before activation; with marks if they
-            are ``SavedArrays``.
+            are ``SavedArrays``. A nested model gets levels in profile "compact"; "seed" loses its order.
         profile: one of ``PROFILES``.
         settings: of the profile: ``color_basis``, ``quality`` ("small", "default", "high") and those of
             :class:`compression.compact.CompactSettings`, or ``sh_step`` of :class:`compression.seed.SeedQuantizer`.
@@ -56,7 +56,7 @@ def encode(arrays: Arrays, profile: str = DEFAULT, **settings: Any) -> bytes:
     Raises:
         FormatError: not the arrays of a model, values that are not finite, or more Gaussians than a file can hold.
     """
-    return pack(*PROFILES[profile].encode(checked(arrays), **settings), marks_of(arrays))
+    return pack(*PROFILES[profile].encode(checked(arrays), is_nested(arrays), **settings), marks_of(arrays))
 
 
 def decode(data: bytes | memoryview) -> SavedArrays:
@@ -78,4 +78,4 @@ def decode(data: bytes | memoryview) -> SavedArrays:
         raise FormatError(f"one of the profiles {', '.join(PROFILES)}", repr(profile)[:99])
     offset = offset_in(header)
     arrays = PROFILES[profile].decode(header, streams)
-    return SavedArrays(arrays, header.get(ANTIALIASED_KEY) is True, offset=offset)
+    return SavedArrays(arrays, header.get(ANTIALIASED_KEY) is True, offset=offset, nested=is_nested(arrays))

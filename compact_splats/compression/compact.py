@@ -35,6 +35,7 @@ from compact_splats.compression.compact_code import (
 )
 from compact_splats.compression.container import marks_of, pack
 from compact_splats.compression.quantizer import Quantizer
+from compact_splats.scene.parameters import is_nested
 
 NAME = compact_streams.NAME
 MAX_LOGIT = 25.0  # beyond, opacities are 0 or 1 in single precision
@@ -152,19 +153,21 @@ class CompactQuantizer(Quantizer):
         return self.settings.rate * torch.log2(1 + components.abs()).sum() / max(1, len(weights))
 
     def encode(self, arrays: Arrays) -> bytes:
-        """The file. Its bytes do not depend on the order of the Gaussians, unless two lie in one place.
+        """The file, with levels if the arrays are marked as nested.
+
+        Within a level its bytes do not depend on the order of the Gaussians, unless two lie in one place.
 
         Raises:
             FormatError: not the arrays of a model, see ``compression.arrays.checked``, or too many Gaussians.
         """
         tensors = {name: torch.from_numpy(array) for name, array in checked(arrays).items()}
-        return pack(*self._streams(tensors), marks_of(arrays))
+        return pack(*self._streams(tensors, is_nested(arrays)), marks_of(arrays))
 
     def _codes(self, parameters: Parameters) -> Codes:
         return self.code.codes(parameters, self._bases, self._inverse, self.settings.dead_zone)
 
-    def _streams(self, parameters: Parameters) -> tuple[dict[str, Any], dict[str, bytes]]:
-        return compact_streams.write(self.code, self._codes(parameters))
+    def _streams(self, parameters: Parameters, nested: bool) -> tuple[dict[str, Any], dict[str, bytes]]:
+        return compact_streams.write(self.code, self._codes(parameters), nested)
 
     def _scalars(self, parameters: Parameters) -> CompactCode:
         """All but the offsets and the PCA basis."""
@@ -230,12 +233,17 @@ class CompactQuantizer(Quantizer):
 
 
 def encode_compact(
-    arrays: Arrays, color_basis: ColorBasis | None = None, quality: str = "default", **settings: float
+    arrays: Arrays,
+    nested: bool = False,
+    color_basis: ColorBasis | None = None,
+    quality: str = "default",
+    **settings: float,
 ) -> tuple[dict[str, Any], dict[str, bytes]]:
     """Header and streams of a model.
 
     Args:
         arrays: of :func:`compression.arrays.checked`.
+        nested: the first Gaussians alone are a good model: make levels.
         color_basis: that of the training cameras; None: the spherical harmonics.
         quality: one of ``PRESETS``.
         settings: of :class:`CompactSettings`, in place of those of the preset.
@@ -246,4 +254,4 @@ def encode_compact(
     quantizer = CompactQuantizer(replace(PRESETS[quality], **settings), color_basis)
     parameters = quantizer.prepared({name: torch.from_numpy(array) for name, array in arrays.items()})
     quantizer.fit(parameters)
-    return quantizer._streams(parameters)
+    return quantizer._streams(parameters, nested)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import fields
@@ -25,15 +25,26 @@ from compact_splats.compression.compact_code import (
     opacity_weights,
     turn_weights,
 )
-from compact_splats.compression.container import MAX_GAUSSIANS, PROFILE_KEY, VERSION_KEY, FormatError, header_integer
+from compact_splats.compression.container import (
+    LEVELS_KEY,
+    MAX_GAUSSIANS,
+    PROFILE_KEY,
+    VERSION_KEY,
+    FormatError,
+    header_integer,
+    levels_in,
+    unpack,
+)
 from compact_splats.compression.entropy import Contexts, SymbolReader, SymbolWriter, pack_bits, unpack_bits
 from compact_splats.compression.morton import morton_cells, morton_codes
-from compact_splats.scene.parameters import REST_COUNTS, SHAPES
+from compact_splats.scene.parameters import REST_COUNTS, SHAPES, SavedArrays
 
 NAME = "compact"
 POSITION_BITS = range(8, 15)
 GAUSSIANS_PER_BYTE = 256  # at most: a small file cannot claim a large model
 BLOCK = 1 << 18  # most Gaussians that one core reads
+LEVELS = (0.1, 0.25, 0.5, 1.0)  # shares of the Gaussians of a nested model with which a level ends
+_NESTED_VERSION = 3  # of a file with levels
 _STREAMS, _BLOCK_STREAMS = ("viewpoints", "basis", "padding"), ("tables", "symbols", "positions", "places")
 _PART = 1 << 14  # Gaussians whose values are computed at a time: few enough for the cache
 Field = tuple[str, int, slice, Contexts | None]  # name in `Codes`, column, Gaussians, contexts of their symbols
@@ -43,12 +54,13 @@ _LIVELY = 100  # limit of a component's size in the contexts of the next ones
 _ACTIVITY_LEVELS = (3 * linear_log2(1 + torch.arange(32 * _LIVELY + 1).double() / 8) >> 3).numpy().astype(np.int16)
 
 
-def write(code: CompactCode, codes: Codes) -> tuple[dict[str, Any], dict[str, bytes]]:
+def write(code: CompactCode, codes: Codes, nested: bool = False) -> tuple[dict[str, Any], dict[str, bytes]]:
     """Header and streams.
 
     Args:
         code: decodes the codes.
         codes: of N Gaussians, in any order.
+        nested: the first Gaussians alone are a good model: make levels.
 
     Raises:
         FormatError: too many Gaussians.
@@ -56,14 +68,16 @@ def write(code: CompactCode, codes: Codes) -> tuple[dict[str, Any], dict[str, by
     num = len(codes)
     if num > MAX_GAUSSIANS:
         raise FormatError(f"at most {MAX_GAUSSIANS:,} Gaussians", f"{num:,}")
-    order = torch.from_numpy(np.argsort(places_on_curve(codes), kind="stable"))
-    codes = codes[order]
+    ends = sorted({math.ceil(share * num) for share in LEVELS}) if nested else [num]
+    places = places_on_curve(codes)
+    order = [start + np.argsort(places[start:end], kind="stable") for start, end in pairwise([0, *ends])]
+    codes = codes[torch.from_numpy(np.concatenate(order))]
     streams = {
         "viewpoints": code.color_basis.to_bytes(),
         "basis": b"" if code.pca_basis is None else code.pca_basis.numpy().tobytes(),
     }
     with _workers() as pool:
-        for index, block in enumerate(pool.map(lambda block: _write_block(codes[block]), blocks_of(num))):
+        for index, block in enumerate(pool.map(lambda block: _write_block(codes[block]), blocks_of(ends))):
             streams |= {f"{name}.{index}": stream for name, stream in block.items()}
     streams["padding"] = bytes(max(0, num // GAUSSIANS_PER_BYTE - sum(map(len, streams.values()))))
     others = ("version", "opacity_weights", "turn_weights", "color_basis", "pca_basis")
@@ -71,7 +85,8 @@ def write(code: CompactCode, codes: Codes) -> tuple[dict[str, Any], dict[str, by
     values["opacity_high"] = code.opacity_low + len(code.opacity_weights) - 1
     num_components = "none" if code.pca_basis is None else code.num_components
     values |= {"view_cosine": code.color_basis.cosine, "basis": num_components}
-    return {VERSION_KEY: code.version, PROFILE_KEY: NAME, "gaussians": num, **values}, streams
+    header = {VERSION_KEY: code.version, PROFILE_KEY: NAME, "gaussians": num, **values}
+    return (header | {VERSION_KEY: _NESTED_VERSION, LEVELS_KEY: ends} if len(ends) > 1 else header), streams
 
 
 def _write_block(codes: Codes) -> dict[str, bytes]:
@@ -96,10 +111,29 @@ def _write_block(codes: Codes) -> dict[str, bytes]:
     }
 
 
-def blocks_of(num: int) -> list[slice]:
-    """Runs of Gaussians that are stored independently, of about equal size, one for each core."""
-    count = -(-num // BLOCK)
-    return [slice(num * i // count, num * (i + 1) // count) for i in range(count)]
+def blocks_of(ends: Sequence[int]) -> list[slice]:
+    """Runs of Gaussians that are stored independently, those of a level of about equal size, one for each core.
+
+    Args:
+        ends: of the levels.
+    """
+    blocks = []
+    for start, end in pairwise([0, *ends]):
+        num, count = end - start, -(-(end - start) // BLOCK)
+        blocks += [slice(start + num * i // count, start + num * (i + 1) // count) for i in range(count)]
+    return blocks
+
+
+def parts_of(data: bytes) -> list[bytes]:
+    """The pieces of a .gsz with which a reader can decode one more level each; a single one if there are none."""
+    header, streams = unpack(data)
+    ends = levels_in(header)
+    last = {f"{_BLOCK_STREAMS[-1]}.{i}" for i, block in enumerate(blocks_of(ends)) if block.stop in ends[:-1]}
+    at, cuts = len(data) - sum(map(len, streams.values())), [0]
+    for name, stream in streams.items():
+        at += len(stream)
+        cuts += [at] if name in last else []
+    return [data[start:end] for start, end in pairwise([*cuts, len(data)])]
 
 
 def places_on_curve(codes: Codes) -> np.ndarray:
@@ -109,13 +143,13 @@ def places_on_curve(codes: Codes) -> np.ndarray:
 
 
 def read(header: dict[str, Any], streams: dict[str, bytes]) -> Arrays:
-    """The arrays of a model, in Morton order.
+    """The arrays of a model, in Morton order; level by level if it is nested, the most opaque of each first.
 
     Raises:
         FormatError: header or streams break the format.
     """
-    num = _read_count(header, streams)
-    blocks = blocks_of(num)
+    num, ends = _read_count(header, streams), levels_in(header)
+    blocks = blocks_of(ends or [num])
     names = [*_STREAMS, *(f"{name}.{index}" for index in range(len(blocks)) for name in _BLOCK_STREAMS)]
     if set(streams) != set(names):
         raise FormatError(f"the streams {', '.join(names)}"[:99], ", ".join(streams)[:99] or "none")
@@ -129,7 +163,11 @@ def read(header: dict[str, Any], streams: dict[str, bytes]) -> Arrays:
 
     with _workers() as pool:
         list(pool.map(fill, range(len(blocks)), blocks))
-    return {name: values.numpy() for name, values in parameters.items()}
+    for level in (slice(*each) for each in pairwise([0, *ends])):
+        order = parameters["opacity_logits"][level, 0].argsort(descending=True, stable=True)
+        for values in parameters.values():
+            values[level] = values[level][order]
+    return SavedArrays({name: values.numpy() for name, values in parameters.items()}, nested=bool(ends))
 
 
 def _read_block(code: CompactCode, streams: dict[str, bytes], parameters: Parameters) -> None:

@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from compact_splats.scene.parameters import Vector, is_antialiased, offset_of
 from compact_splats.utils.errors import InputError
 
 MAGIC = b"\x89GSZ\r\n\x1a\n"  # as in PNG: detects transfer as text
-VERSIONS = (1, 2)  # a profile names the version of its files; those before the first change have version 1
+VERSIONS = (1, 2, 3)  # a profile names the version of its files; those before the first change have version 1
 MAX_HEADER = 1 << 20  # bytes of JSON
 MAX_STREAMS = 1 << 12
 MAX_GAUSSIANS = 1 << 27  # in every profile
@@ -37,6 +38,7 @@ PROFILE_KEY = "profile"  # in the header: the profile's name
 VERSION_KEY = "version"  # in headers that are read or to be written; the file has it before its header
 ANTIALIASED_KEY = "antialiased"  # in the header: true for a model of the anti-aliased rasterizer, else missing
 OFFSET_KEY = "offset"  # in the header: three numbers that were subtracted from the coordinates, else missing
+LEVELS_KEY = "levels"  # in the header, from version 3 on: where each level of a nested model ends
 BOUNDS_KEY = "bounds"  # in the header: least and greatest x, y, z of the Gaussians, rounded; for information
 _PRELUDE = struct.Struct("<8sIIIII")  # magic, version, bytes of JSON, of the table, streams, CRC-32 of all before data
 _ENTRY = struct.Struct("<QI")  # bytes, CRC-32; before it a byte with the name's length, and the name
@@ -111,6 +113,26 @@ def offset_in(header: Mapping[str, Any]) -> Vector | None:
     """
     offset = header.get(OFFSET_KEY)
     return None if offset is None else _three(offset, OFFSET_KEY)
+
+
+def levels_in(header: Mapping[str, Any]) -> list[int]:
+    """How many Gaussians of a nested model each level and those before it have, rising; empty: the model is not nested.
+
+    Raises:
+        FormatError: a file of version 3 names no two levels, or the last one does not end with the model.
+    """
+    if header[VERSION_KEY] < 3:
+        return []
+    ends = header.get(LEVELS_KEY)
+    if (
+        not isinstance(ends, list)
+        or not 2 <= len(ends) <= MAX_STREAMS
+        or not all(type(end) is int for end in ends)
+        or not all(a < b for a, b in pairwise([0, *ends]))
+        or ends[-1] != header.get("gaussians")
+    ):
+        raise FormatError(f"rising numbers of Gaussians as {LEVELS_KEY}, up to that of the model", repr(ends)[:99])
+    return ends
 
 
 def _three(values: Any, key: str) -> Vector:

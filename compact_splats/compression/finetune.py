@@ -90,20 +90,22 @@ class FineTuneSchedule:
 
 
 class QuantizationPenalty(Strategy):
-    """Adds the quantizer's penalty for the size of the file to the loss."""
+    """Adds the quantizer's penalty for the size of the file to the loss of a step, if ``applies()``."""
 
-    def __init__(self, quantizer: Quantizer) -> None:
-        self._quantizer = quantizer
+    def __init__(self, quantizer: Quantizer, applies: Callable[[], bool]) -> None:
+        self._quantizer, self._applies = quantizer, applies
 
     def loss_term(self, training: Training) -> Tensor | None:
         """The penalty, if the quantizer has one."""
+        if not self._applies():
+            return None
         penalty = self._quantizer.penalty(training.model.parameters)
         return penalty if isinstance(penalty, Tensor) else None
 
 
 def fine_tune(
     model: GaussianModel, quantizer: Quantizer, photos: Photos, phase: Phase, rates: FineTuneRates, progress: Progress,
-    given: GaussianModel | None = None,
+    given: GaussianModel | None = None, shown: Callable[[GaussianModel], GaussianModel] | None = None,
 ) -> None:  # fmt: skip
     """Fit the model, rendered as the quantizer stores it, to the photos.
 
@@ -115,15 +117,31 @@ def fine_tune(
         rates: Adam's learning rates, before the phase's factor.
         progress: shows every step.
         given: fit to the mean of its renders and the photos, instead of the photos.
+        shown: what a step renders of a nested model as it is stored, so that the model stays nested; None: all of it.
     """
+    stays_nested = model.nested and shown is not None
+    is_whole, loss_of_whole = True, torch.zeros(())  # of this step; of the last one that rendered all
     quantizer.fit(model.file_parameters())
 
     def rendered(training: Training) -> GaussianModel:
+        nonlocal is_whole
         if phase.refits(training.step):
             quantizer.fit(model.file_parameters())
-        return as_stored(model, quantizer)
+        stored = as_stored(model, quantizer)
+        drawn = stored if shown is None else shown(stored)
+        is_whole = drawn is stored
+        return drawn
 
-    fit(model, photos, phase, rates, progress, rendered, [QuantizationPenalty(quantizer)], given=given)
+    def scaled(loss: Tensor) -> Tensor:
+        """That of few Gaussians made as large as that of all, which it would outweigh."""
+        nonlocal loss_of_whole
+        if is_whole:
+            loss_of_whole = loss.detach()
+        return loss if is_whole else loss * (loss_of_whole / loss.detach().clamp_min(1e-9))
+
+    penalty = QuantizationPenalty(quantizer, lambda: is_whole)  # as large against the loss of all as without prefixes
+    fit(model, photos, phase, rates, progress, rendered, [penalty], scaled, given)
+    model.nested = stays_nested
 
 
 def fit(
@@ -134,7 +152,7 @@ def fit(
     progress: Progress,
     rendered: Callable[[Training], GaussianModel] | None = None,
     strategies: Sequence[Strategy] = (),
-    logarithm: bool = False,
+    scaled: Callable[[Tensor], Tensor] = lambda loss: loss,
     given: GaussianModel | None = None,
 ) -> None:
     """Fit the model to the photos.
@@ -143,7 +161,7 @@ def fit(
         model: see :func:`fine_tune`, as for ``photos``, ``phase``, ``rates``, ``progress`` and ``given``.
         rendered: what is rendered in its place, see :class:`training.training.Training`.
         strategies: add to the loss.
-        logarithm: take that of the loss, so that steps with a large and with a small loss count alike.
+        scaled: of the loss, so that steps with a large and with a small loss count alike.
     """
     measured = partial(squares_loss, ssim_weight=photos.ssim_weight)
     mean = [] if phase.mean_from is None else [MeanOfLastSteps(phase.mean_from)]
@@ -152,7 +170,7 @@ def fit(
         model,
         FineTuneSchedule(phase, rates),
         [*strategies, *mean],
-        loss=(lambda *pictures: measured(*pictures).clamp_min(1e-9).log()) if logarithm else measured,
+        loss=lambda *pictures: scaled(measured(*pictures)),
         background=photos.background,
         views=photos.views,
         rendered=rendered,

@@ -16,6 +16,7 @@ from compact_splats.compression.container import (
     bounds_in,
     counts_in,
     input_errors,
+    levels_in,
     offset_in,
     unpack,
 )
@@ -100,14 +101,15 @@ def _of_gsz(path: Path, data: bytes) -> list[str]:
     """Lines about a .gsz, without decoding its Gaussians."""
     with input_errors(path, "copy or make the file again"):
         header, streams = unpack(data)
-        bounds, offset = bounds_in(header), offset_in(header)
+        bounds, offset, levels = bounds_in(header), offset_in(header), levels_in(header)
     num, num_rest = counts_in(header)
     if type(num) is not int or num_rest not in REST_COUNTS:
         raise InputError(path, "a .gsz with its number of Gaussians", "none", "copy or make the file again")
     lines = [
         f"{path}: {described_size(num, path)}, SH degree {REST_COUNTS.index(num_rest)}",
         "  format      gsz",
-        f"  marked      {_mark(header.get(ANTIALIASED_KEY) is True, False)}",
+        f"  marked      {_mark(header.get(ANTIALIASED_KEY) is True, bool(levels))}",
+        *([f"  levels      the first {', '.join(f'{end:,}' for end in levels)} Gaussians"] if levels else []),
         *_offset(offset),
         *(_bounds(*bounds) if bounds else []),
         "header: " + ", ".join(f"{key} {json.dumps(value)}"[:80] for key, value in header.items()),

@@ -64,13 +64,18 @@ def nested(
     model = _ordered(model, photos, schedule, rates, quiet)
 
     def rendered(training: Training) -> GaussianModel:
-        share = drawn_share(schedule, generator)
-        return model if share == 1 else _hidden_from(model, math.ceil(share * model.num_gaussians))
+        return drawn_prefix(model, schedule, generator)
 
     model.start_training(rates.at(1.0, photos.scene.extent))
     _fine_tune(model, photos, schedule.prefixes, rates, "prefixes", quiet, rendered)
     model.nested = True
     return model
+
+
+def drawn_prefix(model: GaussianModel, schedule: OrderSchedule, generator: torch.Generator) -> GaussianModel:
+    """The model as a step renders it: the whole, or with all but the first Gaussians too faint to be drawn."""
+    share = drawn_share(schedule, generator)
+    return model if share == 1 else _hidden_from(model, math.ceil(share * model.num_gaussians))
 
 
 def drawn_share(schedule: OrderSchedule, generator: torch.Generator) -> float:
@@ -161,5 +166,5 @@ def _fine_tune(
     rendered: Callable[[Training], GaussianModel] | None = None,
 ) -> None:
     progress = Progress(phase.steps, quiet or not phase.steps, label=label, leave=False)
-    fit(model, photos, phase, rates, progress, rendered, logarithm=True)
+    fit(model, photos, phase, rates, progress, rendered, scaled=lambda loss: loss.clamp_min(1e-9).log())
     progress.close()

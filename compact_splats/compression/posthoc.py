@@ -10,13 +10,15 @@ import itertools
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 
-from compact_splats.arguments.compress import FineTuneRates, Phase, PostHocSchedule
+from compact_splats.arguments.compress import FineTuneRates, OrderSchedule, Phase, PostHocSchedule
 from compact_splats.compression.arrays import Arrays
 from compact_splats.compression.finetune import Photos, as_stored, fine_tune
+from compact_splats.compression.ordering import drawn_prefix
 from compact_splats.compression.quantizer import Quantizer
 from compact_splats.compression.scores import gradient_scores, removal_scores
 from compact_splats.gaussian_renderer.evaluation import evaluate
@@ -141,6 +143,8 @@ class PostHoc:
         prune_by: the score of a Gaussian: "error", see `removal_scores`, or "gradient", see `gradient_scores`.
         report: is called with every stage.
         quiet: show no progress bar.
+        prefixes: of a nested model that stays nested: draws the number of Gaussians that a step of fine-tuning renders;
+            None: each step renders all.
     """
 
     model: GaussianModel
@@ -152,6 +156,7 @@ class PostHoc:
     prune_by: str = "error"
     report: Callable[[Stage], None] = lambda stage: None
     quiet: bool = False
+    prefixes: torch.Generator | None = None
 
     def run(self, goals: Goals | None, bytes_as_given: int) -> Result:
         """Prune in rounds until a goal is reached, fine-tune, and store.
@@ -215,7 +220,9 @@ class PostHoc:
 
     def _fine_tune(self, name: str, phase: Phase, given: GaussianModel | None = None) -> None:
         progress = Progress(phase.steps, self.quiet or not phase.steps, label=name, leave=False)
-        fine_tune(self.model, self.quantizer, self.photos, phase, self.rates, progress, given)
+        draw = self.prefixes
+        shown = None if draw is None else partial(drawn_prefix, schedule=OrderSchedule(), generator=draw)
+        fine_tune(self.model, self.quantizer, self.photos, phase, self.rates, progress, given, shown)
         progress.close()
 
     def _finish(self, name: str, phase: Phase, course: list[Stage], given: GaussianModel | None = None) -> bytes:

@@ -125,11 +125,14 @@ class SeedQuantizer(Quantizer):
         return {PROFILE_KEY: NAME, "gaussians": num, "sh_rest": arrays["sh_rest"].shape[1]}, packed
 
 
-def encode_seed(arrays: Arrays, sh_step: float = SH_STEP) -> tuple[dict[str, Any], dict[str, bytes]]:
+def encode_seed(
+    arrays: Arrays, nested: bool = False, sh_step: float = SH_STEP
+) -> tuple[dict[str, Any], dict[str, bytes]]:
     """Header and streams of a model.
 
     Args:
         arrays: of :func:`compression.arrays.checked`.
+        nested: changes nothing: the Gaussians are sorted by place.
         sh_step: see :class:`SeedQuantizer`.
 
     Raises:

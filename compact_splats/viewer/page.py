@@ -19,6 +19,7 @@ from diff_gaussian_rasterization import LIMITS
 from compact_splats.compression.arrays import Arrays
 from compact_splats.compression.codec import decode, encode
 from compact_splats.compression.color_basis import ColorBasis
+from compact_splats.compression.compact_streams import parts_of
 from compact_splats.compression.container import counts_in, unpack
 from compact_splats.compression.files import kind_of
 from compact_splats.compression.formats import spz
@@ -92,16 +93,16 @@ def write_page(
         given = {key: values.detach()[chosen].cpu().numpy() for key, values in model.parameters.items()}
         arrays = SavedArrays(given, model.antialiased, nested=model.nested)
         packed, copy, lost = _as_gsz(arrays, color_basis) if format == "gsz" else _as_spz(arrays)
-        if model.nested and format == "gsz":
-            lost.append("the order of the nested model is lost, and with it the slider: a .gsz has its own")
         if lost:
             lost += psnr_of_copy(given, copy, views.cameras, units, model.antialiased, model.device)
+    parts = parts_of(packed) if format == "gsz" else [packed]
     about = {
         "format": format,
+        "parts": len(parts),
         "units": {"origin": units.origin, "scale": units.scale},
         "background": background,
         "antialiased": model.antialiased,
-        "nested": model.nested and format == "spz",  # a .gsz has an order of its own
+        "nested": model.nested,
         "blur": LIMITS["blur"],
         "near": LIMITS["near"],
         "up": views.up.tolist(),
@@ -120,7 +121,7 @@ def write_page(
         BACKGROUND=background,
         NOTICES=(WEB / "NOTICES.txt").read_text(encoding="utf-8"),
         ABOUT=_json_in_html(about),
-        MODEL=_base64(packed),
+        MODEL="\n".join(_part(index, each) for index, each in enumerate(parts)),
         BUNDLE=_base64((WEB / "bundle.js.gz").read_bytes()),
     )
     with atomic_write(path) as temporary:
@@ -158,6 +159,12 @@ def _evenly(items: list) -> list:
 def _json_in_html(content: Any) -> str:
     """JSON that can't end the script element, whatever the photos are called."""
     return json.dumps(content).replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+
+
+def _part(index: int, data: bytes) -> str:
+    """The element with a part of the model."""
+    name = f"model-{index}" if index else "model"
+    return f'<script type="application/octet-stream" id="{name}">{_base64(data)}</script>'
 
 
 def _base64(data: bytes) -> str:

@@ -35,6 +35,7 @@ from compact_splats.scene.colmap import read_colmap
 from compact_splats.scene.lens import Lens
 from compact_splats.scene.masks import masks_of_scene
 from compact_splats.scene.names import SceneFiles
+from compact_splats.scene.parameters import SavedArrays
 from compact_splats.scene.photos import _read_mask, _read_photo
 from compact_splats.scene.points import Points, read_points_ply
 from compact_splats.scene.posed_photo import DataSet, PosedPhoto
@@ -265,6 +266,7 @@ def gsz_seeds(folder: Path) -> list[bytes]:
     """Every profile, small."""
     models = [model_rows(num, num_rest) for num, num_rest in ((3, 0), (20, 3))]
     seen = [b"\1" + encode(models[1], color_basis=basis_of_views(2))]
+    seen.append(b"\1" + encode(SavedArrays(model_rows(30, 3), nested=True)))
     return [b"\1" + encode(rows, profile) for profile in sorted(PROFILES) for rows in models] + seen
 
 

@@ -19,53 +19,131 @@ function check(isTrue, message) {
  * @param {Uint8Array | ArrayBuffer} bytes the whole file
  * @returns {Promise<{num: number, means: Float32Array, logScales: Float32Array, quats: Float32Array,
  *   opacityLogits: Float32Array, shDc: Float32Array, shRest: Float32Array, antialiased: boolean,
- *   offset: number[] | null}>} before activation, as in a 3DGS PLY: `means` 3 each; `logScales` 3, natural log; `quats` 4, the
- *   real part first; `opacityLogits` 1; `shDc` 3; `shRest` 3 K: red, green, blue of coefficient 1, then of the next. With
- *   `antialiased` the model is for the anti-aliased rasterizer; `offset` is what was subtracted from coordinates.
+ *   offset: number[] | null, levels: number[]}>} before activation, as in a 3DGS PLY: `means` 3 each; `logScales` 3, natural
+ *   log; `quats` 4, the real part first; `opacityLogits` 1; `shDc` 3; `shRest` 3 K: red, green, blue of coefficient 1, then of
+ *   the next. With `antialiased` the model is for the anti-aliased rasterizer; `offset` is what was subtracted from coordinates;
+ *   `levels` are the numbers of Gaussians with which the levels of a nested model end, else `num` alone.
  * @throws {GszError} says what is wrong
  */
 export async function decodeGsz(bytes) {
-  const [header, streams] = unpack(bytes instanceof ArrayBuffer ? new Uint8Array(bytes) : bytes);
-  const { profile, antialiased, offset = null } = header;
+  const file = new GszFile([bytes instanceof ArrayBuffer ? new Uint8Array(bytes) : bytes]);
+  await file.readHead();
+  await file.readAll(); // before memory is taken for the Gaussians that it names
+  let whole = null;
+  for await (const { model } of levelsOf(file)) whole = model;
+  return whole;
+}
+
+/**
+ * Read a nested model while its file arrives; another model as its only level.
+ *
+ * @param {ReadableStream<Uint8Array> | Iterable<Uint8Array> | AsyncIterable<Uint8Array>} parts of the file, of any size, such
+ *   as the body of a response
+ * @yields {{model: object, num: number}} after each level: the result of `decodeGsz`, always the same one, of which the first
+ *   `num` Gaussians are there
+ * @throws {GszError} says what is wrong
+ */
+export async function* decodeLevels(parts) {
+  const file = new GszFile(parts);
+  await file.readHead();
+  yield* levelsOf(file);
+}
+
+async function* levelsOf(file) {
+  const { profile, antialiased, offset = null } = file.header;
   check(profile === "compact" || profile === "seed", "the file has an unknown profile");
   check(offset === null || isList(offset, 3, (each) => Math.abs(each) < 1e39), "the offset is no list of 3 numbers");
-  const model = await (profile === "seed" ? readSeed : readCompact)(header, streams);
-  return { ...model, antialiased: antialiased === true, offset };
+  const marks = { antialiased: antialiased === true, offset };
+  let model = null;
+  for await (const level of (profile === "seed" ? readSeed : readCompact)(file)) {
+    model ??= { ...level.model, ...marks };
+    yield { model, num: level.num };
+  }
 }
 
 // ---- the container ----
 
-/** The header, and the streams by name. */
-function unpack(bytes) {
-  check(MAGIC.every((byte, i) => bytes[i] === byte), "the file is no .gsz");
-  check(bytes.length >= HEAD, "the file was cut off");
-  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
-  const [version, textSize, tableSize, count, checksum] = [8, 12, 16, 20, 24].map((at) => view.getUint32(at, true));
-  check(version === 1 || version === 2, `the file has version ${version} of .gsz; this reader knows 1 and 2`);
-  check(textSize <= 2 ** 20 && count <= 2 ** 12 && tableSize <= 77 * count, "the sizes of the header are out of range");
-  const tableStart = HEAD + textSize;
-  const end = tableStart + tableSize;
-  check(bytes.length >= end, "the file was cut off");
-  const head = bytes.slice(0, end).fill(0, 24, HEAD);
-  check(crc32(head) === checksum, "the header has a wrong checksum: the file is damaged");
-  const header = { ...parseHeader(bytes.subarray(HEAD, tableStart)), version };
-  const streams = new Map();
-  let at = tableStart, start = end;
-  for (let i = 0; i < count; i++) {
-    const nameEnd = at + 1 + bytes[at];
-    const name = String.fromCharCode(...bytes.subarray(at + 1, nameEnd));
-    const isNamed = /^[\0-\x7f]{1,64}$/.test(name) && !streams.has(name);
-    check(nameEnd + 12 <= end && isNamed, "the table of streams is damaged");
-    const size = view.getUint32(nameEnd, true) + 2 ** 32 * view.getUint32(nameEnd + 4, true);
-    const stream = bytes.subarray(start, start + size);
-    check(stream.length === size, "the file was cut off");
-    check(crc32(stream) === view.getUint32(nameEnd + 8, true), `stream ${name} has a wrong checksum: the file is damaged`);
-    streams.set(name, stream);
-    at = nameEnd + 12;
-    start += size;
+/** A file that arrives in parts: its header and its streams. */
+class GszFile {
+  constructor(parts) {
+    const source = parts.getReader?.() ?? (parts[Symbol.asyncIterator] ?? parts[Symbol.iterator]).call(parts);
+    this.nextPart = () => (source.read ? source.read() : source.next());
+    this.bytes = new Uint8Array(0);
+    this.entries = new Map(); // of the streams by name: where they start, how large they are, their checksums
+    this.streams = new Map();
   }
-  check(at === end && start === bytes.length, "the file does not end where its last stream ends");
-  return [header, streams];
+
+  /** Wait for the first `size` bytes; false: there are fewer in the file. */
+  async #has(size) {
+    const parts = this.bytes.length ? [this.bytes] : [];
+    let length = this.bytes.length;
+    while (length < size) {
+      const { value, done } = await this.nextPart();
+      if (done) break;
+      parts.push(value);
+      length += value.length;
+    }
+    if (parts.length === 1) [this.bytes] = parts;
+    if (parts.length > 1) {
+      this.bytes = new Uint8Array(length);
+      parts.reduce((at, part) => (this.bytes.set(part, at), at + part.length), 0);
+    }
+    return length >= size;
+  }
+
+  /** Read the header, and the table of streams. */
+  async readHead() {
+    const isLong = await this.#has(HEAD);
+    check(MAGIC.every((byte, i) => this.bytes[i] === byte), "the file is no .gsz");
+    check(isLong, "the file was cut off");
+    const numbers = new DataView(this.bytes.buffer, this.bytes.byteOffset);
+    const [version, textSize, tableSize, count, checksum] = [8, 12, 16, 20, 24].map((at) => numbers.getUint32(at, true));
+    check(1 <= version && version <= 3, `the file has version ${version} of .gsz; this reader knows 1 to 3`);
+    check(textSize <= 2 ** 20 && count <= 2 ** 12 && tableSize <= 77 * count, "the sizes of the header are out of range");
+    const tableStart = HEAD + textSize;
+    const end = tableStart + tableSize;
+    check(await this.#has(end), "the file was cut off");
+    const head = new Uint8Array(this.bytes.subarray(0, end)).fill(0, 24, HEAD);
+    check(crc32(head) === checksum, "the header has a wrong checksum: the file is damaged");
+    this.header = { ...parseHeader(head.subarray(HEAD, tableStart)), version };
+    const view = new DataView(head.buffer);
+    let at = tableStart, start = end;
+    for (let i = 0; i < count; i++) {
+      const nameEnd = at + 1 + head[at];
+      const name = String.fromCharCode(...head.subarray(at + 1, nameEnd));
+      const isNamed = /^[\0-\x7f]{1,64}$/.test(name) && !this.entries.has(name);
+      check(nameEnd + 12 <= end && isNamed, "the table of streams is damaged");
+      const size = view.getUint32(nameEnd, true) + 2 ** 32 * view.getUint32(nameEnd + 4, true);
+      this.entries.set(name, { start, size, checksum: view.getUint32(nameEnd + 8, true) });
+      at = nameEnd + 12;
+      start += size;
+    }
+    check(at === end, "the table of streams is damaged");
+    this.size = start;
+    this.sizeOfStreams = start - end;
+  }
+
+  checkNames(names) {
+    check(this.entries.size === names.length && names.every((name) => this.entries.has(name)), "streams are missing or unknown");
+  }
+
+  /** Wait for streams, which `streams` has then. */
+  async read(names) {
+    for (const name of names) {
+      if (this.streams.has(name)) continue;
+      const { start, size, checksum } = this.entries.get(name);
+      check(await this.#has(start + size), "the file was cut off");
+      const stream = this.bytes.subarray(start, start + size);
+      check(crc32(stream) === checksum, `stream ${name} has a wrong checksum: the file is damaged`);
+      this.streams.set(name, stream);
+    }
+  }
+
+  /** Wait for the whole file. */
+  async readAll() {
+    await this.read(this.entries.keys());
+    check(!(await this.#has(this.size + 1)) && this.bytes.length === this.size, "the file does not end where its last stream ends");
+  }
 }
 
 function parseHeader(text) {
@@ -103,10 +181,6 @@ function isList(values, length, isItem) {
 function integer(header, key, low, high) {
   check(Number.isInteger(header[key]) && isNumber(header[key], low, high), `${key} in the header is not from ${low} to ${high}`);
   return header[key];
-}
-
-function checkNames(streams, names) {
-  check(streams.size === names.length && names.every((name) => streams.has(name)), "streams are missing or unknown");
 }
 
 // ---- LZMA2  [LZMA SDK, lzma-specification.txt] ----
@@ -336,7 +410,8 @@ function unfolded(place, bits) {
 
 // ---- profile "seed" ----
 
-async function readSeed(header, streams) {
+async function* readSeed(file) {
+  const { header, streams } = file;
   const num = integer(header, "gaussians", 0, MAX_GAUSSIANS);
   const rest = header.sh_rest;
   check(SH_REST_COUNTS.includes(rest), "sh_rest in the header is not 0, 3, 8 or 15");
@@ -348,7 +423,8 @@ async function readSeed(header, streams) {
     sizes[`sh_rest.${channel}`] = rest * num;
   }
   sizes.sh_ranges = 24 * (1 + rest);
-  checkNames(streams, Object.keys(sizes));
+  file.checkNames(Object.keys(sizes));
+  await file.readAll();
   const contents = {};
   for (const [name, size] of Object.entries(sizes)) {
     contents[name] = unpackLzma(streams.get(name), size);
@@ -363,11 +439,12 @@ async function readSeed(header, streams) {
     const low = ranges[i], high = ranges[i + 3 * (1 + rest)];
     return Float32Array.from({ length: 256 }, (_, level) => (low * (255 - level) + high * level) / 255);
   });
-  return {
-    num, means: seedMeans(contents.means, num), logScales, quats, opacityLogits,
+  const model = {
+    num, levels: [num], means: seedMeans(contents.means, num), logScales, quats, opacityLogits,
     shDc: fromLevels(contents, "sh_dc", tables.slice(0, 3), num),
     shRest: fromLevels(contents, "sh_rest", tables.slice(3), num),
   };
+  yield { model, num };
 }
 
 function seedMeans(content, num) {
@@ -584,23 +661,55 @@ const ROOTS = [1.0, 1.189207115002721, 1.4142135623730951, 1.681792830507429]; /
 const WEIGHTS = Array.from({ length: 49 }, (_, i) => ROOTS[i % 4] * 2 ** (Math.floor(i / 4) - 6));
 const CELL_BITS = 5; // of an axis of the larger cells, which have a colour basis each
 
-async function readCompact(header, streams) {
-  const size = [...streams.values()].reduce((sum, stream) => sum + stream.length, 0);
-  const num = integer(header, "gaussians", 0, Math.min(MAX_GAUSSIANS, 256 * (size + 1)));
-  const numBlocks = Math.ceil(num / BLOCK);
-  const names = ["viewpoints", "basis", "padding"];
-  for (let i = 0; i < numBlocks; i++) names.push(...["tables", "symbols", "positions", "places"].map((name) => `${name}.${i}`));
-  checkNames(streams, names);
+async function* readCompact(file) {
+  const { header, streams } = file;
+  const num = integer(header, "gaussians", 0, Math.min(MAX_GAUSSIANS, 256 * (file.sizeOfStreams + 1)));
+  const levels = header.version > 2 ? readLevels(header) : [num];
+  const blocks = blocksOf(levels), common = ["viewpoints", "basis"];
+  const namesOf = (i) => ["tables", "symbols", "positions", "places"].map((name) => `${name}.${i}`);
+  file.checkNames([...common, "padding", ...blocks.flatMap((_, i) => namesOf(i))]);
+  await file.read(common);
   const code = readCode(header, streams);
   const widths = { means: 3, logScales: 3, quats: 4, opacityLogits: 1, shDc: 3, shRest: 3 * code.numRest };
-  const model = { num };
+  const model = { num, levels };
   for (const [name, width] of Object.entries(widths)) model[name] = new Float32Array(width * num);
-  for (let i = 0; i < numBlocks; i++) {
-    const start = Math.floor((num * i) / numBlocks), end = Math.floor((num * (i + 1)) / numBlocks);
+  for (const [i, { level, start, end }] of blocks.entries()) {
+    await (end === num ? file.readAll() : file.read(namesOf(i)));
     readBlock(code, (name) => streams.get(`${name}.${i}`), start, end - start, model);
     await breath();
+    if (end < levels[level]) continue;
+    if (levels.length > 1) sortByOpacity(model, widths, levels[level - 1] ?? 0, end);
+    yield { model, num: end };
   }
-  return model;
+  if (!num) {
+    await file.readAll();
+    yield { model, num };
+  }
+}
+
+function readLevels({ levels, gaussians }) {
+  const isRising = Array.isArray(levels) && levels.every((end, i) => Number.isInteger(end) && end > (levels[i - 1] ?? 0));
+  check(isRising && 2 <= levels.length && levels.length <= 2 ** 12 && levels.at(-1) === gaussians, "levels in the header are wrong");
+  return levels;
+}
+
+/** Runs of Gaussians that are stored independently, and the level of each. */
+function blocksOf(levels) {
+  return levels.flatMap((levelEnd, level) => {
+    const levelStart = levels[level - 1] ?? 0, num = levelEnd - levelStart, count = Math.ceil(num / BLOCK);
+    const cut = (i) => levelStart + Math.floor((num * i) / count);
+    return Array.from({ length: count }, (_, i) => ({ level, start: cut(i), end: cut(i + 1) }));
+  });
+}
+
+/** The most opaque Gaussians of a level first, so that it is good to draw its first ones only. */
+function sortByOpacity(model, widths, start, end) {
+  const logits = model.opacityLogits.subarray(start, end);
+  const order = Uint32Array.from(logits.keys()).sort((a, b) => logits[b] - logits[a] || a - b);
+  for (const [name, width] of Object.entries(widths)) {
+    const level = model[name].subarray(width * start, width * end), before = level.slice();
+    order.forEach((from, i) => level.set(before.subarray(width * from, width * (from + 1)), width * i));
+  }
 }
 
 /** Let the page answer between two long computations. */

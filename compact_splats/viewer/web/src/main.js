@@ -5,7 +5,7 @@ import { Color, Matrix4, PerspectiveCamera, Quaternion, Scene, Vector3, WebGLRen
 import { SparkRenderer } from "@sparkjsdev/spark";
 import { Flight } from "./flight.js";
 import { setProjection } from "./lens.js";
-import { drawFirst, meshOf } from "./splats.js";
+import { drawFirst, Reader } from "./splats.js";
 
 const FAR = 1e5; // times the nearest distance
 const STILL_AFTER = 250; // ms without anything new to draw,
@@ -23,10 +23,16 @@ async function main() {
   const spark = newSpark(renderer, about, () => page.ask());
   const page = new Page(about, renderer, camera, scene, spark);
   scene.add(spark);
-  const mesh = await meshOf(modelBytes(), about.format, about.units);
-  scene.add(mesh);
-  if (about.nested) page.offerPrefixes(mesh);
+  const reader = new Reader(about.format, about.units);
+  page.add(await reader.next(await partOfModel(0)));
   page.begin();
+  try {
+    for (let i = 1; i < about.parts; i++) page.add(await reader.next(await partOfModel(i)));
+  } catch (error) {
+    page.remark = `, the others can't be read (${error.message})`; // what is there stays
+  }
+  reader.close();
+  page.end();
 }
 
 function newRenderer(canvas) {
@@ -55,8 +61,14 @@ function newSpark(renderer, about, onDirty) {
   });
 }
 
-function modelBytes() {
-  const element = byId("model");
+/** The bytes of a part of the model, as soon as the browser has them all. */
+async function partOfModel(index) {
+  const name = index ? `model-${index}` : "model";
+  for (let isOver = false; !byId(name)?.nextElementSibling; await new Promise((resolve) => setTimeout(resolve, 20))) {
+    if (isOver) throw new Error("the end of the file is missing");
+    isOver = document.readyState !== "loading";
+  }
+  const element = byId(name);
   const text = atob(element.textContent.trim());
   element.remove();
   const bytes = new Uint8Array(text.length);
@@ -73,6 +85,9 @@ class Page {
   constructor(about, renderer, camera, scene, spark) {
     Object.assign(this, { about, renderer, camera, scene, spark });
     this.index = 0;
+    this.levels = [];
+    this.remark = ", loading";
+    this.isLoading = true;
     this.lens = about.cameras[0];
     this.asked = performance.now();
     this.flight = new Flight(camera, renderer.domElement, new Vector3(...about.up), () => this.#takenOver());
@@ -81,7 +96,7 @@ class Page {
     this.#jump(0, false);
   }
 
-  /** Start to draw, now that the model is there. */
+  /** Start to draw, now that the model or its first level is there. */
   begin() {
     this.#resize();
     this.#state("moving");
@@ -95,22 +110,44 @@ class Page {
         this.#project();
         this.renderer.render(this.scene, this.camera);
         this.idle = 0;
-      } else if (++this.idle >= STILL_FRAMES && now - this.asked > STILL_AFTER && !this.#isSorting) this.#state("still");
+      } else if (++this.idle >= STILL_FRAMES && now - this.asked > STILL_AFTER && !this.#isSorting && !this.isLoading) this.#state("still");
     });
     setTimeout(() => document.body.classList.add("calm"), HINT_MS);
   }
 
-  /** Show the slider of a nested model, whose first splats alone are a good model. */
-  offerPrefixes(mesh) {
-    const slider = byId("share"), whole = mesh.numSplats;
-    slider.oninput = () => {
-      const count = Math.ceil((whole * slider.value) / 100);
-      drawFirst(mesh, count);
-      byId("number").textContent = `${count.toLocaleString("en")} Gaussians`;
-      this.ask();
-    };
-    slider.oninput();
-    byId("prefix").hidden = false;
+  /** Add a model, or the next level of a nested one, whose first splats alone are a good model; the slider goes that far. */
+  add({ mesh, total }) {
+    const slider = byId("share"), isAll = slider.value === slider.max;
+    this.scene.add(mesh);
+    this.levels.push({ mesh, num: mesh.numSplats });
+    this.total = total;
+    slider.max = Math.floor((100 * this.#numRead) / total);
+    if (isAll) slider.value = slider.max;
+    byId("prefix").hidden = !this.about.nested;
+    this.#drawFirst();
+  }
+
+  /** All levels are there, or no more will come. */
+  end() {
+    this.isLoading = false;
+    this.#drawFirst();
+  }
+
+  get #numRead() {
+    return this.levels.reduce((sum, { num }) => sum + num, 0);
+  }
+
+  /** Draw the splats up to the slider. */
+  #drawFirst() {
+    const slider = byId("share"), read = this.#numRead;
+    let left = slider.value === slider.max ? read : Math.min(read, Math.ceil((this.total * slider.value) / 100));
+    const said = read < this.total ? `of ${this.total.toLocaleString("en")} Gaussians${this.remark}` : "Gaussians";
+    byId("number").textContent = `${left.toLocaleString("en")} ${said}`;
+    for (const { mesh, num } of this.levels) {
+      drawFirst(mesh, Math.min(left, num));
+      left -= Math.min(left, num);
+    }
+    this.ask();
   }
 
   /** Ask for a new picture. */
@@ -172,6 +209,7 @@ class Page {
 
   #listen() {
     addEventListener("resize", () => this.#resize());
+    byId("share").oninput = () => this.#drawFirst();
     byId("previous").onclick = () => this.#jump(this.index - 1);
     byId("next").onclick = () => this.#jump(this.index + 1);
     byId("camera").onclick = () => this.#jump(this.index);

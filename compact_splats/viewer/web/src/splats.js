@@ -6,38 +6,48 @@ import { packHarmonics } from "./harmonics.js";
 
 const SH_C0 = 0.28209479177387814; // spherical harmonic of degree 0
 
-/**
- * Read a model.
- *
- * @param {Uint8Array} bytes of the file
- * @param {"gsz" | "spz"} format of the file
- * @param {{origin: number[], scale: number}} units of the coordinates in the file: file = origin + scale * world
- * @returns {Promise<SplatMesh>} in world units
- */
-export async function meshOf(bytes, format, units) {
-  const mesh = new SplatMesh({ extSplats: splatsOf(await decoded(bytes, format), units) });
-  await mesh.initialized;
-  return mesh;
+/** Reads a model in a worker, so that the page stays responsive. */
+export class Reader {
+  #address = URL.createObjectURL(new Blob([workerSource], { type: "text/javascript" }));
+  #worker = new Worker(this.#address);
+  #num = 0; // of the Gaussians that it has read
+
+  /**
+   * @param {"gsz" | "spz"} format of the file
+   * @param {{origin: number[], scale: number}} units of the coordinates in the file: file = origin + scale * world
+   */
+  constructor(format, units) {
+    Object.assign(this, { format, units });
+  }
+
+  /**
+   * Read the next level.
+   *
+   * @param {Uint8Array} bytes of the file, from the end of the level before to that of this one
+   * @returns {Promise<{mesh: SplatMesh, total: number}>} in world units, and the number of Gaussians in the file
+   */
+  async next(bytes) {
+    const { level, total } = await new Promise((resolve, reject) => {
+      this.#worker.onmessage = ({ data: { result, error } }) => (error === undefined ? resolve(result) : reject(new Error(error)));
+      this.#worker.onerror = ({ message }) => reject(new Error(message ?? "its worker does not run"));
+      this.#worker.postMessage({ id: 0, name: "decode", args: { bytes, format: this.format, start: this.#num } }, [bytes.buffer]);
+    });
+    this.#num += level.num;
+    const mesh = new SplatMesh({ extSplats: splatsOf(level, this.units) });
+    await mesh.initialized;
+    return { mesh, total };
+  }
+
+  close() {
+    this.#worker.terminate();
+    URL.revokeObjectURL(this.#address);
+  }
 }
 
 /** Draw only the first `count` splats of a mesh. */
 export function drawFirst(mesh, count) {
   mesh.extSplats.numSplats = count;
   mesh.updateMappingVersion();
-}
-
-/** The model in a file, by a worker, so that the page stays responsive. */
-function decoded(bytes, format) {
-  const address = URL.createObjectURL(new Blob([workerSource], { type: "text/javascript" }));
-  const worker = new Worker(address);
-  return new Promise((resolve, reject) => {
-    worker.onmessage = ({ data: { result, error } }) => (error === undefined ? resolve(result) : reject(new Error(error)));
-    worker.onerror = ({ message }) => reject(new Error(message ?? "its worker does not run"));
-    worker.postMessage({ id: 0, name: "decode", args: { bytes, format } }, [bytes.buffer]);
-  }).finally(() => {
-    worker.terminate();
-    URL.revokeObjectURL(address);
-  });
 }
 
 function splatsOf({ num, means, logScales, quats, opacityLogits, shDc, shRest }, { origin, scale }) {

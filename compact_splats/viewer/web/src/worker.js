@@ -1,17 +1,30 @@
 // What the page does off its main thread: it decodes the model, and sorts splats. Messages are those of Spark's own
 // worker, in whose place build.mjs puts this one: {id, name, args} comes in, {id, result} or {id, error} goes out.
 
-import { decodeGsz } from "./gsz.js";
+import { decodeLevels } from "./gsz.js";
 import { decodeSpz } from "./spz.js";
 
 const INFINITE = 0x7f800000; // bits of a float32; above are NaN, and negative numbers
 const RADIX = 1 << 16;
 
+const decoders = { gsz: decodeLevels, spz: onlyLevel };
+let parts, levels; // of the file that is being read
+
 const calls = {
-  /** The model in a file, see `decodeGsz`. */
-  async decode({ bytes, format }) {
-    const model = await (format === "gsz" ? decodeGsz : decodeSpz)(bytes);
-    return [model, [...new Set(Object.values(model).filter(ArrayBuffer.isView).map((array) => array.buffer))]];
+  /**
+   * The next level of a model, a model of its own: see `decodeGsz`; and the number of Gaussians of all levels. `bytes` are those
+   * of the file up to its end, without those of the levels before, which have `start` Gaussians.
+   */
+  async decode({ bytes, format, start }) {
+    if (!start) levels = decoders[format]((parts = []));
+    parts.push(bytes);
+    const { value: { model, num } } = await levels.next();
+    const total = model.num;
+    const level = Object.fromEntries(Object.entries(model).filter(([, array]) => ArrayBuffer.isView(array)).map(([name, array]) => {
+      const width = array.length / total;
+      return [name, num - start < total ? array.slice(width * start, width * num) : array];
+    }));
+    return [{ level: { ...level, num: num - start }, total }, [...new Set(Object.values(level).map((array) => array.buffer))]];
   },
 
   /**
@@ -23,6 +36,11 @@ const calls = {
     return [{ activeSplats, readback, ordering }, [readback.buffer, ordering.buffer]];
   },
 };
+
+async function* onlyLevel(parts) {
+  const model = await decodeSpz(parts[0]);
+  yield { model, num: model.num };
+}
 
 /** A radix sort in two passes of 16 bits; the number of splats in the order. */
 function sortFarToNear(depths, ordering) {
