@@ -110,8 +110,9 @@ def compress(config: CompressConfig) -> dict[str, Any]:
         config.say(HEADER)
         stage = PostHoc(
             given.model, quantizer_of(config, given.photos.scene.train, given.model.units), decode, given.photos,
-            config.make_schedule(), RATES[config.profile], report=lambda stage: config.say(table_line(stage)),
-            quiet=config.quiet, prefixes=random_stream(config.seed, "prefixes") if nested else None,
+            config.make_schedule(), RATES[config.profile], config.prune_by,
+            report=lambda stage: config.say(table_line(stage)), quiet=config.quiet,
+            prefixes=random_stream(config.seed, "prefixes") if nested else None,
         )  # fmt: skip
         with input_errors(source, "repair the model or train it again"):
             result = stage.run(goals_of(config), source.stat().st_size)

@@ -24,6 +24,7 @@ from compact_splats.arguments.schedule import LearningRates
 from compact_splats.utils.errors import InputError
 
 PROFILES = ("compact", "seed")
+PRUNE_BY = ("error", "gradient")
 QUALITIES = ("small", "default", "high")  # of compact; what they mean: compression/compact.py
 DEFAULT_ROUNDS = 25  # [POSTHOC]
 
@@ -215,6 +216,10 @@ class CompressConfig(FineTuneConfig, KeepConfig):
     prune: bool = option(
         True, type=bool, group="basic", help="prune in rounds; --no-prune: only quantize and fine-tune"
     )
+    prune_by: str = option(
+        "error", choices=PRUNE_BY, help="prune the Gaussians whose removal changes the images least, squared, or "
+        "those with the smallest gradient of the loss"
+    )  # fmt: skip
     target_gaussians: int | None = option(
         None, type=int, group="basic", help="prune to exactly this number of Gaussians"
     )  # fmt: skip
@@ -246,6 +251,8 @@ class CompressConfig(FineTuneConfig, KeepConfig):
             at_least(low, flag, value)
             if not self.prune:
                 raise InputError(f"{flag} and --no-prune exclude each other: leave one of them out")
+        if self.prune_by != "error" and not self.prune:
+            raise InputError("--prune-by and --no-prune exclude each other: leave one of them out")
         for name in ("steps", "target_mb", "max_psnr_drop"):
             if getattr(self, name) == math.inf:
                 raise InputError(f"--{name.replace('_', '-')} must be finite: leave it out for no limit")

@@ -53,6 +53,7 @@ KERNELS = {
     "segment_kernel<GradientPass<false, true>>": Kernel(128, segment_bytes(12, 8, 8), 40, 340),
     "segment_kernel<GradientPass<false, false>>": Kernel(128, segment_bytes(12, 8, 8), 40, 235),
     "segment_kernel<ImportancePass>": Kernel(128, segment_bytes(4, 4, 4), 30, 280),
+    "segment_kernel<RemovalPass>": Kernel(128, segment_bytes(16, 16, 4)),
     "similarity_kernel": Kernel(256, 4 * (2 * 42 * 44 + 4 * 42 * 32 + 16)),
     "gradient_kernel": Kernel(256, 4 * (3 * 42 * 44 + 3 * 42 * 32)),
     "emit_kernel": Kernel(256),

@@ -9,13 +9,14 @@ from dataclasses import dataclass
 import torch
 from diff_gaussian_rasterization import DEVICES, Importance, RenderPass, View, rasterize
 from diff_gaussian_rasterization import importance as rasterize_importance
+from diff_gaussian_rasterization import removal_error as rasterize_removal_error
 from torch import Tensor
 
 from compact_splats.gaussian_renderer.gradient_stats import GradientStats
 from compact_splats.scene.cameras import Camera
 from compact_splats.scene.gaussian_model import GaussianModel
 
-__all__ = ["DEVICES", "RenderOutput", "importance", "render", "render_pass"]
+__all__ = ["DEVICES", "RenderOutput", "importance", "removal_error", "render", "render_pass"]
 
 
 @dataclass
@@ -117,6 +118,32 @@ def importance(camera: Camera, model: GaussianModel, pixel_weights: Tensor) -> I
         opacity_logits=rows["opacity_logits"],
         antialiased=model.antialiased,
         pixel_weights=pixel_weights,
+    )
+
+
+@torch.no_grad()
+def removal_error(
+    camera: Camera, model: GaussianModel, background: Tensor, photo: Tensor, mask: Tensor | None = None
+) -> Tensor:
+    """How much the squared error of a view changes if one Gaussian is removed, for each Gaussian [docs/math.md eq. 20].
+
+    Args:
+        camera: the view.
+        model: the Gaussians.
+        background: as for :func:`render`.
+        photo: (3,H,W) float in [0, 1] on the model's device.
+        mask: (H,W) bool, False where the pixel does not count.
+
+    Returns:
+        (N,) the change of the sum over pixels and channels; negative where the removal reduces the error.
+    """
+    return rasterize_removal_error(
+        _view(camera, background),
+        **_rows(model),
+        sh_degree=model.sh_degree,
+        antialiased=model.antialiased,
+        photo=photo,
+        pixel_weights=None if mask is None else mask.to(photo),
     )
 
 

@@ -54,7 +54,7 @@ def load(path: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     memory = DeviceMemory(path)
-    functions = "forward", "backward", "importance", "photometric_loss", "adam", "add_gradients"
+    functions = "forward", "backward", "importance", "removal_error", "photometric_loss", "adam", "add_gradients"
     for name in ("Rows", "Outputs", "AdamStep", "GradientSum", *functions):
         setattr(module, name, memory.knowing_arguments_of(getattr(module, name)))
     queue = module.Queue

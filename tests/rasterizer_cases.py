@@ -11,7 +11,7 @@ from types import ModuleType
 import diff_gaussian_rasterization
 import torch
 import torch_reference as reference
-from diff_gaussian_rasterization import View, importance, rasterize, render_pass
+from diff_gaussian_rasterization import View, importance, rasterize, removal_error, render_pass
 from diff_gaussian_rasterization.queue import queue_for, thread_count
 from torch import Tensor
 
@@ -264,6 +264,20 @@ class Engine:
             return importance(
                 self.view(case, dtype), **inputs, antialiased=case.antialiased,
                 pixel_weights=pixel_weights.to(self.device, dtype), threads=threads,
+            )  # fmt: skip
+
+    def removal_error(
+        self, case: Case, photo: Tensor, pixel_weights: Tensor | None, dtype: torch.dtype = torch.float64,
+        threads: int = 0,
+    ) -> Tensor:  # fmt: skip
+        """The engine's removal errors of a case's Gaussians."""
+        inputs = {name: value.to(self.device, dtype) for name, value in case.inputs.items()}
+        inputs.setdefault("quats", None)
+        with self.active():
+            return removal_error(
+                self.view(case, dtype), **inputs, sh_degree=case.sh_degree, antialiased=case.antialiased,
+                photo=photo.to(self.device, dtype), threads=threads,
+                pixel_weights=None if pixel_weights is None else pixel_weights.to(self.device, dtype),
             )  # fmt: skip
 
 

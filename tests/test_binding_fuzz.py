@@ -118,6 +118,20 @@ def importance(change: Callable[[Arguments], Arguments], right: Arguments) -> No
     )  # fmt: skip
 
 
+def removal_error(change: Callable[[Arguments], Arguments], right: Arguments) -> None:
+    names = ("out.image", "images.image", "pixel_weights", "weighted")  # few, or most calls would have no wrong one
+    wrong = change({name: right[name] for name in names})
+    frame = _C.forward(
+        _C.Rows(**part(right, "rows.")), view_of(right), _C.Queue(), antialiased=right["antialiased"],
+        sh_degree=right["sh_degree"], threads=right["threads"], differentiable=True,
+        out=_C.Outputs(*part(right, "out.").values()), radii=right["radii"],
+    )  # fmt: skip
+    _C.removal_error(
+        frame, _C.Queue(), image=wrong["out.image"], photo=wrong["images.image"], pixel_weights=wrong["pixel_weights"],
+        change=wrong["weighted"],
+    )  # fmt: skip
+
+
 def loss_arguments(arrays: Arrays, rng: random.Random) -> Arguments:
     shape = (rng.choice((1, 3, 4)), rng.choice((1, 20)), rng.choice((1, 40)))
     photo = arrays.make(*shape, dtype=rng.choice((torch.float32, torch.uint8)))
@@ -162,8 +176,8 @@ def add_gradients(change: Callable[[Arguments], Arguments], right: Arguments) ->
 
 
 TARGETS = (
-    (render_arguments, forward_and_backward), (render_arguments, importance), (loss_arguments, loss),
-    (adam_arguments, adam), (sum_arguments, add_gradients),
+    (render_arguments, forward_and_backward), (render_arguments, importance),
+    (render_arguments, removal_error), (loss_arguments, loss), (adam_arguments, adam), (sum_arguments, add_gradients),
 )  # fmt: skip
 
 

@@ -50,6 +50,7 @@ FLAGS = [
     ("--profile seed", "profile", "seed"),
     ("--quality small", "quality", "small"),
     ("--no-prune", "prune", False),
+    ("--prune-by gradient", "prune_by", "gradient"),
     ("--target-gaussians 5", "target_gaussians", 5),
     ("--target-mb 1.5", "target_mb", 1.5),
     ("--max-psnr-drop 0.5", "max_psnr_drop", 0.5),
@@ -146,6 +147,7 @@ BAD = [
     "--quality best",
     "--quality small",  # is of compact
     "--no-prune --rounds 3",
+    "--no-prune --prune-by gradient",
     "--no-prune --target-mb 3",
     "--seed -1",
     "--threads -1",
@@ -266,7 +268,7 @@ def test_a_failure_on_the_way_leaves_an_older_file_alone(folder, monkeypatch):
     def fail(*args, **settings):
         raise RuntimeError("the power went out")
 
-    monkeypatch.setattr("compact_splats.compression.posthoc.gradient_scores", fail)
+    monkeypatch.setattr("compact_splats.compression.posthoc.removal_scores", fail)
     with pytest.raises(RuntimeError):
         compressed(folder, "--rounds", "2")
     assert files_in(folder) == before

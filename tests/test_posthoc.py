@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+from functools import partial
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from compact_splats.arguments.compress import FineTuneRates, Phase, PostHocSched
 from compact_splats.compression.compact import CompactQuantizer
 from compact_splats.compression.finetune import Photos, as_stored, between, fine_tune, squares_loss
 from compact_splats.compression.posthoc import Goals, PostHoc, Result, Stage
-from compact_splats.compression.scores import gradient_scores
+from compact_splats.compression.scores import gradient_scores, removal_scores
 from compact_splats.compression.seed import SeedQuantizer
 from compact_splats.gaussian_renderer import render
 from compact_splats.gaussian_renderer.evaluation import evaluate, ground_truth
@@ -89,14 +90,31 @@ def test_a_score_is_the_sum_over_rows_of_the_norm_of_the_gradient_of_all_views(s
     torch.testing.assert_close(scores, expected, rtol=1e-3, atol=1e-6)
 
 
-def test_a_gaussian_that_no_view_sees_has_score_zero_and_goes_first(scene, trained, stage):
+def test_a_gaussian_that_no_view_sees_has_score_zero(scene, trained, stage):
     work = stage()
     with torch.no_grad():
         work.model.parameters["means"][7] += 1e4
         work.model.parameters["opacity_logits"][11] = -20.0
     scores = gradient_scores(work.model, scene.train, BLACK, ssim_weight=0.2)
     assert scores[7] == scores[11] == 0 and (scores > 0).sum() > 300
+    scores = removal_scores(work.model, scene.train, BLACK)
+    assert scores[7] == scores[11] == 0 and (scores > 0).sum() > 300
     assert all(row.grad is None for row in work.model.parameters.values())
+
+
+def test_a_removal_score_is_the_mean_squared_change_of_the_images(scene, trained):
+    scores = removal_scores(trained, scene.train, BLACK)
+
+    def images(model: GaussianModel) -> torch.Tensor:
+        return torch.stack([render(camera, model, BLACK).image for camera in scene.train]).double()
+
+    with torch.no_grad():
+        whole = images(trained)
+        for i in (*scores.topk(3).indices.tolist(), scores.argsort()[NUM // 2].item()):
+            others = torch.arange(NUM) != i
+            rest = trained.with_parameters({name: row[others] for name, row in trained.parameters.items()})
+            expected = (images(rest) - whole).square().mean().item()
+            assert scores[i].item() == pytest.approx(expected, rel=1e-2) and expected > 0  # early termination, rounding
 
 
 # ---- fine-tuning ----
@@ -343,14 +361,25 @@ def test_a_fine_store_and_few_removed_lose_little(stage):
     assert result.course[-1].train_psnr > result.course[0].train_psnr - 0.1
 
 
-def test_removing_by_score_loses_less_than_removing_the_others(stage, trained, scene):
+@pytest.mark.parametrize("score", [removal_scores, partial(gradient_scores, ssim_weight=0.2)])
+def test_removing_by_score_loses_less_than_removing_the_others(score, trained, scene):
     psnr = []
     for largest in (True, False):
         model = copy.deepcopy(trained)
-        scores = gradient_scores(model, scene.train, BLACK, ssim_weight=0.2)
+        scores = score(model, scene.train, BLACK)
         model.keep(scores.topk(300, largest=largest).indices.sort().values)
         psnr.append(evaluate(scene.train, model, BLACK)["psnr"])
     assert psnr[0] > psnr[1] + 0.5
+
+
+def test_the_stage_prunes_by_the_score_that_it_is_told(stage, trained, monkeypatch):
+    order = torch.arange(NUM)
+    monkeypatch.setattr("compact_splats.compression.posthoc.removal_scores", lambda *args, **settings: order)
+    monkeypatch.setattr("compact_splats.compression.posthoc.gradient_scores", lambda *args, **settings: -order)
+    for prune_by, kept in (("error", order[20:]), ("gradient", order[:380])):
+        work = stage(SHORT.scaled(0), prune_by=prune_by)
+        work.run(Goals(rounds=1), 0)
+        assert torch.equal(work.model.parameters["means"].detach(), trained.parameters["means"].detach()[kept])
 
 
 def test_the_same_seed_gives_the_same_file(stage):

@@ -158,6 +158,56 @@ def test_importance_ignores_what_the_image_ignores(engine):
     assert abs(out.total.double().sum().item() / lost.item() - 1) < 1e-5  # measured: 3e-8
 
 
+def faint(case: Case) -> Case:
+    """The case with a tenth of the opacities: many splats in a pixel, and no early termination."""
+    return case.but({"opacities": case.inputs["opacities"] / 10})
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        make_case(1),
+        make_case(2, color="colors", antialiased=True),
+        make_case(3, shape="covariances", color="sh1"),
+        make_case(4, activated=False),
+        faint(make_case(5, 300, 16, 16, in_front=True, size=4.0)),
+    ],
+    ids=["sh3", "colors, antialiased", "covariances", "before activation", "hundreds in a pixel"],
+)
+def test_the_removal_error_is_that_of_a_render_without_the_gaussian(engine, case):
+    """For each Gaussian, where no pixel stops early with or without it."""
+    full = CPU.run(case)
+    photo = torch.rand(full["image"].shape, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
+    # If T stays above 1e-2, no single splat has brought it below 1e-4.
+    weights = torch.rand(photo.shape[1:], dtype=torch.float64) * (full["transmittance"] > 0.0101)
+    assert (weights > 0).double().mean() > 0.5
+
+    def squared_error(image):
+        return (weights * (image - photo) ** 2).sum()
+
+    expected = torch.zeros(case.num_gaussians, dtype=torch.float64)
+    for i in range(case.num_gaussians):
+        rest = {name: torch.cat([rows[:i], rows[i + 1 :]]) for name, rows in case.inputs.items()}
+        expected[i] = squared_error(CPU.rasterize(case, rest).image) - squared_error(full["image"])
+    assert (expected < 0).any() and (expected > 0).any() and (expected == 0).any() == (full["radii"] == 0).any()
+    if engine.has_double:
+        # Worst measured: 2e-13.
+        assert relative_error(engine.removal_error(case, photo, weights), expected) < 1e-10
+    actual = engine.removal_error(case, photo, weights, torch.float32)
+    assert actual.dtype == torch.float32
+    assert relative_error(actual.cpu().double(), expected) < 1e-3
+
+
+def test_a_removal_error_counts_all_pixels_unless_told(engine):
+    case = case_of("sh3")
+    photo = torch.zeros(3, case.camera.height, case.camera.width)
+    everywhere = engine.removal_error(case, photo, torch.ones(photo.shape[1:]), torch.float32)
+    assert relative_error(engine.removal_error(case, photo, None, torch.float32), everywhere) < 1e-6
+    assert not engine.removal_error(case, photo, torch.zeros(photo.shape[1:]), torch.float32).any()
+    with pytest.raises(ValueError, match=r"photo.*\(3, 17, 33\).*\(3, 33, 17\)"):
+        engine.removal_error(case, photo.mT, None, torch.float32)
+
+
 def test_stats_accumulate_the_norm_of_the_absolute_pair(engine):
     """Each backward pass adds |(sum |x|, sum |y|)| and one view to every visible Gaussian, and nothing to others."""
     views = [case_of("sh3", 1), case_of("sh3", 2)]

@@ -51,15 +51,21 @@ def test_reruns_give_the_same_pictures_without_asking(engine, crowd):
 
 
 def test_importance_has_the_same_bits_where_they_are_asked_for(engine, crowd, deterministic):
+    """And so have removal errors."""
     weights = torch.rand(99, 150, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    first = engine.importance(crowd, weights, torch.float32)._asdict()
+
+    def everything() -> dict:
+        errors = engine.removal_error(crowd, weights.expand(3, -1, -1), weights, torch.float32)
+        return engine.importance(crowd, weights, torch.float32)._asdict() | {"removal_error": errors}
+
+    first = everything()
     for _ in range(3):
-        assert_same_bits(engine.importance(crowd, weights, torch.float32)._asdict(), first)
+        assert_same_bits(everything(), first)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float", "double"])
 def test_threads_do_not_change_a_bit(crowd, dtype):
-    """Outputs, gradients and importance are the same bits on 1, 2, 3 and 8 threads."""
+    """Outputs, gradients, importance and removal errors are the same bits on 1, 2, 3 and 8 threads."""
     engine = CPU
     weights = torch.rand(99, 150, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
@@ -67,7 +73,8 @@ def test_threads_do_not_change_a_bit(crowd, dtype):
         stats = (torch.zeros(crowd.num_gaussians), torch.zeros(crowd.num_gaussians, dtype=torch.int32))
         out = engine.run(crowd, dtype, threads=threads, stats=stats)
         scores = engine.importance(crowd, weights, dtype, threads=threads)
-        return out | {"abs_grad_sum": stats[0], "views": stats[1]} | scores._asdict()
+        errors = engine.removal_error(crowd, weights.expand(3, -1, -1), weights, dtype, threads=threads)
+        return out | {"abs_grad_sum": stats[0], "views": stats[1], "removal_error": errors} | scores._asdict()
 
     alone = everything(1)
     for threads in (2, 3, 8, 0):

@@ -70,7 +70,7 @@ CASES = {
 
 
 def run(engine: Engine, case: Case) -> dict[str, Tensor]:
-    """Outputs, gradients, statistics and importance."""
+    """Outputs, gradients, statistics, importance, and removal errors where there is weight on the image."""
     num, on = case.num_gaussians, {"device": engine.device}
     stats = (torch.zeros(num, **on), torch.zeros(num, **on, dtype=torch.int32))
     camera = case.camera
@@ -78,6 +78,8 @@ def run(engine: Engine, case: Case) -> dict[str, Tensor]:
     values = engine.run(case, torch.float32, stats=stats)
     values |= {"abs_grad_sum": stats[0].cpu().double(), "views": stats[1].cpu()}
     scores = engine.importance(case, weights, torch.float32)
+    errors = engine.removal_error(case, case.weights["image"].abs(), case.weights["image"][0] != 0, torch.float32)
+    values["removal_error"] = errors.cpu().double()
     return values | {name: value.cpu() for name, value in scores._asdict().items()}
 
 
@@ -104,7 +106,7 @@ def test_cuda_equals_the_cpu(engine, name, mode, request):
         # Worst measured: 2e-5.
         assert relative_error(actual[output] * clear, expected[output] * clear) < 2e-4, output
     assert (actual["image"] - expected["image"]).abs().max() < 5 / 255
-    for gradient in [key for key in expected if key.startswith("d_")] + ["abs_grad_sum"]:
+    for gradient in [key for key in expected if key.startswith("d_")] + ["abs_grad_sum", "removal_error"]:
         # Worst measured: 7e-5 (rotations).
         assert relative_error(actual[gradient], expected[gradient]) < 1e-3, gradient
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from compact_splats.arguments.compress import FineTuneRates, OrderSchedule, Phase
 from compact_splats.compression.finetune import Photos, fit
-from compact_splats.compression.scores import gradient_scores
+from compact_splats.compression.scores import removal_scores
 from compact_splats.gaussian_renderer.evaluation import evaluate
 from compact_splats.scene.gaussian_model import GaussianModel
 from compact_splats.training.natural_selection import TARGET_LOGIT
@@ -144,9 +144,7 @@ def _ordered(
 
 
 def _best_first(model: GaussianModel, photos: Photos) -> Tensor:
-    scores = gradient_scores(
-        model, photos.scene.train, photos.background, ssim_weight=photos.ssim_weight, exposure=photos.exposure
-    )
+    scores = removal_scores(model, photos.scene.train, photos.background)
     return scores.argsort(descending=True, stable=True)
 
 

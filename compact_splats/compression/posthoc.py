@@ -1,4 +1,4 @@
-"""The post-hoc stage: rounds of pruning by gradient score and quantization-aware fine-tuning [POSTHOC].
+"""The post-hoc stage: rounds of pruning and quantization-aware fine-tuning [POSTHOC].
 
 It writes no files: the result is the bytes of a .gsz and the measurements of every stage.
 """
@@ -20,7 +20,7 @@ from compact_splats.compression.arrays import Arrays
 from compact_splats.compression.finetune import Photos, as_stored, fine_tune
 from compact_splats.compression.ordering import drawn_prefix
 from compact_splats.compression.quantizer import Quantizer
-from compact_splats.compression.scores import gradient_scores
+from compact_splats.compression.scores import gradient_scores, removal_scores
 from compact_splats.gaussian_renderer.evaluation import evaluate
 from compact_splats.scene.gaussian_model import GaussianModel
 from compact_splats.training.progress import Progress
@@ -140,6 +140,7 @@ class PostHoc:
         photos: the data of fine-tuning.
         schedule: the share that is pruned in each round, and the phases of fine-tuning.
         rates: Adam's learning rates.
+        prune_by: the score of a Gaussian: "error", see `removal_scores`, or "gradient", see `gradient_scores`.
         report: is called with every stage.
         quiet: show no progress bar.
         prefixes: of a nested model that stays nested: draws the number of Gaussians that a step of fine-tuning renders;
@@ -152,6 +153,7 @@ class PostHoc:
     photos: Photos
     schedule: PostHocSchedule = field(default_factory=PostHocSchedule)
     rates: FineTuneRates = field(default_factory=FineTuneRates)
+    prune_by: str = "error"
     report: Callable[[Stage], None] = lambda stage: None
     quiet: bool = False
     prefixes: torch.Generator | None = None
@@ -209,9 +211,11 @@ class PostHoc:
         """Keep the ``count`` Gaussians with the highest scores."""
         stored = as_stored(self.model, self.quantizer)
         photos = self.photos
-        scores = gradient_scores(
-            stored, photos.scene.train, photos.background, ssim_weight=photos.ssim_weight, exposure=photos.exposure
-        )
+        views = photos.scene.train, photos.background
+        if self.prune_by == "gradient":
+            scores = gradient_scores(stored, *views, ssim_weight=photos.ssim_weight, exposure=photos.exposure)
+        else:
+            scores = removal_scores(stored, *views)
         self.model.keep(scores.argsort(descending=True, stable=True)[:count].sort().values)
 
     def _fine_tune(self, name: str, phase: Phase, given: GaussianModel | None = None) -> None:

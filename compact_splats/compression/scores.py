@@ -1,6 +1,6 @@
-"""Pruning scores: the gradient of the image loss at each Gaussian, over all training views [POSTHOC].
+"""Pruning scores, over all training views: of a Gaussian, how much worse the views become without it.
 
-``compression/posthoc.py`` decides what is pruned by them, and when.
+``compression/posthoc.py`` and ``ordering.py`` decide what is pruned by them, and when.
 """
 
 from collections.abc import Sequence
@@ -9,11 +9,34 @@ import torch
 from diff_gaussian_rasterization import photometric_loss
 from torch import Tensor
 
-from compact_splats.gaussian_renderer import render
+from compact_splats.gaussian_renderer import removal_error, render
 from compact_splats.gaussian_renderer.evaluation import ground_truth
 from compact_splats.scene.cameras import Camera, in_turn
 from compact_splats.scene.gaussian_model import GaussianModel
 from compact_splats.training.exposure import Exposure
+
+
+def removal_scores(model: GaussianModel, cameras: Sequence[Camera], background: Tensor) -> Tensor:
+    """Mean squared change of the images if one Gaussian is removed, for each Gaussian [docs/math.md eq. 20].
+
+    The images are compared with those of the whole model, not with the photos. The error to the photos falls where one
+    of several Gaussians that cause it together is removed; but all of them would be pruned for the same error.
+
+    Args:
+        model: is rendered.
+        cameras: the training views; pixels that their masks leave out do not count.
+        background: (3,) RGB in [0, 1].
+
+    Returns:
+        (N,) >= 0; 0 for Gaussians that no view sees.
+    """
+    scores = torch.zeros(model.num_gaussians, device=model.device)
+    for camera in in_turn(cameras, model.device):
+        _, mask = ground_truth(camera, model.device, background)
+        with torch.no_grad():
+            image = render(camera, model, background).image
+        scores += removal_error(camera, model, background, image, mask) / (image.numel() * len(cameras))
+    return scores
 
 
 def gradient_scores(
@@ -24,7 +47,7 @@ def gradient_scores(
     ssim_weight: float,
     exposure: Exposure | None = None,
 ) -> Tensor:
-    """Sum over the parameters of the norm of the loss's gradient, added up over the views.
+    """Sum over the parameters of the norm of the loss's gradient, added up over the views [POSTHOC].
 
     One pass over the views and memory for one gradient. Opposite gradients of two views cancel, as in training.
 

@@ -133,7 +133,17 @@ template <class T> void check_importance(const FuzzScene<T>& scene, const Option
     REQUIRE(sum(num_pixels) == sum(num_gaussians));
 }
 
-/// Forward, backward and importance; the number of threads changes no bit.
+template <class T>
+void check_removal(const FuzzScene<T>& scene, const Frame<T>& frame, const Pictures<T>& pictures) {
+    std::vector<T> change(scene.count, T(-7));
+    removal_error(frame, {pictures.image.data(), scene.v_image.data(), scene.v_transmittance.data()}, change.data());
+    for (int64_t n = 0; n < scene.count; ++n) {
+        REQUIRE(frame.radius_px[n] > 0 || change[n] == 0);
+        REQUIRE(!scene.is_tame() || std::isfinite(change[n]));
+    }
+}
+
+/// Forward, backward, importance and removal errors; the number of threads changes no bit.
 template <class T> void run_scene(Bytes& bytes) {
     const FuzzScene<T> scene(bytes);
     Pictures<T> pictures;
@@ -142,6 +152,7 @@ template <class T> void run_scene(Bytes& bytes) {
     const AllGradients<T> gradients = run_backward(scene, frame, pictures);
     check_gradients(scene, frame, gradients);
     check_importance(scene, scene.options);
+    check_removal(scene, frame, pictures);
     if (scene.options.num_threads == 1) return;
     Options alone = scene.options;
     alone.num_threads = 1;

@@ -13,7 +13,7 @@ from .compat import GaussianRasterizationSettings, GaussianRasterizer, TamingRes
 from .levels import load_level
 from .loss import Loss, photometric_loss, ssim
 from .optimizer import SparseGaussianAdam
-from .rasterizer import Importance, Rasterized, View, importance, rasterize
+from .rasterizer import Importance, Rasterized, View, importance, rasterize, removal_error
 from .render_pass import RenderPass
 
 # "v2", "v3" or "v4" of x86-64; empty in a build for one processor.
@@ -36,5 +36,6 @@ __all__ = [
     "importance",
     "photometric_loss",
     "rasterize",
+    "removal_error",
     "ssim",
 ]

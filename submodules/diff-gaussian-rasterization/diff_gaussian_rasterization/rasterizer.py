@@ -268,3 +268,59 @@ def importance(
         threads=thread_count(threads), pixel_weights=pixel_weights.contiguous(), **result._asdict(),
     )  # fmt: skip
     return result
+
+
+@torch.no_grad()
+def removal_error(
+    view: View,
+    means: Tensor,
+    quats: Tensor | None,
+    scales: Tensor | None = None,
+    opacities: Tensor | None = None,
+    *,
+    photo: Tensor,
+    pixel_weights: Tensor | None = None,
+    log_scales: Tensor | None = None,
+    opacity_logits: Tensor | None = None,
+    sh_dc: Tensor | None = None,
+    sh_rest: Tensor | None = None,
+    sh_degree: int = 0,
+    colors: Tensor | None = None,
+    covariances: Tensor | None = None,
+    antialiased: bool = False,
+    threads: int = 0,
+) -> Tensor:
+    """How much the squared error of a view changes if one Gaussian is removed, for each Gaussian [docs/math.md eq. 20].
+
+    For Gaussian i this is the sum over pixels and channels of w dC_i (2 (C - photo) + dC_i), C being the rendered
+    colour, w the weight of the pixel, and dC_i = T_i alpha_i (B_i - c_i) what the removal adds to C: B_i is the colour
+    behind i, the background included. It is exact where blending does not stop early; splats that are left out because
+    the transmittance is too small are taken to be left out without i, too. No gradient; other arguments as in
+    `rasterize`.
+
+    Args:
+        photo: (3, H, W), of the dtype of the Gaussians.
+        pixel_weights: (H, W), also of this dtype; 0 where a pixel does not count. None: 1 everywhere.
+
+    Returns:
+        (N,), of this dtype; negative where the removal reduces the error, 0 for Gaussians that are not seen.
+
+    Raises:
+        ValueError: A shape, dtype or device is not as above.
+    """
+    rows = dict(zip(_ROWS, (means, quats, scales, log_scales, covariances, opacities, opacity_logits, sh_dc, sh_rest,
+                            colors), strict=True))  # fmt: skip
+    size, kind = (view.height, view.width), dict(dtype=means.dtype, device=means.device)
+    weights = torch.ones(size, **kind) if pixel_weights is None else pixel_weights
+    _check(view, rows, {"photo": (photo, means.dtype, (3, *size)), "pixel_weights": (weights, means.dtype, size)})
+    image, transmittance, change = torch.empty(3, *size, **kind), torch.empty(size, **kind), means.new_empty(len(means))
+    queue = queue_for(means.device)
+    frame = _C.forward(
+        _rows(rows), view._for_engine(means.dtype), queue, antialiased=antialiased, sh_degree=sh_degree,
+        threads=thread_count(threads), differentiable=True, out=_images(image, transmittance, None),
+        radii=torch.empty(len(means), dtype=torch.int32, device=means.device),
+    )  # fmt: skip
+    _C.removal_error(
+        frame, queue, image=image, photo=photo.contiguous(), pixel_weights=weights.contiguous(), change=change
+    )
+    return change

@@ -270,6 +270,35 @@ void with_importance(const Rows& rows, const ViewArgs& view_args, const Options&
     run(g, view, weights, out);
 }
 
+/// Unchecked arguments of removal_error; change (N) is an output.
+struct RemovalArgs { Array image, photo, pixel_weights, change; };
+
+template <class T>
+RemovalInput<T> make_removal_input(const View<T>& view, const RemovalArgs& args, Device device) {
+    const int64_t h = view.height, w = view.width;
+    return {checked<const T>(args.image, "image", {3, h, w}, device),
+            checked<const T>(args.photo, "photo", {3, h, w}, device),
+            checked<const T>(args.pixel_weights, "pixel_weights", {h, w}, device)};
+}
+
+template <class T> void run_removal(const Frame<T>& frame, const RemovalArgs& args, const Queue&) {
+    const RemovalInput<T> input = make_removal_input<T>(frame.view, args, kCpu);
+    T* change = checked<T>(args.change, "change", {frame.radius_px.size()}, kCpu);
+    nb::gil_scoped_release released;
+    removal_error(frame, input, change);
+}
+
+void run_removal(const CudaFrame& made, const RemovalArgs& args, const Queue& queue) {
+    const cuda::Frame& frame = made.frame;
+    const Device device = made.radii.device();
+    if (!frame.options.is_differentiable) refuse("frame", "one of a differentiable forward", "another");
+    const RemovalInput<float> input = make_removal_input<float>(frame.view, args, device);
+    float* change = checked<float>(args.change, "change", {frame.num_gaussians}, device);
+    TorchMemory scratch = queue.scratch();
+    nb::gil_scoped_release released;
+    cuda::removal_error(queue.context(device, scratch), frame, input, change);
+}
+
 /// Unchecked arguments of photometric_loss; values (3) and v_image are outputs.
 struct LossArgs {
     Array image, photo;
@@ -413,6 +442,15 @@ NB_MODULE(_C, m) {
         nb::arg("rows"), nb::arg("view"), nb::arg("queue"), nb::kw_only(), nb::arg("antialiased"), nb::arg("threads"),
         nb::arg("pixel_weights"), nb::arg("weighted"), nb::arg("total"), nb::arg("distance"),
         nb::arg("num_pixels"), nb::arg("num_weighted"), nb::arg("num_gaussians"));
+
+    m.def(
+        "removal_error",
+        [](const AnyFrame& frame, const Queue& queue, Array image, Array photo, Array pixel_weights, Array change) {
+            const RemovalArgs args{image, photo, pixel_weights, change};
+            std::visit([&](const auto& f) { run_removal(f, args, queue); }, frame);
+        },
+        nb::arg("frame"), nb::arg("queue"), nb::kw_only(), nb::arg("image"), nb::arg("photo"), nb::arg("pixel_weights"),
+        nb::arg("change"));
 
     m.def(
         "photometric_loss",

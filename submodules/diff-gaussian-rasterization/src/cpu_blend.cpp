@@ -1,8 +1,9 @@
-// Blending on the CPU: forward, backward and importance. One work item per tile, one lane per pixel. All three visit
-// the pairs of splat and pixel in walk_tile.
+// Blending on the CPU: forward, backward, importance and removal errors. One work item per tile, one lane per pixel.
+// All visit the pairs of splat and pixel in walk_tile.
 #include <algorithm>
 #include <array>
 #include <bit>
+#include <numeric>
 
 #include "cpu_tiles.h"
 #include "simd.h"
@@ -295,6 +296,38 @@ void importance_tile(const Frame<T>& frame, int64_t tile_index, const T* pixel_w
     tile.write(frame.view, counts, num_gaussians);
 }
 
+/// Writes the change of each instance to its slot.
+template <class T>
+void removal_tile(const Frame<T>& frame, int64_t tile_index, const RemovalInput<T>& input, Buffer<T>& slots) {
+    using B = Batch<T>;
+    TilePixels<T> tile(frame.view, tile_index);
+    const int64_t plane = int64_t(frame.view.width) * frame.view.height;
+    alignas(kVectorBytes) T behind[3][kTilePixels] = {}, error[3][kTilePixels] = {}, weights[kTilePixels] = {};
+    tile.read(frame.view, input.pixel_weights, weights);
+    for (int c = 0; c < 3; ++c) {
+        tile.read(frame.view, input.image + c * plane, behind[c]);
+        tile.read(frame.view, input.photo + c * plane, error[c]);
+        for (int i = 0; i < kTilePixels; ++i) error[c][i] = behind[c][i] - error[c][i];
+    }
+    const auto load = [](const T (&from)[3][kTilePixels], int at) {
+        return Vec3<B>{B::load(from[0] + at), B::load(from[1] + at), B::load(from[2] + at)};
+    };
+    walk_tile(
+        frame, tile_index, tile,
+        [&](const Instance& instance, const Splat<T>& s, const B*, const auto& for_each_group) {
+            const Vec3<B> color{B(s.color.x), B(s.color.y), B(s.color.z)};
+            B change(0);
+            for_each_group([&](int at, Vec2<B>, B alpha, B transmittance, Mask<T> contributes) {
+                Vec3<B> rest = load(behind, at);
+                change += B::load(weights + at) * removal_change(color, alpha, odds_of(alpha), transmittance,
+                                                                 contributes, load(error, at), rest);
+                rest.x.store(behind[0] + at), rest.y.store(behind[1] + at), rest.z.store(behind[2] + at);
+            });
+            slots[frame.slot_of(instance)] = sum(change);
+        },
+        [&](const Instance& instance) { slots[frame.slot_of(instance)] = 0; });
+}
+
 }  // namespace
 
 template <class T>
@@ -335,11 +368,20 @@ void importance(const Gaussians<T>& gaussians, const View<T>& view, const Option
     }
 }
 
+template <class T> void removal_error(const Frame<T>& frame, const RemovalInput<T>& input, T* change) {
+    Team team(frame.options.num_threads);
+    Buffer<T> slots(frame.instances.size());
+    team.for_each(frame.view.num_tiles(), [&](int64_t tile) { removal_tile(frame, tile, input, slots); });
+    for (int64_t n = 0; n < frame.radius_px.size(); ++n)
+        change[n] = std::accumulate(slots.data() + frame.slot_begin[n], slots.data() + frame.slot_begin[n + 1], T(0));
+}
+
 #define DGR_INSTANTIATE(T)                                                                                       \
     template Frame<T> forward(const Gaussians<T>&, const View<T>&, const Options&, const Images<T>&);            \
     template void backward(const Frame<T>&, const Gaussians<T>&, const Images<const T>&, const Images<const T>&, \
                            const Gradients<T>&);                                                                 \
-    template void importance(const Gaussians<T>&, const View<T>&, const Options&, const T*, const Importance<T>&);
+    template void importance(const Gaussians<T>&, const View<T>&, const Options&, const T*, const Importance<T>&); \
+    template void removal_error(const Frame<T>&, const RemovalInput<T>&, T*);
 DGR_INSTANTIATE(float)
 DGR_INSTANTIATE(double)
 #undef DGR_INSTANTIATE

@@ -1,5 +1,5 @@
-// Blending on the GPU. Forward: one block per tile, one thread per pixel. Backward and importance: one warp per segment
-// of a tile's splats, as in [Taming 3DGS, arXiv:2406.15643]; lanes are in turn pixels and splats, so that the sums over
+// Blending on the GPU. Forward: one block per tile, one thread per pixel. Backward, importance and removal errors: one warp per
+// segment of a tile's splats, as in [Taming 3DGS, arXiv:2406.15643]; lanes are in turn pixels and splats, so that the sums over
 // pixels stay in registers. All skip the blocks of 8 x 4 pixels that a splat does not touch.
 #include <type_traits>
 
@@ -311,6 +311,17 @@ template <class Pass> void launch_segments(const char* name, const Context& cont
     launch(name, context, grid, segment_kernel<Pass>, p);
 }
 
+/// odds_of, by an approximate reciprocal.
+__device__ __forceinline__ float approximate_odds(float alpha) {
+    const float capped = min(alpha, float(Limits::alpha_max));
+    return capped * approximate_reciprocal(1 - capped);
+}
+
+/// Three planes of an image, or of the sums in a stored state.
+__device__ __forceinline__ Vec3<float> load_color(const float* from, int64_t pixel, int64_t plane) {
+    return {from[pixel], from[plane + pixel], from[2 * plane + pixel]};
+}
+
 // ---- Backward ----
 
 /// to[i] += values[i] for i < 4, in one operation where the GPU has it. to is aligned to 16 bytes.
@@ -341,9 +352,6 @@ template <bool kDepth, bool kAbsolute> struct GradientPass {
 
     SplatGradient<float> sum{};
 
-    static __device__ Vec3<float> load_color(const float* from, int64_t pixel, int64_t plane) {
-        return {from[pixel], from[plane + pixel], from[2 * plane + pixel]};
-    }
     /// pixel: in the image, or -1; i: in the tile.
     static __device__ Flow load(const SegmentParams<GradientPass>& p, int64_t pixel, Pixels& pixels, int i) {
         const View<float>& view = p.frame.view;
@@ -373,9 +381,8 @@ template <bool kDepth, bool kAbsolute> struct GradientPass {
     }
     static __device__ __forceinline__ Pair visit(const Channels<float>& channels, float alpha, const Channels<float>& v,
                                                  Flow& flow) {
-        const float capped = min(alpha, float(Limits::alpha_max)), odds = capped * approximate_reciprocal(1 - capped);
         const PairGradient<float> pair =
-            blend_vjp<kDepth>(channels, alpha, odds, flow.transmittance, true, v, flow.remainder);
+            blend_vjp<kDepth>(channels, alpha, approximate_odds(alpha), flow.transmittance, true, v, flow.remainder);
         flow.transmittance = transmittance_after(flow.transmittance, alpha);
         return {pair.u, pair.weight};
     }
@@ -476,6 +483,72 @@ __global__ void sum_importance_kernel(const ImportanceSlot<float>* slots, SlotOr
     if (n < count) out.store(n, sum);
 }
 
+// ---- Removal errors ----
+
+struct RemovalPass {
+    struct Sum {
+        float change;
+        __device__ void add(const Sum& other) { change += other.change; }
+    };
+    struct Params {
+        RemovalInput<float> input;
+        Sum* slots;     // (I), or null: atomic additions to `change`
+        float* change;  // (N)
+    };
+    struct Pixel {
+        Vec3<float> error;
+        float weight;
+    };
+    struct Pixels {
+        alignas(16) float values[4][kTilePixels];
+        __device__ __forceinline__ Pixel of(int pixel) const {
+            return {load_color(values[0], pixel, kTilePixels), values[3][pixel]};
+        }
+    };
+    struct alignas(16) Flow {
+        float transmittance;
+        Vec3<float> behind;
+    };
+    struct Pair { float change; };
+
+    Sum sum{};
+
+    static __device__ Flow load(const SegmentParams<RemovalPass>& p, int64_t pixel, Pixels& pixels, int i) {
+        const RemovalInput<float>& input = p.pass.input;
+        const int64_t plane = int64_t(p.frame.view.width) * p.frame.view.height;
+        Vec3<float> image{0, 0, 0}, photo{0, 0, 0};
+        if (pixel >= 0) image = load_color(input.image, pixel, plane), photo = load_color(input.photo, pixel, plane);
+        const Vec3<float> error = image - photo;
+        pixels.values[0][i] = error.x, pixels.values[1][i] = error.y, pixels.values[2][i] = error.z;
+        pixels.values[3][i] = pixel >= 0 ? input.pixel_weights[pixel] : 0.0f;
+        return {1, image};
+    }
+    static __device__ void advance(const Pixel&, const float* state, Flow& flow) {
+        flow = {state[0], flow.behind - load_color(state, kTilePixels, kTilePixels)};
+    }
+    static __device__ __forceinline__ Pair visit(const Channels<float>& channels, float alpha, const Pixel& pixel,
+                                                 Flow& flow) {
+        const float change = removal_change(channels.color, alpha, approximate_odds(alpha), flow.transmittance, true,
+                                            pixel.error, flow.behind);
+        flow.transmittance = transmittance_after(flow.transmittance, alpha);
+        return {pixel.weight * change};
+    }
+    __device__ __forceinline__ void add(const Pair* pairs, const Pixels&, int, Vec2<float>, const Sym2<float>&) {
+#pragma unroll
+        for (int i = 0; i < kPartPixels; ++i) sum.change += pairs[i].change;
+    }
+    __device__ void store(const SegmentParams<RemovalPass>& p, int64_t instance) {
+        if (p.pass.slots) p.pass.slots[instance] = sum;
+        else atomicAdd(p.pass.change + p.frame.instances[instance], sum.change);
+    }
+};
+
+__global__ void sum_removal_kernel(const RemovalPass::Sum* slots, SlotOrder order, int64_t count, float* change) {
+    const int64_t n = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
+    const RemovalPass::Sum sum = sum_slots(slots, order, n, n < count);
+    if (n < count) change[n] = sum.change;
+}
+
 template <class T> void fill_zeros(const Context& context, T* array, int64_t count) {
     check(cudaMemsetAsync(array, 0, count * sizeof(T), context.stream), "zeroing sums");
 }
@@ -574,6 +647,19 @@ void importance(const Context& context, const Gaussians<float>& gaussians, const
     launch_segments<ImportancePass>("importance", context, {frame, {pixel_weights, slots, out}});
     launch("sum_importance", context, one_thread_each(gaussians.count, 256), sum_importance_kernel, slots,
            order_slots(context, frame), gaussians.count, out);
+}
+
+void removal_error(const Context& context, const Frame& frame, const RemovalInput<float>& input, float* change) {
+    const DeviceGuard guard(context.device);
+    if (!frame.options.is_deterministic) {
+        fill_zeros(context, change, frame.num_gaussians);
+        launch_segments<RemovalPass>("removal_error", context, {frame, {input, nullptr, change}});
+        return;
+    }
+    auto* slots = zeros<RemovalPass::Sum>(context, frame.num_instances);
+    launch_segments<RemovalPass>("removal_error", context, {frame, {input, slots, change}});
+    launch("sum_removal", context, one_thread_each(frame.num_gaussians, 256), sum_removal_kernel, slots,
+           order_slots(context, frame), frame.num_gaussians, change);
 }
 
 }  // namespace dgr::cuda

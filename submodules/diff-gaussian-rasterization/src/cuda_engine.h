@@ -65,6 +65,9 @@ void backward(const Context& context, const Frame& frame, const Gaussians<float>
 void importance(const Context& context, const Gaussians<float>& gaussians, const View<float>& view,
                 const Options& options, const float* pixel_weights, const Importance<float>& out);
 
+/// Needs a frame of differentiable options.
+void removal_error(const Context& context, const Frame& frame, const RemovalInput<float>& input, float* change);
+
 /// values: (3) on the device: loss, L1, SSIM.
 void photometric_loss(const Context& context, const LossInput<float>& input, float* values, float* v_image);
 

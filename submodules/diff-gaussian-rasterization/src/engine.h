@@ -1,5 +1,5 @@
-// The functions of the CPU engine, implemented in cpu_*.cpp: forward, backward, importance, loss, Adam and the
-// sums of gradients.
+// The functions of the CPU engine, implemented in cpu_*.cpp: forward, backward, importance, removal errors, loss, Adam
+// and the sums of gradients.
 #pragma once
 
 #include "types.h"
@@ -50,6 +50,14 @@ template <class T> struct Importance {
 template <class T>
 void importance(const Gaussians<T>& gaussians, const View<T>& view, const Options& options, const T* pixel_weights,
                 const Importance<T>& out);
+
+/// The input of removal_error. image: the output of forward.
+template <class T> struct RemovalInput {
+    const T *image, *photo;  // (3,H,W)
+    const T* pixel_weights;  // (H,W)
+};
+/// The change of the sum over pixels of pixel weight * squared error if one Gaussian is removed, for each: change (N).
+template <class T> void removal_error(const Frame<T>& frame, const RemovalInput<T>& input, T* change);
 
 /// The input of mixed_loss of an image and a photo. SSIM pads with zeros.
 template <class T> struct LossInput {

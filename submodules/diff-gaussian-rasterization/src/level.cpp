@@ -10,7 +10,8 @@
 namespace dgr {
 namespace {
 template <class T>
-constexpr LevelFunctions<T> functions{&forward<T>, &backward<T>, &importance<T>, &photometric_loss<T>};
+constexpr LevelFunctions<T> functions{&forward<T>, &backward<T>, &importance<T>, &removal_error<T>,
+                                      &photometric_loss<T>};
 }  // namespace
 
 extern "C" DGR_EXPORT const Level dgr_level{functions<float>, functions<double>, &adam, &add_gradients};

@@ -12,6 +12,7 @@ template <class T> struct LevelFunctions {
     decltype(&dgr::forward<T>) forward;
     decltype(&dgr::backward<T>) backward;
     decltype(&dgr::importance<T>) importance;
+    decltype(&dgr::removal_error<T>) removal_error;
     decltype(&dgr::photometric_loss<T>) photometric_loss;
 };
 struct Level {

@@ -26,6 +26,9 @@ void importance(const Gaussians<T>& gaussians, const View<T>& view, const Option
                 const Importance<T>& out) {
     level_in_use->of<T>().importance(gaussians, view, options, pixel_weights, out);
 }
+template <class T> void removal_error(const Frame<T>& frame, const RemovalInput<T>& input, T* change) {
+    level_in_use->of<T>().removal_error(frame, input, change);
+}
 template <class T> LossOutput<T> photometric_loss(const LossInput<T>& input, T* v_image) {
     return level_in_use->of<T>().photometric_loss(input, v_image);
 }
@@ -42,6 +45,7 @@ void add_gradients(const GradientSum* gradients, int num_gradients, const float*
     template void backward(const Frame<T>&, const Gaussians<T>&, const Images<const T>&, const Images<const T>&, \
                            const Gradients<T>&);                                                             \
     template void importance(const Gaussians<T>&, const View<T>&, const Options&, const T*, const Importance<T>&); \
+    template void removal_error(const Frame<T>&, const RemovalInput<T>&, T*);                                \
     template LossOutput<T> photometric_loss(const LossInput<T>&, T*);
 DGR_DEFINE(float)
 DGR_DEFINE(double)

@@ -437,6 +437,23 @@ template <bool kDepth, class T> DGR_FN void add_channels(T weight, const Channel
     sum.color.z += weight * v.color.z;
 }
 
+/// The change of a pixel's squared error if one splat is removed. Splats are visited front to back.  [eq. 20]
+/// color           of the splat
+/// alpha           before the cap
+/// odds            odds_of(alpha)
+/// transmittance   before the splat
+/// contributes     if false, the change is 0, nothing is updated, and alpha may be NaN
+/// error           of the pixel: image - photo
+/// behind          the pixel's colour minus that of all splats visited so far; updated
+template <class T>
+DGR_FN T removal_change(const Vec3<T>& color, T alpha, T odds, T transmittance, MaskOf<T> contributes,
+                        const Vec3<T>& error, Vec3<T>& behind) {
+    const Vec3<T> own = select(contributes, blend_weight(transmittance, alpha), T(0)) * color;
+    behind = behind - own;
+    const Vec3<T> change = odds * behind - own;
+    return select(contributes, dot(change, T(2) * error + change), T(0));
+}
+
 /// The sums over the pixels of a column, or of a row, of u, u d and u d^2: d along it, as the other is the same for all.
 template <class T> struct LineSums { T u, d, dd; };
 template <class T> DGR_FN void add_pixel(T d, T u, LineSums<T>& sums) {
