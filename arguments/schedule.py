@@ -197,6 +197,7 @@ class SelectionRound:
         initial_weight: of the regularisation.
         opacity_lr_factor: by which the learning rate of the opacities is multiplied.
         enough: the round ends below this many budgets.
+        num_cuts: how often selection by removal error prunes, from the start of the window to its end.
     """
 
     window: Window
@@ -209,6 +210,7 @@ class SelectionRound:
     initial_weight: float = 2e-4
     opacity_lr_factor: float = 4.0
     enough: float = 1.05
+    num_cuts: int = 4
 
     def is_due(self, step: int) -> bool:
         """Whether ``step`` regularises and prunes."""
@@ -221,6 +223,13 @@ class SelectionRound:
     def prunes(self, step: int) -> bool:
         """Whether ``step`` prunes below ``min_opacity``."""
         return step >= self.prune_from and (self.is_due(step) or step == self.window.end)
+
+    def cuts_by(self, step: int) -> int:
+        """Number of cuts, evenly spaced from the start of the window to its end, that are due by ``step``."""
+        if step < self.window.start:
+            return 0
+        share = (step - self.window.start) / max(1, self.window.end - self.window.start)
+        return min(self.num_cuts, 1 + int(share * (self.num_cuts - 1)))
 
     def tunes_weight(self, step: int) -> bool:
         """Whether the weight is tuned at ``step``: never before its first application, at the start."""

@@ -122,29 +122,29 @@ def importance(camera: Camera, model: GaussianModel, pixel_weights: Tensor) -> I
 
 
 @torch.no_grad()
-def removal_error(
-    camera: Camera, model: GaussianModel, background: Tensor, photo: Tensor, mask: Tensor | None = None
-) -> Tensor:
-    """How much the squared error of a view changes if one Gaussian is removed, for each Gaussian [docs/math.md eq. 20].
+def removal_error(camera: Camera, model: GaussianModel, background: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Mean squared change of a view if one Gaussian is removed, for each Gaussian [docs/math.md eq. 20].
+
+    The image is compared with that of the whole model, not with the photo. The error to the photo falls where one of
+    several Gaussians that cause it together is removed; but all of them would be pruned for the same error.
 
     Args:
         camera: the view.
         model: the Gaussians.
         background: as for :func:`render`.
-        photo: (3,H,W) float in [0, 1] on the model's device.
         mask: (H,W) bool, False where the pixel does not count.
 
     Returns:
-        (N,) the change of the sum over pixels and channels; negative where the removal reduces the error.
+        (N,) >= 0; 0 for Gaussians that the view does not show.
     """
-    return rasterize_removal_error(
+    change = rasterize_removal_error(
         _view(camera, background),
         **_rows(model),
         sh_degree=model.sh_degree,
         antialiased=model.antialiased,
-        photo=photo,
-        pixel_weights=None if mask is None else mask.to(photo),
+        pixel_weights=None if mask is None else mask.to(model.means.dtype),
     )
+    return change / (3 * camera.width * camera.height)
 
 
 def _rows(model: GaussianModel) -> dict[str, Tensor]:

@@ -17,10 +17,7 @@ from compact_splats.training.exposure import Exposure
 
 
 def removal_scores(model: GaussianModel, cameras: Sequence[Camera], background: Tensor) -> Tensor:
-    """Mean squared change of the images if one Gaussian is removed, for each Gaussian [docs/math.md eq. 20].
-
-    The images are compared with those of the whole model, not with the photos. The error to the photos falls where one
-    of several Gaussians that cause it together is removed; but all of them would be pruned for the same error.
+    """Mean of the :func:`gaussian_renderer.removal_error` of the views.
 
     Args:
         model: is rendered.
@@ -33,9 +30,7 @@ def removal_scores(model: GaussianModel, cameras: Sequence[Camera], background: 
     scores = torch.zeros(model.num_gaussians, device=model.device)
     for camera in in_turn(cameras, model.device):
         _, mask = ground_truth(camera, model.device, background)
-        with torch.no_grad():
-            image = render(camera, model, background).image
-        scores += removal_error(camera, model, background, image, mask) / (image.numel() * len(cameras))
+        scores += removal_error(camera, model, background, mask) / len(cameras)
     return scores
 
 

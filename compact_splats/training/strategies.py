@@ -9,6 +9,7 @@ from compact_splats.training.densification import Densification
 from compact_splats.training.importance import EdgeImportance
 from compact_splats.training.natural_selection import NaturalSelection, OpacityCutoff
 from compact_splats.training.random_streams import random_stream
+from compact_splats.training.removal_selection import RemovalSelection
 from compact_splats.training.smoothing import Smoothing3D
 from compact_splats.training.strategy import Strategy
 from compact_splats.training.view_sampler import ViewSampler
@@ -30,8 +31,8 @@ def standard_strategies(
         schedule: of the training.
         budget: exact number of Gaussians at the end.
         seed: of all draws.
-        selection: ``"natural"``; ``"cutoff"``, which prunes by opacity at the start of the last round in its place, for
-            comparison; or ``"none"``, which leaves the set as large as it has become.
+        selection: ``"natural"``; ``"error"``, by removal error; ``"cutoff"``, which prunes by opacity at the start of the
+            last round, for comparison; or ``"none"``, which leaves the set as large as it has become.
         smoothing: draw through the 3D smoothing filter.
     """
     views = ViewSampler(len(scene.train), random_stream(seed, "importance views"))
@@ -42,6 +43,8 @@ def standard_strategies(
     rounds, generator = schedule.selection_rounds, random_stream(seed, "selection")
     if selection == "natural":
         strategies.append(NaturalSelection(rounds, budget, generator))
+    elif selection == "error":
+        strategies.append(RemovalSelection(rounds, budget))
     elif selection == "cutoff" and rounds:
         strategies += [NaturalSelection(rounds[:-1], budget, generator), OpacityCutoff(rounds[-1], budget)]
     if schedule.mean_from is not None:

@@ -278,7 +278,7 @@ def removal_error(
     scales: Tensor | None = None,
     opacities: Tensor | None = None,
     *,
-    photo: Tensor,
+    photo: Tensor | None = None,
     pixel_weights: Tensor | None = None,
     log_scales: Tensor | None = None,
     opacity_logits: Tensor | None = None,
@@ -299,7 +299,8 @@ def removal_error(
     `rasterize`.
 
     Args:
-        photo: (3, H, W), of the dtype of the Gaussians.
+        photo: (3, H, W), of the dtype of the Gaussians. None: the render itself, so that the result is how much the
+            removal changes it, the sum of w dC_i^2.
         pixel_weights: (H, W), also of this dtype; 0 where a pixel does not count. None: 1 everywhere.
 
     Returns:
@@ -311,9 +312,10 @@ def removal_error(
     rows = dict(zip(_ROWS, (means, quats, scales, log_scales, covariances, opacities, opacity_logits, sh_dc, sh_rest,
                             colors), strict=True))  # fmt: skip
     size, kind = (view.height, view.width), dict(dtype=means.dtype, device=means.device)
+    image, transmittance, change = torch.empty(3, *size, **kind), torch.empty(size, **kind), means.new_empty(len(means))
+    photo = image if photo is None else photo
     weights = torch.ones(size, **kind) if pixel_weights is None else pixel_weights
     _check(view, rows, {"photo": (photo, means.dtype, (3, *size)), "pixel_weights": (weights, means.dtype, size)})
-    image, transmittance, change = torch.empty(3, *size, **kind), torch.empty(size, **kind), means.new_empty(len(means))
     queue = queue_for(means.device)
     frame = _C.forward(
         _rows(rows), view._for_engine(means.dtype), queue, antialiased=antialiased, sh_degree=sh_degree,
