@@ -15,7 +15,7 @@ from compact_splats.utils.errors import InputError, note
 
 SCHEDULES = {"full": FULL, "fast": FAST, "quick": QUICK}
 ALPHAS = ("auto", "mask", "composite")
-SELECTIONS = ("natural", "cutoff", "none")
+SELECTIONS = ("auto", "natural", "error", "cutoff", "none")
 SWITCHES = ("auto", "on", "off")
 
 
@@ -141,9 +141,11 @@ class TrainConfig(MachineConfig, SceneConfig):
         "against people and cars that moved between the photos"
     )  # fmt: skip
     selection: str = option(
-        "natural", choices=SELECTIONS,
-        help="how the budget is reached; natural: natural selection; cutoff: prune the lowest opacities at once, for "
-        "comparison; none: not at all, which leaves up to three times the budget, for compress.py"
+        "auto", choices=SELECTIONS,
+        help="how the budget is reached; natural: natural selection; error: prune what changes the images least; "
+        "cutoff: prune the lowest opacities at once, for comparison; none: not at all, which leaves up to three times "
+        "the budget, for compress.py; auto: error by the quick schedule with at most 25 steps per training "
+        "photo, otherwise and with --minutes natural"
     )  # fmt: skip
     sh_rest_lr: float = option(
         0.005, type=float, help="learning rate of SH degrees 1 to 3, before division by 20; fast schedule: 0.005 "

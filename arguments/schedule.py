@@ -263,6 +263,7 @@ class Schedule:
         sh_degree_at: steps at whose beginning one more SH degree joins.
         photo_divisors: pairs of a step and a divisor: up to and including the step, photos are smaller by the divisor.
         mean_from: the result is the mean of the parameters after each step from this one on; None: those of the last.
+        selection: how the rounds of selection reach the budget, see ``training.strategies.standard_strategies``.
     """
 
     iterations: int
@@ -273,6 +274,7 @@ class Schedule:
     learning_rates: LearningRates = field(default_factory=LearningRates)
     photo_divisors: tuple[tuple[int, int], ...] = ()
     mean_from: int | None = None
+    selection: str = "natural"
 
     def raises_sh_degree(self, step: int) -> bool:
         """Whether one more SH degree joins at the beginning of ``step``."""
@@ -519,4 +521,5 @@ QUICK = Schedule(
     ),
     photo_divisors=((450, 4), (1_200, 2)),
     mean_from=2_700,
+    selection="error",
 )

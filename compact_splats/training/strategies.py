@@ -14,6 +14,8 @@ from compact_splats.training.smoothing import Smoothing3D
 from compact_splats.training.strategy import Strategy
 from compact_splats.training.view_sampler import ViewSampler
 
+FEW_STEPS = 25
+
 
 def standard_strategies(
     scene: Scene,
@@ -21,7 +23,7 @@ def standard_strategies(
     budget: int,
     *,
     seed: int = 0,
-    selection: str = "natural",
+    selection: str = "auto",
     smoothing: bool = False,
 ) -> list[Strategy]:
     """Densification up to two or three budgets, and selection down to the budget, as the schedule says.
@@ -31,8 +33,10 @@ def standard_strategies(
         schedule: of the training.
         budget: exact number of Gaussians at the end.
         seed: of all draws.
-        selection: ``"natural"``; ``"error"``, by removal error; ``"cutoff"``, which prunes by opacity at the start of the
-            last round, for comparison; or ``"none"``, which leaves the set as large as it has become.
+        selection: ``"natural"``; ``"error"``, by removal error; ``"cutoff"``, which prunes by opacity at the start of
+            the last round, for comparison; ``"none"``, which leaves the set as large as it has become; or ``"auto"``,
+            which is that of the schedule in runs of at most ``FEW_STEPS`` steps per training photo, and natural in
+            longer ones, where its regularisation is worth more.
         smoothing: draw through the 3D smoothing filter.
     """
     views = ViewSampler(len(scene.train), random_stream(seed, "importance views"))
@@ -41,6 +45,8 @@ def standard_strategies(
     )
     strategies: list[Strategy] = [densification]
     rounds, generator = schedule.selection_rounds, random_stream(seed, "selection")
+    if selection == "auto":
+        selection = schedule.selection if schedule.iterations <= FEW_STEPS * len(scene.train) else "natural"
     if selection == "natural":
         strategies.append(NaturalSelection(rounds, budget, generator))
     elif selection == "error":
