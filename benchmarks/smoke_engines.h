@@ -63,6 +63,7 @@ class CpuEngine {
                     const Importance<float>& out) {
         dgr::importance(g, view, options, weights, out);
     }
+    void removal_error(const RemovalInput<float>& input, float* change) { dgr::removal_error(frame_, input, change); }
     void loss(const LossInput<float>& input, float* values, float* v_image) {
         const LossOutput<float> out = dgr::photometric_loss(input, v_image);
         values[0] = out.loss, values[1] = out.l1, values[2] = out.ssim;
@@ -114,6 +115,10 @@ class CudaEngine {
         StreamMemory scratch(stream_);
         cuda::importance({0, stream_, scratch}, g, view, options, weights, out);
     }
+    void removal_error(const RemovalInput<float>& input, float* change) {
+        StreamMemory scratch(stream_);
+        cuda::removal_error({0, stream_, scratch}, frame_, input, change);
+    }
     void loss(const LossInput<float>& input, float* values, float* v_image) {
         StreamMemory scratch(stream_);
         cuda::photometric_loss({0, stream_, scratch}, input, values, v_image);
@@ -144,6 +149,7 @@ template <class Engine> struct Arrays {
     Importance<float> importance;
     int32_t* radii;
     const float* weights;
+    float* removal;
     LossInput<float> loss_input;
     float *loss_values, *v_loss, *sums;  // sums: of the gradients of the SH coefficients
     bool* usable;
@@ -161,7 +167,7 @@ template <class Engine> struct Arrays {
         importance = {rows(1), rows(1), rows(1), e.template room<int32_t>(n), e.template room<int32_t>(n),
                       e.template room<int32_t>(pixels)};
         radii = e.template room<int32_t>(n);
-        weights = e.put(s.weights);
+        weights = e.put(s.weights), removal = rows(1);
         std::vector<uint8_t> photo(3 * pixels), mask(pixels);
         Random random{4};
         for (uint8_t& value : photo) value = static_cast<uint8_t>(random.bits());
@@ -185,6 +191,7 @@ template <class Engine> Results results_of(Engine& e, const Scene& s) {
     e.forward(a.gaussians, s.view, a.images, a.radii);
     e.backward(a.gaussians, {a.images.image, a.images.transmittance, a.images.inverse_depth}, a.v_images, a.gradients);
     e.importance(a.gaussians, s.view, a.weights, a.importance);
+    e.removal_error({a.images.image, a.v_images.image, a.weights}, a.removal);
     e.loss(a.loss_input, a.loss_values, a.v_loss);
     const int64_t n = s.count(), pixels = s.pixels(), rest = 3 * Scene::kRest;
     e.add({{a.gradients.means, nullptr, 3 * n, true}, {a.gradients.sh_rest, a.sums, rest * n, true}}, a.loss_values,
@@ -200,7 +207,7 @@ template <class Engine> Results results_of(Engine& e, const Scene& s) {
               {"abs_grad_sum", e.get(v.abs_grad_sum, n)}, {"weighted", e.get(a.importance.weighted, n)},
               {"total", e.get(a.importance.total, n)}, {"distance", e.get(a.importance.distance, n)}, {"loss", e.get(a.loss_values, 3)},
               {"d loss", e.get(a.v_loss, 3 * pixels)}, {"Adam", e.get(a.adam.values, rest * n)},
-              {"sums", e.get(a.sums, rest * n)}};
+              {"sums", e.get(a.sums, rest * n)}, {"removal error", e.get(a.removal, n)}};
     r["views"] = as_floats(e.get(v.views, n));
     r["num_weighted"] = as_floats(e.get(a.importance.num_weighted, n));
     r["num_pixels"] = as_floats(e.get(a.importance.num_pixels, n));

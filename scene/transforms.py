@@ -46,6 +46,8 @@ _OF_LENS = re.compile(
     r"[kpsb]\d+|s[xy]\d|k|skew|omega|xi|alpha|beta|ftheta_\w+|distortion\w*"
     r"|is_fisheye|latlong|equirectangular|orthographic"
 )
+_KEYS = {"w", "h", "fl_x", "fl_y", "camera_angle_x", "camera_angle_y", "cx", "cy", "camera_model", "is_fisheye", _LIST}
+_KEYS |= {key for _, *keys in _MODELS.values() for key in keys}
 _FIX = "correct the file or export it again"
 _Default = TypeVar("_Default")
 
@@ -75,12 +77,15 @@ def read_transforms(path: Path, files: SceneFiles) -> DataSet:
     if files.images != "images" and not all("w" in entry or "w" in table for entry in table["frames"]):
         originals = SceneFiles(files.source).match(path, names, from_scene=True, is_quiet=True)
 
+    # Of the values for all frames only what a lens may have: each frame goes through them.
+    shared = {key: value for key, value in table.items() if key in _KEYS or (value and _OF_LENS.fullmatch(key))}
+
     def posed(photo: Found, original_and_frame: tuple[Found, dict[str, Any]]) -> PosedPhoto:
         original, frame = original_and_frame
         mask = frame.get("mask_path")
         return PosedPhoto(
             photo,
-            _lens(path, ChainMap(frame, table), original.path, photo.path),
+            _lens(path, ChainMap(frame, shared), original.path, photo.path),
             _world_to_camera(path, photo.name, frame.get("transform_matrix")),
             None if mask is None else files.file(path, _name(path, mask)),
         )
