@@ -228,6 +228,9 @@ void print_times(cudaStream_t stream) {
     }
     print_stage("importance", seconds_of(e, [&] { e.importance(a.gaussians, scene.view, a.weights, a.importance); }), 0,
                 rate);
+    forward();
+    const RemovalInput<float> removal{a.images.image, a.v_images.image, a.weights};
+    print_stage("removal errors", seconds_of(e, [&] { e.removal_error(removal, a.removal); }), 0, rate);
     // The image, the photo, the mask in each channel, the gradient, and three gradients of means in between.
     print_stage("loss", seconds_of(e, [&] { e.loss(a.loss_input, a.loss_values, a.v_loss); }),
                 pixels * 3 * (2 * (4 + 1 + 1) + 4 + 3 * 8), rate);
