@@ -217,8 +217,8 @@ class CompressConfig(FineTuneConfig, KeepConfig):
         True, type=bool, group="basic", help="prune in rounds; --no-prune: only quantize and fine-tune"
     )
     prune_by: str = option(
-        "error", choices=PRUNE_BY, help="prune the Gaussians whose removal changes the images least, squared, or "
-        "those with the smallest gradient of the loss"
+        "error", choices=PRUNE_BY, help="error: prune the Gaussians whose removal changes the images least; gradient: "
+        "those with the smallest gradients of the loss"
     )  # fmt: skip
     target_gaussians: int | None = option(
         None, type=int, group="basic", help="prune to exactly this number of Gaussians"

@@ -36,6 +36,12 @@ def ground_truth(camera: Camera, device: torch.device, background: Tensor) -> tu
     return planes.over(background), planes.mask
 
 
+def mask_of(camera: Camera, device: torch.device) -> Tensor | None:
+    """The mask of a camera's photo, as of :func:`ground_truth`."""
+    photo = camera.required_photo
+    return Planes(*on_device(photo, device, photo.planes)).mask
+
+
 @torch.no_grad()
 def view_pair(camera: Camera, model: GaussianModel, background: Tensor) -> tuple[Tensor, Tensor]:
     """Render a view.

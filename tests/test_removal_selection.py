@@ -8,14 +8,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from compact_splats.arguments.schedule import FAST, QUICK, Pace
+from compact_splats.arguments.schedule import FAST, MOST_STEPS_PER_PHOTO, QUICK, Pace
 from compact_splats.gaussian_renderer import render
 from compact_splats.scene import load_scene
 from compact_splats.scene.gaussian_model import GaussianModel
 from compact_splats.training import removal_selection
 from compact_splats.training.natural_selection import NaturalSelection
 from compact_splats.training.removal_selection import RemovalSelection
-from compact_splats.training.strategies import FEW_STEPS, standard_strategies
+from compact_splats.training.strategies import standard_strategies
 from compact_splats.training.training import Training
 
 BUDGET = 300
@@ -138,10 +138,10 @@ def test_a_selection_continues_from_its_state(scene, monkeypatch):
 @pytest.mark.parametrize(
     ("schedule", "num_steps", "expected"),
     [
-        (QUICK, FEW_STEPS, RemovalSelection),
-        (QUICK, FEW_STEPS + 1, NaturalSelection),
-        (FAST, FEW_STEPS, NaturalSelection),
-        (replace(FAST, selection="error"), FEW_STEPS, RemovalSelection),
+        (QUICK, MOST_STEPS_PER_PHOTO, RemovalSelection),
+        (QUICK, MOST_STEPS_PER_PHOTO + 1, NaturalSelection),
+        (FAST, MOST_STEPS_PER_PHOTO, NaturalSelection),
+        (replace(FAST, selection="error"), MOST_STEPS_PER_PHOTO, RemovalSelection),
     ],
 )
 def test_auto_is_the_selection_of_the_schedule_but_natural_in_long_runs(schedule, num_steps, expected):

@@ -10,7 +10,7 @@ from diff_gaussian_rasterization import photometric_loss
 from torch import Tensor
 
 from compact_splats.gaussian_renderer import removal_error, render
-from compact_splats.gaussian_renderer.evaluation import ground_truth
+from compact_splats.gaussian_renderer.evaluation import ground_truth, mask_of
 from compact_splats.scene.cameras import Camera, in_turn
 from compact_splats.scene.gaussian_model import GaussianModel
 from compact_splats.training.exposure import Exposure
@@ -29,8 +29,7 @@ def removal_scores(model: GaussianModel, cameras: Sequence[Camera], background: 
     """
     scores = torch.zeros(model.num_gaussians, device=model.device)
     for camera in in_turn(cameras, model.device):
-        _, mask = ground_truth(camera, model.device, background)
-        scores += removal_error(camera, model, background, mask) / len(cameras)
+        scores += removal_error(camera, model, background, mask_of(camera, model.device)) / len(cameras)
     return scores
 
 

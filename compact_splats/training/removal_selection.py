@@ -9,7 +9,7 @@ from torch import Tensor
 
 from compact_splats.arguments.schedule import Schedule, SelectionRound
 from compact_splats.gaussian_renderer import removal_error
-from compact_splats.gaussian_renderer.evaluation import ground_truth
+from compact_splats.gaussian_renderer.evaluation import mask_of
 from compact_splats.scene.cameras import Camera
 from compact_splats.training.natural_selection import highest
 from compact_splats.training.strategy import Strategy
@@ -59,8 +59,7 @@ class RemovalSelection(Strategy):
         model, background = training.model, training.fixed_background
 
         def of_view(camera: Camera) -> Tensor:
-            _, mask = ground_truth(camera, model.device, background)
-            return removal_error(camera, model, background, mask)
+            return removal_error(camera, model, background, mask_of(camera, model.device))
 
         num_views = len(training.scene.train)
         stride = math.ceil(num_views / MOST_VIEWS)
