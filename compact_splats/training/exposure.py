@@ -19,6 +19,7 @@ from torch import Tensor
 from compact_splats.arguments.options import read_json
 from compact_splats.scene.cameras import Camera, in_turn
 from compact_splats.scene.dataset import Scene
+from compact_splats.scene.tracks import in_view
 from compact_splats.training.loss import Loss, with_gradient
 from compact_splats.training.processes import SINGLE_PROCESS, SingleProcess
 from compact_splats.utils.errors import InputError
@@ -216,12 +217,8 @@ def difference_of_exposures(scene: Scene, seed: int = 0) -> float:
 
 def _log_grey(camera: Camera, xyz: Tensor) -> Tensor:
     """(P,) float64 log of the grey value where each point falls; NaN: nowhere, or on a pixel that may be clipped."""
-    local = xyz @ camera.world_to_camera[:3, :3].double().T + camera.world_to_camera[:3, 3].double()
-    x, y = (local[:, :2] / local[:, 2:]).T
-    columns, rows = (x * camera.fx + camera.cx).floor().long(), (y * camera.fy + camera.cy).floor().long()
-    seen = (local[:, 2] > 0) & (columns >= 0) & (columns < camera.width) & (rows >= 0) & (rows < camera.height)
+    rows, columns, _, seen = in_view(camera, xyz)
     planes = camera.required_photo.planes()
-    rows, columns = rows.clamp(0, camera.height - 1), columns.clamp(0, camera.width - 1)
     pixels = planes.rgb[:, rows, columns]
     seen &= ((pixels >= _DARK) & (pixels <= _BRIGHT)).all(dim=0)
     if planes.mask is not None:
