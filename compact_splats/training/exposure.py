@@ -21,6 +21,7 @@ from compact_splats.scene.cameras import Camera, in_turn
 from compact_splats.scene.dataset import Scene
 from compact_splats.scene.tracks import in_view
 from compact_splats.training.loss import Loss, with_gradient
+from compact_splats.training.photo_adam import adam_change
 from compact_splats.training.processes import SINGLE_PROCESS, SingleProcess
 from compact_splats.utils.errors import InputError
 
@@ -127,14 +128,9 @@ class Exposure:
         processes.sum(gradients, seen)
         rows = seen.nonzero().flatten() if processes.count > 1 else torch.tensor([index], device=seen.device)
         gradients = gradients[rows] / seen[rows, None, None]
-        self._counts[rows] += 1
-        counts = self._counts[rows, None, None]
-        for moment, beta, power in zip(self._moments, BETAS, (gradients, gradients.square()), strict=True):
-            moment[rows] = torch.lerp(power, moment[rows], beta)
-        mean, square = (m[rows] / (1 - b**counts) for m, b in zip(self._moments, BETAS, strict=True))
         first, last = RATES
         rate = first * (last / first) ** progress
-        self._change[rows] -= rate * mean / (square.sqrt() + 1e-12)
+        self._change[rows] -= adam_change(self._moments, self._counts, rows, gradients, rate, BETAS, 1e-12)
         self._change -= self._change.mean(dim=0)
         self._change.clamp_(-LARGEST, LARGEST)
 
