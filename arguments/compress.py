@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from compact_splats.arguments.config import (
     scene_of_run,
 )
 from compact_splats.arguments.edits import KeepConfig
-from compact_splats.arguments.options import Config, build, check, from_json, given, option, read_json
+from compact_splats.arguments.options import Command, check, from_json, option, read_json
 from compact_splats.arguments.schedule import LearningRates
 from compact_splats.utils.errors import InputError
 
@@ -157,7 +156,7 @@ class OrderSchedule:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FineTuneConfig(MachineConfig, SceneConfig):
+class FineTuneConfig(Command, MachineConfig, SceneConfig):
     """The options of the commands that fine-tune a model."""
 
     source_path: Path = option(
@@ -189,6 +188,24 @@ class FineTuneConfig(MachineConfig, SceneConfig):
         in_range(0, 1, "--lambda-dssim", self.lambda_dssim)
         check_resolution(self.resolution)
 
+    @classmethod
+    def completed(cls, flags: dict[str, Any]) -> dict[str, Any]:
+        """Options of the scene and of the loss default to those of the run's ``config.json``."""
+        if "ply" not in flags and flags.get("model_path", Path()).is_file():
+            file = flags.pop("model_path")
+            flags |= of_run(file) or {"ply": file}
+        _refuse_no_model(flags.get("model_path"), flags.get("ply"))
+        folder = flags["model_path"] if "model_path" in flags else run_folder(flags["ply"])
+        trained = scene_of_run(folder)
+        if folder is not None and (path := folder / "config.json").exists():
+            loss = {name: value for name, value in read_json(path).items() if name == "lambda_dssim"}
+            trained |= from_json(cls, loss, path)
+        if "source_path" not in trained | flags:
+            raise InputError(
+                "no scene to fine-tune on: give its folder with -s; compress.py export changes formats without photos"
+            )
+        return {**trained, **flags}
+
 
 @dataclass(frozen=True, kw_only=True)
 class CompressConfig(FineTuneConfig, KeepConfig):
@@ -197,6 +214,12 @@ class CompressConfig(FineTuneConfig, KeepConfig):
     Raises:
         InputError: a value has the wrong type or is out of range.
     """
+
+    about = (
+        "Compress a trained model: prune the Gaussians that matter least, and fine-tune the rest "
+        "quantization-aware. Other commands: compress.py order, export and info; see their --help."
+    )
+    examples = ("output/my_scene --no-prune", "model.ply -s my_scene --target-mb 2")
 
     out: Path | None = option(
         None, type=Path, short="-o", group="output", help="file to write (default: compressed/PROFILE.gsz in the "
@@ -261,19 +284,6 @@ class CompressConfig(FineTuneConfig, KeepConfig):
         """The schedule with ``steps`` times the steps."""
         return PostHocSchedule().scaled(self.steps)
 
-    @classmethod
-    def from_command_line(cls, argv: Sequence[str]) -> CompressConfig:
-        """Read the flags of compress.py; options of the scene default to those of the run's ``config.json``.
-
-        Raises:
-            InputError: a flag is unknown or missing, or its value is wrong.
-        """
-        description = (
-            "Compress a trained model: prune the Gaussians that matter least, and fine-tune the rest "
-            "quantization-aware. Other commands: compress.py order, export and info; see their --help."
-        )
-        return _read(cls, argv, description, ("output/my_scene --no-prune", "model.ply -s my_scene --target-mb 2"))
-
 
 @dataclass(frozen=True, kw_only=True)
 class OrderConfig(FineTuneConfig):
@@ -282,6 +292,13 @@ class OrderConfig(FineTuneConfig):
     Raises:
         InputError: a value has the wrong type or is out of range.
     """
+
+    about = (
+        "Order the Gaussians of a trained model and fine-tune them so that the first ones alone, any number of "
+        "them, are a good model, too: a nested model, a 3DGS PLY of as many Gaussians."
+    )
+    examples = ("output/my_scene", "model.ply -s my_scene -o nested.ply")
+    subcommand = "order"
 
     out: Path | None = option(
         None, type=Path, short="-o", group="output", help="PLY to write (default: nested/NAME.ply in the folder of -m, "
@@ -309,43 +326,7 @@ class OrderConfig(FineTuneConfig):
         levels = (*(level for level in schedule.levels if level > self.smallest), self.smallest)
         return replace(schedule, levels=levels, shortest=min(schedule.shortest, self.smallest))
 
-    @classmethod
-    def from_command_line(cls, argv: Sequence[str]) -> OrderConfig:
-        """Read the flags.
-
-        Raises:
-            InputError: a flag is unknown or missing, or its value is wrong.
-        """
-        description = (
-            "Order the Gaussians of a trained model and fine-tune them so that the first ones alone, any number of "
-            "them, are a good model, too: a nested model, a 3DGS PLY of as many Gaussians."
-        )
-        return _read(cls, argv, description, ("output/my_scene", "model.ply -s my_scene -o nested.ply"), "order")
-
-
-def _read(cls: type[Config], argv: Sequence[str], *about: Any) -> Config:
-    """Read flags; options of the scene and of the loss default to those of the run's ``config.json``."""
-    flags = given(cls, argv, *about)
-    if "ply" not in flags and flags.get("model_path", Path()).is_file():
-        file = flags.pop("model_path")
-        flags |= of_run(file) or {"ply": file}
-    _refuse_no_model(flags.get("model_path"), flags.get("ply"))
-    folder = flags["model_path"] if "model_path" in flags else run_folder(flags["ply"])
-    trained = scene_of_run(folder)
-    if folder is not None and (folder / "config.json").exists():
-        trained |= _loss_of(read_json(folder / "config.json"), folder / "config.json")
-    if "source_path" not in trained | flags:
-        raise InputError(
-            "no scene to fine-tune on: give its folder with -s; compress.py export changes formats without photos"
-        )
-    return build(cls, {**trained, **flags})
-
 
 def _refuse_no_model(model_path: Path | None, ply: Path | None) -> None:
     if model_path is None and ply is None:
         raise InputError("no model: give -m FOLDER or --ply FILE")
-
-
-def _loss_of(values: dict, path: Path) -> dict:
-    """The options of the loss in a run's config."""
-    return from_json(CompressConfig, {name: values[name] for name in ("lambda_dssim",) if name in values}, path)

@@ -8,7 +8,7 @@ from typing import Any
 from compact_splats.arguments.cfg_args import read_cfg_args
 from compact_splats.arguments.device import DEVICES
 from compact_splats.arguments.interval import Interval
-from compact_splats.arguments.options import build, check, from_json, given, option, read_json
+from compact_splats.arguments.options import Command, build, check, from_json, option, read_json
 from compact_splats.arguments.schedule import FAST, FULL, MOST_STEPS_PER_PHOTO, QUICK, DensificationRound, Schedule
 from compact_splats.arguments.sizes import memory_size
 from compact_splats.utils.errors import InputError, note
@@ -81,12 +81,21 @@ class MachineConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig(MachineConfig, SceneConfig):
+class TrainConfig(Command, MachineConfig, SceneConfig):
     """The flags of a training. Values are checked on creation.
 
     Raises:
         InputError: a value has the wrong type or is out of range.
     """
+
+    about = (
+        "Train a 3D Gaussian Splatting model with an exact number of Gaussians on photos with poses (COLMAP, "
+        "Blender, nerfstudio or instant-ngp)."
+    )
+    examples = (
+        "my_scene --final-budget 50000 --minutes 10",
+        "my_scene -m output/my_scene --eval --schedule fast --final-budget 300000",
+    )
 
     model_path: Path | None = option(
         None, type=Path, short="-m", group="output", may_change=True,
@@ -227,24 +236,11 @@ class TrainConfig(MachineConfig, SceneConfig):
         return replace(schedule, densification_rounds=tuple(rounds)).with_sh_rest_lr(self.sh_rest_lr)
 
     @classmethod
-    def from_command_line(cls, argv: Sequence[str]) -> "TrainConfig":
-        """Read the flags of train.py; with ``--resume``, missing ones come from the run's ``config.json``.
-
-        Raises:
-            InputError: a flag is unknown or missing, or its value is not valid.
-        """
-        description = (
-            "Train a 3D Gaussian Splatting model with an exact number of Gaussians on photos with poses (COLMAP, "
-            "Blender, nerfstudio or instant-ngp)."
-        )
-        examples = (
-            "my_scene --final-budget 50000 --minutes 10",
-            "my_scene -m output/my_scene --eval --schedule fast --final-budget 300000",
-        )
-        flags = given(cls, argv, description, examples)
+    def completed(cls, flags: dict[str, Any]) -> dict[str, Any]:
+        """With ``--resume``, flags that are not given come from the run's ``config.json``."""
         if "minutes" in flags and "schedule" not in flags:
             flags["schedule"] = "quick"
-        return build(cls, {**flags_to_continue(cls, flags), **flags})
+        return {**_flags_to_continue(flags), **flags}
 
     @classmethod
     def from_folder(cls, model_path: Path) -> "TrainConfig":
@@ -289,12 +285,12 @@ def of_run(file: Path) -> dict[str, Any]:
     return {"model_path": run, "iteration": int(step)} if is_saved and file.name == "point_cloud.ply" else {}
 
 
-def flags_to_continue(cls: type, flags: Mapping[str, Any]) -> dict[str, Any]:
+def _flags_to_continue(flags: Mapping[str, Any]) -> dict[str, Any]:
     """The flags of the run in ``-m``, with ``--resume``; empty without ``--resume`` or without a run."""
     path = flags["model_path"] / "config.json" if "model_path" in flags else None
     if not flags.get("resume") or path is None or not path.exists():
         return {}
-    saved = from_json(cls, read_json(path), path)
+    saved = from_json(TrainConfig, read_json(path), path)
     return {name: value for name, value in saved.items() if name not in ("resume", "viewer")}
 
 

@@ -1,11 +1,10 @@
 """The flags of convert.py."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from compact_splats.arguments.config import at_least
-from compact_splats.arguments.options import check, option, parse
+from compact_splats.arguments.options import Command, check, option
 from compact_splats.utils.errors import InputError
 
 MATCHINGS = ("auto", "exhaustive", "sequential")
@@ -17,12 +16,18 @@ _MIN_SIZE = 64  # px; smaller photos have no useful features
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConvertConfig:
+class ConvertConfig(Command):
     """The flags of a conversion. Values are checked on creation.
 
     Raises:
         InputError: a value has the wrong type or is out of range.
     """
+
+    about = (
+        "Make a scene for train.py from photos or a video: estimate camera poses with COLMAP (pycolmap) and "
+        "undistort the photos."
+    )
+    examples = ("my_photos -o my_scene", "video.mp4 --frames 100 -o my_scene")
 
     photos: tuple[Path, ...] = option(
         (), type=Path, many=True, positional="PHOTOS", group="basic", help="folder of photos, a video file, or the "
@@ -102,16 +107,3 @@ class ConvertConfig:
         path = self.output if self.source_path is None else self.source_path
         assert path is not None  # see _check_paths
         return path
-
-    @classmethod
-    def from_command_line(cls, argv: Sequence[str]) -> "ConvertConfig":
-        """Read the flags of convert.py.
-
-        Raises:
-            InputError: a flag is unknown or missing, or its value is not valid.
-        """
-        description = (
-            "Make a scene for train.py from photos or a video: estimate camera poses with COLMAP (pycolmap) and "
-            "undistort the photos."
-        )
-        return parse(cls, argv, description, ("my_photos -o my_scene", "video.mp4 --frames 100 -o my_scene"))

@@ -8,7 +8,7 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeVar
 
 from compact_splats.utils import files
 from compact_splats.utils.errors import InputError, brief, run_script
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 Config = TypeVar("Config", bound="DataclassInstance")
+AnyCommand = TypeVar("AnyCommand", bound="Command")
 GROUPS = ("basic", "output", "advanced")
 
 
@@ -99,26 +100,40 @@ class Parser(argparse.ArgumentParser):
         raise InputError(f"{message} (see --help)")
 
 
-def parse(
-    cls: type[Config], argv: Sequence[str], description: str, examples: Sequence[str], subcommand: str = ""
-) -> Config:
-    """Read a config from a command line; see :func:`given`.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Command:
+    """A config that is read from the command line of a command.
 
-    Raises:
-        InputError: a flag is unknown or missing, or its value is not valid.
+    Attributes:
+        about: what the command does.
+        examples: see :class:`Parser`, as for ``subcommand``.
     """
-    return build(cls, given(cls, argv, description, examples, subcommand))
+
+    about: ClassVar[str]
+    examples: ClassVar[tuple[str, ...]]
+    subcommand: ClassVar[str] = ""
+
+    @classmethod
+    def from_command_line(cls: type[AnyCommand], argv: Sequence[str]) -> AnyCommand:
+        """Read the flags.
+
+        Raises:
+            InputError: a flag is unknown or missing, or its value is not valid.
+        """
+        return build(cls, cls.completed(given(cls, argv)))
+
+    @classmethod
+    def completed(cls, flags: dict[str, Any]) -> dict[str, Any]:
+        """The given flags, and what the run that they name says of the others.
+
+        Raises:
+            InputError: the run can't be read.
+        """
+        return flags
 
 
-def given(
-    cls: type, argv: Sequence[str], description: str, examples: Sequence[str], subcommand: str = ""
-) -> dict[str, Any]:
+def given(cls: type[Command], argv: Sequence[str]) -> dict[str, Any]:
     """The fields of ``cls`` that are set on the command line, by name.
-
-    Args:
-        cls: the config class.
-        argv: the command line.
-        description: see :class:`Parser`, as for ``examples`` and ``subcommand``.
 
     Raises:
         InputError: a flag is unknown, its value has the wrong type, or too many words have no flag.
@@ -127,7 +142,7 @@ def given(
     bare = next((field for field in fields if field.metadata["positional"]), None)
     needed = [field for field in fields if "(required)" in field.metadata["help"] and field is not bare]
     usage = [*([bare.metadata["positional"]] if bare else []), *(f"{flag(each)} {_metavar(each)}" for each in needed)]
-    parser = Parser(description, examples, " ".join([*usage, "[flags]"]), subcommand)
+    parser = Parser(cls.about, cls.examples, " ".join([*usage, "[flags]"]), cls.subcommand)
     for field in fields:
         _add_flag(parser, field)
     if bare is None:

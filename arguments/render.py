@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from compact_splats.arguments.config import (
     MachineConfig,
@@ -16,7 +17,7 @@ from compact_splats.arguments.config import (
     run_folder,
     scene_of_run,
 )
-from compact_splats.arguments.options import build, check, given, option
+from compact_splats.arguments.options import Command, check, option
 from compact_splats.utils.errors import InputError
 
 PATHS = ("orbit", "spline", "cameras")
@@ -28,12 +29,18 @@ _ONLY_VIEWS = ("skip_train", "skip_test", "time", "depth", "counts", "rgba", "ca
 
 
 @dataclass(frozen=True, kw_only=True)
-class RenderConfig(MachineConfig, SceneConfig):
+class RenderConfig(Command, MachineConfig, SceneConfig):
     """What to render: the views of a scene, or a video.
 
     Raises:
         InputError: a value has the wrong type or is out of range, or two flags exclude each other.
     """
+
+    about = (
+        "Render the views of a trained model, each beside its photo, for metrics.py. With --video, render a "
+        "video along a camera path instead; with --time, measure frames per second."
+    )
+    examples = ("output/my_scene", "output/my_scene --video orbit.mp4 --path orbit")
 
     source_path: Path | None = option(  # type: ignore[assignment]  # optional here: nothing takes a SceneConfig
         None, type=Path, short="-s", group="basic", help="folder of the scene (default: that of the run)"
@@ -152,20 +159,11 @@ class RenderConfig(MachineConfig, SceneConfig):
         return width, height
 
     @classmethod
-    def from_command_line(cls, argv: Sequence[str]) -> RenderConfig:
-        """Read the flags of render.py; missing ones about the scene come from the run's ``config.json``.
-
-        Raises:
-            InputError: a flag is unknown or missing, or its value is not valid.
-        """
-        description = (
-            "Render the views of a trained model, each beside its photo, for metrics.py. With --video, render a "
-            "video along a camera path instead; with --time, measure frames per second."
-        )
-        flags = given(cls, argv, description, ("output/my_scene", "output/my_scene --video orbit.mp4 --path orbit"))
+    def completed(cls, flags: dict[str, Any]) -> dict[str, Any]:
+        """Flags about the scene that are not given come from the run's ``config.json``."""
         file = flags.get("model_path")
         if file is not None and file.is_file() and "model" not in flags:
             if (run := run_folder(file)) is None:
                 raise InputError(f"{file} is in no run folder: name a folder for renders with -m, and it with --model")
             flags |= of_run(file) or {"model_path": run, "model": file}
-        return build(cls, {**scene_of_run(flags.get("model_path")), **flags})
+        return {**scene_of_run(flags.get("model_path")), **flags}

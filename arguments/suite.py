@@ -1,24 +1,26 @@
 """The flags of test.py and test-fast.py."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from compact_splats.arguments.config import MachineConfig, at_least
-from compact_splats.arguments.options import check, option, parse
+from compact_splats.arguments.options import Command, check, option
 from compact_splats.utils.errors import InputError, brief
 
 PROTOCOLS = ("canonical", "resized")
 
 
 @dataclass(frozen=True, kw_only=True)
-class SuiteConfig(MachineConfig):
+class SuiteConfig(Command, MachineConfig):
     """The parameters of a sweep, except its schedule.
 
     Raises:
         InputError: a value is of the wrong type or out of its range.
     """
+
+    about = "Train and measure the scenes of a table: test.py by the full schedule, test-fast.py by the fast one."
+    examples = ("data", "data --scenes garden bicycle --small --dry-run")
 
     data: Path = option(
         type=Path, positional="DATA", group="basic", help="folder of the scenes, which are in it or up to two folders "
@@ -70,15 +72,6 @@ class SuiteConfig(MachineConfig):
     def shares(self) -> tuple[float, ...]:
         """The shares of ``--budgets``; by default only 1."""
         return (1.0,) if self.budgets is None else tuple(_share(word) for word in self.budgets.split(","))
-
-    @classmethod
-    def from_command_line(cls, argv: Sequence[str], description: str) -> "SuiteConfig":
-        """Read the flags of test.py or test-fast.py.
-
-        Raises:
-            InputError: a flag is unknown or missing, or its value is not allowed.
-        """
-        return parse(cls, argv, description, ("data", "data --scenes garden bicycle --small --dry-run"))
 
 
 def _share(word: str) -> float:

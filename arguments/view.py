@@ -1,8 +1,8 @@
 """The flags of view.py."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from compact_splats.arguments.config import (
     MachineConfig,
@@ -14,7 +14,7 @@ from compact_splats.arguments.config import (
     scene_of_run,
 )
 from compact_splats.arguments.edits import KeepConfig, numbers_of
-from compact_splats.arguments.options import build, check, given, option
+from compact_splats.arguments.options import Command, check, option
 from compact_splats.utils.errors import InputError
 
 DEFAULT_PORT = 8080
@@ -25,12 +25,15 @@ UPS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class ViewConfig(MachineConfig, SceneConfig, KeepConfig):
+class ViewConfig(Command, MachineConfig, SceneConfig, KeepConfig):
     """The flags of the viewer. Values are checked on creation.
 
     Raises:
         InputError: a value has the wrong type or is out of range.
     """
+
+    about = "Show a model in the browser: as a live page (default), or with --html as a single file."
+    examples = ("output/my_scene", "model.ply --up z --html model.html")
 
     model: Path = option(
         type=Path, short="-m", positional="MODEL", group="basic", help="folder that train.py wrote, or a model of any "
@@ -87,15 +90,9 @@ class ViewConfig(MachineConfig, SceneConfig, KeepConfig):
         return numbers
 
     @classmethod
-    def from_command_line(cls, argv: Sequence[str]) -> "ViewConfig":
-        """Read the flags of view.py; missing ones about the scene come from the run's ``config.json``.
-
-        Raises:
-            InputError: a flag is unknown or missing, or its value is not valid.
-        """
-        description = "Show a model in the browser: as a live page (default), or with --html as a single file."
-        flags = given(cls, argv, description, ("output/my_scene", "model.ply --up z --html model.html"))
+    def completed(cls, flags: dict[str, Any]) -> dict[str, Any]:
+        """Flags about the scene that are not given come from the run's ``config.json``."""
         trained = scene_of_run(run_folder(flags["model"]) if "model" in flags else None)
         if not trained.get("source_path", Path()).is_dir():  # the scene is not on this machine: use cameras.json
             trained.pop("source_path", None)
-        return build(cls, {**trained, **flags})
+        return {**trained, **flags}

@@ -263,9 +263,8 @@ def test_help_begins_with_two_examples_that_can_be_typed(script, capsys, monkeyp
     """After the usage, and before the flags in their groups."""
     cls, (program, *subcommand) = SCRIPTS[script], script.split()
     monkeypatch.setattr(sys, "argv", [program])
-    more = ["about"] if cls is SuiteConfig else []
     with pytest.raises(SystemExit):
-        cls.from_command_line(["--help"], *more)
+        cls.from_command_line(["--help"])
     usage, _, first, second, empty, *rest = capsys.readouterr().out.splitlines()
     assert usage.startswith(f"usage: {script} ") and empty == ""
     for line in (first, second):
@@ -275,7 +274,7 @@ def test_help_begins_with_two_examples_that_can_be_typed(script, capsys, monkeyp
             words += ["-s", "that of the run"]
         if cls is RenderConfig and "--video" not in words:
             words += ["-s", "that of the run"]
-        cls.from_command_line(words[len(subcommand) :], *more)
+        cls.from_command_line(words[len(subcommand) :])
     assert [line for line in rest if line in ("basic:", "output:", "advanced:")][:1] == ["basic:"]
 
 

@@ -43,8 +43,8 @@ def words(data_dir, tmp_path) -> list[str]:
 
 @pytest.mark.parametrize(("flags", "field", "value"), FLAGS)
 def test_a_flag_sets_its_field_and_nothing_else(flags, field, value):
-    plain = SuiteConfig.from_command_line(["--data", "data"], "")
-    changed = SuiteConfig.from_command_line(["--data", "data", *flags.split(" ")], "")
+    plain = SuiteConfig.from_command_line(["--data", "data"])
+    changed = SuiteConfig.from_command_line(["--data", "data", *flags.split(" ")])
     assert changed == dataclasses.replace(plain, **{field: value})
 
 
@@ -69,7 +69,7 @@ def test_bad_flags_are_one_line_and_nothing_is_written(words, tmp_path, flags):
 
 
 def plan_of(words: list[str], *flags: str, schedule: str = "full"):
-    return make_plan(SuiteConfig.from_command_line([*words, *flags], ""), schedule)
+    return make_plan(SuiteConfig.from_command_line([*words, *flags]), schedule)
 
 
 def test_scenes_are_found_up_to_two_folders_down_and_others_are_said_to_be_missing(words, data_dir):

@@ -34,7 +34,7 @@ def run_suite(argv: Sequence[str], schedule: str) -> int:
     Raises:
         InputError: the command line or the table is wrong, no scene is found, or another sweep uses the output folder.
     """
-    config = SuiteConfig.from_command_line(argv, f"Train and measure the scenes of a table, schedule {schedule}.")
+    config = SuiteConfig.from_command_line(argv)
     plan = make_plan(config, schedule)
     for scene in plan.missing:
         config.say(f"scene {scene.scene} of {scene.dataset} is not in {config.data}; get it from {scene.where}")
