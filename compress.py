@@ -17,7 +17,7 @@ from compact_splats.arguments.compress import (
     FineTuneConfig,
     OrderConfig,
 )
-from compact_splats.arguments.options import flags_that_save_memory, run_command, to_json
+from compact_splats.arguments.options import run_command, to_json
 from compact_splats.utils.errors import InputError, run_script
 
 # Above the imports that load torch, for which --help does not wait.
@@ -28,8 +28,9 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["order"]:
         del sys.argv[1]
         run_command(OrderConfig, "compress", "make_nested")
-    if sys.argv[1:2] != ["run"]:
-        run_command(CompressConfig, "compress", "compress")
+    if sys.argv[1:2] == ["run"]:
+        del sys.argv[1]
+    run_command(CompressConfig, "compress", "compress")
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -70,19 +71,18 @@ from compact_splats.utils.usage import MB, MemoryMeter, Stopwatch
 HEADER = f"{'':12} {'Gaussians':>10} {'MB':>8} {'bytes each':>10} {'train PSNR':>10} {'test PSNR':>10}"
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str]) -> None:
     """Run the command of the command line; the post-hoc stage if there is none."""
-    argv = list(sys.argv[1:] if argv is None else argv)
-    command = COMMANDS[argv.pop(0)] if argv and argv[0] in COMMANDS else run
-    command(argv)
+    word, words = argv[:1], argv[1:]
+    if word in (["export"], ["info"]):
+        (export if word == ["export"] else info)(words)
+    elif word == ["order"]:
+        make_nested(OrderConfig.from_command_line(words))
+    else:
+        compress(CompressConfig.from_command_line(words if word == ["run"] else argv))
 
 
 # ---- the post-hoc stage ----
-
-
-def run(argv: Sequence[str]) -> None:
-    """``compress.py [run]``: the post-hoc stage."""
-    compress(CompressConfig.from_command_line(argv))
 
 
 def compress(config: CompressConfig) -> dict[str, Any]:
@@ -248,11 +248,6 @@ def describe(result: Result, summary: dict[str, Any]) -> str:
 # ---- nested models ----
 
 
-def order(argv: Sequence[str]) -> None:
-    """``compress.py order``: make a nested model."""
-    make_nested(OrderConfig.from_command_line(argv))
-
-
 def make_nested(config: OrderConfig) -> dict[str, Any]:
     """Make a nested model; write its PLY, and beside it a ``.json`` of the same name with all measurements.
 
@@ -296,8 +291,3 @@ def make_nested(config: OrderConfig) -> dict[str, Any]:
     config.say(f"{out}: {cost['minutes']:.2f} min without loading and saving")
     return summary
 
-
-COMMANDS = {"run": run, "export": export, "info": info, "order": order}
-
-if __name__ == "__main__":
-    run_script(main, less_memory=flags_that_save_memory(CompressConfig))
