@@ -23,6 +23,18 @@ from compact_splats.training.strategy import Strategy
 from compact_splats.utils.errors import InputError
 
 
+def scene_of(config: Any, units: Units | None = None, **more: Any) -> Scene:
+    """The scene of a ``SceneConfig``; ``units`` are those of an earlier run on it, ``more`` is for ``load_scene``.
+
+    Raises:
+        InputError: the scene can't be read.
+    """
+    return load_scene(
+        config.source_path, config.images, config.resolution, config.eval, config.alpha, units=units,
+        sparse=config.sparse, photo_memory=memory_size(config.photo_memory), **more,
+    )  # fmt: skip
+
+
 def load(
     config: Any,
     check: Callable[[Scene], None] = lambda scene: None,
@@ -43,11 +55,7 @@ def load(
     Raises:
         InputError: the scene can't be read.
     """
-    scene = load_scene(
-        config.source_path, config.images, config.resolution, config.eval, config.alpha, config.seed,
-        num_random_points, units, sparse=config.sparse, photo_memory=memory_size(config.photo_memory),
-        max_tracked=max_tracked,
-    )  # fmt: skip
+    scene = scene_of(config, units, seed=config.seed, num_random_points=num_random_points, max_tracked=max_tracked)
     check(scene)
     first = scene.train[0]
     config.say(
