@@ -33,9 +33,8 @@ DIFFERENT = 0.08  # standard deviation of the log-gains above which photos are t
 FILE = "exposure.json"  # in a run folder
 _NUM_PHOTOS, _NUM_POINTS = 16, 3000  # at most, for the comparison of photos
 _FEWEST = 50  # points in view of a photo that is compared
-_CLEAR = (
-    1.4  # times the scatter within photos; measured on six captures: 1.7 to 1.9 where exposure differs, else 0.2 to 1.1
-)
+# Times the scatter within photos; measured on six captures: 1.7 to 1.9 where exposure differs, else 0.2 to 1.1.
+_CLEAR = 1.4
 _DARK, _BRIGHT = 15, 240  # uint8; colours beyond may be clipped
 
 
@@ -177,7 +176,7 @@ class Exposure:
         )
 
 
-def difference_of_exposures(scene: Scene, seed: int = 0) -> float:
+def difference_of_exposures(scene: Scene) -> float:
     """Standard deviation of the log-gains of training photos that see the same points; 0 where it can't be told.
 
     The log-gain of a photo is the median, over the points in view, of the log of its grey value over the median of the
@@ -186,11 +185,10 @@ def difference_of_exposures(scene: Scene, seed: int = 0) -> float:
 
     Args:
         scene: points that all have one colour are no measured ones; up to 16 photos and 3,000 points are compared.
-        seed: of the choice of points.
     """
     if (scene.points.rgb == scene.points.rgb[0]).all():
         return 0.0
-    chosen = torch.randperm(len(scene.points.xyz), generator=torch.Generator().manual_seed(seed))[:_NUM_POINTS]
+    chosen = torch.randperm(len(scene.points.xyz), generator=torch.Generator().manual_seed(0))[:_NUM_POINTS]
     xyz = scene.points.xyz[chosen].double()
     stride = max(1, len(scene.train) // _NUM_PHOTOS)
     cameras = in_turn(scene.train[::stride][:_NUM_PHOTOS], torch.device("cpu"))
