@@ -10,9 +10,7 @@ from typing import Any
 from compact_splats.arguments.config import (
     MachineConfig,
     SceneConfig,
-    at_least,
     check_resolution,
-    in_range,
     of_run,
     run_folder,
     scene_of_run,
@@ -170,9 +168,9 @@ class FineTuneConfig(Command, MachineConfig, SceneConfig):
         None, type=Path, group="basic", help="take this file, a model of any trainer and format, instead of the "
         "folder's"
     )  # fmt: skip
-    iteration: int = option(-1, type=int, help="the saved step of the run; -1: the last")
-    lambda_dssim: float = option(0.2, type=float, help="weight of the SSIM term in the loss, 0 to 1")
-    seed: int = option(0, type=int, help="seed of the random numbers")
+    iteration: int = option(-1, type=int, low=-1, help="the saved step of the run; -1: the last")
+    lambda_dssim: float = option(0.2, type=float, low=0, high=1, help="weight of the SSIM term in the loss, 0 to 1")
+    seed: int = option(0, type=int, low=0, help="seed of the random numbers")
 
     def check_model(self) -> None:
         """Check the values; for ``__post_init__``.
@@ -182,10 +180,6 @@ class FineTuneConfig(Command, MachineConfig, SceneConfig):
         """
         check(self)
         _refuse_no_model(self.model_path, self.ply)
-        at_least(0, "--threads", self.threads)
-        at_least(-1, "--iteration", self.iteration)
-        at_least(0, "--seed", self.seed)
-        in_range(0, 1, "--lambda-dssim", self.lambda_dssim)
         check_resolution(self.resolution)
 
     @classmethod
@@ -244,35 +238,32 @@ class CompressConfig(FineTuneConfig, KeepConfig):
         "those with the smallest gradients of the loss"
     )  # fmt: skip
     target_gaussians: int | None = option(
-        None, type=int, group="basic", help="prune to exactly this number of Gaussians"
+        None, type=int, low=1, group="basic", help="prune to exactly this number of Gaussians"
     )  # fmt: skip
     target_mb: float | None = option(
-        None, type=float, group="basic", help="prune until the file has at most this many MB (10^6 bytes)"
+        None, type=float, low=1e-6, group="basic", help="prune until the file has at most this many MB (10^6 bytes)"
     )
     max_psnr_drop: float | None = option(
-        None, type=float, group="basic", help="prune while the PSNR of the training views drops by at most this many dB"
-    )
+        None, type=float, low=0, group="basic", help="prune while the PSNR of the training views drops by at most this "
+        "many dB"
+    )  # fmt: skip
     rounds: int | None = option(
-        None, type=int, help=f"largest number of rounds (default: {DEFAULT_ROUNDS}, or as many as the targets above "
-        "need); pruning ends at the first target that is reached"
+        None, type=int, low=0, help=f"largest number of rounds (default: {DEFAULT_ROUNDS}, or as many as the targets "
+        "above need); pruning ends at the first target that is reached"
     )  # fmt: skip
     steps: float = option(
-        1.0, type=float, help="factor for the numbers of fine-tuning steps: 1,000 per round and 5,000 at the end, or "
-        "1,200 with --no-prune; 0: no fine-tuning"
+        1.0, type=float, low=0, help="factor for the numbers of fine-tuning steps: 1,000 per round and 5,000 at the "
+        "end, or 1,200 with --no-prune; 0: no fine-tuning"
     )  # fmt: skip
 
     def __post_init__(self) -> None:
         self.check_model()
-        self.check_kept()
-        at_least(0, "--steps", self.steps)
+        _ = self.crop_numbers
         if self.quality != "default" and self.profile != "compact":
             raise InputError(f"--quality {self.quality} is for --profile compact: leave one of them out")
-        for name, low in (("target_gaussians", 1), ("target_mb", 1e-6), ("max_psnr_drop", 0), ("rounds", 0)):
-            value, flag = getattr(self, name), "--" + name.replace("_", "-")
-            if value is None:
-                continue
-            at_least(low, flag, value)
-            if not self.prune:
+        for name in ("target_gaussians", "target_mb", "max_psnr_drop", "rounds"):
+            if getattr(self, name) is not None and not self.prune:
+                flag = "--" + name.replace("_", "-")
                 raise InputError(f"{flag} and --no-prune exclude each other: leave one of them out")
         if self.prune_by != "error" and not self.prune:
             raise InputError("--prune-by and --no-prune exclude each other: leave one of them out")
@@ -306,15 +297,13 @@ class OrderConfig(FineTuneConfig):
     )  # fmt: skip
     overwrite: bool = option(False, type=bool, group="output", help="replace a file of that name")
     smallest: float = option(
-        0.25, type=float, group="basic", help="smallest share of the Gaussians, 0.01 to 0.5, that is to be as good as "
-        "a model of so many; a smaller one costs the larger ones quality"
+        0.25, type=float, low=0.01, high=0.5, group="basic", help="smallest share of the Gaussians, 0.01 to 0.5, that "
+        "is to be as good as a model of so many; a smaller one costs the larger ones quality"
     )  # fmt: skip
-    steps: float = option(1.0, type=float, help="factor for the numbers of fine-tuning steps; 0: only order")
+    steps: float = option(1.0, type=float, low=0, help="factor for the numbers of fine-tuning steps; 0: only order")
 
     def __post_init__(self) -> None:
         self.check_model()
-        in_range(0.01, 0.5, "--smallest", self.smallest)
-        at_least(0, "--steps", self.steps)
         if self.steps == math.inf:
             raise InputError("--steps must be finite")
         if self.out is not None and self.out.suffix.lower() != ".ply":

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from compact_splats.arguments.edits import EditConfig
-from compact_splats.arguments.options import Command, check, option
+from compact_splats.arguments.options import Command, option
 from compact_splats.utils.errors import InputError
 
 SOG_FOLDER = "sog-folder"  # a .sog as loose files
@@ -47,7 +47,6 @@ class ExportConfig(Command, EditConfig):
     quiet: bool = option(False, type=bool, group="output", help="print nothing but errors")
 
     def __post_init__(self) -> None:
-        check(self)
         self.check_edits()
         if not self.models:
             raise InputError("no model to convert: give a file or a folder of train.py")

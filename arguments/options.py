@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import difflib
 import importlib
+import math
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -29,6 +30,8 @@ def option(
     short: str | None = None,
     choices: Sequence[str] | None = None,
     many: bool = False,
+    low: float | None = None,
+    high: float | None = None,
     saves_memory: bool = False,
     may_change: bool = False,
     positional: str | None = None,
@@ -44,6 +47,8 @@ def option(
         short: second name of the flag, such as ``-s``.
         choices: the allowed values.
         many: the value is a tuple of any number of ``type``.
+        low: the smallest allowed value.
+        high: the largest one, if there is a smallest.
         saves_memory: another value can reduce the memory needed.
         may_change: the value does not affect the model, so a run may be continued with another one.
         positional: what the usage calls it; words without a flag are its value. At most one field has it.
@@ -51,8 +56,9 @@ def option(
         group: heading in ``--help``, one of ``GROUPS``.
     """
     metadata = {
-        "help": help, "type": type, "short": short, "choices": choices, "many": many, "saves_memory": saves_memory,
-        "may_change": may_change, "positional": positional, "alone": alone, "group": group,
+        "help": help, "type": type, "short": short, "choices": choices, "many": many, "low": low, "high": high,
+        "saves_memory": saves_memory, "may_change": may_change, "positional": positional, "alone": alone,
+        "group": group,
     }  # fmt: skip
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -180,10 +186,10 @@ def build(cls: type[Config], values: Mapping[str, Any]) -> Config:
 
 
 def check(config: Any) -> None:
-    """Check the type and choices of every field; for ``__post_init__``.
+    """Check the type, choices and range of every field; for ``__post_init__``.
 
     Raises:
-        InputError: a field has the wrong type or none of its choices.
+        InputError: a field has the wrong type, none of its choices, or is out of range.
     """
     for field in dataclasses.fields(config):
         _check_value(flag(field), field, getattr(config, field.name))
@@ -294,7 +300,7 @@ class _Tuple(argparse.Action):
 
 
 def _check_value(where: str | Path, field: dataclasses.Field, value: Any) -> None:
-    kind, choices = field.metadata["type"], field.metadata["choices"]
+    kind, choices, low, high = (field.metadata[key] for key in ("type", "choices", "low", "high"))
     if value is None and field.default is None:
         return
     for item in value if field.metadata["many"] and isinstance(value, tuple) else (value,):
@@ -302,6 +308,9 @@ def _check_value(where: str | Path, field: dataclasses.Field, value: Any) -> Non
             raise InputError(f"{where} must be of type {kind.__name__}, not {brief(item)} (see --help)")
         if choices and item not in choices:
             raise InputError(f"{where} must be one of {', '.join(choices)}, not {brief(item)}")
+        if low is not None and not low <= item <= (math.inf if high is None else high):
+            allowed = f"{low} or more" if high is None else f"a number from {low} to {high}"
+            raise InputError(f"{where} must be {allowed}, not {item}")
 
 
 def _is(value: Any, kind: type) -> bool:

@@ -10,9 +10,7 @@ from typing import Any
 from compact_splats.arguments.config import (
     MachineConfig,
     SceneConfig,
-    at_least,
     check_resolution,
-    in_range,
     of_run,
     run_folder,
     scene_of_run,
@@ -53,7 +51,7 @@ class RenderConfig(Command, MachineConfig, SceneConfig):
         None, type=Path, group="basic", help="render this file instead of the PLY of the run: .gsz, .ply or another "
         "format"
     )  # fmt: skip
-    iteration: int = option(-1, type=int, help="saved step to render; -1: the last")
+    iteration: int = option(-1, type=int, low=-1, help="saved step to render; -1: the last")
     skip_train: bool = option(False, type=bool, group="basic", help="do not render the training views")
     skip_test: bool = option(False, type=bool, group="basic", help="do not render the test views")
     depth: bool = option(
@@ -82,11 +80,12 @@ class RenderConfig(Command, MachineConfig, SceneConfig):
         "at (default); spline: smooth, through the cameras; cameras: straight from camera to camera, with a rest at "
         "each"
     )  # fmt: skip
-    fps: int | None = option(None, type=int, help="frames per second (default: 30; GIF: 20)")
-    frames: int | None = option(None, type=int, help="length of the video in frames")
+    fps: int | None = option(None, type=int, low=1, high=120, help="frames per second (default: 30; GIF: 20)")
+    frames: int | None = option(None, type=int, low=1, high=MAX_FRAMES, help="length of the video in frames")
     seconds: float | None = option(
-        None, type=float, help="length of the video in seconds (default: 8; GIF: 3; --path cameras: 0.5 per camera)"
-    )
+        None, type=float, low=0, high=MAX_FRAMES, help="length of the video in seconds (default: 8; GIF: 3; --path "
+        "cameras: 0.5 per camera)"
+    )  # fmt: skip
     size: tuple[int, int] | None = option(
         None, type=int, many=True, help="width and height of the video in px (default: those of the first camera; "
         "GIF: at most 320 px wide)"
@@ -94,8 +93,6 @@ class RenderConfig(Command, MachineConfig, SceneConfig):
 
     def __post_init__(self) -> None:
         check(self)
-        at_least(0, "--threads", self.threads)
-        at_least(-1, "--iteration", self.iteration)
         check_resolution(self.resolution)
         if self.video is None:
             self._refuse(_ONLY_VIDEO, "needs --video FILE")
@@ -115,14 +112,8 @@ class RenderConfig(Command, MachineConfig, SceneConfig):
     def _check_video(self, video: Path) -> None:
         if video.suffix.lower() not in (".mp4", ".gif"):
             raise InputError(f"--video must name a file that ends in .mp4 or .gif, not {video}")
-        if self.fps is not None:
-            in_range(1, 120, "--fps", self.fps)
         if self.frames is not None and self.seconds is not None:
             raise InputError("--frames and --seconds both set the length of the video: give only one of them")
-        if self.frames is not None:
-            in_range(1, MAX_FRAMES, "--frames", self.frames)
-        if self.seconds is not None:
-            in_range(0, MAX_FRAMES, "--seconds", self.seconds)
         if self.size is not None:
             self._check_size(self.size)
 

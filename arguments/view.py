@@ -7,9 +7,7 @@ from typing import Any
 from compact_splats.arguments.config import (
     MachineConfig,
     SceneConfig,
-    at_least,
     check_resolution,
-    in_range,
     run_folder,
     scene_of_run,
 )
@@ -43,7 +41,7 @@ class ViewConfig(Command, MachineConfig, SceneConfig, KeepConfig):
         None, type=Path, short="-s", group="basic", help="folder of the scene, for cameras and photos (default: that "
         "of the run)"
     )  # fmt: skip
-    iteration: int = option(-1, type=int, help="saved step to show; -1: the last")
+    iteration: int = option(-1, type=int, low=-1, help="saved step to show; -1: the last")
     html: Path | None = option(
         None, type=Path, group="output", help="write a single HTML file, which opens without a server and offline, "
         "instead of serving"
@@ -52,14 +50,16 @@ class ViewConfig(Command, MachineConfig, SceneConfig, KeepConfig):
         None, choices=("gsz", "spz"), group="output", help="how the HTML file holds the model: gsz is smaller and "
         "loses more (default: gsz for a model that is a .gsz, which loses nothing, else spz)"
     )  # fmt: skip
-    port: int = option(DEFAULT_PORT, type=int, group="output", help="port of the live page; 0: any free one")
+    port: int = option(
+        DEFAULT_PORT, type=int, low=0, high=65535, group="output", help="port of the live page; 0: any free one"
+    )
     host: str = option(
         "127.0.0.1", group="output", help="address of the live page; 127.0.0.1: only from this machine and through "
         "ssh; 0.0.0.0: from the network"
     )  # fmt: skip
     max_gaussians: int = option(
-        1_000_000, type=int, saves_memory=True, help="number of Gaussians sent to the browser: those with the largest "
-        "opacity times size; of a nested model, the first ones"
+        1_000_000, type=int, low=1, saves_memory=True, help="number of Gaussians sent to the browser: those with the "
+        "largest opacity times size; of a nested model, the first ones"
     )  # fmt: skip
     up: str | None = option(
         None, group="basic", help="up direction in the coordinates of the file: x, y, z, -x, -y, -z, or three numbers, "
@@ -68,11 +68,7 @@ class ViewConfig(Command, MachineConfig, SceneConfig, KeepConfig):
 
     def __post_init__(self) -> None:
         check(self)
-        self.check_kept()
-        at_least(0, "--threads", self.threads)
-        at_least(-1, "--iteration", self.iteration)
-        at_least(1, "--max-gaussians", self.max_gaussians)
-        in_range(0, 65535, "--port", self.port)
+        _ = self.crop_numbers
         check_resolution(self.resolution)
         if self.format is not None and self.html is None:
             raise InputError("--format is for a single HTML file: give --html FILE, too")
