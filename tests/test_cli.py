@@ -317,7 +317,7 @@ def test_an_unknown_flag_brings_the_closest_known_one():
         TrainConfig.from_command_line([*NEEDED, "--iteration", "5"])
 
 
-@pytest.mark.parametrize("script", ["convert.py", "train.py", "render.py", "compress.py"])
+@pytest.mark.parametrize("script", sorted({name.split()[0] for name in SCRIPTS}))
 def test_scripts_end_on_bad_flags_with_one_line_and_exit_code_2(script, tmp_path):
     done = subprocess.run(
         [sys.executable, ROOT / script, "--final-budgets", "0"], cwd=tmp_path, capture_output=True, text=True
