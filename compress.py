@@ -88,9 +88,6 @@ def main(argv: Sequence[str]) -> None:
 def compress(config: CompressConfig) -> dict[str, Any]:
     """Compress a model; write the file, and beside it a ``.json`` of the same name with all measurements.
 
-    Args:
-        config: the options.
-
     Returns:
         The content of the ``.json``.
 
@@ -251,9 +248,6 @@ def describe(result: Result, summary: dict[str, Any]) -> str:
 def make_nested(config: OrderConfig) -> dict[str, Any]:
     """Make a nested model; write its PLY, and beside it a ``.json`` of the same name with all measurements.
 
-    Args:
-        config: the options.
-
     Returns:
         The content of the ``.json``.
 
@@ -290,4 +284,3 @@ def make_nested(config: OrderConfig) -> dict[str, Any]:
         config.say(f"{name:10} {each.gaussians:10,}  {each.psnr:5.2f}  {each.ssim:.4f}")
     config.say(f"{out}: {cost['minutes']:.2f} min without loading and saving")
     return summary
-

@@ -28,11 +28,7 @@ _Posed = tuple[str, Lens, np.ndarray]  # name, lens, pose (4,4) world to camera
 
 
 def camera_entries(cameras: Iterable[Camera], units: Units = Units()) -> list[dict[str, Any]]:  # noqa: B008
-    """The content of ``cameras.json``.
-
-    Args:
-        cameras: in world units.
-        units: of their scene.
+    """The content of ``cameras.json``, of cameras in world units.
 
     Returns:
         For each camera its centre in the coordinates of files, its camera-to-world rotation by rows, and the intrinsics

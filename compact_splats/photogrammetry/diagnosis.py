@@ -77,9 +77,6 @@ def only_turned(path: Path) -> bool:
     """Whether the camera turned on the spot: in nearly all pairs one rotation explains nearly all matches.
 
     COLMAP may bend the lens until such photos seem to have parallax, and then give a model that is none.
-
-    Args:
-        path: COLMAP's database.
     """
     with pycolmap.Database.open(path) as database:
         matched = list(_with_enough(*database.read_two_view_geometry_num_inliers()))

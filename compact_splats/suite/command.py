@@ -23,10 +23,6 @@ ALL_DONE, SOMETHING_FAILED, INTERRUPTED = 0, 1, 130
 def run_suite(argv: Sequence[str], schedule: str) -> int:
     """Train, render, measure and time the scenes of a table.
 
-    Args:
-        argv: the command line.
-        schedule: "full" or "fast".
-
     Returns:
         The exit code: 0 if all runs are done; 1 if a run failed, or a scene of ``--scenes`` is missing; 130 if the
         user stopped the sweep.

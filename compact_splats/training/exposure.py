@@ -145,11 +145,6 @@ class Exposure:
     def read(cls, path: Path, cameras: Sequence[Camera], device: torch.device) -> Exposure | None:
         """The transforms that a training has left in ``exposure.json``, as they are; None: there is no such file.
 
-        Args:
-            path: the file.
-            cameras: the training views.
-            device: of the model.
-
         Raises:
             InputError: the file has no transform for one of the photos, or is not of this kind.
         """

@@ -130,13 +130,7 @@ def check_all_photos(scene: Scene, source: Path) -> None:
 
 
 def first_gaussians(config: Any, scene: Scene, device: torch.device, given: SavedArrays | None) -> GaussianModel:
-    """What the training starts from: the scene's points, or a model.
-
-    Args:
-        config: of the training.
-        scene: of the training.
-        device: of the model.
-        given: the model; None: the points.
+    """What the training starts from: the model ``given``, or else the scene's points.
 
     Raises:
         InputError: the model has no Gaussians.
@@ -151,11 +145,6 @@ def first_gaussians(config: Any, scene: Scene, device: torch.device, given: Save
 
 def exposure_for(config: Any, scene: Scene, device: torch.device) -> Exposure | None:
     """The colour transforms of the photos, if they are to be learnt; says why, where the photos decide it.
-
-    Args:
-        config: of the training.
-        scene: of the training.
-        device: of the model.
 
     Raises:
         InputError: a photo is broken.
@@ -174,12 +163,7 @@ def exposure_for(config: Any, scene: Scene, device: torch.device) -> Exposure | 
 
 
 def poses_for(config: Any, scene: Scene) -> PoseRefinement | None:
-    """The changes of the training poses, if they are to be learnt.
-
-    Args:
-        config: of the training.
-        scene: of the training.
-    """
+    """The changes of the training poses, if they are to be learnt."""
     if not config.refine_poses:
         return None
     if len(scene.train) < 2:
@@ -224,16 +208,11 @@ def check_same_start(processes: SingleProcess, config: Any, scene: Scene) -> Non
     Raises:
         InputError: one does not.
     """
-    neutral = {
-        "source_path": Path(),
-        "model_path": None,
-        "resume": False,
-        "device": "auto",
-        "threads": 0,
-        "photo_memory": "auto",
-        "quiet": False,
-    }
-    text = repr((replace(config, **neutral), [camera.name for camera in scene.train]))
+    alike = replace(
+        config, source_path=Path(), model_path=None, resume=False, device="auto", threads=0, photo_memory="auto",
+        quiet=False,
+    )  # fmt: skip
+    text = repr((alike, [camera.name for camera in scene.train]))
     settings = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
     poses = [camera.world_to_camera for camera in scene.train]
     points = [scene.points.xyz, scene.points.rgb]

@@ -59,11 +59,7 @@ class PoseRefinement:
         return progress > START
 
     def gradient(self, index: int, v_matrix: Tensor) -> Tensor:
-        """From the gradient of a loss for ``world_to_camera`` to that for the change of the pose [eq. 18].
-
-        Args:
-            index: of the training photo.
-            v_matrix: (4,4), as of ``RenderPass``.
+        """From the gradient (4,4) of a loss for ``world_to_camera`` to that for the change of the pose [eq. 18].
 
         Returns:
             (6,) float64.

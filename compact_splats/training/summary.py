@@ -7,13 +7,7 @@ from typing import Any
 
 
 def describe(summary: dict[str, Any], budget: int, folder: Path) -> str:
-    """Format the summary.
-
-    Args:
-        summary: the content of ``summary.json``.
-        budget: number of Gaussians wanted.
-        folder: of the run.
-    """
+    """Format the summary."""
     script = Path(sys.argv[0])
     view = ["python", str(script.with_name("view.py"))] if script.name == "train.py" else ["compact-splats", "view"]
     quality = [

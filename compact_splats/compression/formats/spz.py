@@ -121,13 +121,9 @@ def read(path: str | Path, *, axes: str = "RDF", keep_nan: bool = False) -> Save
 
 
 def drawn_in(arrays: SavedArrays, reach: float) -> SavedArrays:
-    """Far Gaussians moved to within ``reach`` of the origin on each axis, on their ray, and smaller by as much.
+    """Far Gaussians moved to within ``reach`` (world units) of the origin on each axis, on their ray, and smaller.
 
     From near the origin they look as before; there the one step of all positions may now be finer.
-
-    Args:
-        arrays: of a model.
-        reach: world units.
     """
     far = np.abs(arrays["means"]).max(axis=1)
     factor = np.minimum(1, reach / np.maximum(far, np.float32(reach)))[:, None].astype(np.float32)
