@@ -203,11 +203,7 @@ class FineTuneConfig(Command, MachineConfig, SceneConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class CompressConfig(FineTuneConfig, KeepConfig):
-    """The options of compress.py.
-
-    Raises:
-        InputError: a value has the wrong type or is out of range.
-    """
+    """The options of compress.py."""
 
     about = (
         "Compress a trained model: prune the Gaussians that matter least, and fine-tune the rest "
@@ -278,11 +274,7 @@ class CompressConfig(FineTuneConfig, KeepConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class OrderConfig(FineTuneConfig):
-    """The options of ``compress.py order``.
-
-    Raises:
-        InputError: a value has the wrong type or is out of range.
-    """
+    """The options of ``compress.py order``."""
 
     about = (
         "Order the Gaussians of a trained model and fine-tune them so that the first ones alone, any number of "

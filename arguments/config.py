@@ -82,11 +82,7 @@ class MachineConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(Command, MachineConfig, SceneConfig):
-    """The flags of a training. Values are checked on creation.
-
-    Raises:
-        InputError: a value has the wrong type or is out of range.
-    """
+    """The flags of a training."""
 
     about = (
         "Train a 3D Gaussian Splatting model with an exact number of Gaussians on photos with poses (COLMAP, "

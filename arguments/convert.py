@@ -16,11 +16,7 @@ _MIN_SIZE = 64  # px; smaller photos have no useful features
 
 @dataclass(frozen=True, kw_only=True)
 class ConvertConfig(Command):
-    """The flags of a conversion. Values are checked on creation.
-
-    Raises:
-        InputError: a value has the wrong type or is out of range.
-    """
+    """The flags of a conversion."""
 
     about = (
         "Make a scene for train.py from photos or a video: estimate camera poses with COLMAP (pycolmap) and "

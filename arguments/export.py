@@ -14,11 +14,7 @@ SPZ_VERSIONS = ("3", "4")
 
 @dataclass(frozen=True, kw_only=True)
 class ExportConfig(Command, EditConfig):
-    """What to convert, how to edit it, and where it goes.
-
-    Raises:
-        InputError: a value has the wrong type or is out of range.
-    """
+    """What to convert, how to edit it, and where it goes."""
 
     about = (
         "Convert a model to the format of another tool; --format ply decodes a .gsz. The model may be edited: "

@@ -10,11 +10,7 @@ from compact_splats.utils.errors import InputError
 
 @dataclass(frozen=True, kw_only=True)
 class MetricsConfig(Command):
-    """Which renders to measure.
-
-    Raises:
-        InputError: a value has the wrong type, or no folder is named.
-    """
+    """Which renders to measure."""
 
     about = "Measure the rendered test views of trained models: PSNR, SSIM and LPIPS."
     examples = ("output/my_scene", "output/first output/second")

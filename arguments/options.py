@@ -108,11 +108,14 @@ class Parser(argparse.ArgumentParser):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Command:
-    """A config that is read from the command line of a command.
+    """A config that is read from the command line of a command. Values are checked on creation.
 
     Attributes:
         about: what the command does.
         examples: see :class:`Parser`, as for ``subcommand``.
+
+    Raises:
+        InputError: a value has the wrong type or is out of range, or flags exclude each other.
     """
 
     about: ClassVar[str]

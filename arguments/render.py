@@ -28,11 +28,7 @@ _ONLY_VIEWS = ("skip_train", "skip_test", "time", "depth", "counts", "rgba", "ca
 
 @dataclass(frozen=True, kw_only=True)
 class RenderConfig(Command, MachineConfig, SceneConfig):
-    """What to render: the views of a scene, or a video.
-
-    Raises:
-        InputError: a value has the wrong type or is out of range, or two flags exclude each other.
-    """
+    """What to render: the views of a scene, or a video."""
 
     about = (
         "Render the views of a trained model, each beside its photo, for metrics.py. With --video, render a "

@@ -24,11 +24,7 @@ UPS = {
 
 @dataclass(frozen=True, kw_only=True)
 class ViewConfig(Command, MachineConfig, SceneConfig, KeepConfig):
-    """The flags of the viewer. Values are checked on creation.
-
-    Raises:
-        InputError: a value has the wrong type or is out of range.
-    """
+    """The flags of the viewer."""
 
     about = "Show a model in the browser: as a live page (default), or with --html as a single file."
     examples = ("output/my_scene", "model.ply --up z --html model.html")
