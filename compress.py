@@ -64,6 +64,7 @@ from compact_splats.training.loading import Decoding, load
 from compact_splats.training.poses import take_refined_poses
 from compact_splats.training.random_streams import random_stream
 from compact_splats.training.run_folder import RunFolder
+from compact_splats.training.summary import memory_line
 from compact_splats.training.view_sampler import ViewSampler
 from compact_splats.utils.files import check_writable, write_json
 from compact_splats.utils.usage import MB, MemoryMeter, Stopwatch
@@ -230,13 +231,10 @@ def describe(result: Result, summary: dict[str, Any]) -> str:
     if result.stopped_by is not None:
         missed = f"; not reached: {' and '.join(result.missed)}" if result.missed else ""
         lines.append(f"{'stopped at':12} {result.stopped_by}{missed}")
-    memory = f"{'memory':12} peak {summary['peak_rss_mb']:,.0f} MB"
-    if "peak_device_mb" in summary:
-        memory += f"; on the GPU {summary['peak_device_mb']:,.0f} MB"
     file = Path(summary["file"])
     lines += [
         f"{'time':12} {summary['minutes']:.2f} min without loading and saving",
-        memory,
+        memory_line(summary),
         f"{'files':12} {file} and {file.with_suffix('.json').name}",
     ]
     return "\n".join(lines)
