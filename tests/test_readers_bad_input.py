@@ -255,6 +255,7 @@ BAD_FRAMES = {
     "no focal length": {"fl_x": None},
     "NaN focal length": {"fl_x": float("nan")},
     "a field of view of zero": {"fl_x": None, "camera_angle_x": 0},
+    "a field of view of half a turn": {"fl_x": None, "x_fov": 180},
     "a size of words": {"w": "wide", "h": 30},
     "a size of NaN": {"w": float("nan"), "h": 30},
     "an infinite size": {"w": float("inf"), "h": 30},

@@ -52,6 +52,13 @@ def test_blender_layout(tmp_path):
     assert len(everything.train) == 3 and everything.test == ()
 
 
+def test_fields_of_view_of_instant_ngp_are_in_degrees(tmp_path):
+    write_transforms(tmp_path, fl_x=None, x_fov=90.0, y_fov=60.0)
+    camera = load_scene(tmp_path, eval=False).train[0]
+    assert camera.fx == pytest.approx(camera.width / 2)
+    assert camera.fy == pytest.approx(camera.height / 2 / math.tan(math.pi / 6))
+
+
 def test_global_and_per_frame_intrinsics(tmp_path):
     """A frame's own numbers go before those of the file."""
     write_transforms(
