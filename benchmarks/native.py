@@ -52,7 +52,8 @@ def build(folder: Path, driver: str, architecture: str = "native", include: str 
     if compiler is None:
         raise FileNotFoundError("there is no C++ compiler")
     folder.mkdir()
-    sources = sorted((ENGINE / "src").glob("cpu_*.cpp"))
+    text = (HERE / f"{driver}.cpp").read_text()
+    sources = [path for path in sorted((ENGINE / "src").glob("cpu_*.cpp")) if f'"{path.name}"' not in text]
     program = folder / driver
     subprocess.run(
         [compiler, "-std=c++20", "-w", *package_flags(), f"-march={architecture}", f"-I{ENGINE / 'src'}", f"-I{HERE}",

@@ -15,7 +15,9 @@ import importlib.util
 import itertools
 import multiprocessing
 import os
+import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -30,6 +32,7 @@ import torch
 from diff_gaussian_rasterization import LIMITS, photometric_loss
 from torch import Tensor
 
+from benchmarks.native import build, find_compiler, write_case
 from benchmarks.timing import median_seconds
 from compact_splats.arguments import DEVICES, pick_device
 from compact_splats.arguments.device import use_threads
@@ -214,6 +217,7 @@ def measure(
     device: torch.device,
     engine: str,
     repeats: int,
+    limit: Path | None = None,
 ) -> dict:
     """Seconds of each part of a training step on one view, splat-pixel pairs, and peak memory.
 
@@ -227,6 +231,7 @@ def measure(
         device: where it happens.
         engine: "ours", "deterministic" (ours, with the same bits from run to run) or "gsplat".
         repeats: the median of this many.
+        limit: the program of limit.cpp, for the CPU.
     """
     memory = MemoryMeter(device)
     model = ready_to_train(GaussianModel({name: row.to(device, copy=True) for name, row in rows.items()}, sh_degree=0))
@@ -244,7 +249,28 @@ def measure(
         "threads": torch.get_num_threads(),
         **pairs,
         "seconds": seconds,
+        "blending": blending(limit, camera, photo, model, repeats) if limit else None,
         **peak,
+    }
+
+
+def blending(program: Path, camera: Camera, photo: Tensor, model: GaussianModel, repeats: int) -> dict:
+    """Pairs a second that the CPU engine blends on one thread, and the share of what a plain loop does in the same run.
+
+    These pairs are those that the engine evaluates; see limit.cpp for the loop.
+    """
+    with tempfile.TemporaryDirectory() as folder, torch.no_grad():
+        case = Path(folder) / "case.bin"
+        write_case(case, camera, photo, model)
+        lines = subprocess.run([program, case, str(repeats)], check=True, capture_output=True, text=True).stdout
+    values = {name: float(value) for name, value in map(str.split, lines.splitlines())}
+    forward, plain = values["forward"], values["plain_forward"]
+    both, plain_both = forward + values["backward"], plain + values["plain_backward"]
+    return {
+        "evaluated_pairs": int(values["evaluated"]),
+        "contributing_pairs": int(values["contributing"]),
+        "pairs_per_second": {"forward": 1e9 / forward, "forward_backward": 1e9 / both},
+        "share_of_limit": {"forward": plain / forward, "forward_backward": plain_both / both},
     }
 
 
@@ -280,7 +306,7 @@ def table(results: list[dict]) -> str:
     on_gpu = results[0]["device"] != "cpu"
     lines = [
         f"{'scene':<10}{'engine':<14}{'Gaussians':>10}{'size':>11}{'Mpairs':>8}{'counting':>9}{'forward':>9}{'fwd+bwd':>9}"
-        f"{'loss':>8}{'Adam':>8}{'step':>9}{'peak MB':>9}"
+        f"{'loss':>8}{'Adam':>8}{'step':>9}{'peak MB':>9}" + ("" if on_gpu else "  Gpairs/s fwd   f+b  limit fwd   f+b")
     ]
     for r in results:
         line = f"{r['scene']:<10.9}{r['engine']:<14}{r['gaussians']:>10,}{r['width']:>6}x{r['height']:<4}"
@@ -293,8 +319,11 @@ def table(results: list[dict]) -> str:
             f"{ms['forward_backward']:>9}{ms['loss']:>8}{ms['adam']:>8}{ms['step']:>9}"
             f"{r['peak_device_mb' if on_gpu else 'peak_rss_above_start_mb']:>9,.0f}"
         )
-        lines.append(line)
-    return "\n".join(lines)
+        if r["blending"]:
+            pairs, share = r["blending"]["pairs_per_second"].values(), r["blending"]["share_of_limit"].values()
+            line += "{:>14.2f}{:>6.2f}".format(*(each / 1e9 for each in pairs)) + "{:>11.0%}{:>6.0%}".format(*share)
+        lines.append(line.rstrip())
+    return "\n".join(lines + ([] if on_gpu else ["blending on one thread; limit: a plain loop in the L1 cache"]))
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -315,7 +344,9 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def measure_case(options: argparse.Namespace, engines: Sequence[str], size: str | int, num: int | None) -> list[dict]:
+def measure_case(
+    options: argparse.Namespace, engines: Sequence[str], size: str | int, num: int | None, limit: Path | None = None
+) -> list[dict]:
     """Measure one case; what fails has an ``error`` in place of figures.
 
     Args:
@@ -323,6 +354,7 @@ def measure_case(options: argparse.Namespace, engines: Sequence[str], size: str 
         engines: as for :func:`measure`.
         size: "WxH" of a random scene, or the resolution of a real one.
         num: Gaussians; None: one for each point.
+        limit: the program of limit.cpp, for the CPU.
     """
     device = pick_device(options.device, ENGINE_DEVICES)
     use_threads(options.threads)
@@ -334,7 +366,7 @@ def measure_case(options: argparse.Namespace, engines: Sequence[str], size: str 
         result = {"scene": name, "engine": engine, "device": device.type, "gaussians": len(points.xyz),
                   "width": camera.width, "height": camera.height}  # fmt: skip
         try:
-            result |= measure(camera, photo, rows, device, engine, options.repeats)
+            result |= measure(camera, photo, rows, device, engine, options.repeats, limit)
         except (RuntimeError, TypeError) as error:  # out of memory, say, or another version of gsplat
             result["error"] = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         results.append(result)
@@ -368,15 +400,17 @@ def main() -> None:
         load_scene(options.scene, options.images)
     engines = engines_for(options, device)
     results = []
-    for num, size in itertools.product(counts, sizes):
-        if device.type == "cpu":  # in a process of its own, so that memory kept from another case hides no peak
-            with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
-                results += process.submit(measure_case, options, engines, size, num).result()
-        else:
-            results += measure_case(options, engines, size, num)
-        if options.out:  # after each case, for the event that the next one ends it all
-            report = {"machine": machine_info(), "options": {k: str(v) for k, v in vars(options).items()}}
-            write_json(options.out, report | {"results": results})
+    with tempfile.TemporaryDirectory() as folder:
+        limit = build(Path(folder) / "build", "limit") if device.type == "cpu" and find_compiler() else None
+        for num, size in itertools.product(counts, sizes):
+            if device.type == "cpu":  # in a process of its own, so that memory kept from another case hides no peak
+                with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
+                    results += process.submit(measure_case, options, engines, size, num, limit).result()
+            else:
+                results += measure_case(options, engines, size, num)
+            if options.out:  # after each case, for the event that the next one ends it all
+                report = {"machine": machine_info(), "options": {k: str(v) for k, v in vars(options).items()}}
+                write_json(options.out, report | {"results": results})
     print(table(results))
     if all("error" in result for result in results):
         sys.exit(1)
