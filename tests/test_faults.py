@@ -301,7 +301,7 @@ def test_one_bad_view_never_ends_a_run_but_a_hundredth_of_the_steps_does():
     assert expected in str(skipped.too_many(62))
     fresh = SkippedViews(3000, CPU)
     fresh.load_state_dict(skipped.state_dict())
-    assert int(fresh.count) == 31 and fresh.too_many(62) is not None
+    assert fresh.count() == 31 and fresh.too_many(62) is not None
     assert MOST_IN_A_ROW < 31
 
 
