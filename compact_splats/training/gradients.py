@@ -39,14 +39,7 @@ def add_gradients(model: GaussianModel, view: RenderPass, loss: Tensor, terms: S
                 if further is not None:
                     gradient += further
     usable = view.add_gradients(loss, largest=LARGEST)
-    if _is_known(usable) and not usable:
-        return usable
     for name, gradient in view.gradients.items():
         if model.parameters[name].grad is None:
             model.parameters[name].grad = gradient
     return usable
-
-
-def _is_known(value: Tensor) -> bool:
-    """Whether a value can be looked at without waiting for it."""
-    return value.device.type == "cpu"
