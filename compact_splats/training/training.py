@@ -23,6 +23,7 @@ from compact_splats.training.processes import SINGLE_PROCESS, SingleProcess
 from compact_splats.training.random_streams import random_stream
 from compact_splats.training.strategy import Strategy
 from compact_splats.training.view_sampler import ViewSampler
+from compact_splats.utils.memory import keep_freed_memory
 
 Target = Callable[[Camera, Tensor], tuple[Tensor, Tensor | None]]
 SMALLEST_SIDE = 64  # px: photos are not made smaller than that
@@ -132,6 +133,7 @@ class Training:
         self._target = target or (lambda camera, background: ground_truth(camera, model.device, background))
         self.exposure, self.poses, self._processes = exposure, poses, processes
         model.units, model.nested = scene.units, False
+        keep_freed_memory()
         self._views = views or ViewSampler(len(scene.train), random_stream(seed, "views"))
         self._background_stream = random_stream(seed, "background")
         if model.optimizer is None:
