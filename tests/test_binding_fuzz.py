@@ -72,7 +72,7 @@ def render_arguments(arrays: Arrays, rng: random.Random) -> Arguments:
         **{"view.cx": 8.0, "view.cy": 9.0, "view.world_to_camera": matrix, "view.background": make(3)},
         **{"antialiased": rng.random() < 0.5, "sh_degree": rng.randrange(4), "threads": rng.randrange(4)},
         **{"radii": make(n, dtype=torch.int32), "v_screen_means": make(n, 4), "v_world_to_camera": make(4, 4)},
-        **{"abs_grad_sum": make(n), "views": make(n, dtype=torch.int32), "pixel_weights": make(height, width)},
+        **{"abs_grad": make(n), "seen": make(n), "pixel_weights": make(height, width)},
         **{"weighted": make(n), "total": make(n), "distance": make(n)},
         **{"num_pixels": make(n, dtype=torch.int32), "num_weighted": make(n, dtype=torch.int32)},
         "num_gaussians": make(height, width, dtype=torch.int32),
@@ -100,7 +100,7 @@ def forward_and_backward(change: Callable[[Arguments], Arguments], right: Argume
     _C.backward(
         frame, _C.Rows(**part(wrong, "rows.")), _C.Rows(**part(wrong, "v_rows.")), _C.Queue(),
         images=_C.Outputs(*part(wrong, "images.").values()), v_images=_C.Outputs(*part(wrong, "v_images.").values()),
-        v_screen_means=wrong["v_screen_means"], abs_grad_sum=wrong["abs_grad_sum"], views=wrong["views"],
+        v_screen_means=wrong["v_screen_means"], abs_grad=wrong["abs_grad"], seen=wrong["seen"],
         v_world_to_camera=wrong["v_world_to_camera"],
     )  # fmt: skip
 
@@ -138,7 +138,7 @@ def loss_arguments(arrays: Arrays, rng: random.Random) -> Arguments:
     return {
         "image": arrays.make(*shape), "photo": photo, "mask": arrays.make(*shape[1:], dtype=torch.bool),
         "ssim_weight": 0.2, "margin": rng.choice((0, 5)) if min(shape[1:]) > 10 else 0,
-        "threads": rng.randrange(4), "values": arrays.make(3), "v_image": arrays.make(*shape),
+        "threads": rng.randrange(4), "loss": arrays.make(), "parts": arrays.make(2), "v_image": arrays.make(*shape),
     }  # fmt: skip
 
 

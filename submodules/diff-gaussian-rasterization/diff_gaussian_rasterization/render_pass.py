@@ -111,8 +111,8 @@ class RenderPass:
         """Add ``gradients`` to the sums, and to the statistics, in place: all if the view is usable, otherwise none.
 
         A view is usable if |loss| and the squares of the checked gradients add up to less than ``largest``, which they
-        do not if one is NaN or infinite. If it is not usable, ``gradients`` is empty afterwards on the CPU. The CPU does
-        not wait for a GPU to know it: there a gradient without a sum becomes zero.
+        do not if one is NaN or infinite. If it is not, ``gradients`` is empty afterwards; on a GPU, where the CPU does
+        not wait for the answer, gradients without a sum become zero.
 
         Args:
             loss: One float32 on the device of the gradients.
