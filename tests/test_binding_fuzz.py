@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from diff_gaussian_rasterization import _C
 from torch import Tensor
@@ -242,17 +243,30 @@ def fuzz(num_calls: int, seed: int) -> dict[str, int]:
     return dict(counts)
 
 
-def test_no_argument_does_harm():
-    """3,000 calls: each is served or refused with a ValueError, TypeError or MemoryError, and no guard is touched."""
+def counts_of(num_calls: int, *options: str) -> dict[str, int]:
+    """Of :func:`fuzz` in another process."""
     folders = os.pathsep.join([os.environ.get("PYTHONPATH", ""), str(Path(__file__).parent)]).lstrip(os.pathsep)
-    command = [sys.executable, __file__, str(CALLS), "0"]
+    command = [sys.executable, __file__, str(num_calls), "0", *options]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": folders})
     assert done.returncode == 0, done.stderr[-5000:]
-    counts = json.loads(done.stdout)
+    return json.loads(done.stdout)
+
+
+def test_no_argument_does_harm():
+    """3,000 calls: each is served or refused with a ValueError, TypeError or MemoryError, and no guard is touched."""
+    counts = counts_of(CALLS)
     assert sum(counts.values()) == CALLS
     for _, call in TARGETS:
         assert counts[f"{call.__name__}: yes"] > 100 and counts[f"{call.__name__}: no"] > 100, counts
 
 
+@pytest.mark.skipif(not hasattr(torch.Tensor, "__dlpack_c_exchange_api__"), reason="this torch is an older one")
+def test_tensors_of_an_older_torch_are_served_and_refused_alike():
+    """torch before 2.10 has no table of DLPack's functions."""
+    assert counts_of(CALLS // 6) == counts_of(CALLS // 6, "without DLPack")
+
+
 if __name__ == "__main__":
+    if "without DLPack" in sys.argv:
+        del torch.Tensor.__dlpack_c_exchange_api__
     print(json.dumps(fuzz(int(sys.argv[1]), int(sys.argv[2]))))
