@@ -262,7 +262,7 @@ def test_no_argument_does_harm():
 
 @pytest.mark.skipif(not hasattr(torch.Tensor, "__dlpack_c_exchange_api__"), reason="this torch is an older one")
 def test_tensors_of_an_older_torch_are_served_and_refused_alike():
-    """torch before 2.10 has no table of DLPack's functions."""
+    """A torch before 2.10 has no table of DLPack's functions."""
     assert counts_of(CALLS // 6) == counts_of(CALLS // 6, "without DLPack")
 
 

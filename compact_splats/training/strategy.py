@@ -56,14 +56,6 @@ class Strategy:
         """
         return None
 
-    def after_backward(self, training: Training, usable: Tensor) -> None:
-        """Note what the backward pass has found, before the optimizer's update.
-
-        Args:
-            training: with the gradients of the view added to those that wait for an update.
-            usable: () bool, False where the loss or a gradient was not finite and the view counts for nothing.
-        """
-
     def after_step(self, training: Training) -> None:
         """Edit the set of Gaussians, after the optimizer's update."""
 

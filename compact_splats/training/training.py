@@ -177,8 +177,6 @@ class Training:
 
         view.backward()
         usable = add_gradients(model, view, loss, terms)
-        for strategy in strategies:
-            strategy.after_backward(self, usable)
 
         updated = self.schedule.updated_parameters(step)
         processes.average_gradients(model.parameters[name] for name in updated)

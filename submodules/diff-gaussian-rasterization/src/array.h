@@ -1,5 +1,5 @@
 // Torch tensors in the bindings, without torch's headers. torch 2.10 and newer describe a tensor through a table of C
-// functions of DLPack. Of older ones the attributes are read through Python, which takes ten times as long.
+// functions of DLPack. Of older ones the attributes are read through Python, which takes far longer.
 #pragma once
 
 #include <nanobind/nanobind.h>
@@ -33,12 +33,11 @@ struct DlpackFunctions {
     int (*describe)(void* tensor, nb::dlpack::dltensor* out);  // 0, or -1 with an exception of Python
 };
 
-/// Objects of torch and names of attributes, looked up once and never freed.
+/// Objects of torch, looked up once and never freed.
 struct TorchObjects {
     const DlpackFunctions* dlpack;  // or null
     PyTypeObject* tensor;
     PyObject *float32, *float64, *int32, *uint8, *boolean;
-    PyObject *data_ptr, *shape, *dtype, *is_contiguous, *is_cpu, *is_cuda, *get_device;
 
     static const TorchObjects& get() {
         static const TorchObjects* objects = new TorchObjects(nb::module_::import_("torch"));
@@ -53,14 +52,7 @@ struct TorchObjects {
           float64(torch.attr("float64").inc_ref().ptr()),
           int32(torch.attr("int32").inc_ref().ptr()),
           uint8(torch.attr("uint8").inc_ref().ptr()),
-          boolean(torch.attr("bool").inc_ref().ptr()),
-          data_ptr(PyUnicode_InternFromString("data_ptr")),
-          shape(PyUnicode_InternFromString("shape")),
-          dtype(PyUnicode_InternFromString("dtype")),
-          is_contiguous(PyUnicode_InternFromString("is_contiguous")),
-          is_cpu(PyUnicode_InternFromString("is_cpu")),
-          is_cuda(PyUnicode_InternFromString("is_cuda")),
-          get_device(PyUnicode_InternFromString("get_device")) {}
+          boolean(torch.attr("bool").inc_ref().ptr()) {}
 
     static const DlpackFunctions* dlpack_of(const nb::object& tensor) {
         const nb::object capsule = nb::getattr(tensor, "__dlpack_c_exchange_api__", nb::none());
@@ -95,7 +87,7 @@ class Array {
     bool is_contiguous() const { return is_contiguous_; }
     template <class T> bool is_of() const { return dtype_ == dtype_of<T>(); }
     /// As in torch, without "torch.".
-    std::string dtype_text() const { return text_of(attribute(TorchObjects::get().dtype)); }
+    std::string dtype_text() const { return text_of(tensor_.attr("dtype")); }
     template <class T> static std::string dtype_text_of() { return text_of(dtype_of<T>()); }
     int64_t size() const {
         int64_t size = 1;
@@ -122,15 +114,14 @@ class Array {
         is_contiguous_ = is_contiguous_ || size() == 0;
     }
     void read_attributes() {
-        const TorchObjects& torch = TorchObjects::get();
-        data_ = PyLong_AsVoidPtr(call(torch.data_ptr).ptr());
-        dtype_ = attribute(torch.dtype).ptr();  // torch keeps it
-        is_contiguous_ = call(torch.is_contiguous).ptr() == Py_True;
-        if (attribute(torch.is_cpu).ptr() == Py_True) device_ = kCpu;
-        else if (attribute(torch.is_cuda).ptr() == Py_True) device_ = {Device::cuda, nb::cast<int>(call(torch.get_device))};
-        const nb::object shape = attribute(torch.shape);
-        for (nb::handle side : nb::borrow<nb::tuple>(shape)) shape_.push_back(PyLong_AsLongLong(side.ptr()));
-        if (PyErr_Occurred()) nb::raise_python_error();
+        data_ = reinterpret_cast<void*>(nb::cast<uintptr_t>(tensor_.attr("data_ptr")()));
+        dtype_ = nb::object(tensor_.attr("dtype")).ptr();  // torch keeps it
+        is_contiguous_ = nb::cast<bool>(tensor_.attr("is_contiguous")());
+        if (nb::cast<bool>(tensor_.attr("is_cpu"))) device_ = kCpu;
+        else if (nb::cast<bool>(tensor_.attr("is_cuda")))
+            device_ = {Device::cuda, nb::cast<int>(tensor_.attr("get_device")())};
+        for (nb::handle side : nb::borrow<nb::tuple>(nb::object(tensor_.attr("shape"))))
+            shape_.push_back(nb::cast<int64_t>(side));
     }
     template <class T> static PyObject* dtype_of() {
         const TorchObjects& torch = TorchObjects::get();
@@ -141,15 +132,6 @@ class Array {
         else if constexpr (std::is_same_v<T, bool>) return torch.boolean;
     }
     static std::string text_of(nb::handle dtype) { return std::string(nb::str(dtype).c_str()).substr(6); }
-    nb::object attribute(PyObject* name) const { return checked(PyObject_GetAttr(tensor_.ptr(), name)); }
-    nb::object call(PyObject* method) const {  // PyObject_CallMethodNoArgs, which is not in the stable ABI
-        PyObject* const arguments[] = {tensor_.ptr()};
-        return checked(PyObject_VectorcallMethod(method, arguments, 1, nullptr));
-    }
-    static nb::object checked(PyObject* result) {
-        if (!result) nb::raise_python_error();
-        return nb::steal(result);
-    }
 
     nb::object tensor_;
     PyObject* dtype_ = nullptr;  // null: another one
