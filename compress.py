@@ -17,7 +17,7 @@ from compact_splats.arguments.compress import (
     FineTuneConfig,
     OrderConfig,
 )
-from compact_splats.arguments.options import flags_that_save_memory, run_command, to_json
+from compact_splats.arguments.options import run_command, to_json
 from compact_splats.utils.errors import InputError, run_script
 
 # Above the imports that load torch, for which --help does not wait.
@@ -28,8 +28,9 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["order"]:
         del sys.argv[1]
         run_command(OrderConfig, "compress", "make_nested")
-    if sys.argv[1:2] != ["run"]:
-        run_command(CompressConfig, "compress", "compress")
+    if sys.argv[1:2] == ["run"]:
+        del sys.argv[1]
+    run_command(CompressConfig, "compress", "compress")
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -63,6 +64,7 @@ from compact_splats.training.loading import Decoding, load
 from compact_splats.training.poses import take_refined_poses
 from compact_splats.training.random_streams import random_stream
 from compact_splats.training.run_folder import RunFolder
+from compact_splats.training.summary import memory_line
 from compact_splats.training.view_sampler import ViewSampler
 from compact_splats.utils.files import check_writable, write_json
 from compact_splats.utils.usage import MB, MemoryMeter, Stopwatch
@@ -70,26 +72,22 @@ from compact_splats.utils.usage import MB, MemoryMeter, Stopwatch
 HEADER = f"{'':12} {'Gaussians':>10} {'MB':>8} {'bytes each':>10} {'train PSNR':>10} {'test PSNR':>10}"
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str]) -> None:
     """Run the command of the command line; the post-hoc stage if there is none."""
-    argv = list(sys.argv[1:] if argv is None else argv)
-    command = COMMANDS[argv.pop(0)] if argv and argv[0] in COMMANDS else run
-    command(argv)
+    word, words = argv[:1], argv[1:]
+    if word in (["export"], ["info"]):
+        (export if word == ["export"] else info)(words)
+    elif word == ["order"]:
+        make_nested(OrderConfig.from_command_line(words))
+    else:
+        compress(CompressConfig.from_command_line(words if word == ["run"] else argv))
 
 
 # ---- the post-hoc stage ----
 
 
-def run(argv: Sequence[str]) -> None:
-    """``compress.py [run]``: the post-hoc stage."""
-    compress(CompressConfig.from_command_line(argv))
-
-
 def compress(config: CompressConfig) -> dict[str, Any]:
     """Compress a model; write the file, and beside it a ``.json`` of the same name with all measurements.
-
-    Args:
-        config: the options.
 
     Returns:
         The content of the ``.json``.
@@ -233,13 +231,10 @@ def describe(result: Result, summary: dict[str, Any]) -> str:
     if result.stopped_by is not None:
         missed = f"; not reached: {' and '.join(result.missed)}" if result.missed else ""
         lines.append(f"{'stopped at':12} {result.stopped_by}{missed}")
-    memory = f"{'memory':12} peak {summary['peak_rss_mb']:,.0f} MB"
-    if "peak_device_mb" in summary:
-        memory += f"; on the GPU {summary['peak_device_mb']:,.0f} MB"
     file = Path(summary["file"])
     lines += [
         f"{'time':12} {summary['minutes']:.2f} min without loading and saving",
-        memory,
+        memory_line(summary),
         f"{'files':12} {file} and {file.with_suffix('.json').name}",
     ]
     return "\n".join(lines)
@@ -248,16 +243,8 @@ def describe(result: Result, summary: dict[str, Any]) -> str:
 # ---- nested models ----
 
 
-def order(argv: Sequence[str]) -> None:
-    """``compress.py order``: make a nested model."""
-    make_nested(OrderConfig.from_command_line(argv))
-
-
 def make_nested(config: OrderConfig) -> dict[str, Any]:
     """Make a nested model; write its PLY, and beside it a ``.json`` of the same name with all measurements.
-
-    Args:
-        config: the options.
 
     Returns:
         The content of the ``.json``.
@@ -295,9 +282,3 @@ def make_nested(config: OrderConfig) -> dict[str, Any]:
         config.say(f"{name:10} {each.gaussians:10,}  {each.psnr:5.2f}  {each.ssim:.4f}")
     config.say(f"{out}: {cost['minutes']:.2f} min without loading and saving")
     return summary
-
-
-COMMANDS = {"run": run, "export": export, "info": info, "order": order}
-
-if __name__ == "__main__":
-    run_script(main, less_memory=flags_that_save_memory(CompressConfig))

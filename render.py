@@ -18,7 +18,6 @@ from torch import Tensor
 from tqdm import tqdm
 
 from compact_splats.arguments.device import pick_device, use_threads
-from compact_splats.arguments.sizes import memory_size
 from compact_splats.compression.files import model_file
 from compact_splats.compression.formats import META
 from compact_splats.compression.load import load_model
@@ -26,12 +25,12 @@ from compact_splats.gaussian_renderer import DEVICES, render
 from compact_splats.gaussian_renderer.evaluation import view_pair
 from compact_splats.gaussian_renderer.maps import count_map, depth_map, depth_step, quantized, shades
 from compact_splats.gaussian_renderer.video import render_video
-from compact_splats.scene import Camera, Scene, load_scene
-from compact_splats.scene.cameras import in_turn
+from compact_splats.scene.cameras import Camera, in_turn
 from compact_splats.scene.gaussian_model import GaussianModel
 from compact_splats.scene.normalization import EXTENT, Units
 from compact_splats.scene.paths import views_along
 from compact_splats.scene.saved_cameras import read_camera_file, read_cameras
+from compact_splats.training.loading import scene_of
 from compact_splats.training.poses import take_refined_poses
 from compact_splats.training.run_folder import RunFolder
 from compact_splats.utils.errors import InputError
@@ -173,7 +172,7 @@ def find_cameras(config: RenderConfig) -> tuple[tuple[Camera, ...], Units]:
     saved = config.model_path / "cameras.json"
     if saved.exists() or config.source_path is None:
         return read_cameras(saved, RunFolder(config.model_path).units())
-    scene = read_scene(config)
+    scene = scene_of(config, RunFolder(config.model_path).units())
     return tuple(sorted(scene.test + scene.train, key=lambda camera: camera.name)), scene.units
 
 
@@ -197,15 +196,6 @@ def find_model(config: RenderConfig) -> tuple[Path, str]:
     return path, name if stem.startswith("ours_") else stem
 
 
-def read_scene(config: RenderConfig) -> Scene:
-    """Load the scene; see :func:`load_scene`."""
-    return load_scene(
-        config.source_path, config.images, config.resolution, config.eval, config.alpha,
-        units=RunFolder(config.model_path).units(), sparse=config.sparse,
-        photo_memory=memory_size(config.photo_memory),
-    )  # fmt: skip
-
-
 def chosen_views(config: RenderConfig) -> tuple[dict[str, tuple[Camera, ...]], Units]:
     """The views to render, by split, and the units of their cameras.
 
@@ -215,7 +205,7 @@ def chosen_views(config: RenderConfig) -> tuple[dict[str, tuple[Camera, ...]], U
     if config.cameras is not None:
         cameras, units = read_camera_file(config.cameras, RunFolder(config.model_path).units())
         return {"cameras": cameras}, units
-    scene = read_scene(config)
+    scene = scene_of(config, RunFolder(config.model_path).units())
     take_refined_poses(scene, config.model_path)
     skipped = {"test": config.skip_test, "train": config.skip_train}
     splits = {"test": scene.test, "train": scene.train}

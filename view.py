@@ -17,15 +17,15 @@ import numpy as np
 
 from compact_splats.arguments.config import run_folder
 from compact_splats.arguments.device import pick_device, use_threads
-from compact_splats.arguments.sizes import memory_size
 from compact_splats.compression.color_basis import ColorBasis
 from compact_splats.compression.files import model_file
 from compact_splats.compression.load import load_model
 from compact_splats.gaussian_renderer import DEVICES
-from compact_splats.scene import Camera, load_scene
+from compact_splats.scene.cameras import Camera
 from compact_splats.scene.gaussian_model import GaussianModel
 from compact_splats.scene.normalization import Units
 from compact_splats.scene.saved_cameras import read_cameras
+from compact_splats.training.loading import scene_of
 from compact_splats.training.poses import take_refined_poses
 from compact_splats.training.run_folder import RunFolder
 from compact_splats.utils.files import check_writable
@@ -108,10 +108,7 @@ def find_cameras(config: ViewConfig) -> tuple[dict[str, tuple[Camera, ...]], Uni
     folder = run_folder(config.model)
     known = None if folder is None else RunFolder(folder).units()
     if config.source_path is not None:
-        scene = load_scene(
-            config.source_path, config.images, config.resolution, config.eval, config.alpha, units=known,
-            sparse=config.sparse, photo_memory=memory_size(config.photo_memory),
-        )  # fmt: skip
+        scene = scene_of(config, known)
         take_refined_poses(scene, folder)
         return {"train": scene.train, "test": scene.test}, known or scene.units.without_offset()
     if folder is None or not (folder / "cameras.json").exists():

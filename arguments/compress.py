@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,15 +10,13 @@ from typing import Any
 from compact_splats.arguments.config import (
     MachineConfig,
     SceneConfig,
-    at_least,
     check_resolution,
-    in_range,
     of_run,
     run_folder,
     scene_of_run,
 )
 from compact_splats.arguments.edits import KeepConfig
-from compact_splats.arguments.options import Config, build, check, from_json, given, option, read_json
+from compact_splats.arguments.options import Command, check, from_json, option, read_json
 from compact_splats.arguments.schedule import LearningRates
 from compact_splats.utils.errors import InputError
 
@@ -157,7 +154,7 @@ class OrderSchedule:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FineTuneConfig(MachineConfig, SceneConfig):
+class FineTuneConfig(Command, MachineConfig, SceneConfig):
     """The options of the commands that fine-tune a model."""
 
     source_path: Path = option(
@@ -171,9 +168,9 @@ class FineTuneConfig(MachineConfig, SceneConfig):
         None, type=Path, group="basic", help="take this file, a model of any trainer and format, instead of the "
         "folder's"
     )  # fmt: skip
-    iteration: int = option(-1, type=int, help="the saved step of the run; -1: the last")
-    lambda_dssim: float = option(0.2, type=float, help="weight of the SSIM term in the loss, 0 to 1")
-    seed: int = option(0, type=int, help="seed of the random numbers")
+    iteration: int = option(-1, type=int, low=-1, help="the saved step of the run; -1: the last")
+    lambda_dssim: float = option(0.2, type=float, low=0, high=1, help="weight of the SSIM term in the loss, 0 to 1")
+    seed: int = option(0, type=int, low=0, help="seed of the random numbers")
 
     def check_model(self) -> None:
         """Check the values; for ``__post_init__``.
@@ -183,20 +180,36 @@ class FineTuneConfig(MachineConfig, SceneConfig):
         """
         check(self)
         _refuse_no_model(self.model_path, self.ply)
-        at_least(0, "--threads", self.threads)
-        at_least(-1, "--iteration", self.iteration)
-        at_least(0, "--seed", self.seed)
-        in_range(0, 1, "--lambda-dssim", self.lambda_dssim)
         check_resolution(self.resolution)
+
+    @classmethod
+    def completed(cls, flags: dict[str, Any]) -> dict[str, Any]:
+        """Options of the scene and of the loss default to those of the run's ``config.json``."""
+        if "ply" not in flags and flags.get("model_path", Path()).is_file():
+            file = flags.pop("model_path")
+            flags |= of_run(file) or {"ply": file}
+        _refuse_no_model(flags.get("model_path"), flags.get("ply"))
+        folder = flags["model_path"] if "model_path" in flags else run_folder(flags["ply"])
+        trained = scene_of_run(folder)
+        if folder is not None and (path := folder / "config.json").exists():
+            loss = {name: value for name, value in read_json(path).items() if name == "lambda_dssim"}
+            trained |= from_json(cls, loss, path)
+        if "source_path" not in trained | flags:
+            raise InputError(
+                "no scene to fine-tune on: give its folder with -s; compress.py export changes formats without photos"
+            )
+        return {**trained, **flags}
 
 
 @dataclass(frozen=True, kw_only=True)
 class CompressConfig(FineTuneConfig, KeepConfig):
-    """The options of compress.py.
+    """The options of compress.py."""
 
-    Raises:
-        InputError: a value has the wrong type or is out of range.
-    """
+    about = (
+        "Compress a trained model: prune the Gaussians that matter least, and fine-tune the rest "
+        "quantization-aware. Other commands: compress.py order, export and info; see their --help."
+    )
+    examples = ("output/my_scene --no-prune", "model.ply -s my_scene --target-mb 2")
 
     out: Path | None = option(
         None, type=Path, short="-o", group="output", help="file to write (default: compressed/PROFILE.gsz in the "
@@ -221,35 +234,32 @@ class CompressConfig(FineTuneConfig, KeepConfig):
         "those with the smallest gradients of the loss"
     )  # fmt: skip
     target_gaussians: int | None = option(
-        None, type=int, group="basic", help="prune to exactly this number of Gaussians"
+        None, type=int, low=1, group="basic", help="prune to exactly this number of Gaussians"
     )  # fmt: skip
     target_mb: float | None = option(
-        None, type=float, group="basic", help="prune until the file has at most this many MB (10^6 bytes)"
+        None, type=float, low=1e-6, group="basic", help="prune until the file has at most this many MB (10^6 bytes)"
     )
     max_psnr_drop: float | None = option(
-        None, type=float, group="basic", help="prune while the PSNR of the training views drops by at most this many dB"
-    )
+        None, type=float, low=0, group="basic", help="prune while the PSNR of the training views drops by at most this "
+        "many dB"
+    )  # fmt: skip
     rounds: int | None = option(
-        None, type=int, help=f"largest number of rounds (default: {DEFAULT_ROUNDS}, or as many as the targets above "
-        "need); pruning ends at the first target that is reached"
+        None, type=int, low=0, help=f"largest number of rounds (default: {DEFAULT_ROUNDS}, or as many as the targets "
+        "above need); pruning ends at the first target that is reached"
     )  # fmt: skip
     steps: float = option(
-        1.0, type=float, help="factor for the numbers of fine-tuning steps: 1,000 per round and 5,000 at the end, or "
-        "1,200 with --no-prune; 0: no fine-tuning"
+        1.0, type=float, low=0, help="factor for the numbers of fine-tuning steps: 1,000 per round and 5,000 at the "
+        "end, or 1,200 with --no-prune; 0: no fine-tuning"
     )  # fmt: skip
 
     def __post_init__(self) -> None:
         self.check_model()
-        self.check_kept()
-        at_least(0, "--steps", self.steps)
+        _ = self.crop_numbers
         if self.quality != "default" and self.profile != "compact":
             raise InputError(f"--quality {self.quality} is for --profile compact: leave one of them out")
-        for name, low in (("target_gaussians", 1), ("target_mb", 1e-6), ("max_psnr_drop", 0), ("rounds", 0)):
-            value, flag = getattr(self, name), "--" + name.replace("_", "-")
-            if value is None:
-                continue
-            at_least(low, flag, value)
-            if not self.prune:
+        for name in ("target_gaussians", "target_mb", "max_psnr_drop", "rounds"):
+            if getattr(self, name) is not None and not self.prune:
+                flag = "--" + name.replace("_", "-")
                 raise InputError(f"{flag} and --no-prune exclude each other: leave one of them out")
         if self.prune_by != "error" and not self.prune:
             raise InputError("--prune-by and --no-prune exclude each other: leave one of them out")
@@ -261,27 +271,17 @@ class CompressConfig(FineTuneConfig, KeepConfig):
         """The schedule with ``steps`` times the steps."""
         return PostHocSchedule().scaled(self.steps)
 
-    @classmethod
-    def from_command_line(cls, argv: Sequence[str]) -> CompressConfig:
-        """Read the flags of compress.py; options of the scene default to those of the run's ``config.json``.
-
-        Raises:
-            InputError: a flag is unknown or missing, or its value is wrong.
-        """
-        description = (
-            "Compress a trained model: prune the Gaussians that matter least, and fine-tune the rest "
-            "quantization-aware. Other commands: compress.py order, export and info; see their --help."
-        )
-        return _read(cls, argv, description, ("output/my_scene --no-prune", "model.ply -s my_scene --target-mb 2"))
-
 
 @dataclass(frozen=True, kw_only=True)
 class OrderConfig(FineTuneConfig):
-    """The options of ``compress.py order``.
+    """The options of ``compress.py order``."""
 
-    Raises:
-        InputError: a value has the wrong type or is out of range.
-    """
+    about = (
+        "Order the Gaussians of a trained model and fine-tune them so that the first ones alone, any number of "
+        "them, are a good model, too: a nested model, a 3DGS PLY of as many Gaussians."
+    )
+    examples = ("output/my_scene", "model.ply -s my_scene -o nested.ply")
+    subcommand = "order"
 
     out: Path | None = option(
         None, type=Path, short="-o", group="output", help="PLY to write (default: nested/NAME.ply in the folder of -m, "
@@ -289,15 +289,13 @@ class OrderConfig(FineTuneConfig):
     )  # fmt: skip
     overwrite: bool = option(False, type=bool, group="output", help="replace a file of that name")
     smallest: float = option(
-        0.25, type=float, group="basic", help="smallest share of the Gaussians, 0.01 to 0.5, that is to be as good as "
-        "a model of so many; a smaller one costs the larger ones quality"
+        0.25, type=float, low=0.01, high=0.5, group="basic", help="smallest share of the Gaussians, 0.01 to 0.5, that "
+        "is to be as good as a model of so many; a smaller one costs the larger ones quality"
     )  # fmt: skip
-    steps: float = option(1.0, type=float, help="factor for the numbers of fine-tuning steps; 0: only order")
+    steps: float = option(1.0, type=float, low=0, help="factor for the numbers of fine-tuning steps; 0: only order")
 
     def __post_init__(self) -> None:
         self.check_model()
-        in_range(0.01, 0.5, "--smallest", self.smallest)
-        at_least(0, "--steps", self.steps)
         if self.steps == math.inf:
             raise InputError("--steps must be finite")
         if self.out is not None and self.out.suffix.lower() != ".ply":
@@ -309,43 +307,7 @@ class OrderConfig(FineTuneConfig):
         levels = (*(level for level in schedule.levels if level > self.smallest), self.smallest)
         return replace(schedule, levels=levels, shortest=min(schedule.shortest, self.smallest))
 
-    @classmethod
-    def from_command_line(cls, argv: Sequence[str]) -> OrderConfig:
-        """Read the flags.
-
-        Raises:
-            InputError: a flag is unknown or missing, or its value is wrong.
-        """
-        description = (
-            "Order the Gaussians of a trained model and fine-tune them so that the first ones alone, any number of "
-            "them, are a good model, too: a nested model, a 3DGS PLY of as many Gaussians."
-        )
-        return _read(cls, argv, description, ("output/my_scene", "model.ply -s my_scene -o nested.ply"), "order")
-
-
-def _read(cls: type[Config], argv: Sequence[str], *about: Any) -> Config:
-    """Read flags; options of the scene and of the loss default to those of the run's ``config.json``."""
-    flags = given(cls, argv, *about)
-    if "ply" not in flags and flags.get("model_path", Path()).is_file():
-        file = flags.pop("model_path")
-        flags |= of_run(file) or {"ply": file}
-    _refuse_no_model(flags.get("model_path"), flags.get("ply"))
-    folder = flags["model_path"] if "model_path" in flags else run_folder(flags["ply"])
-    trained = scene_of_run(folder)
-    if folder is not None and (folder / "config.json").exists():
-        trained |= _loss_of(read_json(folder / "config.json"), folder / "config.json")
-    if "source_path" not in trained | flags:
-        raise InputError(
-            "no scene to fine-tune on: give its folder with -s; compress.py export changes formats without photos"
-        )
-    return build(cls, {**trained, **flags})
-
 
 def _refuse_no_model(model_path: Path | None, ply: Path | None) -> None:
     if model_path is None and ply is None:
         raise InputError("no model: give -m FOLDER or --ply FILE")
-
-
-def _loss_of(values: dict, path: Path) -> dict:
-    """The options of the loss in a run's config."""
-    return from_json(CompressConfig, {name: values[name] for name in ("lambda_dssim",) if name in values}, path)

@@ -8,7 +8,7 @@ from typing import Any
 from compact_splats.arguments.cfg_args import read_cfg_args
 from compact_splats.arguments.device import DEVICES
 from compact_splats.arguments.interval import Interval
-from compact_splats.arguments.options import build, check, from_json, given, option, read_json
+from compact_splats.arguments.options import Command, build, check, from_json, option, read_json
 from compact_splats.arguments.schedule import FAST, FULL, MOST_STEPS_PER_PHOTO, QUICK, DensificationRound, Schedule
 from compact_splats.arguments.sizes import memory_size
 from compact_splats.utils.errors import InputError, note
@@ -65,7 +65,7 @@ class MachineConfig:
     """Device, threads, and what is printed."""
 
     device: str = option("auto", choices=DEVICES, may_change=True, help="auto: the GPU, if there is one")
-    threads: int = option(0, type=int, may_change=True, help="CPU threads; 0: all that this process may use")
+    threads: int = option(0, type=int, low=0, may_change=True, help="CPU threads; 0: all that this process may use")
     quiet: bool = option(False, type=bool, group="output", may_change=True, help="print nothing but errors")
 
     def say(self, text: str) -> None:
@@ -81,12 +81,17 @@ class MachineConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig(MachineConfig, SceneConfig):
-    """The flags of a training. Values are checked on creation.
+class TrainConfig(Command, MachineConfig, SceneConfig):
+    """The flags of a training."""
 
-    Raises:
-        InputError: a value has the wrong type or is out of range.
-    """
+    about = (
+        "Train a 3D Gaussian Splatting model with an exact number of Gaussians on photos with poses (COLMAP, "
+        "Blender, nerfstudio or instant-ngp)."
+    )
+    examples = (
+        "my_scene --final-budget 50000 --minutes 10",
+        "my_scene -m output/my_scene --eval --schedule fast --final-budget 300000",
+    )
 
     model_path: Path | None = option(
         None, type=Path, short="-m", group="output", may_change=True,
@@ -96,15 +101,15 @@ class TrainConfig(MachineConfig, SceneConfig):
         False, type=bool, may_change=True, help="fail if a photo of the scene is missing, instead of leaving it out"
     )
     final_budget: int = option(
-        type=int, group="basic", saves_memory=True, help="number of Gaussians at the end (required)"
+        type=int, low=1, group="basic", saves_memory=True, help="number of Gaussians at the end (required)"
     )
     schedule: str = option(
         "full", group="basic", choices=tuple(SCHEDULES), help="full: best quality; fast: half the steps, many of them "
         "cheaper; quick: a tenth of the steps, for a CPU"
     )  # fmt: skip
     iterations: int | None = option(
-        None, type=int, help="scale the schedule to this number of steps; with K processes (torchrun) each takes 1/K "
-        "of them"
+        None, type=int, low=1, help="scale the schedule to this number of steps; with K processes (torchrun) each "
+        "takes 1/K of them"
     )  # fmt: skip
     minutes: float | None = option(
         None, type=float, group="basic", help="train for this long: as many steps as fit on this machine, at most "
@@ -116,8 +121,10 @@ class TrainConfig(MachineConfig, SceneConfig):
     save_iterations: tuple[int, ...] = option(
         (), type=int, many=True, group="output", may_change=True, help="save the model also after these steps"
     )
-    sh_degree: int = option(3, type=int, saves_memory=True, help="highest degree of the spherical harmonics, 0 to 3")
-    seed: int = option(0, type=int, help="random seed")
+    sh_degree: int = option(
+        3, type=int, low=0, high=3, saves_memory=True, help="highest degree of the spherical harmonics, 0 to 3"
+    )
+    seed: int = option(0, type=int, low=0, help="random seed")
     deterministic: bool = option(False, type=bool, help="same bits in every run, also on a GPU; slower")
     random_background: bool = option(False, type=bool, help="a new random background in every step")
     exposure: str = option(
@@ -148,13 +155,14 @@ class TrainConfig(MachineConfig, SceneConfig):
         "training photo, otherwise and with --minutes natural"
     )  # fmt: skip
     sh_rest_lr: float = option(
-        0.005, type=float, help="learning rate of SH degrees 1 to 3, before division by 20; fast schedule: 0.005 "
-        "outdoors, 0.02 indoors"
+        0.005, type=float, low=0, help="learning rate of SH degrees 1 to 3, before division by 20; fast schedule: "
+        "0.005 outdoors, 0.02 indoors"
     )  # fmt: skip
     densify_grad_threshold: float = option(
-        DensificationRound.gradient_threshold, type=float, help="screen-space gradient above which Gaussians split"
-    )
-    lambda_dssim: float = option(0.2, type=float, help="weight of the SSIM part of the loss, 0 to 1")
+        DensificationRound.gradient_threshold, type=float, low=0, help="screen-space gradient above which Gaussians "
+        "split"
+    )  # fmt: skip
+    lambda_dssim: float = option(0.2, type=float, low=0, high=1, help="weight of the SSIM part of the loss, 0 to 1")
     init_ply: Path | None = option(
         None, type=Path, help="start from the Gaussians of this model of any format instead of the scene's points"
     )
@@ -171,7 +179,7 @@ class TrainConfig(MachineConfig, SceneConfig):
         True, type=bool, group="output", may_change=True, help="write TensorBoard events, if the package is installed"
     )
     viewer: int | None = option(
-        None, type=int, group="output", may_change=True, alone=8080,
+        None, type=int, low=0, high=65535, group="output", may_change=True, alone=8080,
         help="show the training live in a browser, with a pause button, on this port (8080 if none is given)"
     )  # fmt: skip
 
@@ -180,22 +188,11 @@ class TrainConfig(MachineConfig, SceneConfig):
         memory_size(self.photo_memory)
         if self.random_background and self.alpha == "auto":
             object.__setattr__(self, "alpha", "composite")  # config.json says it, which render.py and others read
-        if self.viewer is not None:
-            in_range(0, 65535, "--viewer", self.viewer)
-        at_least(0, "--threads", self.threads)
-        at_least(1, "--final-budget", self.final_budget)
         Interval.parse(self.checkpoint_every)
         if self.resume and self.model_path is None:
             raise InputError("--resume needs the folder of the run to continue: name it with -m")
-        if self.iterations is not None:
-            at_least(1, "--iterations", self.iterations)
         if self.minutes is not None:
             self._check_minutes(self.minutes)
-        in_range(0, 3, "--sh-degree", self.sh_degree)
-        in_range(0, 1, "--lambda-dssim", self.lambda_dssim)
-        at_least(0, "--seed", self.seed)
-        at_least(0, "--sh-rest-lr", self.sh_rest_lr)
-        at_least(0, "--densify-grad-threshold", self.densify_grad_threshold)
         check_resolution(self.resolution)
         last = self.make_schedule().iterations
         for name, steps in (("--test-iterations", self.test_iterations), ("--save-iterations", self.save_iterations)):
@@ -227,24 +224,11 @@ class TrainConfig(MachineConfig, SceneConfig):
         return replace(schedule, densification_rounds=tuple(rounds)).with_sh_rest_lr(self.sh_rest_lr)
 
     @classmethod
-    def from_command_line(cls, argv: Sequence[str]) -> "TrainConfig":
-        """Read the flags of train.py; with ``--resume``, missing ones come from the run's ``config.json``.
-
-        Raises:
-            InputError: a flag is unknown or missing, or its value is not valid.
-        """
-        description = (
-            "Train a 3D Gaussian Splatting model with an exact number of Gaussians on photos with poses (COLMAP, "
-            "Blender, nerfstudio or instant-ngp)."
-        )
-        examples = (
-            "my_scene --final-budget 50000 --minutes 10",
-            "my_scene -m output/my_scene --eval --schedule fast --final-budget 300000",
-        )
-        flags = given(cls, argv, description, examples)
+    def completed(cls, flags: dict[str, Any]) -> dict[str, Any]:
+        """With ``--resume``, flags that are not given come from the run's ``config.json``."""
         if "minutes" in flags and "schedule" not in flags:
             flags["schedule"] = "quick"
-        return build(cls, {**flags_to_continue(cls, flags), **flags})
+        return {**_flags_to_continue(flags), **flags}
 
     @classmethod
     def from_folder(cls, model_path: Path) -> "TrainConfig":
@@ -289,25 +273,13 @@ def of_run(file: Path) -> dict[str, Any]:
     return {"model_path": run, "iteration": int(step)} if is_saved and file.name == "point_cloud.ply" else {}
 
 
-def flags_to_continue(cls: type, flags: Mapping[str, Any]) -> dict[str, Any]:
+def _flags_to_continue(flags: Mapping[str, Any]) -> dict[str, Any]:
     """The flags of the run in ``-m``, with ``--resume``; empty without ``--resume`` or without a run."""
     path = flags["model_path"] / "config.json" if "model_path" in flags else None
     if not flags.get("resume") or path is None or not path.exists():
         return {}
-    saved = from_json(cls, read_json(path), path)
+    saved = from_json(TrainConfig, read_json(path), path)
     return {name: value for name, value in saved.items() if name not in ("resume", "viewer")}
-
-
-def at_least(low: float, name: str, value: float) -> None:
-    """Refuse a value of a flag below ``low``."""
-    if value < low:
-        raise InputError(f"{name} must be {low} or more, not {value}")
-
-
-def in_range(low: float, high: float, name: str, value: float) -> None:
-    """Refuse a value of a flag outside of ``low`` to ``high``."""
-    if not low <= value <= high:
-        raise InputError(f"{name} must be a number from {low} to {high}, not {value}")
 
 
 def check_resolution(resolution: int) -> None:

@@ -1,11 +1,9 @@
 """The flags of convert.py."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from compact_splats.arguments.config import at_least
-from compact_splats.arguments.options import check, option, parse
+from compact_splats.arguments.options import Command, check, option
 from compact_splats.utils.errors import InputError
 
 MATCHINGS = ("auto", "exhaustive", "sequential")
@@ -17,12 +15,14 @@ _MIN_SIZE = 64  # px; smaller photos have no useful features
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConvertConfig:
-    """The flags of a conversion. Values are checked on creation.
+class ConvertConfig(Command):
+    """The flags of a conversion."""
 
-    Raises:
-        InputError: a value has the wrong type or is out of range.
-    """
+    about = (
+        "Make a scene for train.py from photos or a video: estimate camera poses with COLMAP (pycolmap) and "
+        "undistort the photos."
+    )
+    examples = ("my_photos -o my_scene", "video.mp4 --frames 100 -o my_scene")
 
     photos: tuple[Path, ...] = option(
         (), type=Path, many=True, positional="PHOTOS", group="basic", help="folder of photos, a video file, or the "
@@ -36,8 +36,8 @@ class ConvertConfig:
         "with the photos in its subfolder input"
     )  # fmt: skip
     frames: int = option(
-        0, type=int, group="basic", help="maximum number of frames of a video; 0: 30 to 200, depending on the camera "
-        "movement"
+        0, type=int, low=0, group="basic", help="maximum number of frames of a video; 0: 30 to 200, depending on the "
+        "camera movement"
     )  # fmt: skip
     matching: str = option(
         "auto", choices=MATCHINGS, help="exhaustive: match all pairs; sequential: match neighbours by name and some "
@@ -55,8 +55,9 @@ class ConvertConfig:
         "are ignored"
     )  # fmt: skip
     max_size: int = option(
-        1600, type=int, saves_memory=True, help="size in px of the longer side of photos at feature extraction"
-    )
+        1600, type=int, low=_MIN_SIZE, saves_memory=True, help="size in px of the longer side of photos at feature "
+        "extraction"
+    )  # fmt: skip
     resize: bool = option(
         False, type=bool, group="output", help="also write images_2, images_4 and images_8, at 1/2, 1/4 and 1/8 size"
     )
@@ -65,8 +66,8 @@ class ConvertConfig:
         "folder distorted"
     )  # fmt: skip
     overwrite: bool = option(False, type=bool, group="output", help="replace a scene that convert.py made before")
-    seed: int = option(0, type=int, help="random seed")
-    threads: int = option(0, type=int, saves_memory=True, help="CPU threads; 0: all that this process may use")
+    seed: int = option(0, type=int, low=0, help="random seed")
+    threads: int = option(0, type=int, low=0, saves_memory=True, help="CPU threads; 0: all that this process may use")
     quiet: bool = option(False, type=bool, group="output", help="print nothing but errors")
 
     def __post_init__(self) -> None:
@@ -75,11 +76,8 @@ class ConvertConfig:
         if self.camera not in CAMERAS:
             hint = f"; for a camera model use --model {self.camera}" if self.camera in MODELS else ""
             raise InputError(f"--camera must be {' or '.join(CAMERAS)}, not '{self.camera}'{hint}")
-        if self.frames:
-            at_least(2, "--frames", self.frames)
-        at_least(_MIN_SIZE, "--max-size", self.max_size)
-        at_least(0, "--seed", self.seed)
-        at_least(0, "--threads", self.threads)
+        if self.frames == 1:
+            raise InputError("--frames must be 2 or more, or 0, not 1")
 
     def _check_paths(self) -> None:
         if self.source_path is not None:
@@ -102,16 +100,3 @@ class ConvertConfig:
         path = self.output if self.source_path is None else self.source_path
         assert path is not None  # see _check_paths
         return path
-
-    @classmethod
-    def from_command_line(cls, argv: Sequence[str]) -> "ConvertConfig":
-        """Read the flags of convert.py.
-
-        Raises:
-            InputError: a flag is unknown or missing, or its value is not valid.
-        """
-        description = (
-            "Make a scene for train.py from photos or a video: estimate camera poses with COLMAP (pycolmap) and "
-            "undistort the photos."
-        )
-        return parse(cls, argv, description, ("my_photos -o my_scene", "video.mp4 --frames 100 -o my_scene"))

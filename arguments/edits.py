@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from compact_splats.arguments.config import at_least, in_range
-from compact_splats.arguments.options import option
+from compact_splats.arguments.options import check, option
 from compact_splats.utils.errors import InputError
 
 # Directions along the axes x, y, z: right or left, up or down, front or back.
@@ -19,27 +18,22 @@ _OPPOSITES = ("RL", "UD", "FB")
 class KeepConfig:
     """What is kept of a model."""
 
-    sh_degree: int | None = option(None, type=int, help="remove the spherical harmonics above this degree, 0 to 3")
-    min_opacity: float = option(0.0, type=float, help="remove the Gaussians below this opacity, 0 to 1")
+    sh_degree: int | None = option(
+        None, type=int, low=0, high=3, help="remove the spherical harmonics above this degree, 0 to 3"
+    )
+    min_opacity: float = option(0.0, type=float, low=0, high=1, help="remove the Gaussians below this opacity, 0 to 1")
     crop: str | None = option(
         None, help="keep the Gaussians whose centre is in a box x0,y0,z0,x1,y1,z1 or a sphere x,y,z,radius, in the "
         "coordinates of the file"
     )  # fmt: skip
 
-    def check_kept(self) -> None:
-        """Check the values; for ``__post_init__``.
-
-        Raises:
-            InputError: a value is out of range.
-        """
-        if self.sh_degree is not None:
-            in_range(0, 3, "--sh-degree", self.sh_degree)
-        in_range(0, 1, "--min-opacity", self.min_opacity)
-        _ = self.crop_numbers
-
     @property
     def crop_numbers(self) -> tuple[float, ...] | None:
-        """The two corners of a box, or centre and radius of a sphere."""
+        """The two corners of a box, or centre and radius of a sphere.
+
+        Raises:
+            InputError: they are neither.
+        """
         if self.crop is None:
             return None
         numbers = numbers_of("--crop", self.crop, (6, 4), "a box x0,y0,z0,x1,y1,z1 or a sphere x,y,z,radius")
@@ -55,11 +49,11 @@ class EditConfig(KeepConfig):
     """What is kept of a model, in the coordinates of the file; then its axes, scale, rotation and position."""
 
     max_gaussians: int | None = option(
-        None, type=int, help="keep at most so many Gaussians: those with the largest opacity times size; of a nested "
-        "model, the first ones"
+        None, type=int, low=1, help="keep at most so many Gaussians: those with the largest opacity times size; of a "
+        "nested model, the first ones"
     )  # fmt: skip
     drop_floaters: int | None = option(
-        None, type=int, help="remove the Gaussians that fewer than this number of the run's cameras see"
+        None, type=int, low=1, help="remove the Gaussians that fewer than this number of the run's cameras see"
     )
     axes: str | None = option(
         None, help="turn the model, whose x, y, z point right, down, front (RDF), so that they point in these "
@@ -73,15 +67,12 @@ class EditConfig(KeepConfig):
         """Check the values; for ``__post_init__``.
 
         Raises:
-            InputError: a value is out of range.
+            InputError: a value has the wrong type or is out of range.
         """
-        self.check_kept()
-        for name, value in (("--max-gaussians", self.max_gaussians), ("--drop-floaters", self.drop_floaters)):
-            if value is not None:
-                at_least(1, name, value)
+        check(self)
         if not 0 < self.scale < math.inf:
             raise InputError(f"--scale must be more than 0, not {self.scale:g}")
-        _ = self.target_axes, self.rotation_degrees, self.translation
+        _ = self.crop_numbers, self.target_axes, self.rotation_degrees, self.translation
 
     @property
     def target_axes(self) -> str:

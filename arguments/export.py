@@ -1,11 +1,10 @@
 """The flags of ``compress.py export``."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from compact_splats.arguments.edits import EditConfig
-from compact_splats.arguments.options import check, option, parse
+from compact_splats.arguments.options import Command, option
 from compact_splats.utils.errors import InputError
 
 SOG_FOLDER = "sog-folder"  # a .sog as loose files
@@ -14,12 +13,15 @@ SPZ_VERSIONS = ("3", "4")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportConfig(EditConfig):
-    """What to convert, how to edit it, and where it goes.
+class ExportConfig(Command, EditConfig):
+    """What to convert, how to edit it, and where it goes."""
 
-    Raises:
-        InputError: a value has the wrong type or is out of range.
-    """
+    about = (
+        "Convert a model to the format of another tool; --format ply decodes a .gsz. The model may be edited: "
+        "first Gaussians are left out, then it is turned, scaled and moved."
+    )
+    examples = ("compact.gsz --format ply", "output/my_scene --format spz --axes y-up -o my_scene.spz")
+    subcommand = "export"
 
     models: tuple[Path, ...] = option(
         (), type=Path, many=True, positional="MODEL", group="basic", help="a model of any known format, or a folder "
@@ -41,21 +43,6 @@ class ExportConfig(EditConfig):
     quiet: bool = option(False, type=bool, group="output", help="print nothing but errors")
 
     def __post_init__(self) -> None:
-        check(self)
         self.check_edits()
         if not self.models:
             raise InputError("no model to convert: give a file or a folder of train.py")
-
-    @classmethod
-    def from_command_line(cls, argv: Sequence[str]) -> "ExportConfig":
-        """Read the flags.
-
-        Raises:
-            InputError: a flag is unknown or missing, or its value is not valid.
-        """
-        description = (
-            "Convert a model to the format of another tool; --format ply decodes a .gsz. The model may be edited: "
-            "first Gaussians are left out, then it is turned, scaled and moved."
-        )
-        examples = ("compact.gsz --format ply", "output/my_scene --format spz --axes y-up -o my_scene.spz")
-        return parse(cls, argv, description, examples, "export")

@@ -1,21 +1,19 @@
 """The flags of metrics.py."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from compact_splats.arguments.device import DEVICES
-from compact_splats.arguments.options import check, option, parse
+from compact_splats.arguments.options import Command, check, option
 from compact_splats.utils.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)
-class MetricsConfig:
-    """Which renders to measure.
+class MetricsConfig(Command):
+    """Which renders to measure."""
 
-    Raises:
-        InputError: a value has the wrong type, or no folder is named.
-    """
+    about = "Measure the rendered test views of trained models: PSNR, SSIM and LPIPS."
+    examples = ("output/my_scene", "output/first output/second")
 
     model_paths: tuple[Path, ...] = option(
         type=Path, short="-m", many=True, positional="RUN", group="basic", help="folders of train.py with views that "
@@ -37,13 +35,3 @@ class MetricsConfig:
             raise InputError("--vgg and --no-lpips exclude each other: leave one of them out")
         if not self.model_paths:
             raise InputError("-m names no model folder (see --help)")
-
-    @classmethod
-    def from_command_line(cls, argv: Sequence[str]) -> "MetricsConfig":
-        """Read the flags of metrics.py.
-
-        Raises:
-            InputError: a flag is unknown or missing, or its value is not valid.
-        """
-        description = "Measure the rendered test views of trained models: PSNR, SSIM and LPIPS."
-        return parse(cls, argv, description, ("output/my_scene", "output/first output/second"))

@@ -4,11 +4,12 @@ import argparse
 import dataclasses
 import difflib
 import importlib
+import math
 import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeVar
 
 from compact_splats.utils import files
 from compact_splats.utils.errors import InputError, brief, run_script
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 Config = TypeVar("Config", bound="DataclassInstance")
+AnyCommand = TypeVar("AnyCommand", bound="Command")
 GROUPS = ("basic", "output", "advanced")
 
 
@@ -28,6 +30,8 @@ def option(
     short: str | None = None,
     choices: Sequence[str] | None = None,
     many: bool = False,
+    low: float | None = None,
+    high: float | None = None,
     saves_memory: bool = False,
     may_change: bool = False,
     positional: str | None = None,
@@ -43,6 +47,8 @@ def option(
         short: second name of the flag, such as ``-s``.
         choices: the allowed values.
         many: the value is a tuple of any number of ``type``.
+        low: the smallest allowed value.
+        high: the largest one, if there is a smallest.
         saves_memory: another value can reduce the memory needed.
         may_change: the value does not affect the model, so a run may be continued with another one.
         positional: what the usage calls it; words without a flag are its value. At most one field has it.
@@ -50,8 +56,9 @@ def option(
         group: heading in ``--help``, one of ``GROUPS``.
     """
     metadata = {
-        "help": help, "type": type, "short": short, "choices": choices, "many": many, "saves_memory": saves_memory,
-        "may_change": may_change, "positional": positional, "alone": alone, "group": group,
+        "help": help, "type": type, "short": short, "choices": choices, "many": many, "low": low, "high": high,
+        "saves_memory": saves_memory, "may_change": may_change, "positional": positional, "alone": alone,
+        "group": group,
     }  # fmt: skip
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -99,26 +106,43 @@ class Parser(argparse.ArgumentParser):
         raise InputError(f"{message} (see --help)")
 
 
-def parse(
-    cls: type[Config], argv: Sequence[str], description: str, examples: Sequence[str], subcommand: str = ""
-) -> Config:
-    """Read a config from a command line; see :func:`given`.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Command:
+    """A config that is read from the command line of a command. Values are checked on creation.
+
+    Attributes:
+        about: what the command does.
+        examples: see :class:`Parser`, as for ``subcommand``.
 
     Raises:
-        InputError: a flag is unknown or missing, or its value is not valid.
+        InputError: a value has the wrong type or is out of range, or flags exclude each other.
     """
-    return build(cls, given(cls, argv, description, examples, subcommand))
+
+    about: ClassVar[str]
+    examples: ClassVar[tuple[str, ...]]
+    subcommand: ClassVar[str] = ""
+
+    @classmethod
+    def from_command_line(cls: type[AnyCommand], argv: Sequence[str]) -> AnyCommand:
+        """Read the flags.
+
+        Raises:
+            InputError: a flag is unknown or missing, or its value is not valid.
+        """
+        return build(cls, cls.completed(given(cls, argv)))
+
+    @classmethod
+    def completed(cls, flags: dict[str, Any]) -> dict[str, Any]:
+        """The given flags, and what the run that they name says of the others.
+
+        Raises:
+            InputError: the run can't be read.
+        """
+        return flags
 
 
-def given(
-    cls: type, argv: Sequence[str], description: str, examples: Sequence[str], subcommand: str = ""
-) -> dict[str, Any]:
+def given(cls: type[Command], argv: Sequence[str]) -> dict[str, Any]:
     """The fields of ``cls`` that are set on the command line, by name.
-
-    Args:
-        cls: the config class.
-        argv: the command line.
-        description: see :class:`Parser`, as for ``examples`` and ``subcommand``.
 
     Raises:
         InputError: a flag is unknown, its value has the wrong type, or too many words have no flag.
@@ -127,7 +151,7 @@ def given(
     bare = next((field for field in fields if field.metadata["positional"]), None)
     needed = [field for field in fields if "(required)" in field.metadata["help"] and field is not bare]
     usage = [*([bare.metadata["positional"]] if bare else []), *(f"{flag(each)} {_metavar(each)}" for each in needed)]
-    parser = Parser(description, examples, " ".join([*usage, "[flags]"]), subcommand)
+    parser = Parser(cls.about, cls.examples, " ".join([*usage, "[flags]"]), cls.subcommand)
     for field in fields:
         _add_flag(parser, field)
     if bare is None:
@@ -165,10 +189,10 @@ def build(cls: type[Config], values: Mapping[str, Any]) -> Config:
 
 
 def check(config: Any) -> None:
-    """Check the type and choices of every field; for ``__post_init__``.
+    """Check the type, choices and range of every field; for ``__post_init__``.
 
     Raises:
-        InputError: a field has the wrong type or none of its choices.
+        InputError: a field has the wrong type, none of its choices, or is out of range.
     """
     for field in dataclasses.fields(config):
         _check_value(flag(field), field, getattr(config, field.name))
@@ -279,7 +303,7 @@ class _Tuple(argparse.Action):
 
 
 def _check_value(where: str | Path, field: dataclasses.Field, value: Any) -> None:
-    kind, choices = field.metadata["type"], field.metadata["choices"]
+    kind, choices, low, high = (field.metadata[key] for key in ("type", "choices", "low", "high"))
     if value is None and field.default is None:
         return
     for item in value if field.metadata["many"] and isinstance(value, tuple) else (value,):
@@ -287,6 +311,9 @@ def _check_value(where: str | Path, field: dataclasses.Field, value: Any) -> Non
             raise InputError(f"{where} must be of type {kind.__name__}, not {brief(item)} (see --help)")
         if choices and item not in choices:
             raise InputError(f"{where} must be one of {', '.join(choices)}, not {brief(item)}")
+        if low is not None and not low <= item <= (math.inf if high is None else high):
+            allowed = f"{low} or more" if high is None else f"a number from {low} to {high}"
+            raise InputError(f"{where} must be {allowed}, not {item}")
 
 
 def _is(value: Any, kind: type) -> bool:

@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from compact_splats.arguments.config import (
     MachineConfig,
     SceneConfig,
-    at_least,
     check_resolution,
-    in_range,
     of_run,
     run_folder,
     scene_of_run,
 )
-from compact_splats.arguments.options import build, check, given, option
+from compact_splats.arguments.options import Command, check, option
 from compact_splats.utils.errors import InputError
 
 PATHS = ("orbit", "spline", "cameras")
@@ -28,12 +27,14 @@ _ONLY_VIEWS = ("skip_train", "skip_test", "time", "depth", "counts", "rgba", "ca
 
 
 @dataclass(frozen=True, kw_only=True)
-class RenderConfig(MachineConfig, SceneConfig):
-    """What to render: the views of a scene, or a video.
+class RenderConfig(Command, MachineConfig, SceneConfig):
+    """What to render: the views of a scene, or a video."""
 
-    Raises:
-        InputError: a value has the wrong type or is out of range, or two flags exclude each other.
-    """
+    about = (
+        "Render the views of a trained model, each beside its photo, for metrics.py. With --video, render a "
+        "video along a camera path instead; with --time, measure frames per second."
+    )
+    examples = ("output/my_scene", "output/my_scene --video orbit.mp4 --path orbit")
 
     source_path: Path | None = option(  # type: ignore[assignment]  # optional here: nothing takes a SceneConfig
         None, type=Path, short="-s", group="basic", help="folder of the scene (default: that of the run)"
@@ -46,7 +47,7 @@ class RenderConfig(MachineConfig, SceneConfig):
         None, type=Path, group="basic", help="render this file instead of the PLY of the run: .gsz, .ply or another "
         "format"
     )  # fmt: skip
-    iteration: int = option(-1, type=int, help="saved step to render; -1: the last")
+    iteration: int = option(-1, type=int, low=-1, help="saved step to render; -1: the last")
     skip_train: bool = option(False, type=bool, group="basic", help="do not render the training views")
     skip_test: bool = option(False, type=bool, group="basic", help="do not render the test views")
     depth: bool = option(
@@ -75,11 +76,12 @@ class RenderConfig(MachineConfig, SceneConfig):
         "at (default); spline: smooth, through the cameras; cameras: straight from camera to camera, with a rest at "
         "each"
     )  # fmt: skip
-    fps: int | None = option(None, type=int, help="frames per second (default: 30; GIF: 20)")
-    frames: int | None = option(None, type=int, help="length of the video in frames")
+    fps: int | None = option(None, type=int, low=1, high=120, help="frames per second (default: 30; GIF: 20)")
+    frames: int | None = option(None, type=int, low=1, high=MAX_FRAMES, help="length of the video in frames")
     seconds: float | None = option(
-        None, type=float, help="length of the video in seconds (default: 8; GIF: 3; --path cameras: 0.5 per camera)"
-    )
+        None, type=float, low=0, high=MAX_FRAMES, help="length of the video in seconds (default: 8; GIF: 3; --path "
+        "cameras: 0.5 per camera)"
+    )  # fmt: skip
     size: tuple[int, int] | None = option(
         None, type=int, many=True, help="width and height of the video in px (default: those of the first camera; "
         "GIF: at most 320 px wide)"
@@ -87,8 +89,6 @@ class RenderConfig(MachineConfig, SceneConfig):
 
     def __post_init__(self) -> None:
         check(self)
-        at_least(0, "--threads", self.threads)
-        at_least(-1, "--iteration", self.iteration)
         check_resolution(self.resolution)
         if self.video is None:
             self._refuse(_ONLY_VIDEO, "needs --video FILE")
@@ -108,14 +108,8 @@ class RenderConfig(MachineConfig, SceneConfig):
     def _check_video(self, video: Path) -> None:
         if video.suffix.lower() not in (".mp4", ".gif"):
             raise InputError(f"--video must name a file that ends in .mp4 or .gif, not {video}")
-        if self.fps is not None:
-            in_range(1, 120, "--fps", self.fps)
         if self.frames is not None and self.seconds is not None:
             raise InputError("--frames and --seconds both set the length of the video: give only one of them")
-        if self.frames is not None:
-            in_range(1, MAX_FRAMES, "--frames", self.frames)
-        if self.seconds is not None:
-            in_range(0, MAX_FRAMES, "--seconds", self.seconds)
         if self.size is not None:
             self._check_size(self.size)
 
@@ -152,20 +146,11 @@ class RenderConfig(MachineConfig, SceneConfig):
         return width, height
 
     @classmethod
-    def from_command_line(cls, argv: Sequence[str]) -> RenderConfig:
-        """Read the flags of render.py; missing ones about the scene come from the run's ``config.json``.
-
-        Raises:
-            InputError: a flag is unknown or missing, or its value is not valid.
-        """
-        description = (
-            "Render the views of a trained model, each beside its photo, for metrics.py. With --video, render a "
-            "video along a camera path instead; with --time, measure frames per second."
-        )
-        flags = given(cls, argv, description, ("output/my_scene", "output/my_scene --video orbit.mp4 --path orbit"))
+    def completed(cls, flags: dict[str, Any]) -> dict[str, Any]:
+        """Flags about the scene that are not given come from the run's ``config.json``."""
         file = flags.get("model_path")
         if file is not None and file.is_file() and "model" not in flags:
             if (run := run_folder(file)) is None:
                 raise InputError(f"{file} is in no run folder: name a folder for renders with -m, and it with --model")
             flags |= of_run(file) or {"model_path": run, "model": file}
-        return build(cls, {**scene_of_run(flags.get("model_path")), **flags})
+        return {**scene_of_run(flags.get("model_path")), **flags}

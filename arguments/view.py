@@ -1,20 +1,18 @@
 """The flags of view.py."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from compact_splats.arguments.config import (
     MachineConfig,
     SceneConfig,
-    at_least,
     check_resolution,
-    in_range,
     run_folder,
     scene_of_run,
 )
 from compact_splats.arguments.edits import KeepConfig, numbers_of
-from compact_splats.arguments.options import build, check, given, option
+from compact_splats.arguments.options import Command, check, option
 from compact_splats.utils.errors import InputError
 
 DEFAULT_PORT = 8080
@@ -25,12 +23,11 @@ UPS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class ViewConfig(MachineConfig, SceneConfig, KeepConfig):
-    """The flags of the viewer. Values are checked on creation.
+class ViewConfig(Command, MachineConfig, SceneConfig, KeepConfig):
+    """The flags of the viewer."""
 
-    Raises:
-        InputError: a value has the wrong type or is out of range.
-    """
+    about = "Show a model in the browser: as a live page (default), or with --html as a single file."
+    examples = ("output/my_scene", "model.ply --up z --html model.html")
 
     model: Path = option(
         type=Path, short="-m", positional="MODEL", group="basic", help="folder that train.py wrote, or a model of any "
@@ -40,7 +37,7 @@ class ViewConfig(MachineConfig, SceneConfig, KeepConfig):
         None, type=Path, short="-s", group="basic", help="folder of the scene, for cameras and photos (default: that "
         "of the run)"
     )  # fmt: skip
-    iteration: int = option(-1, type=int, help="saved step to show; -1: the last")
+    iteration: int = option(-1, type=int, low=-1, help="saved step to show; -1: the last")
     html: Path | None = option(
         None, type=Path, group="output", help="write a single HTML file, which opens without a server and offline, "
         "instead of serving"
@@ -49,14 +46,16 @@ class ViewConfig(MachineConfig, SceneConfig, KeepConfig):
         None, choices=("gsz", "spz"), group="output", help="how the HTML file holds the model: gsz is smaller and "
         "loses more (default: gsz for a model that is a .gsz, which loses nothing, else spz)"
     )  # fmt: skip
-    port: int = option(DEFAULT_PORT, type=int, group="output", help="port of the live page; 0: any free one")
+    port: int = option(
+        DEFAULT_PORT, type=int, low=0, high=65535, group="output", help="port of the live page; 0: any free one"
+    )
     host: str = option(
         "127.0.0.1", group="output", help="address of the live page; 127.0.0.1: only from this machine and through "
         "ssh; 0.0.0.0: from the network"
     )  # fmt: skip
     max_gaussians: int = option(
-        1_000_000, type=int, saves_memory=True, help="number of Gaussians sent to the browser: those with the largest "
-        "opacity times size; of a nested model, the first ones"
+        1_000_000, type=int, low=1, saves_memory=True, help="number of Gaussians sent to the browser: those with the "
+        "largest opacity times size; of a nested model, the first ones"
     )  # fmt: skip
     up: str | None = option(
         None, group="basic", help="up direction in the coordinates of the file: x, y, z, -x, -y, -z, or three numbers, "
@@ -65,11 +64,7 @@ class ViewConfig(MachineConfig, SceneConfig, KeepConfig):
 
     def __post_init__(self) -> None:
         check(self)
-        self.check_kept()
-        at_least(0, "--threads", self.threads)
-        at_least(-1, "--iteration", self.iteration)
-        at_least(1, "--max-gaussians", self.max_gaussians)
-        in_range(0, 65535, "--port", self.port)
+        _ = self.crop_numbers
         check_resolution(self.resolution)
         if self.format is not None and self.html is None:
             raise InputError("--format is for a single HTML file: give --html FILE, too")
@@ -87,15 +82,9 @@ class ViewConfig(MachineConfig, SceneConfig, KeepConfig):
         return numbers
 
     @classmethod
-    def from_command_line(cls, argv: Sequence[str]) -> "ViewConfig":
-        """Read the flags of view.py; missing ones about the scene come from the run's ``config.json``.
-
-        Raises:
-            InputError: a flag is unknown or missing, or its value is not valid.
-        """
-        description = "Show a model in the browser: as a live page (default), or with --html as a single file."
-        flags = given(cls, argv, description, ("output/my_scene", "model.ply --up z --html model.html"))
+    def completed(cls, flags: dict[str, Any]) -> dict[str, Any]:
+        """Flags about the scene that are not given come from the run's ``config.json``."""
         trained = scene_of_run(run_folder(flags["model"]) if "model" in flags else None)
         if not trained.get("source_path", Path()).is_dir():  # the scene is not on this machine: use cameras.json
             trained.pop("source_path", None)
-        return build(cls, {**trained, **flags})
+        return {**trained, **flags}

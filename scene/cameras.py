@@ -56,11 +56,11 @@ class Camera:
             raise ValueError(f"camera {self.name} has no photo")
         return self.photo
 
-    def smaller(self, divisor: int) -> Camera:
-        """The camera with its photo at a fraction of the size, rounded; at least one pixel."""
+    def smaller(self, divisor: float) -> Camera:
+        """The camera with its photo, if it has one, at a fraction of the size, rounded; at least one pixel."""
         width, height = (max(1, round(length / divisor)) for length in (self.width, self.height))
         x, y = width / self.width, height / self.height
-        photo = self.required_photo.smaller(width, height)
+        photo = None if self.photo is None else self.photo.smaller(width, height)
         fx, fy, cx, cy = self.fx * x, self.fy * y, self.cx * x, self.cy * y
         return replace(self, width=width, height=height, fx=fx, fy=fy, cx=cx, cy=cy, photo=photo)
 

@@ -95,12 +95,7 @@ def read_colmap(model: Path, files: SceneFiles, *, tracks: bool = False) -> Data
 
 
 def colmap_model(cameras: Sequence[Camera], points: Points, units: Units) -> dict[str, str]:
-    """A sparse model of pinhole cameras, in the scene's own coordinates.
-
-    Args:
-        cameras: in world units.
-        points: in world units.
-        units: of their scene.
+    """A sparse model, in the scene's own coordinates, of pinhole cameras and points in world units.
 
     Returns:
         The text of each file by its name. Images have no observations, points no tracks.

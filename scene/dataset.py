@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from compact_splats.arguments.config import ALPHAS
+from compact_splats.arguments.config import ALPHAS, check_resolution
 from compact_splats.scene.cameras import Camera
 from compact_splats.scene.layout import read_data_set
 from compact_splats.scene.lens import FACES
@@ -102,8 +102,7 @@ def load_scene(
         if source.exists():
             raise InputError(f"scene folder {source} is a file (see -s); a model to start from is given by --init-ply")
         raise InputError(f"scene folder {source} does not exist (see -s)")
-    if resolution == 0 or resolution < -1:
-        raise InputError(f"--resolution must be 1, 2, 4, 8, a width in px, or -1, not {resolution}")
+    check_resolution(resolution)
     if alpha not in ALPHAS:
         raise InputError(f"--alpha must be {', '.join(ALPHAS[:-1])} or {ALPHAS[-1]}, not {alpha!r}")
     data = read_data_set(source, images, sparse, tracks=max_tracked > 0)

@@ -78,10 +78,6 @@ def _candidates(table: dict[str, set[Path]], name: str, taken: set[Path]) -> tup
 def masks_of_scene(source: Path, photos: dict[str, Path]) -> dict[str, Path]:
     """The masks in masks/ or mask/, else beside the photos; a note says if a folder has none that fits.
 
-    Args:
-        source: the scene folder.
-        photos: paths by the photos' names.
-
     Raises:
         InputError: as for :func:`find_masks`.
     """

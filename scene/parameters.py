@@ -105,16 +105,16 @@ def cleaned(path: str | Path, arrays: Mapping[str, np.ndarray], keep_nan: bool =
     if good.all():
         return saved.replaced(found, *notes)
     if keep_nan or not good.any():
-        index = int(np.flatnonzero(~good)[0])
         fix = "leave out --keep-nan to leave out these Gaussians" if good.any() else "give another model"
-        raise InputError(path, "finite values", f"{_first_bad(found, index)} in Gaussian {index}", fix)
+        raise InputError(path, "finite values", str(first_not_finite(found)), fix)
     notes.append(f"{num - int(good.sum()):,} of {num:,} Gaussians have values that are not finite and are left out")
     return saved.replaced({name: values[good] for name, values in found.items()}, *notes)
 
 
-def _first_bad(arrays: Mapping[str, np.ndarray], index: int) -> str:
+def first_not_finite(arrays: Mapping[str, np.ndarray]) -> str | None:
+    """The first value that is NaN or infinite, with its place, for messages; None: all are finite."""
     for name, values in arrays.items():
-        places = np.argwhere(~np.isfinite(values[index]))
-        if len(places):
-            return f"{name}{''.join(f'[{i}]' for i in places[0])} = {values[index][tuple(places[0])]}"
-    raise AssertionError("all values are finite")
+        if not np.isfinite(values).all():
+            place = tuple(np.argwhere(~np.isfinite(values))[0].tolist())
+            return f"{name}{''.join(f'[{i}]' for i in place[1:])} = {values[place]} in Gaussian {place[0]}"
+    return None

@@ -9,6 +9,7 @@ from scipy.interpolate import CubicSpline
 from scipy.spatial.transform import Rotation, RotationSpline, Slerp
 
 from compact_splats.scene.cameras import Camera
+from compact_splats.scene.normalization import camera_centres
 from compact_splats.utils.errors import InputError
 
 Array = np.ndarray
@@ -176,8 +177,7 @@ def path_times(centres: Array, is_closed: bool) -> Array:
 def _places(cameras: Sequence[Camera]) -> tuple[Array, Array]:
     """Centres (K,3) in world units and rotations (K,3,3) world to camera, float64."""
     motions = np.stack([camera.world_to_camera.double().numpy() for camera in cameras])
-    rotations = motions[:, :3, :3]
-    return -(rotations.transpose(0, 2, 1) @ motions[:, :3, 3:])[:, :, 0], rotations
+    return camera_centres(motions), motions[:, :3, :3]
 
 
 def _poses(centres: Array, rotations: Array) -> Array:

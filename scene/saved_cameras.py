@@ -28,11 +28,7 @@ _Posed = tuple[str, Lens, np.ndarray]  # name, lens, pose (4,4) world to camera
 
 
 def camera_entries(cameras: Iterable[Camera], units: Units = Units()) -> list[dict[str, Any]]:  # noqa: B008
-    """The content of ``cameras.json``.
-
-    Args:
-        cameras: in world units.
-        units: of their scene.
+    """The content of ``cameras.json``, of cameras in world units.
 
     Returns:
         For each camera its centre in the coordinates of files, its camera-to-world rotation by rows, and the intrinsics
@@ -69,8 +65,7 @@ def read_cameras(path: Path, units: Units | None = None) -> tuple[tuple[Camera, 
         InputError: the file does not exist or does not hold cameras.
     """
     posed = sorted(_entries(path, read_json(path, _FILE, _FIX)), key=lambda each: each[0])
-    units = _units_of(posed) if units is None else units
-    return _in_world(posed, units.of_files()), units
+    return _in_world(posed, units)
 
 
 def read_camera_file(path: Path, units: Units | None = None) -> tuple[tuple[Camera, ...], Units]:
@@ -88,9 +83,7 @@ def read_camera_file(path: Path, units: Units | None = None) -> tuple[tuple[Came
     """
     content = None if path.is_dir() or path.suffix.lower() != ".json" else read_json(path, _CAMERAS, _GIVE)
     if isinstance(content, list):
-        posed = _entries(path, content)
-        units = _units_of(posed) if units is None else units
-        return _in_world(posed, units.of_files()), units
+        return _in_world(_entries(path, content), units)
     if isinstance(content, dict):
         data = read_transforms(path, SceneFiles(path.parent))
     elif path.is_dir() or path.name in _COLMAP_FILES:
@@ -102,8 +95,7 @@ def read_camera_file(path: Path, units: Units | None = None) -> tuple[tuple[Came
     posed = [(each.name, each.lens.pinhole(), each.world_to_camera) for each in (*data.photos, *(data.test or ()))]
     if not posed:
         raise InputError(path, _CAMERAS, "none", _GIVE)
-    units = _units_of(posed) if units is None else units
-    return _in_world(posed, units), units
+    return _in_world(posed, units, of_files=False)
 
 
 def _entries(path: Path, entries: Any) -> list[_Posed]:
@@ -112,19 +104,20 @@ def _entries(path: Path, entries: Any) -> list[_Posed]:
     return [_posed(path, entry) for entry in entries]
 
 
-def _units_of(posed: Sequence[_Posed]) -> Units:
-    return Units.of_views([lens for _, lens, _ in posed], np.stack([motion for *_, motion in posed])).without_offset()
-
-
-def _in_world(posed: Sequence[_Posed], units: Units) -> tuple[Camera, ...]:
-    """Cameras in world units; ``units`` are between these and the coordinates of the poses."""
-    return tuple(
+def _in_world(posed: Sequence[_Posed], units: Units | None, of_files: bool = True) -> tuple[tuple[Camera, ...], Units]:
+    """Cameras in world units: those of the run, or else of the cameras. Poses are of files, or of the scene."""
+    if units is None:
+        lenses, motions = [lens for _, lens, _ in posed], np.stack([motion for *_, motion in posed])
+        units = Units.of_views(lenses, motions).without_offset()
+    similarity = units.of_files() if of_files else units
+    cameras = tuple(
         Camera(
             name, lens.width, lens.height, lens.fx, lens.fy, lens.cx, lens.cy,
-            torch.from_numpy(units.world_motion(motion)).float(), None,
+            torch.from_numpy(similarity.world_motion(motion)).float(), None,
         )
         for name, lens, motion in posed
     )  # fmt: skip
+    return cameras, units
 
 
 def _posed(path: Path, entry: Any) -> _Posed:

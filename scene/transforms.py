@@ -46,7 +46,8 @@ _OF_LENS = re.compile(
     r"[kpsb]\d+|s[xy]\d|k|skew|omega|xi|alpha|beta|ftheta_\w+|distortion\w*"
     r"|is_fisheye|latlong|equirectangular|orthographic"
 )
-_KEYS = {"w", "h", "fl_x", "fl_y", "camera_angle_x", "camera_angle_y", "cx", "cy", "camera_model", "is_fisheye", _LIST}
+_KEYS = {"w", "h", "cx", "cy", "camera_model", "is_fisheye", _LIST}
+_KEYS |= {key for axis in "xy" for key in (f"fl_{axis}", f"{axis}_fov", f"camera_angle_{axis}")}
 _KEYS |= {key for _, *keys in _MODELS.values() for key in keys}
 _FIX = "correct the file or export it again"
 _Default = TypeVar("_Default")
@@ -149,6 +150,11 @@ def _lens(path: Path, entry: Mapping[str, Any], original: Path, photo: Path) -> 
             raise (BadPhoto if is_number else InputError)(path, f"a finite number for '{key}'", brief(value), _FIX)
         return float(value)
 
+    def focal_length(axis: str, size: float) -> float | None:
+        degrees = number(f"{axis}_fov", None)
+        radians = number(f"camera_angle_{axis}", None if degrees is None else math.radians(degrees))
+        return number(f"fl_{axis}", _focal_length(radians, size))
+
     width, height = number("w", None), number("h", None)
     if width is None or height is None:
         if isfile(photo) and not isfile(original):
@@ -158,11 +164,10 @@ def _lens(path: Path, entry: Mapping[str, Any], original: Path, photo: Path) -> 
     if entry.get("camera_model") == _PANORAMA:  # whatever its focal length
         _refuse_unused(path, entry, _PANORAMA, ())
         return checked_lens(path, panorama(round(width), round(height)))
-    fx = number("fl_x", _focal_length(number("camera_angle_x", None), width))
-    fy = number("fl_y", _focal_length(number("camera_angle_y", None), height))
+    fx, fy = focal_length("x", width), focal_length("y", height)
     fx = fy if fx is None else fx
     if fx is None:
-        raise InputError(f"{path} contains neither fl_x nor camera_angle_x; add the focal length in px as fl_x")
+        raise InputError(f"{path} contains none of fl_x, camera_angle_x and x_fov; add the focal length in px as fl_x")
     fy = fx if fy is None else fy
     model, distortion = _distortion(path, entry, number)
     centre = number("cx", width / 2), number("cy", height / 2)

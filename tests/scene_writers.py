@@ -51,6 +51,20 @@ def write_points(model: Path, xyz: np.ndarray, rgb: np.ndarray) -> None:
     (model / "points3D.bin").write_bytes(data)
 
 
+def ply_of(properties: list[tuple[str, str]], rows: list[tuple], layout: str = "ascii") -> bytes:
+    """A PLY of rows; properties are (type, name). A comment and no faces are in it, too."""
+    letters = {"float": "f", "float32": "f", "double": "d", "uchar": "B", "ushort": "H", "int": "i"}
+    header = ["ply", f"format {layout} 1.0", "comment made by hand", f"element vertex {len(rows)}"]
+    header += [f"property {kind} {name}" for kind, name in properties]
+    header += ["element face 0", "property list uchar int vertex_indices", "end_header", ""]
+    if layout == "ascii":
+        body = "".join(" ".join(map(str, row)) + "\n" for row in rows).encode()
+    else:
+        row_of = (">" if "big" in layout else "<") + "".join(letters[kind] for kind, _ in properties)
+        body = b"".join(struct.pack(row_of, *row) for row in rows)
+    return "\n".join(header).encode() + body
+
+
 def write_colmap(source: Path, cameras=(PINHOLE,), num_images: int = 10, num_points: int = 5) -> Path:
     """A whole binary scene whose cameras stand side by side, photo 000.png leftmost; returns the model's folder."""
     model = source / "sparse" / "0"

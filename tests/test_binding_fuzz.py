@@ -89,17 +89,20 @@ def view_of(arguments: Arguments) -> object:
     return _C.View(*part(arguments, "view.").values())
 
 
+def frame_of(arguments: Arguments) -> object:
+    return _C.forward(
+        _C.Rows(**part(arguments, "rows.")), view_of(arguments), _C.Queue(), antialiased=arguments["antialiased"],
+        sh_degree=arguments["sh_degree"], threads=arguments["threads"], differentiable=True,
+        out=_C.Outputs(*part(arguments, "out.").values()), radii=arguments["radii"],
+    )  # fmt: skip
+
+
 def forward_and_backward(change: Callable[[Arguments], Arguments], right: Arguments) -> None:
     """Two calls: right and wrong, so that backward is reached, or both wrong."""
     wrong = change(right)
     first = right if any(name.startswith(("v_", "images")) for name in differing(right, wrong)) else wrong
-    frame = _C.forward(
-        _C.Rows(**part(first, "rows.")), view_of(first), _C.Queue(), antialiased=first["antialiased"],
-        sh_degree=first["sh_degree"], threads=first["threads"], differentiable=True,
-        out=_C.Outputs(*part(first, "out.").values()), radii=first["radii"],
-    )  # fmt: skip
     _C.backward(
-        frame, _C.Rows(**part(wrong, "rows.")), _C.Rows(**part(wrong, "v_rows.")), _C.Queue(),
+        frame_of(first), _C.Rows(**part(wrong, "rows.")), _C.Rows(**part(wrong, "v_rows.")), _C.Queue(),
         images=_C.Outputs(*part(wrong, "images.").values()), v_images=_C.Outputs(*part(wrong, "v_images.").values()),
         v_screen_means=wrong["v_screen_means"], abs_grad=wrong["abs_grad"], seen=wrong["seen"],
         v_world_to_camera=wrong["v_world_to_camera"],
@@ -122,14 +125,9 @@ def importance(change: Callable[[Arguments], Arguments], right: Arguments) -> No
 def removal_error(change: Callable[[Arguments], Arguments], right: Arguments) -> None:
     names = ("out.image", "images.image", "pixel_weights", "weighted")  # few, or most calls would have no wrong one
     wrong = change({name: right[name] for name in names})
-    frame = _C.forward(
-        _C.Rows(**part(right, "rows.")), view_of(right), _C.Queue(), antialiased=right["antialiased"],
-        sh_degree=right["sh_degree"], threads=right["threads"], differentiable=True,
-        out=_C.Outputs(*part(right, "out.").values()), radii=right["radii"],
-    )  # fmt: skip
     _C.removal_error(
-        frame, _C.Queue(), image=wrong["out.image"], photo=wrong["images.image"], pixel_weights=wrong["pixel_weights"],
-        change=wrong["weighted"],
+        frame_of(right), _C.Queue(), image=wrong["out.image"], photo=wrong["images.image"],
+        pixel_weights=wrong["pixel_weights"], change=wrong["weighted"],
     )  # fmt: skip
 
 

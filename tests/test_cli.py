@@ -14,11 +14,11 @@ import pytest
 
 from compact_splats import __main__
 from compact_splats.arguments import TrainConfig, pick_device
-from compact_splats.arguments.compress import CompressConfig
+from compact_splats.arguments.compress import CompressConfig, OrderConfig
 from compact_splats.arguments.convert import ConvertConfig
 from compact_splats.arguments.export import ExportConfig
 from compact_splats.arguments.metrics import MetricsConfig
-from compact_splats.arguments.options import from_json, to_json
+from compact_splats.arguments.options import from_json, given, to_json
 from compact_splats.arguments.render import RenderConfig
 from compact_splats.arguments.schedule import FAST, FULL, QUICK
 from compact_splats.arguments.suite import SuiteConfig
@@ -28,119 +28,47 @@ from compact_splats.utils.errors import InputError
 
 ROOT = Path(__file__).parent.parent
 NEEDED = ["-s", "scene", "--final-budget", "100"]
-SHARED_FLAGS = [
-    ("-i images_4", "images", "images_4"),
-    ("--images images_4", "images", "images_4"),
-    ("-r 2", "resolution", 2),
-    ("--resolution -1", "resolution", -1),
-    ("-w", "white_background", True),
-    ("--alpha mask", "alpha", "mask"),
-    ("--white_background", "white_background", True),
-    ("--sparse 1", "sparse", 1),
-    ("--eval", "eval", True),
-    ("--antialiasing", "antialiasing", True),
-    ("--photo-memory 4GB", "photo_memory", "4GB"),
-    ("--keep-nan", "keep_nan", True),
-    ("--device cpu", "device", "cpu"),
-    ("--threads 3", "threads", 3),
-    ("-s other", "source_path", Path("other")),
-    ("-m out", "model_path", Path("out")),
-    ("--quiet", "quiet", True),
-]
-TRAIN_FLAGS = [
-    *SHARED_FLAGS,
-    ("--source_path other", "source_path", Path("other")),
-    ("--model_path out", "model_path", Path("out")),
-    ("--all_photos", "all_photos", True),
-    ("--final_budget 7", "final_budget", 7),
-    ("--schedule fast", "schedule", "fast"),
-    ("--iterations 50", "iterations", 50),
-    ("--minutes 2.5", "minutes", 2.5),
-    ("--test_iterations 7000 9000", "test_iterations", (7000, 9000)),
-    ("--save_iterations 7000", "save_iterations", (7000,)),
-    ("--sh_degree 1", "sh_degree", 1),
-    ("--seed 5", "seed", 5),
-    ("--random_background", "random_background", True),
-    ("--deterministic", "deterministic", True),
-    ("--exposure on", "exposure", "on"),
-    ("--smoothing-3d", "smoothing_3d", True),
-    ("--refine-poses", "refine_poses", True),
-    ("--depth-loss on", "depth_loss", "on"),
-    ("--robust", "robust", True),
-    ("--selection cutoff", "selection", "cutoff"),
-    ("--sh_rest_lr 0.02", "sh_rest_lr", 0.02),
-    ("--densify_grad_threshold 1e-3", "densify_grad_threshold", 1e-3),
-    ("--lambda_dssim 0.5", "lambda_dssim", 0.5),
-    ("--init_ply some.ply", "init_ply", Path("some.ply")),
-    ("--checkpoint_every 10m", "checkpoint_every", "10m"),
-    ("--no-resume", "resume", False),
-    ("--no-tensorboard", "tensorboard", False),
-    ("--viewer 9000", "viewer", 9000),
-]
-RENDER_FLAGS = [
-    *SHARED_FLAGS,
-    ("--model some.ply", "model", Path("some.ply")),
-    ("--iteration 7000", "iteration", 7000),
-    ("--skip_train", "skip_train", True),
-    ("--skip_test", "skip_test", True),
-    ("--depth", "depth", True),
-    ("--counts", "counts", True),
-    ("--rgba", "rgba", True),
-    ("--cameras cameras.json", "cameras", Path("cameras.json")),
-    ("--time", "time", True),
-]
-VIDEO_FLAGS = [
-    ("--video b.gif", "video", Path("b.gif")),
-    ("--path spline", "path", "spline"),
-    ("--fps 12", "fps", 12),
-    ("--frames 50", "frames", 50),
-    ("--seconds 2.5", "seconds", 2.5),
-    ("--size 64 48", "size", (64, 48)),
-]
-
-
-@pytest.mark.parametrize(("words", "field", "value"), TRAIN_FLAGS)
-@pytest.mark.parametrize("separator", ["_", "-"])
-def test_a_flag_of_train_sets_its_field_and_nothing_else(words, field, value, separator):
-    flag, *rest = words.split(" ")
-    flag = "--" + flag[2:].replace("_", separator) if flag.startswith("--") else flag
-    plain = TrainConfig.from_command_line(NEEDED)
-    with_minutes = {"schedule": "quick"} if field == "minutes" else {}
-    expected = dataclasses.replace(plain, **{field: value}, **with_minutes)
-    assert TrainConfig.from_command_line([*NEEDED, flag, *rest]) == expected
-
-
-@pytest.mark.parametrize(("words", "field", "value"), RENDER_FLAGS)
-def test_a_flag_of_render_sets_its_field_and_nothing_else(words, field, value):
-    needed = ["-s", "scene", "-m", "model"]
-    plain = RenderConfig.from_command_line(needed)
-    changed = RenderConfig.from_command_line([*needed, *words.split(" ")])
-    assert changed == dataclasses.replace(plain, **{field: value})
-
-
-@pytest.mark.parametrize(("words", "field", "value"), VIDEO_FLAGS)
-def test_a_flag_of_a_video_sets_its_field_and_nothing_else(words, field, value):
-    needed = ["-m", "model", "--video", "a.mp4"]
-    plain = RenderConfig.from_command_line(needed)
-    changed = RenderConfig.from_command_line([*needed, *words.split(" ")])
-    assert changed == dataclasses.replace(plain, **{field: value})
+SCRIPTS = {
+    "train.py": TrainConfig, "render.py": RenderConfig, "metrics.py": MetricsConfig, "compress.py": CompressConfig,
+    "view.py": ViewConfig, "convert.py": ConvertConfig, "compress.py export": ExportConfig, "test.py": SuiteConfig,
+}  # fmt: skip
+# A value of each type that is no default, and the words for it.
+EXAMPLES = {int: (["3"], 3), float: (["0.125"], 0.125), str: (["a word"], "a word"), Path: (["x/y"], Path("x/y"))}
 
 
 @pytest.mark.parametrize(
-    ("config", "flags"), [(TrainConfig, TRAIN_FLAGS), (RenderConfig, [*RENDER_FLAGS, *VIDEO_FLAGS])]
+    ("cls", "field"),
+    [(cls, field) for cls in [*SCRIPTS.values(), OrderConfig] for field in dataclasses.fields(cls)],
+    ids=lambda value: value.name if isinstance(value, dataclasses.Field) else value.__name__,
 )
-def test_the_tables_above_hold_every_flag(config, flags):
-    assert {field for _, field, _ in flags} == {field.name for field in dataclasses.fields(config)}
+def test_a_flag_sets_its_field_and_nothing_else(cls, field):
+    """With hyphens or underscores or by its short name; a switch can be turned off again."""
+    meta, name = field.metadata, f"--{field.name}"
+    names = {name, name.replace("_", "-"), meta["short"]} - {None}
+    if meta["type"] is bool:
+        cases = [([flag], True) for flag in names] + [([name, name.replace("--", "--no-")], False)]
+    else:
+        words, value = ([meta["choices"][-1]], meta["choices"][-1]) if meta["choices"] else EXAMPLES[meta["type"]]
+        if meta["many"]:
+            words, value = words * 2, (value, value)
+        cases = [([flag, *words], value) for flag in names]
+        cases += [([name], meta["alone"])] if meta["alone"] is not None else []
+    for argv, expected in cases:
+        assert given(cls, argv) == {field.name: expected}
 
 
-@pytest.mark.parametrize("config", [TrainConfig, RenderConfig])
-def test_every_switch_can_be_turned_off_again(config):
-    for field in dataclasses.fields(config):
-        if field.metadata["type"] is bool:
-            flag = field.name.replace("_", "-")
-            on_and_off = [*NEEDED[:2], "-m", "out", f"--{flag}", f"--no-{flag}"]
-            needed = on_and_off + (NEEDED[2:] if config is TrainConfig else [])
-            assert getattr(config.from_command_line(needed), field.name) is False
+def test_the_flags_of_3dgs_have_their_names():
+    words = (
+        "-s a -m b -i c -r 2 -w --eval --iterations 9 --test_iterations 7 8 --save_iterations 7 --sh_degree 1 --quiet "
+        "--white_background --random_background --source_path a --model_path b --images c --resolution 2 "
+        "--densify_grad_threshold 0.5 --lambda_dssim 0.25 --antialiasing"
+    )
+    config = TrainConfig.from_command_line([*words.split(), "--final-budget", "5"])
+    assert (config.images, config.resolution, config.test_iterations, config.white_background) == ("c", 2, (7, 8), True)
+
+
+def test_minutes_are_those_of_the_quick_schedule():
+    assert TrainConfig.from_command_line([*NEEDED, "--minutes", "2.5"]).schedule == "quick"
 
 
 def test_a_value_may_follow_an_equals_sign_and_keeps_its_underscores():
@@ -244,6 +172,7 @@ def test_the_scene_of_a_model_in_a_run_folder_is_that_of_the_run(tmp_path):
         (RenderConfig, f"{__file__} -s scene", "in no run folder"),
         (CompressConfig, "", "no model: give -m"),
         (CompressConfig, __file__, "no scene to fine-tune on"),
+        (CompressConfig, f"-m {Path(__file__).parent}", "no scene to fine-tune on"),
     ],
 )
 def test_what_a_word_means_is_never_guessed(cls, words, said):
@@ -252,20 +181,13 @@ def test_what_a_word_means_is_never_guessed(cls, words, said):
     assert "\n" not in str(error.value)
 
 
-SCRIPTS = {
-    "train.py": TrainConfig, "render.py": RenderConfig, "metrics.py": MetricsConfig, "compress.py": CompressConfig,
-    "view.py": ViewConfig, "convert.py": ConvertConfig, "compress.py export": ExportConfig, "test.py": SuiteConfig,
-}  # fmt: skip
-
-
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_help_begins_with_two_examples_that_can_be_typed(script, capsys, monkeypatch):
     """After the usage, and before the flags in their groups."""
     cls, (program, *subcommand) = SCRIPTS[script], script.split()
     monkeypatch.setattr(sys, "argv", [program])
-    more = ["about"] if cls is SuiteConfig else []
     with pytest.raises(SystemExit):
-        cls.from_command_line(["--help"], *more)
+        cls.from_command_line(["--help"])
     usage, _, first, second, empty, *rest = capsys.readouterr().out.splitlines()
     assert usage.startswith(f"usage: {script} ") and empty == ""
     for line in (first, second):
@@ -275,7 +197,7 @@ def test_help_begins_with_two_examples_that_can_be_typed(script, capsys, monkeyp
             words += ["-s", "that of the run"]
         if cls is RenderConfig and "--video" not in words:
             words += ["-s", "that of the run"]
-        cls.from_command_line(words[len(subcommand) :], *more)
+        cls.from_command_line(words[len(subcommand) :])
     assert [line for line in rest if line in ("basic:", "output:", "advanced:")][:1] == ["basic:"]
 
 
@@ -395,7 +317,7 @@ def test_an_unknown_flag_brings_the_closest_known_one():
         TrainConfig.from_command_line([*NEEDED, "--iteration", "5"])
 
 
-@pytest.mark.parametrize("script", ["convert.py", "train.py", "render.py"])
+@pytest.mark.parametrize("script", sorted({name.split()[0] for name in SCRIPTS}))
 def test_scripts_end_on_bad_flags_with_one_line_and_exit_code_2(script, tmp_path):
     done = subprocess.run(
         [sys.executable, ROOT / script, "--final-budgets", "0"], cwd=tmp_path, capture_output=True, text=True

@@ -1,7 +1,6 @@
 """Jobs on a Ray cluster: lost jobs start again and continue, a failed job stops no other, errors are one line."""
 
 import functools
-import json
 import os
 import runpy
 import signal
@@ -12,9 +11,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from suite_cases import is_alive, wait_for
+from suite_cases import STEPS as SUITE_STEPS
+from suite_cases import figures, is_alive, wait_for, write_table
 
-from compact_splats.demo.scene import write_demo_scene
 from compact_splats.suite import cluster, execute, on_node, report, stages
 from compact_splats.suite.cluster import run_on_ray
 from compact_splats.suite.command import run_suite
@@ -192,33 +191,22 @@ def test_without_the_package(make_jobs, monkeypatch):
         list(run(work, make_jobs("a")))
 
 
-def test_a_sweep_that_loses_a_worker_gives_the_table_of_an_undisturbed_one(joined, tmp_path, monkeypatch):
+def test_a_sweep_that_loses_a_worker_gives_the_table_of_an_undisturbed_one(joined, data_dir, tmp_path, monkeypatch):
     """The whole of test.py, except that stages run within the workers, which is faster."""
-    data, table = tmp_path / "data", tmp_path / "budget.txt"
-    table.write_text(TABLE)
-    for seed, (scene, images) in enumerate((("bicycle", "images_4"), ("train", "images"))):
-        write_demo_scene(data / scene, 48, 32, 9, 300, seed=seed)
-        (data / scene / "images").rename(data / scene / images)
-    words = [f"--data={data}", f"--budget-file={table}", "--iterations=12", "--threads=1", "--device=cpu", "--quiet"]
+    words = [f"--data={data_dir}", f"--budget-file={write_table(tmp_path)}", f"--iterations={SUITE_STEPS}"]
+    words += ["--threads=1", "--device=cpu", "--quiet"]
     monkeypatch.setattr(report, "write_report", functools.partial(report.write_report, plots=False))
     monkeypatch.setattr(stages, "run_python", run_script)
     assert run_suite([*words, f"--output={tmp_path / 'here'}"], "full") == 0
     monkeypatch.setattr(execute, "run_job", run_job_and_die_once)
     assert run_suite([*words, f"--output={tmp_path / 'ray'}", "--ray=auto"], "full") == 0
 
-    assert runs_in(tmp_path / "here") == runs_in(tmp_path / "ray")
+    assert figures(tmp_path / "here") == figures(tmp_path / "ray")
     assert {"bicycle", "train"} == {run.scene for run in read_results(tmp_path / "ray" / "suite.json").done()}
     assert (tmp_path / "ray" / "report" / "report.md").exists()
     ran = [line.split() for line in (tmp_path / "ray/bicycle/full-normal-seed0/ran").read_text().splitlines()]
     assert [name for name, _ in ran] == ["train.py", "render.py", "render.py", "metrics.py", "render.py", "-m"]
     assert [process == ran[0][1] for _, process in ran] == [True, True, False, False, False, False]
-
-
-TABLE = """
-scene    dataset            images    budget  small  fast  fast_sh_rate
-bicycle  mip-nerf-360       images_4     200      -     -             -
-train    tanks-and-temples  images       100      -     -             -
-"""
 
 
 def run_script(words, log, *environment) -> str | None:
@@ -249,14 +237,6 @@ def run_job_and_die_once(job) -> dict:
 
     stages.run_python = run_python
     return stages.run_job(job)
-
-
-def runs_in(output: Path) -> list[tuple]:
-    """The figures that do not depend on the speed of the machine, and the bytes of the models."""
-    runs = json.loads((output / "suite.json").read_text())["runs"]
-    ply = "point_cloud/iteration_12/point_cloud.ply"
-    names = ("folder", "state", "error", "quality", "gaussians", "mb")
-    return [(*(run[name] for name in names), (output / run["folder"] / ply).read_bytes()) for run in runs]
 
 
 class TestOnNode:

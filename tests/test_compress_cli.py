@@ -1,11 +1,8 @@
 """compress.py and render.py --model from the command line: flags, files, and what a user can get wrong."""
 
-import dataclasses
 import json
 import math
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +11,6 @@ import torch
 
 from compact_splats.arguments import TrainConfig
 from compact_splats.arguments.compress import CompressConfig
-from compact_splats.arguments.options import from_json, to_json
 from compact_splats.commands import compress, metrics, render
 from compact_splats.compression import encode, read_model, write_gsz
 from compact_splats.compression.export import bare_name
@@ -26,40 +22,6 @@ from compact_splats.utils.errors import InputError
 
 ROOT = Path(__file__).parent.parent
 NUM = 200
-FLAGS = [
-    ("-s other", "source_path", Path("other")),
-    ("-i images_4", "images", "images_4"),
-    ("-r 2", "resolution", 2),
-    ("-w", "white_background", True),
-    ("--alpha mask", "alpha", "mask"),
-    ("--sparse 1", "sparse", 1),
-    ("--eval", "eval", True),
-    ("--antialiasing", "antialiasing", True),
-    ("--photo-memory 4GB", "photo_memory", "4GB"),
-    ("--keep-nan", "keep_nan", True),
-    ("--overwrite", "overwrite", True),
-    ("--sh-degree 1", "sh_degree", 1),
-    ("--min-opacity 0.1", "min_opacity", 0.1),
-    ("--crop -1,-1,-1,1", "crop", "-1,-1,-1,1"),
-    ("--device cpu", "device", "cpu"),
-    ("--threads 3", "threads", 3),
-    ("-m out", "model_path", Path("out")),
-    ("--ply some.ply", "ply", Path("some.ply")),
-    ("--iteration 7", "iteration", 7),
-    ("-o some.gsz", "out", Path("some.gsz")),
-    ("--profile seed", "profile", "seed"),
-    ("--quality small", "quality", "small"),
-    ("--no-prune", "prune", False),
-    ("--prune-by gradient", "prune_by", "gradient"),
-    ("--target-gaussians 5", "target_gaussians", 5),
-    ("--target-mb 1.5", "target_mb", 1.5),
-    ("--max-psnr-drop 0.5", "max_psnr_drop", 0.5),
-    ("--rounds 3", "rounds", 3),
-    ("--steps 0.1", "steps", 0.1),
-    ("--lambda-dssim 0.5", "lambda_dssim", 0.5),
-    ("--seed 5", "seed", 5),
-    ("--quiet", "quiet", True),
-]
 
 
 @pytest.fixture(scope="module")
@@ -92,25 +54,6 @@ def files_in(folder: Path) -> dict[Path, bytes]:
 
 
 # ---- flags ----
-
-
-@pytest.mark.parametrize(("words", "field", "value"), FLAGS)
-def test_a_flag_sets_its_field_and_nothing_else(words, field, value):
-    needed = ["-s", "scene", "-m", "model"]
-    plain = CompressConfig.from_command_line(needed)
-    changed = CompressConfig.from_command_line([*needed, *words.split(" ")])
-    assert changed == dataclasses.replace(plain, **{field: value})
-
-
-def test_the_table_above_holds_every_flag():
-    assert {field for _, field, _ in FLAGS} == {field.name for field in dataclasses.fields(CompressConfig)}
-
-
-def test_a_config_survives_json():
-    config = CompressConfig.from_command_line("-m out -s scene --target-mb 2 --steps 0.5 --eval".split())
-    absolute = {"source_path": Path("scene").absolute(), "model_path": Path("out").absolute()}
-    again = CompressConfig(**from_json(CompressConfig, json.loads(json.dumps(to_json(config))), Path("x.json")))
-    assert again == dataclasses.replace(config, **absolute)
 
 
 def test_scene_and_loss_come_from_the_run_unless_told_otherwise(run, tiny_scene_dir):
@@ -179,27 +122,6 @@ def test_bad_flags_of_the_other_commands_are_one_line(words):
     with pytest.raises(InputError) as error:
         compress.main(words.split())
     assert "\n" not in str(error.value)
-
-
-def test_without_a_model_or_a_scene_it_asks_for_them(tmp_path, run):
-    ply_path = shutil.copy(next(run.glob("point_cloud/*/*.ply")), tmp_path / "bare.ply")
-    for argv, said in (
-        ([], "-m FOLDER or --ply"),
-        (["-m", str(tmp_path)], "no scene"),
-        (["--ply", str(ply_path)], "no scene"),
-    ):
-        with pytest.raises(InputError, match=said):
-            compress.main(argv)
-
-
-@pytest.mark.parametrize("words", ["--target-gaussian 5 -m x", "export missing.ply --format ply"])
-def test_the_script_ends_on_bad_flags_with_one_line_and_exit_code_2(words, tmp_path):
-    done = subprocess.run(
-        [sys.executable, ROOT / "compress.py", *words.split()], cwd=tmp_path, capture_output=True, text=True
-    )
-    assert done.returncode == 2 and done.stdout == ""
-    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
-    assert not list(tmp_path.iterdir())
 
 
 # ---- the post-hoc stage ----

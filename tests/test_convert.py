@@ -187,10 +187,14 @@ def test_a_video_becomes_a_scene(tmp_path):
     assert report["mean_reprojection_error_px"] < 1
 
 
-def test_two_photos_are_enough_if_they_match(given, tmp_path):
-    (tmp_path / "photos").mkdir()
+def two_photos(given: Path, folder: Path) -> None:
+    (folder / "photos").mkdir()
     for name in ("view_0.png", "view_1.png"):
-        shutil.copy(given / "images" / name, tmp_path / "photos")
+        shutil.copy(given / "images" / name, folder / "photos")
+
+
+def test_two_photos_are_enough_if_they_match(given, tmp_path):
+    two_photos(given, tmp_path)
     convert.main([str(tmp_path / "photos"), "-o", str(tmp_path / "scene"), "--quiet", "--model", "SIMPLE_PINHOLE"])
     assert len(load_scene(tmp_path / "scene", eval=False).train) == 2
     (camera,) = pycolmap.Reconstruction(tmp_path / "scene" / "sparse" / "0").cameras.values()
@@ -204,6 +208,14 @@ def blank(seed: int) -> np.ndarray:
 def place(seed: int) -> np.ndarray:
     noise = np.random.default_rng(seed).integers(0, 256, (30, 40, 3), dtype=np.uint8)
     return np.asarray(Image.fromarray(noise).resize((320, 240), Image.Resampling.BICUBIC))
+
+
+def refused(folder: Path, said: str) -> None:
+    """convert.py makes no scene of the photos in a folder, says why in one line, and leaves nothing."""
+    before = listing(folder)
+    with pytest.raises(InputError, match=said) as caught:
+        convert.main([str(folder / "photos"), "-o", str(folder / "out" / "scene"), "--quiet"])
+    assert "\n" not in str(caught.value) and listing(folder) == before
 
 
 @pytest.mark.parametrize(
@@ -220,10 +232,7 @@ def test_what_cannot_be_reconstructed_is_one_line_and_leaves_nothing(tmp_path, c
     (tmp_path / "photos").mkdir()
     for seed in range(num_photos):
         Image.fromarray(picture(seed)).save(tmp_path / "photos" / f"{seed}.png")
-    before = listing(tmp_path)
-    with pytest.raises(InputError, match=said) as caught:
-        convert.main([str(tmp_path / "photos"), "-o", str(tmp_path / "out" / "scene"), "--quiet"])
-    assert "\n" not in str(caught.value) and listing(tmp_path) == before
+    refused(tmp_path, said)
     assert capsys.readouterr() == ("", "")
 
 
@@ -240,9 +249,7 @@ def test_a_user_who_stops_it_gets_nothing_half_done(given, tmp_path, monkeypatch
         return bar(self, label, *rest)
 
     monkeypatch.setattr(Stages, "_bar", stop_in_stage)
-    (tmp_path / "photos").mkdir()
-    for name in ("view_0.png", "view_1.png"):
-        shutil.copy(given / "images" / name, tmp_path / "photos")
+    two_photos(given, tmp_path)
     before = listing(tmp_path)
     with pytest.raises(Stopped):
         convert.main([str(tmp_path / "photos"), "-o", str(tmp_path / "scene"), "--quiet"])
@@ -261,10 +268,7 @@ def test_a_camera_that_turns_on_the_spot_is_an_error(tmp_path):
         to_wall = shift @ matrix @ turn @ np.linalg.inv(matrix)
         photo = cv2.warpPerspective(wall, to_wall, (320, 240), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
         Image.fromarray(photo).save(tmp_path / "photos" / f"{i}.png")
-    before = listing(tmp_path)
-    with pytest.raises(InputError, match="turned on the spot"):
-        convert.main([str(tmp_path / "photos"), "-o", str(tmp_path / "scene"), "--quiet"])
-    assert listing(tmp_path) == before
+    refused(tmp_path, "turned on the spot")
 
 
 def test_an_overlay_is_no_scene(tmp_path):
@@ -275,19 +279,13 @@ def test_an_overlay_is_no_scene(tmp_path):
         photo = place(seed).copy()
         photo[:60] = display[..., None]
         Image.fromarray(photo).save(tmp_path / "photos" / f"{seed}.png")
-    with pytest.raises(InputError, match="overlay"):
-        convert.main([str(tmp_path / "photos"), "-o", str(tmp_path / "scene"), "--quiet"])
+    refused(tmp_path, "overlay")
 
 
 def test_a_part_without_points_is_no_scene(given, tmp_path, monkeypatch):
     monkeypatch.setattr("compact_splats.photogrammetry.reconstruction.MIN_POINTS", 10**6)
-    (tmp_path / "photos").mkdir()
-    for name in ("view_0.png", "view_1.png"):
-        shutil.copy(given / "images" / name, tmp_path / "photos")
-    before = listing(tmp_path)
-    with pytest.raises(InputError, match="parallax"):
-        convert.main([str(tmp_path / "photos"), "-o", str(tmp_path / "scene"), "--quiet"])
-    assert listing(tmp_path) == before
+    two_photos(given, tmp_path)
+    refused(tmp_path, "parallax")
 
 
 def test_the_causes_of_few_registered_photos_are_counted():

@@ -1,6 +1,5 @@
 """convert.py before structure from motion: flags, photos, frames of videos, and where the scene goes."""
 
-import dataclasses
 import os
 from contextlib import nullcontext
 from pathlib import Path
@@ -52,30 +51,6 @@ def prepare(folder: Path, work: Path, masks: Path | None = None):
 
 
 # ---- flags ----
-
-
-@pytest.mark.parametrize(
-    ("words", "field", "value"),
-    [
-        ("--frames 50", "frames", 50),
-        ("--matching sequential", "matching", "sequential"),
-        ("--camera each", "camera", "each"),
-        ("--model OPENCV_FISHEYE", "model", "OPENCV_FISHEYE"),
-        ("--masks m", "masks", Path("m")),
-        ("--max_size 800", "max_size", 800),
-        ("--resize", "resize", True),
-        ("--keep", "keep", True),
-        ("--overwrite", "overwrite", True),
-        ("--seed 3", "seed", 3),
-        ("--threads 2", "threads", 2),
-        ("--quiet", "quiet", True),
-    ],
-)
-def test_a_flag_of_convert_sets_its_field_and_nothing_else(words, field, value):
-    plain = ConvertConfig.from_command_line(NEEDED)
-    assert plain.inputs == (Path("photos"),) and plain.scene == Path("scene")
-    changed = ConvertConfig.from_command_line([*NEEDED, *words.split()])
-    assert changed == dataclasses.replace(plain, **{field: value})
 
 
 def test_photos_may_be_given_one_by_one(tmp_path):

@@ -10,21 +10,17 @@ import numpy as np
 import pytest
 import torch
 from diff_gaussian_rasterization import photometric_loss
-from kill_runs import BUDGET, STEPS
+from kill_runs import BUDGET
 
 from compact_splats.arguments import TrainConfig
-from compact_splats.arguments.config import SCHEDULES
 from compact_splats.commands import compress
 from compact_splats.scene import Scene, load_scene
 from compact_splats.scene.cameras import Camera
-from compact_splats.scene.gaussian_model import GaussianModel
 from compact_splats.scene.photos import Planes
 from compact_splats.scene.points import Points
 from compact_splats.training import loading
 from compact_splats.training.exposure import LARGEST, Exposure, difference_of_exposures
 from compact_splats.training.run import train
-from compact_splats.training.strategies import standard_strategies
-from compact_splats.training.training import Training
 from compact_splats.utils.errors import InputError
 
 YES = torch.tensor(True)
@@ -149,26 +145,6 @@ def test_photos_of_one_exposure_and_of_several_are_told_apart(short_scene):
     scene = wall(gains)
     scene.points.rgb.fill_(128)  # random points have one colour
     assert difference_of_exposures(scene) == 0
-
-
-def test_a_training_that_stops_and_continues_has_the_same_bits(uneven_scene):
-    scene, schedule = load_scene(uneven_scene), SCHEDULES["quick"]
-
-    def training() -> Training:
-        strategies = standard_strategies(scene, schedule, BUDGET)
-        model = GaussianModel.from_points(scene.points, 3, "cpu")
-        return Training(scene, model, schedule, strategies, exposure=Exposure(len(scene.train)))
-
-    whole, first, second = training(), training(), training()
-    for _ in whole:
-        pass
-    for _ in range(STEPS // 2):
-        next(first)
-    second.load_state_dict(first.state_dict())
-    for _ in second:
-        pass
-    assert torch.equal(whole.exposure.transforms, second.exposure.transforms)
-    assert all(torch.equal(whole.model.parameters[name], second.model.parameters[name]) for name in ("means", "sh_dc"))
 
 
 def run(scene, out, **changes) -> TrainConfig:

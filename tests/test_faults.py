@@ -15,10 +15,12 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import test_resume
 import torch
 from diff_gaussian_rasterization import RenderPass
 from kill_runs import BUDGET, SCENE, STEPS, result_of
 from rasterizer_cases import add_gradients as engine_adds
+from test_resume import run_until
 
 from compact_splats.arguments import TrainConfig
 from compact_splats.gaussian_renderer import render
@@ -43,9 +45,8 @@ pytestmark = pytest.mark.usefixtures("short_schedules_in_use")
 
 
 def make_config(scene: Path, out: Path, **changes) -> TrainConfig:
-    values = {"final_budget": BUDGET, "eval": True, "quiet": True, "tensorboard": False, "threads": 1}
-    values |= {"save_iterations": (30,), "test_iterations": tuple(range(1, STEPS)), "checkpoint_every": "7"}
-    return TrainConfig(source_path=scene, model_path=out, **{**values, **changes})
+    values = {"save_iterations": (30,), "test_iterations": tuple(range(1, STEPS)), "checkpoint_every": "7"}
+    return test_resume.make_config(scene, out, **{**values, **changes})
 
 
 def shapes(num_rest: int) -> dict[str, tuple[int, ...]]:
@@ -250,31 +251,14 @@ def test_skipped_views_are_counted_and_the_run_ends_as_it_should(short_scene, tm
                 poison = Poison(patch, float("nan"), bad)
                 poison.count = 0 if until == 13 or not steps else {39: 13, STEPS: 39}[until]
                 if until != STEPS:
-                    stop_after(patch, until)
-                    with pytest.raises(KeyboardInterrupt):
-                        train(config)
+                    config = run_until(config, until, patch)
                 else:
                     summary = train(config)
-            config = dataclasses.replace(config, resume=True)
         assert summary["skipped_views"] == len(bad) and summary["num_gaussians"] == BUDGET
         plys.append(result_of(config.model_path)["iteration_60"])
     assert plys[0] == plys[1]
     log = [json.loads(line) for line in (tmp_path / "two" / "log.jsonl").read_text().splitlines()]
     assert [line["skipped"] for line in log if line["event"] == "step"] == [len(bad)]
-
-
-def stop_after(patch: pytest.MonkeyPatch, step: int) -> None:
-    """End the training where the checkpoint of a step has been written."""
-    from compact_splats.training.checkpoint import Checkpoints
-
-    save = Checkpoints.save
-
-    def save_and_stop(self: Checkpoints, now: int, *args) -> None:
-        save(self, now, *args)
-        if now == step:
-            raise KeyboardInterrupt
-
-    patch.setattr(Checkpoints, "save", save_and_stop)
 
 
 def test_too_many_in_a_row_end_the_run_with_a_checkpoint_of_the_last_good_state(
@@ -517,19 +501,16 @@ def test_photos_are_not_read_again_once_the_run_has_begun(short_scene, tmp_path,
 @pytest.mark.parametrize("damage", ["cut off", "gone"])
 def test_a_photo_that_is_lost_before_a_run_is_continued_is_one_line(short_scene, tmp_path, monkeypatch, whole, damage):
     scene = shutil.copytree(short_scene, tmp_path / "scene")
-    config = make_config(scene, tmp_path / "out")
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        stop_after(patch, 28)
-        train(config)
+    config = run_until(make_config(scene, tmp_path / "out"), 28, monkeypatch)
     photo = sorted((scene / "images").iterdir())[5]
     content = photo.read_bytes()
     photo.unlink()
     if damage == "cut off":
         photo.write_bytes(content[: len(content) // 2])
     with pytest.raises(InputError, match=photo.name if damage == "cut off" else "views that the run began with"):
-        train(dataclasses.replace(config, resume=True))
+        train(config)
     photo.write_bytes(content)
-    train(dataclasses.replace(config, resume=True))
+    train(config)
     assert result_of(config.model_path) == whole
 
 

@@ -19,11 +19,11 @@ each_format = pytest.mark.parametrize("name", FORMATS)
 MUTATIONS = 250
 
 
-def refused(module, path, content=None) -> str:
+def refused(module, path, content=None, message="") -> str:
     if content is not None:
         path.write_bytes(content)
     tracemalloc.start()
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(InputError, match=message) as caught:
         module.read(path)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -120,42 +120,6 @@ def test_damaged_files_end_in_an_input_error_or_a_finite_model(name, kind, tmp_p
             assert all(np.isfinite(row).all() for row in rows.values()) and len(rows["means"])
 
 
-@each_format
-def test_what_lies_below_the_compression_may_be_damaged_too(name, tmp_path):
-    """Checksums that are right, over bytes that are not: as above, of what gzip and ZIP hold."""
-    whole = written(name, tmp_path).read_bytes()
-    rng, path = np.random.default_rng(1), tmp_path / "damaged"
-    for _ in range(MUTATIONS if name == "spz" else 400 if name == "sog" else 0):
-        if name == "spz":
-            content = bytearray(gzip.decompress(whole))
-            content[int(rng.integers(0, 16 if rng.random() < 0.5 else len(content)))] = int(rng.integers(256))
-            path.write_bytes(gzip.compress(bytes(content), 1))
-        else:
-            files = contents(whole)
-            victim = str(rng.choice([*files]))
-            content = bytearray(files[victim])
-            content[int(rng.integers(0, len(content)))] = int(rng.integers(256))
-            path.write_bytes(bundle({**files, victim: bytes(content)}))
-        try:
-            rows = FORMATS[name].read(path)
-        except InputError as error:
-            assert str(error).isprintable() and len(str(error)) < 600
-        else:
-            assert all(np.isfinite(row).all() for row in rows.values())
-
-
-@each_format
-def test_random_bytes_are_refused_or_finite(name, tmp_path):
-    rng, path = np.random.default_rng(0), tmp_path / "noise"
-    for _ in range(50):
-        path.write_bytes(rng.bytes(int(rng.integers(1, 400))))
-        try:
-            rows = FORMATS[name].read(path)
-        except InputError:
-            continue
-        assert all(np.isfinite(row).all() for row in rows.values())
-
-
 # ---- .splat ----
 
 
@@ -209,9 +173,7 @@ def test_spz_headers_that_lie(change, message, tmp_path):
     path = tmp_path / "a.spz"
     path.write_bytes(spz_bytes())
     assert len(spz.read(path)["means"]) == 1
-    refused(spz, path, spz_bytes(**change))
-    with pytest.raises(InputError, match=message):
-        spz.read(path)
+    refused(spz, path, spz_bytes(**change), message)
 
 
 @pytest.mark.parametrize(
@@ -237,9 +199,7 @@ def test_headers_of_spz_4_that_lie(change, message, tmp_path):
     path = tmp_path / "a.spz"
     path.write_bytes(fourth_spz())
     assert len(spz.read(path)["means"]) == 1
-    refused(spz, path, fourth_spz(**change))
-    with pytest.raises(InputError, match=message):
-        spz.read(path)
+    refused(spz, path, fourth_spz(**change), message)
 
 
 def test_a_gzip_bomb_does_not_go_off(tmp_path):
@@ -285,9 +245,7 @@ def test_compressed_ply_headers_that_lie(old, new, message, tmp_path):
     path = written("compressed_ply", tmp_path)
     content = path.read_bytes()
     assert old in content
-    refused(compressed_ply, path, content.replace(old, new, 1))
-    with pytest.raises(InputError, match=message):
-        compressed_ply.read(path)
+    refused(compressed_ply, path, content.replace(old, new, 1), message)
 
 
 def test_compressed_ply_bounds_that_are_not_finite(tmp_path):
@@ -373,9 +331,7 @@ def with_meta(files, *keys, value):
 def test_sog_metadata_that_lies(keys, value, message, tmp_path):
     path = written("sog", tmp_path)
     files = contents(path.read_bytes())
-    refused(sog, path, with_meta(files, *keys, value=value))
-    with pytest.raises(InputError, match=message):
-        sog.read(path)
+    refused(sog, path, with_meta(files, *keys, value=value), message)
 
 
 def webp(shape, mode="RGB", **options) -> bytes:

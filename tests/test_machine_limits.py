@@ -188,7 +188,7 @@ def test_the_flags_that_save_memory_exist():
     assert flags_that_save_memory(TrainConfig) == "-r/--resolution, --photo-memory, --final-budget or --sh-degree"
     assert flags_that_save_memory(RenderConfig) == "-r/--resolution or --photo-memory"
     words = ["-r", "2", "--final-budget", "5", "--sh-degree", "1"]
-    assert given(TrainConfig, words, "", ()) == {"resolution": 2, "final_budget": 5, "sh_degree": 1}
+    assert given(TrainConfig, words) == {"resolution": 2, "final_budget": 5, "sh_degree": 1}
 
 
 def pretend(

@@ -269,10 +269,3 @@ def test_bad_folders_are_named(model, tmp_path):
     for path in method.glob("*/*.png"):
         path.unlink()
     refused("ours_700 has no PNG files in renders and gt")
-
-
-def test_the_script_ends_in_one_line_and_exit_code_2(tmp_path):
-    script = Path(metrics.__file__)
-    done = subprocess.run([sys.executable, script, "-m", tmp_path / "nowhere"], capture_output=True, text=True)
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1

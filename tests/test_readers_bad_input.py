@@ -4,7 +4,6 @@ import json
 import math
 import re
 import shutil
-import struct
 
 import numpy as np
 import pytest
@@ -79,63 +78,6 @@ def test_bytes_after_the_end_are_noticed(tmp_path, name):
     with (model / name).open("ab") as file:
         file.write(b"\0")
     refused(model / name, read_colmap, model, SceneFiles(tmp_path))
-
-
-@pytest.mark.parametrize("name", BINARIES)
-def test_random_bytes_end_in_one_line(tmp_path, name):
-    """Noise is refused, also behind a small count that lets the reader into the records."""
-    model = write_colmap(tmp_path, num_images=3)
-    rng = np.random.default_rng(0)
-    for trial in range(60):
-        noise = rng.bytes(int(rng.integers(0, 400)))
-        (model / name).write_bytes(noise if trial % 2 else struct.pack("<Q", trial % 5 + 1) + noise)
-        refused(model / name, read_colmap, model, SceneFiles(tmp_path))
-
-
-@pytest.mark.parametrize("name", BINARIES)
-def test_flipped_bytes_never_crash(tmp_path, name, capsys):
-    """A damaged byte either changes a value or is refused in one line; nothing else is ever raised."""
-    model = write_colmap(tmp_path, cameras=[(1, "OPENCV", 40, 30, (35.0, 36, 20, 15, 0.1, 0, 0, 0))], num_images=3)
-    data, outcomes = (model / name).read_bytes(), []
-    rng = np.random.default_rng(1)
-    for _ in range(80):
-        damaged = bytearray(data)
-        damaged[rng.integers(len(data))] = rng.integers(256)
-        (model / name).write_bytes(damaged)
-        try:
-            for camera in load_scene(tmp_path, eval=False).train:
-                camera.photo.pixels()
-            outcomes.append("read")
-        except InputError as error:
-            assert "\n" not in str(error)
-            outcomes.append("refused")
-    assert set(outcomes) == {"read", "refused"}
-
-
-@pytest.mark.parametrize("name", ["cameras.txt", "images.txt", "points3D.txt"])
-def test_damaged_text_never_crashes(tmp_path, name):
-    """Text files with damaged characters, numbers or lines end in one line too."""
-    model = tmp_path / "sparse"
-    model.mkdir()
-    texts = {
-        "cameras.txt": "1 OPENCV 40 30 35 36 20 15 0.1 0 0 0\n",
-        "images.txt": "1 1 0 0 0 1 2 3 1 a.png\n1 2 -1\n2 1 0 0 0 4 5 6 1 b.png\n\n",
-        "points3D.txt": "5 1 2 3 10 20 30 0.1 1 0\n",
-    }
-    rng = np.random.default_rng(2)
-    num_refused = 0
-    for _ in range(80):
-        for file, text in texts.items():
-            (model / file).write_text(text)
-        damaged = bytearray(texts[name].encode())
-        damaged[rng.integers(len(damaged))] = rng.integers(256)
-        (model / name).write_bytes(damaged)
-        try:
-            read_colmap(model, SceneFiles(tmp_path))
-        except InputError as error:
-            num_refused += 1
-            assert "\n" not in str(error)
-    assert num_refused > 10
 
 
 def test_missing_files_of_a_model(tmp_path):
@@ -313,6 +255,7 @@ BAD_FRAMES = {
     "no focal length": {"fl_x": None},
     "NaN focal length": {"fl_x": float("nan")},
     "a field of view of zero": {"fl_x": None, "camera_angle_x": 0},
+    "a field of view of half a turn": {"fl_x": None, "x_fov": 180},
     "a size of words": {"w": "wide", "h": 30},
     "a size of NaN": {"w": float("nan"), "h": 30},
     "an infinite size": {"w": float("inf"), "h": 30},

@@ -2,11 +2,10 @@
 
 import json
 import math
-import struct
 
 import numpy as np
 import pytest
-from scene_writers import write_colmap, write_photo, write_transforms
+from scene_writers import ply_of, write_colmap, write_photo, write_transforms
 
 from compact_splats.scene import load_scene
 from compact_splats.scene.normalization import Units
@@ -51,6 +50,13 @@ def test_blender_layout(tmp_path):
     assert scene.points.xyz.shape == (100_000, 3)
     everything = load_scene(tmp_path, eval=False)
     assert len(everything.train) == 3 and everything.test == ()
+
+
+def test_fields_of_view_of_instant_ngp_are_in_degrees(tmp_path):
+    write_transforms(tmp_path, fl_x=None, x_fov=90.0, y_fov=60.0)
+    camera = load_scene(tmp_path, eval=False).train[0]
+    assert camera.fx == pytest.approx(camera.width / 2)
+    assert camera.fy == pytest.approx(camera.height / 2 / math.tan(math.pi / 6))
 
 
 def test_global_and_per_frame_intrinsics(tmp_path):
@@ -211,35 +217,19 @@ def test_missing_photos_need_no_size(tmp_path, capsys):
     assert "002.png" in capsys.readouterr().err
 
 
-def write_ply(path, layout, fields, rows, extra=b""):
-    """A PLY file of ``rows`` with the properties ``fields``: name -> (PLY type, struct letter)."""
-    header = f"ply\nformat {layout} 1.0\ncomment made by hand\nelement vertex {len(rows)}\n"
-    header += "".join(f"property {kind} {name}\n" for name, (kind, _) in fields.items())
-    header += "element face 0\nproperty list uchar int vertex_indices\nend_header\n"
-    if layout == "ascii":
-        body = "".join(" ".join(map(str, row)) + "\n" for row in rows).encode()
-    else:
-        order = "<" if layout == "binary_little_endian" else ">"
-        body = b"".join(struct.pack(order + "".join(letter for _, letter in fields.values()), *row) for row in rows)
-    path.write_bytes(header.encode() + body + extra)
-
-
-COLOURS = {"red": ("uchar", "B"), "green": ("uchar", "B"), "blue": ("uchar", "B")}
-FLOATS = dict.fromkeys("xyz", ("float", "f"))
-NORMALS = {f"n{axis}": ("float32", "f") for axis in "xyz"}
-DOUBLES = dict.fromkeys("xyz", ("double", "d"))
+COLOURS = ("red", "green", "blue")
+FLOATS = [("float", axis) for axis in "xyz"]
 
 
 @pytest.mark.parametrize("layout", ["ascii", "binary_little_endian", "binary_big_endian"])
 def test_point_clouds(tmp_path, layout):
     """Float and double coordinates, with and without normals and colours, in every byte order."""
     path = tmp_path / "points.ply"
-    write_ply(
-        path, layout, {**FLOATS, **NORMALS, **COLOURS}, [(1, 2, 3, 0, 0, 1, 9, 8, 7), (4, 5, 6, 0, 0, 1, 1, 2, 3)]
-    )
+    properties = FLOATS + [("float32", f"n{axis}") for axis in "xyz"] + [("uchar", name) for name in COLOURS]
+    path.write_bytes(ply_of(properties, [(1, 2, 3, 0, 0, 1, 9, 8, 7), (4, 5, 6, 0, 0, 1, 1, 2, 3)], layout))
     points = read_points_ply(path)
     assert points.xyz.tolist() == [[1, 2, 3], [4, 5, 6]] and points.rgb.tolist() == [[9, 8, 7], [1, 2, 3]]
-    write_ply(path, layout, DOUBLES, [(1.5, 2, 3)])
+    path.write_bytes(ply_of([("double", axis) for axis in "xyz"], [(1.5, 2, 3)], layout))
     points = read_points_ply(path)
     assert points.xyz.tolist() == [[1.5, 2, 3]] and points.rgb.tolist() == [[128, 128, 128]]
 
@@ -260,5 +250,5 @@ def test_point_cloud_agrees_with_plyfile(tmp_path):
 def test_point_cloud_of_a_scene(tmp_path, how):
     """Points come from the file that is named, or from points3d.ply."""
     write_transforms(tmp_path, num_frames=2, **({"ply_file_path": "a.ply"} if how == "ply_file_path" else {}))
-    write_ply(tmp_path / ("a.ply" if how == "ply_file_path" else how), "ascii", FLOATS, [(1, 2, 3)])
+    (tmp_path / ("a.ply" if how == "ply_file_path" else how)).write_bytes(ply_of(FLOATS, [(1, 2, 3)]))
     assert load_scene(tmp_path, units=Units()).points.xyz.tolist() == [[1, 2, 3]]

@@ -94,9 +94,10 @@ def test_a_run_killed_again_and_again_ends_with_the_same_bits(whole, tmp_path, m
     assert summary["training_minutes"] > 0 and summary["steps_per_second"] > 0
 
 
-@pytest.mark.parametrize("schedule", ["fast", "quick"])
-def test_the_other_schedules_continue_with_the_same_bits_too(short_scene, tmp_path, monkeypatch, schedule):
-    changes = {"schedule": schedule, "random_background": True, "antialiasing": True, "checkpoint_every": "1"}
+@pytest.mark.parametrize(("schedule", "exposure"), [("fast", "off"), ("quick", "on")])
+def test_the_other_schedules_continue_with_the_same_bits_too(short_scene, tmp_path, monkeypatch, schedule, exposure):
+    changes = {"schedule": schedule, "exposure": exposure, "random_background": True, "antialiasing": True}
+    changes["checkpoint_every"] = "1"
     one, other = (make_config(short_scene, tmp_path / name, **changes) for name in ("one", "other"))
     train(one)
     for step in (9, 18, 41, 57):

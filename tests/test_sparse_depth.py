@@ -174,19 +174,6 @@ def test_depths_come_closer_and_a_wrong_track_moves_no_other_thing_far(tracked_s
     assert error_of_depth(scene, training.model) < 1.2 * errors[True]
 
 
-def test_a_training_that_stops_and_continues_has_the_same_bits(tracked_scene):
-    scene = load_scene(tracked_scene, max_tracked=99)
-    whole, first, second = (trained(scene, with_depth=True) for _ in range(3))
-    for _ in whole:
-        pass
-    for _ in range(STEPS // 2):
-        next(first)
-    second.load_state_dict(first.state_dict())
-    for _ in second:
-        pass
-    assert all(torch.equal(whole.model.parameters[name], second.model.parameters[name]) for name in ("means", "sh_dc"))
-
-
 def test_a_scene_with_fewer_photos_has_the_points_that_two_of_them_observe(tracked_scene):
     scene = load_scene(tracked_scene, max_tracked=99)
     few = with_photos(scene, 4)

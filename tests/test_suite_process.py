@@ -1,6 +1,7 @@
 """Programs of a sweep: the errors they end with, that none outlives the sweep, and that a folder has one sweep."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -87,7 +88,7 @@ def test_no_program_outlives_a_sweep_that_is_killed(tmp_path):
     code = "from pathlib import Path; from compact_splats.suite.process import run_python; "
     code += f"run_python(['-c', {child!r}], Path({str(log)!r}))"
     sweep = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
-    wait_for(lambda: log.exists() and log.read_text().split("\n")[-2].startswith("pid "))
+    wait_for(lambda: log.exists() and re.search(r"^pid \d+\n", log.read_text(), re.M))
     pid = int(log.read_text().split()[-1])
     os.kill(pid, 0)
     sweep.kill()

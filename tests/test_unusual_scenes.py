@@ -4,13 +4,13 @@ import codecs
 import io
 import json
 import shutil
-import struct
 
 import numpy as np
 import pytest
 from PIL import Image
 from scene_writers import (
     PINHOLE,
+    ply_of,
     write_cameras,
     write_colmap,
     write_images,
@@ -26,6 +26,7 @@ from compact_splats.utils.errors import InputError
 
 NUM = 10
 UPRIGHT_POSE = (1, 0, 0, 0)
+XYZ = [("float", name) for name in "xyz"]
 
 
 def write_text(tmp_path, images: str | None = None, cameras: str = "1 PINHOLE 40 30 35 36 20.5 14.5\n"):
@@ -103,9 +104,7 @@ def test_byte_order_marks_of_json_and_ply(tmp_path):
     write_transforms(tmp_path, num_frames=2, ply_file_path="a.ply")
     path = tmp_path / "transforms.json"
     path.write_bytes(codecs.BOM_UTF8 + path.read_bytes())
-    (tmp_path / "a.ply").write_bytes(
-        codecs.BOM_UTF8 + ply_of([("float", name) for name in "xyz"], [(1, 2, 3)], "ascii")
-    )
+    (tmp_path / "a.ply").write_bytes(codecs.BOM_UTF8 + ply_of(XYZ, [(1, 2, 3)]))
     assert len(load_scene(tmp_path, eval=False).points.xyz) == 1
 
 
@@ -135,20 +134,6 @@ def test_sizes_in_transforms_are_rounded(tmp_path, width, height):
 # ---- point clouds ----
 
 
-def ply_of(properties: list[tuple[str, str]], rows: list[tuple], layout: str) -> bytes:
-    """A PLY of rows; properties are (type, name)."""
-    letters = "".join(
-        {"float": "f", "double": "d", "uchar": "B", "ushort": "H", "int": "i"}[kind] for kind, _ in properties
-    )
-    header = ["ply", f"format {layout} 1.0", f"element vertex {len(rows)}"]
-    header += [f"property {kind} {name}" for kind, name in properties] + ["end_header", ""]
-    if layout == "ascii":
-        body = "".join(" ".join(map(str, row)) + "\n" for row in rows).encode()
-    else:
-        body = b"".join(struct.pack("<" + letters, *row) for row in rows)
-    return "\n".join(header).encode() + body
-
-
 COLOURS = [
     ("red", "green", "blue"),
     ("diffuse_red", "diffuse_green", "diffuse_blue"),
@@ -168,7 +153,7 @@ TYPES = {  # of the colour 51, 255, 0
 @pytest.mark.parametrize("colours", COLOURS)
 def test_colours_of_point_clouds(tmp_path, colours, kind, layout):
     """Bytes, 16 bits, floats from 0 to 1, under the names of the usual programs."""
-    properties = [("float", "x"), ("float", "y"), ("float", "z"), *((kind, name) for name in colours)]
+    properties = [*XYZ, *((kind, name) for name in colours)]
     (tmp_path / "a.ply").write_bytes(ply_of(properties, [(1, 2, 3, *TYPES[kind]), (4, 5, 6, *TYPES[kind])], layout))
     points = read_points_ply(tmp_path / "a.ply")
     assert points.rgb.tolist() == [[51, 255, 0]] * 2 and points.xyz.tolist() == [[1, 2, 3], [4, 5, 6]]
@@ -192,7 +177,7 @@ def test_colours_that_are_ambiguous_at_first_sight(tmp_path, layout):
 
 
 def test_a_point_cloud_without_colours_is_grey_and_said(tmp_path, capsys):
-    (tmp_path / "a.ply").write_bytes(ply_of([("float", name) for name in "xyz"], [(1, 2, 3)], "ascii"))
+    (tmp_path / "a.ply").write_bytes(ply_of(XYZ, [(1, 2, 3)]))
     assert read_points_ply(tmp_path / "a.ply").rgb.tolist() == [[128, 128, 128]]
     assert "no colours" in capsys.readouterr().err
 
@@ -207,13 +192,13 @@ def test_places_of_point_clouds(tmp_path, place, is_colmap):
         return
     else:
         write_transforms(tmp_path)
-    (tmp_path / place).write_bytes(ply_of([("float", name) for name in "xyz"], [(1, 2, 3)], "ascii"))
+    (tmp_path / place).write_bytes(ply_of(XYZ, [(1, 2, 3)]))
     assert len(load_scene(tmp_path).points.xyz) == 1
 
 
 def test_binary_points_come_first(tmp_path):
     model = write_colmap(tmp_path, num_points=5)
-    (model / "points3D.ply").write_bytes(ply_of([("float", name) for name in "xyz"], [(1, 2, 3)], "ascii"))
+    (model / "points3D.ply").write_bytes(ply_of(XYZ, [(1, 2, 3)]))
     assert len(load_scene(tmp_path).points.xyz) == 5
 
 

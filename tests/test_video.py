@@ -300,9 +300,10 @@ def test_colours_go_from_the_lowest_to_the_highest_value_and_nothing_is_black():
     assert not shades(torch.zeros(2, 3)).any()
 
 
-def test_depth_maps_lie_beside_the_renders_and_name_their_unit(run, tiny_scene_dir, tmp_path):
+def test_maps_lie_beside_the_renders_and_those_of_depth_name_their_unit(run, tiny_scene_dir, tmp_path):
     shutil.copytree(run, tmp_path / "run")
-    main(["-m", str(tmp_path / "run"), "-s", str(tiny_scene_dir), "--eval", "--skip-train", "--depth", "--quiet"])
+    words = ["-m", str(tmp_path / "run"), "-s", str(tiny_scene_dir), "--eval", "--skip-train", "--quiet"]
+    main([*words, "--depth", "--counts"])
     folder = tmp_path / "run" / "test" / "ours_7"
     unit = json.loads((folder / "depth.json").read_text())
     scene = load_scene(tiny_scene_dir, eval=True)
@@ -316,13 +317,10 @@ def test_depth_maps_lie_beside_the_renders_and_name_their_unit(run, tiny_scene_d
         np.testing.assert_allclose(stored * unit["world_units_per_step"], depth, atol=unit["world_units_per_step"])
         shown = cv2.imread(str(folder / "depth_in_colours" / f"{index:05d}.png"))
         assert np.array_equal(shown.any(2), stored > 0)
-    assert sorted(path.name for path in folder.iterdir()) == [
-        "depth",
-        "depth.json",
-        "depth_in_colours",
-        "gt",
-        "renders",
-    ]
+        counted = cv2.imread(str(folder / "counts" / f"{index:05d}.png"), cv2.IMREAD_UNCHANGED)
+        assert counted.dtype == np.uint16 and np.array_equal(counted, count_map(camera, model).numpy())
+    pictures = {"depth", "depth.json", "depth_in_colours", "counts", "counts_in_colours", "gt", "renders"}
+    assert {path.name for path in folder.iterdir()} == pictures
 
 
 # ---- how many Gaussians a pixel takes ----
@@ -351,16 +349,3 @@ def test_counts_and_pixels_of_all_gaussians_add_up_to_the_same(tiny_scene_dir):
     assert counts.dtype == torch.int32 and counts.shape == (camera.height, camera.width)
     weights = torch.ones(camera.height, camera.width)
     assert counts.sum() == importance(camera, model, weights).num_pixels.sum() > 0
-
-
-def test_count_maps_lie_beside_the_renders(run, tiny_scene_dir, tmp_path):
-    shutil.copytree(run, tmp_path / "run")
-    main(["-m", str(tmp_path / "run"), "-s", str(tiny_scene_dir), "--eval", "--skip-train", "--counts", "--quiet"])
-    folder = tmp_path / "run" / "test" / "ours_7"
-    scene = load_scene(tiny_scene_dir, eval=True)
-    path = tmp_path / "run" / "point_cloud" / "iteration_7" / "point_cloud.ply"
-    model = GaussianModel.load_ply(path, "cpu", units=scene.units)
-    for index, camera in enumerate(scene.test):
-        stored = cv2.imread(str(folder / "counts" / f"{index:05d}.png"), cv2.IMREAD_UNCHANGED)
-        assert stored.dtype == np.uint16 and np.array_equal(stored, count_map(camera, model).numpy())
-    assert {path.name for path in folder.iterdir()} == {"counts", "counts_in_colours", "gt", "renders"}

@@ -70,13 +70,9 @@ def hlg_to_scene(values: np.ndarray) -> np.ndarray:
     return np.where(values <= 0.5, values**2 / 3, (np.exp((values - c) / a) + b) / 12)
 
 
-def primaries_matrix(source: tuple[float, ...], target: tuple[float, ...] = CHROMATICITIES[BT709]) -> np.ndarray:
-    """(3,3) float64, linear RGB of other primaries to that of BT.709, with the white of the one that of the other.
-
-    Args:
-        source: as in ``CHROMATICITIES``.
-        target: likewise.
-    """
+def primaries_matrix(source: tuple[float, ...]) -> np.ndarray:
+    """(3,3) float64, linear RGB of primaries as in ``CHROMATICITIES`` to that of BT.709, white to white."""
+    target = CHROMATICITIES[BT709]
     white_of_source, white_of_target = (_BRADFORD @ _xyz(*each[:2]) for each in (source, target))
     adaptation = np.linalg.inv(_BRADFORD) @ np.diag(white_of_target / white_of_source) @ _BRADFORD
     return np.linalg.inv(rgb_to_xyz(target)) @ adaptation @ rgb_to_xyz(source)

@@ -14,6 +14,7 @@ from compact_splats.scene.parameters import (
     SHAPES,
     SavedArrays,
     Vector,
+    first_not_finite,
     is_antialiased,
     offset_of,
 )
@@ -78,17 +79,10 @@ def checked(arrays: Arrays) -> Arrays:
 
 
 def refuse_not_finite(name: str, values: np.ndarray) -> None:
-    """Raise if a value is NaN or infinite.
-
-    Args:
-        name: of the parameter.
-        values: (N,...) floats.
+    """Refuse NaN and infinity in a parameter (N,...).
 
     Raises:
         FormatError: names the first such value and its Gaussian.
     """
-    if np.isfinite(values).all():
-        return
-    index = tuple(map(int, np.argwhere(~np.isfinite(values))[0]))
-    column = "".join(f"[{i}]" for i in index[1:])
-    raise FormatError("finite values", f"{name}{column} = {values[index]} in Gaussian {index[0]}")
+    if found := first_not_finite({name: values}):
+        raise FormatError("finite values", found)

@@ -284,12 +284,7 @@ class CompactCode:
     # ---- codes to parameters ----
 
     def values(self, codes: Codes, bases: CellBases) -> Parameters:
-        """float32 parameters; the same bits on all machines.
-
-        Args:
-            codes: of any Gaussians.
-            bases: of :meth:`cell_bases`.
-        """
+        """float32 parameters; the same bits on all machines."""
         values = self.shape_values(codes) | self.color_values(codes, bases)
         return {name: value.float() for name, value in values.items()}
 

@@ -112,11 +112,7 @@ def _write_block(codes: Codes) -> dict[str, bytes]:
 
 
 def blocks_of(ends: Sequence[int]) -> list[slice]:
-    """Runs of Gaussians that are stored independently, those of a level of about equal size, one for each core.
-
-    Args:
-        ends: of the levels.
-    """
+    """Runs of Gaussians that are stored independently, those of a level of about equal size, one for each core."""
     blocks = []
     for start, end in pairwise([0, *ends]):
         num, count = end - start, -(-(end - start) // BLOCK)

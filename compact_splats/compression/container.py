@@ -170,9 +170,6 @@ def pack(header: dict[str, Any], streams: dict[str, bytes], marks: Mapping[str, 
 def unpack(data: bytes | memoryview) -> tuple[dict[str, Any], dict[str, bytes]]:
     """Read a file of :func:`pack`; checksums are checked before anything they cover is used.
 
-    Args:
-        data: the whole file.
-
     Returns:
         header, with the version of the file; streams.
 

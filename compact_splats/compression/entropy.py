@@ -258,10 +258,6 @@ def pack_bits(values: np.ndarray, widths: np.ndarray) -> bytes:
 def unpack_bits(data: bytes, widths: np.ndarray) -> np.ndarray:
     """Undo :func:`pack_bits`.
 
-    Args:
-        data: result of :func:`pack_bits`.
-        widths: (N,) the same as there.
-
     Returns:
         (N,) uint64.
 

@@ -51,12 +51,7 @@ def info(argv: Sequence[str]) -> None:
 
 
 def described(path: Path, arrays: SavedArrays) -> list[str]:
-    """Lines about a model.
-
-    Args:
-        path: its file.
-        arrays: what was read.
-    """
+    """Lines about a model."""
     num = len(arrays["means"])
     lines = [f"{path}: {described_size(num, path)}, SH degree {sh_degree(arrays)}"]
     lines += [f"  format      {kind_of(path)}", f"  marked      {_mark(is_antialiased(arrays), is_nested(arrays))}"]

@@ -106,7 +106,7 @@ def psnr_of_copy(
     models = [GaussianModel.from_arrays(dict(each), device, units) for each in (arrays, copy)]
     errors = []
     for camera in cameras[::step]:
-        small = _at_most(camera, _MAX_SIDE)
+        small = replace(camera, photo=None).smaller(max(1.0, max(camera.width, camera.height) / _MAX_SIDE))
         with torch.no_grad():
             for model in models:
                 model.antialiased = antialiased
@@ -115,14 +115,3 @@ def psnr_of_copy(
     error = sum(errors) / len(errors)
     found = f"{-10 * math.log10(error):.1f} dB" if error > 1e-10 else "more than 100 dB"
     return [f"the file against the model, from {len(errors)} of its cameras: {found}"]
-
-
-def _at_most(camera: Camera, side: int) -> Camera:
-    """The camera without its photo, with pictures of at most ``side`` px."""
-    factor = min(1.0, side / max(camera.width, camera.height))
-    width, height = (max(1, round(length * factor)) for length in (camera.width, camera.height))
-    x, y = width / camera.width, height / camera.height
-    return replace(
-        camera, width=width, height=height, fx=camera.fx * x, fy=camera.fy * y, cx=camera.cx * x, cy=camera.cy * y,
-        photo=None,
-    )  # fmt: skip

@@ -40,15 +40,12 @@ class Matches:
             path: the database.
             sources: the user's names of the photos, by their names in the database.
         """
-        database = pycolmap.Database.open(path)
-        try:
+        with pycolmap.Database.open(path) as database:
             names = {image.image_id: sources[image.name] for image in database.read_all_images()}
             features = {name: database.num_keypoints_for_image(number) for number, name in names.items()}
             ids = _with_enough(*database.read_two_view_geometry_num_inliers())
             matched = _with_enough(*database.read_num_matches())
             resting = sum(_rests(database, *pair) for pair in matched if pair not in ids)
-        finally:
-            database.close()
         for name in set(sources.values()) - set(features):  # blank photos
             features[name] = 0
         return cls(features, {(names[i], names[j]): count for (i, j), count in ids.items()}, resting)
@@ -80,19 +77,13 @@ def only_turned(path: Path) -> bool:
     """Whether the camera turned on the spot: in nearly all pairs one rotation explains nearly all matches.
 
     COLMAP may bend the lens until such photos seem to have parallax, and then give a model that is none.
-
-    Args:
-        path: COLMAP's database.
     """
-    database = pycolmap.Database.open(path)
-    try:
+    with pycolmap.Database.open(path) as database:
         matched = list(_with_enough(*database.read_two_view_geometry_num_inliers()))
         chosen = [matched[i] for i in np.unique(np.linspace(0, len(matched) - 1, _TESTED_PAIRS).astype(int))]
         cameras = {camera.camera_id: camera for camera in database.read_all_cameras()}
         lenses = {image.image_id: cameras[image.camera_id] for image in database.read_all_images()}
         points = [_matched_points(database, lenses, *pair) for pair in chosen]
-    finally:
-        database.close()
     explained = ([_explained(*pair, focal) for pair in points] for focal in _TESTED_FOCALS)
     return any(np.quantile(fractions, 1 - _NEARLY_ALL) > _NEARLY_ALL for fractions in explained)
 

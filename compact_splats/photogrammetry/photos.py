@@ -167,19 +167,25 @@ def safe_names(names: Sequence[str]) -> dict[str, str]:
 
     Letters of any script, digits, "+", "-" and "." stay; all other characters become "_".
     """
-    safe, taken = {}, set()
+    safe: dict[str, str] = {}
+    taken: set[str] = set()
     for name in names:
         path = PurePosixPath(name)
         parts = [re.sub(r"[^\w.+-]", "_", part.encode(errors="replace").decode()) for part in path.parts]
         parts = [part.encode()[:_MAX_NAME_BYTES].decode(errors="ignore") for part in parts]
         stem = parts[-1].removesuffix(path.suffix)
-        base = "/".join([*parts[:-1], stem])
-        unique, number = base, 2
-        while unique.casefold() in taken:  # IMG_1.png beside IMG_1.jpg, or names that differed in other characters
-            unique, number = f"{base}_{number}", number + 1
-        taken.add(unique.casefold())
-        safe[name] = unique
+        # IMG_1.png beside IMG_1.jpg, or names that differed in other characters
+        safe[name] = unused_name("/".join([*parts[:-1], stem]), taken)
     return safe
+
+
+def unused_name(base: str, taken: set[str]) -> str:
+    """A name with a number behind it if it is among ``taken``, to which it is added; case makes no difference."""
+    name, number = base, 2
+    while name.casefold() in taken:
+        name, number = f"{base}_{number}", number + 1
+    taken.add(name.casefold())
+    return name
 
 
 def natural(name: str) -> tuple:

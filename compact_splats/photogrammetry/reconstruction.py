@@ -122,11 +122,8 @@ def _join_faces(inputs: InputPhotos, path: Path) -> None:
                 camera.cam_from_rig = turn
             rig.append(camera)
         configs.append(pycolmap.RigConfig(cameras=rig))
-    database = pycolmap.Database.open(path)
-    try:
+    with pycolmap.Database.open(path) as database:
         pycolmap.apply_rig_config(configs, database)
-    finally:
-        database.close()
 
 
 def _batches_of_lens(photos: list[InputPhoto], size: int) -> Iterator[tuple[InputPhoto, list[InputPhoto]]]:
@@ -139,12 +136,9 @@ def _batches_of_lens(photos: list[InputPhoto], size: int) -> Iterator[tuple[Inpu
 
 def camera_of(path: Path, name: str) -> int:
     """The id of a photo's camera; -1, for a new camera, if the photo had no features."""
-    database = pycolmap.Database.open(path)
-    try:
+    with pycolmap.Database.open(path) as database:
         image = database.read_image_with_name(name)
         return -1 if image is None else image.camera_id
-    finally:
-        database.close()
 
 
 def _match(

@@ -5,7 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from compact_splats.photogrammetry.frames import extract_frames
-from compact_splats.photogrammetry.photos import InputPhotos, find_photos, natural, prepare_photos, safe_names
+from compact_splats.photogrammetry.photos import (
+    InputPhotos,
+    find_photos,
+    natural,
+    prepare_photos,
+    safe_names,
+    unused_name,
+)
 from compact_splats.photogrammetry.stages import Stages
 from compact_splats.scene.masks import find_masks
 from compact_splats.scene.names import is_picture, walk
@@ -55,12 +62,8 @@ def find_sources(paths: Sequence[Path]) -> list[Source]:
     labels = [(path.resolve().name if names else path.stem) or "photos" for path, names in found.items()]
     sources, taken = [], set[str]()
     for (path, names), label in zip(found.items(), labels, strict=True):
-        base = next(iter(safe_names([f"{label}.x"]).values()))
-        unique, number = base, 2
-        while unique.casefold() in taken:
-            unique, number = f"{base}_{number}", number + 1
-        taken.add(unique.casefold())
-        sources.append(Source(path, names, f"{unique}/"))
+        (safe,) = safe_names([f"{label}.x"]).values()
+        sources.append(Source(path, names, f"{unused_name(safe, taken)}/"))
     return sources
 
 

@@ -51,9 +51,6 @@ _SHORT_OF_ALL_STREAMS = 0.9  # where only the length of picture and sound togeth
 class Video:
     """A video file.
 
-    Args:
-        path: the file.
-
     Attributes:
         path: the file.
         notes: what the user should know; complete after all frames have been read once.

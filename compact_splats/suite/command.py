@@ -23,10 +23,6 @@ ALL_DONE, SOMETHING_FAILED, INTERRUPTED = 0, 1, 130
 def run_suite(argv: Sequence[str], schedule: str) -> int:
     """Train, render, measure and time the scenes of a table.
 
-    Args:
-        argv: the command line.
-        schedule: "full" or "fast".
-
     Returns:
         The exit code: 0 if all runs are done; 1 if a run failed, or a scene of ``--scenes`` is missing; 130 if the
         user stopped the sweep.
@@ -34,7 +30,7 @@ def run_suite(argv: Sequence[str], schedule: str) -> int:
     Raises:
         InputError: the command line or the table is wrong, no scene is found, or another sweep uses the output folder.
     """
-    config = SuiteConfig.from_command_line(argv, f"Train and measure the scenes of a table, schedule {schedule}.")
+    config = SuiteConfig.from_command_line(argv)
     plan = make_plan(config, schedule)
     for scene in plan.missing:
         config.say(f"scene {scene.scene} of {scene.dataset} is not in {config.data}; get it from {scene.where}")

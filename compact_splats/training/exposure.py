@@ -19,7 +19,9 @@ from torch import Tensor
 from compact_splats.arguments.options import read_json
 from compact_splats.scene.cameras import Camera, in_turn
 from compact_splats.scene.dataset import Scene
+from compact_splats.scene.tracks import in_view
 from compact_splats.training.loss import Loss, with_gradient
+from compact_splats.training.photo_adam import adam_change
 from compact_splats.training.processes import SINGLE_PROCESS, SingleProcess
 from compact_splats.utils.errors import InputError
 
@@ -31,9 +33,8 @@ DIFFERENT = 0.08  # standard deviation of the log-gains above which photos are t
 FILE = "exposure.json"  # in a run folder
 _NUM_PHOTOS, _NUM_POINTS = 16, 3000  # at most, for the comparison of photos
 _FEWEST = 50  # points in view of a photo that is compared
-_CLEAR = (
-    1.4  # times the scatter within photos; measured on six captures: 1.7 to 1.9 where exposure differs, else 0.2 to 1.1
-)
+# Times the scatter within photos; measured on six captures: 1.7 to 1.9 where exposure differs, else 0.2 to 1.1.
+_CLEAR = 1.4
 _DARK, _BRIGHT = 15, 240  # uint8; colours beyond may be clipped
 
 
@@ -126,14 +127,9 @@ class Exposure:
         processes.sum(gradients, seen)
         rows = seen.nonzero().flatten() if processes.count > 1 else torch.tensor([index], device=seen.device)
         gradients = gradients[rows] / seen[rows, None, None]
-        self._counts[rows] += 1
-        counts = self._counts[rows, None, None]
-        for moment, beta, power in zip(self._moments, BETAS, (gradients, gradients.square()), strict=True):
-            moment[rows] = torch.lerp(power, moment[rows], beta)
-        mean, square = (m[rows] / (1 - b**counts) for m, b in zip(self._moments, BETAS, strict=True))
         first, last = RATES
         rate = first * (last / first) ** progress
-        self._change[rows] -= rate * mean / (square.sqrt() + 1e-12)
+        self._change[rows] -= adam_change(self._moments, self._counts, rows, gradients, rate, BETAS, 1e-12)
         self._change -= self._change.mean(dim=0)
         self._change.clamp_(-LARGEST, LARGEST)
 
@@ -148,11 +144,6 @@ class Exposure:
     @classmethod
     def read(cls, path: Path, cameras: Sequence[Camera], device: torch.device) -> Exposure | None:
         """The transforms that a training has left in ``exposure.json``, as they are; None: there is no such file.
-
-        Args:
-            path: the file.
-            cameras: the training views.
-            device: of the model.
 
         Raises:
             InputError: the file has no transform for one of the photos, or is not of this kind.
@@ -180,7 +171,7 @@ class Exposure:
         )
 
 
-def difference_of_exposures(scene: Scene, seed: int = 0) -> float:
+def difference_of_exposures(scene: Scene) -> float:
     """Standard deviation of the log-gains of training photos that see the same points; 0 where it can't be told.
 
     The log-gain of a photo is the median, over the points in view, of the log of its grey value over the median of the
@@ -189,11 +180,10 @@ def difference_of_exposures(scene: Scene, seed: int = 0) -> float:
 
     Args:
         scene: points that all have one colour are no measured ones; up to 16 photos and 3,000 points are compared.
-        seed: of the choice of points.
     """
     if (scene.points.rgb == scene.points.rgb[0]).all():
         return 0.0
-    chosen = torch.randperm(len(scene.points.xyz), generator=torch.Generator().manual_seed(seed))[:_NUM_POINTS]
+    chosen = torch.randperm(len(scene.points.xyz), generator=torch.Generator().manual_seed(0))[:_NUM_POINTS]
     xyz = scene.points.xyz[chosen].double()
     stride = max(1, len(scene.train) // _NUM_PHOTOS)
     cameras = in_turn(scene.train[::stride][:_NUM_PHOTOS], torch.device("cpu"))
@@ -216,12 +206,8 @@ def difference_of_exposures(scene: Scene, seed: int = 0) -> float:
 
 def _log_grey(camera: Camera, xyz: Tensor) -> Tensor:
     """(P,) float64 log of the grey value where each point falls; NaN: nowhere, or on a pixel that may be clipped."""
-    local = xyz @ camera.world_to_camera[:3, :3].double().T + camera.world_to_camera[:3, 3].double()
-    x, y = (local[:, :2] / local[:, 2:]).T
-    columns, rows = (x * camera.fx + camera.cx).floor().long(), (y * camera.fy + camera.cy).floor().long()
-    seen = (local[:, 2] > 0) & (columns >= 0) & (columns < camera.width) & (rows >= 0) & (rows < camera.height)
+    rows, columns, _, seen = in_view(camera, xyz)
     planes = camera.required_photo.planes()
-    rows, columns = rows.clamp(0, camera.height - 1), columns.clamp(0, camera.width - 1)
     pixels = planes.rgb[:, rows, columns]
     seen &= ((pixels >= _DARK) & (pixels <= _BRIGHT)).all(dim=0)
     if planes.mask is not None:

@@ -68,12 +68,6 @@ class SkippedViews:
     def leave_out(self, photo: Photo, error: InputError, *, num_photos: int, warn: Callable[[str], None]) -> None:
         """Count a photo that can't be decoded. The first is a warning.
 
-        Args:
-            photo: the photo.
-            error: why.
-            num_photos: of the scene.
-            warn: prints the warning.
-
         Raises:
             InputError: it is more than one, and more than 10 % of the photos.
         """

@@ -23,6 +23,18 @@ from compact_splats.training.strategy import Strategy
 from compact_splats.utils.errors import InputError
 
 
+def scene_of(config: Any, units: Units | None = None, **more: Any) -> Scene:
+    """The scene of a ``SceneConfig``; ``units`` are those of an earlier run on it, ``more`` is for ``load_scene``.
+
+    Raises:
+        InputError: the scene can't be read.
+    """
+    return load_scene(
+        config.source_path, config.images, config.resolution, config.eval, config.alpha, units=units,
+        sparse=config.sparse, photo_memory=memory_size(config.photo_memory), **more,
+    )  # fmt: skip
+
+
 def load(
     config: Any,
     check: Callable[[Scene], None] = lambda scene: None,
@@ -43,11 +55,7 @@ def load(
     Raises:
         InputError: the scene can't be read.
     """
-    scene = load_scene(
-        config.source_path, config.images, config.resolution, config.eval, config.alpha, config.seed,
-        num_random_points, units, sparse=config.sparse, photo_memory=memory_size(config.photo_memory),
-        max_tracked=max_tracked,
-    )  # fmt: skip
+    scene = scene_of(config, units, seed=config.seed, num_random_points=num_random_points, max_tracked=max_tracked)
     check(scene)
     first = scene.train[0]
     config.say(
@@ -122,13 +130,7 @@ def check_all_photos(scene: Scene, source: Path) -> None:
 
 
 def first_gaussians(config: Any, scene: Scene, device: torch.device, given: SavedArrays | None) -> GaussianModel:
-    """What the training starts from: the scene's points, or a model.
-
-    Args:
-        config: of the training.
-        scene: of the training.
-        device: of the model.
-        given: the model; None: the points.
+    """What the training starts from: the model ``given``, or else the scene's points.
 
     Raises:
         InputError: the model has no Gaussians.
@@ -143,11 +145,6 @@ def first_gaussians(config: Any, scene: Scene, device: torch.device, given: Save
 
 def exposure_for(config: Any, scene: Scene, device: torch.device) -> Exposure | None:
     """The colour transforms of the photos, if they are to be learnt; says why, where the photos decide it.
-
-    Args:
-        config: of the training.
-        scene: of the training.
-        device: of the model.
 
     Raises:
         InputError: a photo is broken.
@@ -166,12 +163,7 @@ def exposure_for(config: Any, scene: Scene, device: torch.device) -> Exposure | 
 
 
 def poses_for(config: Any, scene: Scene) -> PoseRefinement | None:
-    """The changes of the training poses, if they are to be learnt.
-
-    Args:
-        config: of the training.
-        scene: of the training.
-    """
+    """The changes of the training poses, if they are to be learnt."""
     if not config.refine_poses:
         return None
     if len(scene.train) < 2:
@@ -216,16 +208,11 @@ def check_same_start(processes: SingleProcess, config: Any, scene: Scene) -> Non
     Raises:
         InputError: one does not.
     """
-    neutral = {
-        "source_path": Path(),
-        "model_path": None,
-        "resume": False,
-        "device": "auto",
-        "threads": 0,
-        "photo_memory": "auto",
-        "quiet": False,
-    }
-    text = repr((replace(config, **neutral), [camera.name for camera in scene.train]))
+    alike = replace(
+        config, source_path=Path(), model_path=None, resume=False, device="auto", threads=0, photo_memory="auto",
+        quiet=False,
+    )  # fmt: skip
+    text = repr((alike, [camera.name for camera in scene.train]))
     settings = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
     poses = [camera.world_to_camera for camera in scene.train]
     points = [scene.points.xyz, scene.points.rgb]

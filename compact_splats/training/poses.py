@@ -20,6 +20,7 @@ from compact_splats.scene.cameras import Camera
 from compact_splats.scene.dataset import Scene
 from compact_splats.scene.normalization import EXTENT
 from compact_splats.scene.saved_cameras import read_cameras
+from compact_splats.training.photo_adam import adam_change
 from compact_splats.training.processes import SINGLE_PROCESS, SingleProcess
 from compact_splats.utils.errors import InputError
 from compact_splats.utils.geometry import rotation_matrices_of_unit
@@ -58,11 +59,7 @@ class PoseRefinement:
         return progress > START
 
     def gradient(self, index: int, v_matrix: Tensor) -> Tensor:
-        """From the gradient of a loss for ``world_to_camera`` to that for the change of the pose [eq. 18].
-
-        Args:
-            index: of the training photo.
-            v_matrix: (4,4), as of ``RenderPass``.
+        """From the gradient (4,4) of a loss for ``world_to_camera`` to that for the change of the pose [eq. 18].
 
         Returns:
             (6,) float64.
@@ -95,14 +92,9 @@ class PoseRefinement:
             sums = sums.cpu()
         rows = sums[:, 6].nonzero().flatten()
         gradients = sums[rows, :6] / sums[rows, 6:] + PRIOR * self._change[rows]
-        self._counts[rows] += 1
-        for moment, beta, power in zip(self._moments, BETAS, (gradients, gradients.square()), strict=True):
-            moment[rows] = torch.lerp(power, moment[rows], beta)
-        counts = self._counts[rows, None]
-        mean, square = (m[rows] / (1 - b**counts) for m, b in zip(self._moments, BETAS, strict=True))
         first, last = RATES
         rate = first * (last / first) ** ((progress - START) / (1 - START))
-        self._change[rows] -= rate * mean / (square.sqrt() + 1e-15)
+        self._change[rows] -= adam_change(self._moments, self._counts, rows, gradients, rate, BETAS, 1e-15)
         self._take_out_common_motion()
         norms = self._change.view(-1, 2, 3).norm(dim=2, keepdim=True)
         self._change *= (LARGEST / norms.clamp_min(LARGEST)).expand(-1, 2, 3).reshape(-1, 6)

@@ -19,11 +19,6 @@ class RunLog:
     """Lines of JSON, and the same as scalars for TensorBoard where that is installed.
 
     Nothing is written before the first line.
-
-    Args:
-        folder: of the run.
-        tensorboard: write TensorBoard events, too.
-        warn: prints a warning.
     """
 
     def __init__(self, folder: Path, tensorboard: bool, warn: Callable[[str], None]) -> None:

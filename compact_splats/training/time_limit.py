@@ -62,12 +62,7 @@ class TimeLimit:
         self._lay_out()
 
     def after_step(self, step: int, seconds: float) -> None:
-        """Count a step, and lay the rest of the schedule out anew if that is due.
-
-        Args:
-            step: the one just done.
-            seconds: trained so far.
-        """
+        """Count a step, and lay the rest of the schedule out anew if that is due."""
         self._new_cost += self._cost_of(self.training.schedule.photo_divisor(step), self.training.model.num_gaussians)
         left = self.training.schedule.iterations - step
         if not left or (step % LOOK_EVERY and left > LOOK_EVERY):

@@ -14,24 +14,14 @@ from compact_splats.scene.points import Points
 
 
 def cfg_args(config: Mapping[str, Any], device: str) -> str:
-    """The content of ``cfg_args``: a ``Namespace(...)``, in which viewers look up the path and the background.
-
-    Args:
-        config: the run's ``config.json``.
-        device: of the training.
-    """
+    """The content of ``cfg_args``: a ``Namespace(...)``, in which viewers look up the path and the background."""
     shared = ("sh_degree", "source_path", "model_path", "images", "resolution", "white_background", "eval")
     unused = {"depths": "", "train_test_exp": False}  # some scripts need these
     return str(argparse.Namespace(**{name: config[name] for name in shared}, data_device=device, **unused))
 
 
 def write_points(path: Path, points: Points, units: Units) -> None:
-    """Write a coloured point cloud as a PLY.
-
-    Args:
-        path: of the file.
-        points: in world units.
-        units: of their scene.
+    """Write a coloured point cloud in world units as a PLY in the coordinates of files.
 
     Raises:
         InputError: the file can't be written.

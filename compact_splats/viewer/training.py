@@ -43,12 +43,7 @@ class TrainingViewer(NullViewer):
         self._next = 0.0
 
     def step(self, model: GaussianModel, step: int) -> None:
-        """Update the page, and wait while the training is paused.
-
-        Args:
-            model: the Gaussians.
-            step: number of steps done.
-        """
+        """Update the page, and wait while the training is paused."""
         page = self._page
         if not page.has_viewers or time.monotonic() < self._next and not page.is_paused:
             return

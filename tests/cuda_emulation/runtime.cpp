@@ -162,32 +162,23 @@ cudaError_t cudaGetLastError() { return std::exchange(last_error, cudaSuccess); 
 
 const char* cudaGetErrorName(cudaError_t error) {
     switch (error) {
-        case cudaSuccess:
-            return "cudaSuccess";
-        case cudaErrorInvalidValue:
-            return "cudaErrorInvalidValue";
-        case cudaErrorMemoryAllocation:
-            return "cudaErrorMemoryAllocation";
-        case cudaErrorInvalidConfiguration:
-            return "cudaErrorInvalidConfiguration";
-        case cudaErrorInsufficientDriver:
-            return "cudaErrorInsufficientDriver";
-        case cudaErrorInvalidDeviceFunction:
-            return "cudaErrorInvalidDeviceFunction";
-        case cudaErrorNoDevice:
-            return "cudaErrorNoDevice";
-        case cudaErrorInvalidDevice:
-            return "cudaErrorInvalidDevice";
-        case cudaErrorNoKernelImageForDevice:
-            return "cudaErrorNoKernelImageForDevice";
-        case cudaErrorUnsupportedPtxVersion:
-            return "cudaErrorUnsupportedPtxVersion";
-        case cudaErrorIllegalAddress:
-            return "cudaErrorIllegalAddress";
-        case cudaErrorLaunchOutOfResources:
-            return "cudaErrorLaunchOutOfResources";
-        case cudaErrorLaunchFailure:
-            return "cudaErrorLaunchFailure";
+#define NAME(error) \
+    case error:     \
+        return #error
+        NAME(cudaSuccess);
+        NAME(cudaErrorInvalidValue);
+        NAME(cudaErrorMemoryAllocation);
+        NAME(cudaErrorInvalidConfiguration);
+        NAME(cudaErrorInsufficientDriver);
+        NAME(cudaErrorInvalidDeviceFunction);
+        NAME(cudaErrorNoDevice);
+        NAME(cudaErrorInvalidDevice);
+        NAME(cudaErrorNoKernelImageForDevice);
+        NAME(cudaErrorUnsupportedPtxVersion);
+        NAME(cudaErrorIllegalAddress);
+        NAME(cudaErrorLaunchOutOfResources);
+        NAME(cudaErrorLaunchFailure);
+#undef NAME
     }
     return "unrecognized error code";
 }

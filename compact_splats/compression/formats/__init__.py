@@ -1,5 +1,11 @@
 """File formats of other tools, a module each: ``read(path)`` and, but for .ksplat, ``write(path, arrays)``.
 
+- ``write`` takes a model of at least one Gaussian, by name and in the shapes of ``GaussianModel.parameters``, and
+  replaces the file in one move. It returns sentences about what the file has lost. ``InputError``: these are not the
+  arrays of a model, the format can't hold it, or the file can't be written.
+- ``read`` takes ``keep_nan``, see ``scene.parameters.cleaned``. ``InputError``: there is no such file, it is damaged,
+  or it has a version that is not read.
+
 ``docs/formats.md`` says how large each of them is, what it loses, and which tools read it.
 """
 

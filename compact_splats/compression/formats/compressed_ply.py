@@ -51,18 +51,7 @@ _VERTEX = ("packed_position", "packed_rotation", "packed_scale", "packed_color")
 
 
 def write(path: str | Path, arrays: Arrays) -> list[str]:
-    """Write a model, in Morton order.
-
-    Args:
-        path: the file; replaced in one move.
-        arrays: by name and in the shapes of ``GaussianModel.parameters``, at least one Gaussian.
-
-    Returns:
-        Sentences about what the file has lost.
-
-    Raises:
-        InputError: not the arrays of a model, or a file that cannot be written.
-    """
+    """Write a model, in Morton order."""
     with input_errors(path, WRITE_FIX):
         saved = checked_to_write(arrays)
         elements = _pack(saved)
@@ -71,15 +60,7 @@ def write(path: str | Path, arrays: Arrays) -> list[str]:
 
 
 def read(path: str | Path, *, keep_nan: bool = False) -> SavedArrays:
-    """Read a model of SH degree 0 to 4, with or without bounds of colours.
-
-    Args:
-        path: the file.
-        keep_nan: see ``scene.parameters.cleaned``.
-
-    Raises:
-        InputError: no such file, not a compressed PLY, or one that is damaged.
-    """
+    """Read a model of SH degree 0 to 4, with or without bounds of colours."""
 
     def unpack() -> SavedArrays:
         elements = read_elements(path, ("chunk", "vertex", "sh"), READ_FIX)

@@ -47,31 +47,12 @@ _MARK = "SplatRenderMode"  # in extras
 
 
 def write(path: str | Path, arrays: Arrays) -> list[str]:
-    """Write a model in its own order, with colours for viewers that show points.
-
-    Args:
-        path: the file; replaced in one move.
-        arrays: by name and in the shapes of ``GaussianModel.parameters``, at least one Gaussian.
-
-    Returns:
-        Sentences about what the file has lost.
-
-    Raises:
-        InputError: not the arrays of a model, or a file that cannot be written.
-    """
+    """Write a model in its own order, with colours for viewers that show points."""
     return write_file(path, arrays, _pack, LIMITS)
 
 
 def read(path: str | Path, *, keep_nan: bool = False) -> SavedArrays:
-    """Read a model, all splat primitives of the scene together, moved as their nodes say.
-
-    Args:
-        path: the file.
-        keep_nan: see ``scene.parameters.cleaned``.
-
-    Raises:
-        InputError: no such file, no Gaussians of this extension in it, or one that is damaged.
-    """
+    """Read a model, all splat primitives of the scene together, moved as their nodes say."""
     return read_file(path, _unpack, keep_nan)
 
 

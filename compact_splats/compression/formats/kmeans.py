@@ -11,17 +11,17 @@ from __future__ import annotations
 
 import numpy as np
 
+_NUMBER_STEPS, _VECTOR_STEPS = 50, 8  # of Lloyd's algorithm, on each level
 _BLOCK = 1 << 22  # distances that are in memory at a time
 
 
-def codebook_of_numbers(values: np.ndarray, weights: np.ndarray, size: int, iterations: int = 50) -> np.ndarray:
+def codebook_of_numbers(values: np.ndarray, weights: np.ndarray, size: int) -> np.ndarray:
     """Numbers in rising order with a small weighted squared distance from each value to the nearest of them.
 
     Args:
         values: (N,), at least one.
         weights: (N,), positive.
         size: of the codebook.
-        iterations: of Lloyd's algorithm.
 
     Returns:
         (size,) float64; if there are fewer distinct values, these and copies of the last.
@@ -34,7 +34,7 @@ def codebook_of_numbers(values: np.ndarray, weights: np.ndarray, size: int, iter
         return np.concatenate([distinct, np.repeat(distinct[-1:], size - len(distinct))])
     sums, masses = (np.concatenate([[0], np.cumsum(of)]) for of in (values * weights, weights))
     codebook = _start(values, weights, distinct, size)
-    for _ in range(iterations):
+    for _ in range(_NUMBER_STEPS):
         borders = np.searchsorted(values, (codebook[1:] + codebook[:-1]) / 2)
         starts, ends = np.concatenate([[0], borders]), np.concatenate([borders, [len(values)]])
         mass = masses[ends] - masses[starts]
@@ -61,9 +61,7 @@ def nearest_number(codebook: np.ndarray, values: np.ndarray) -> np.ndarray:
     return np.searchsorted((codebook[1:] + codebook[:-1]) / 2, values)
 
 
-def codebook_of_vectors(
-    vectors: np.ndarray, weights: np.ndarray, size: int, iterations: int = 8
-) -> tuple[np.ndarray, np.ndarray]:
+def codebook_of_vectors(vectors: np.ndarray, weights: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
     """A codebook of vectors with a small weighted squared distance from each vector to its code.
 
     Coarse clusters first, then a codebook for each of them, whose size grows with the cluster's spread. This takes far
@@ -73,7 +71,6 @@ def codebook_of_vectors(
         vectors: (N,D) float32, N at least 1.
         weights: (N,) float32, positive.
         size: largest size of the codebook, at least 1.
-        iterations: of Lloyd's algorithm on each level.
 
     Returns:
         Codebook (M,D) float32, M <= size, and (N,) int64, the index of each vector's code.
@@ -81,7 +78,7 @@ def codebook_of_vectors(
     num = len(vectors)
     if size >= num:
         return vectors.copy(), np.arange(num)
-    coarse, labels = _lloyd(vectors, weights, max(1, round(size**0.5 / 2)), iterations)
+    coarse, labels = _lloyd(vectors, weights, max(1, round(size**0.5 / 2)))
     members = [np.flatnonzero(labels == cluster) for cluster in range(len(coarse))]
     errors = weights * np.square(vectors - coarse[labels]).sum(axis=1)
     spread = np.bincount(labels, errors, minlength=len(coarse))
@@ -92,7 +89,7 @@ def codebook_of_vectors(
     for own, share in zip(members, shares, strict=True):
         if not len(own):
             continue
-        book, labels = _lloyd(vectors[own], weights[own], int(share), iterations)
+        book, labels = _lloyd(vectors[own], weights[own], int(share))
         codes[own] = total + labels
         books.append(book)
         total += len(book)
@@ -114,7 +111,7 @@ def _shares(weights: np.ndarray, limits: np.ndarray, total: int) -> np.ndarray:
     return shares
 
 
-def _lloyd(vectors: np.ndarray, weights: np.ndarray, size: int, iterations: int) -> tuple[np.ndarray, np.ndarray]:
+def _lloyd(vectors: np.ndarray, weights: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
     """Codebook (M,D), M <= size, every code in use, and the nearest code of each vector."""
     if size >= len(vectors):
         return vectors.copy(), np.arange(len(vectors))
@@ -122,7 +119,7 @@ def _lloyd(vectors: np.ndarray, weights: np.ndarray, size: int, iterations: int)
     start = np.random.default_rng(0).choice(len(vectors), size, replace=False, p=chances)
     book = vectors[np.sort(start)]
     labels = _nearest(vectors, book)
-    for _ in range(iterations):
+    for _ in range(_VECTOR_STEPS):
         book = _means(vectors, weights, labels)
         labels = _nearest(vectors, book)
     used, labels = np.unique(labels, return_inverse=True)

@@ -43,15 +43,7 @@ class _Section(NamedTuple):
 
 
 def read(path: str | Path, *, keep_nan: bool = False) -> SavedArrays:
-    """Read a model of any compression level.
-
-    Args:
-        path: the file.
-        keep_nan: see ``scene.parameters.cleaned``.
-
-    Raises:
-        InputError: no such file, another version, or one that is damaged.
-    """
+    """Read a model of any compression level."""
     return read_file(path, _unpack, keep_nan)
 
 

@@ -69,14 +69,11 @@ def write(path: str | Path, arrays: Arrays, *, palette: int | None = None) -> li
     Args:
         path: the file, replaced in one move; or, where it is named ``meta.json``, that of a folder of loose files,
             which are replaced one by one, ``meta.json`` last.
-        arrays: by name and in the shapes of ``GaussianModel.parameters``, at least one Gaussian.
+        arrays: of a model.
         palette: number of entries for the higher SH degrees, 1 to 65,536; None: a quarter of the Gaussians.
 
     Returns:
-        Sentences about what the file has lost: none, the codebooks reach all values.
-
-    Raises:
-        InputError: not the arrays of a model, or a file that cannot be written.
+        Nothing: the codebooks reach all values.
     """
     assert palette is None or 1 <= palette <= _MAX_PALETTE, palette
     path = Path(path)
@@ -95,10 +92,7 @@ def read(path: str | Path, *, keep_nan: bool = False) -> SavedArrays:
 
     Args:
         path: the archive, or meta.json, or its folder.
-        keep_nan: see ``scene.parameters.cleaned``.
-
-    Raises:
-        InputError: no such file, another version, or one that is damaged.
+        keep_nan: as of every format.
     """
     path = Path(path)
     if path.is_dir():

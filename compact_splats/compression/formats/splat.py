@@ -38,31 +38,12 @@ LIMITS = {
 
 
 def write(path: str | Path, arrays: Arrays) -> list[str]:
-    """Write a model without its higher SH degrees.
-
-    Args:
-        path: the file; replaced in one move.
-        arrays: by name and in the shapes of ``GaussianModel.parameters``, at least one Gaussian.
-
-    Returns:
-        Sentences about what the file has lost.
-
-    Raises:
-        InputError: not the arrays of a model, or a file that cannot be written.
-    """
+    """Write a model without its higher SH degrees."""
     return write_file(path, arrays, _pack, LIMITS)
 
 
 def read(path: str | Path, *, keep_nan: bool = False) -> SavedArrays:
-    """Read a model of SH degree 0.
-
-    Args:
-        path: the file.
-        keep_nan: see ``scene.parameters.cleaned``.
-
-    Raises:
-        InputError: no such file, a size that is no multiple of 32 bytes, or negative scales.
-    """
+    """Read a model of SH degree 0."""
     return read_file(path, _unpack, keep_nan)
 
 

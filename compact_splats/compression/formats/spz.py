@@ -74,8 +74,8 @@ def write(
     """Write a model.
 
     Args:
-        path: the file; replaced in one move.
-        arrays: by name and in the shapes of ``GaussianModel.parameters``, at least one Gaussian.
+        path: the file.
+        arrays: of a model.
         sh_bits: 1 to 8 bits for SH degree 1 and for the higher degrees; Niantic's default is (5, 4).
         fractional_bits: of positions, in steps of 2^-bits world units; None: 12 as in Niantic's files, more for very
             small Gaussians, fewer if the farthest positions need the bits. Where very few Gaussians are far beyond all
@@ -84,12 +84,8 @@ def write(
             files, half a turn about x. See docs/formats.md.
         version: 3, or 4, which is smaller and needs the package zstandard.
 
-    Returns:
-        Sentences about what the file has lost.
-
     Raises:
-        InputError: not the arrays of a model, positions beyond 24 bits, a file that cannot be written, or no package
-            zstandard.
+        InputError: as of every format, or positions beyond 24 bits, or no package zstandard.
     """
     assert axes in AXES and version in VERSIONS, (axes, version)
     notes: list[str] = []
@@ -111,10 +107,10 @@ def read(path: str | Path, *, axes: str = "RDF", keep_nan: bool = False) -> Save
     Args:
         path: the file.
         axes: of the file, which does not tell them; see :func:`write`.
-        keep_nan: see ``scene.parameters.cleaned``.
+        keep_nan: as of every format.
 
     Raises:
-        InputError: no such file, another version, a file that is damaged, or no package zstandard for version 4.
+        InputError: as of every format, or no package zstandard for version 4.
     """
     assert axes in AXES, axes
     arrays = read_file(path, _unpack, keep_nan)
@@ -125,13 +121,9 @@ def read(path: str | Path, *, axes: str = "RDF", keep_nan: bool = False) -> Save
 
 
 def drawn_in(arrays: SavedArrays, reach: float) -> SavedArrays:
-    """Far Gaussians moved to within ``reach`` of the origin on each axis, on their ray, and smaller by as much.
+    """Far Gaussians moved to within ``reach`` (world units) of the origin on each axis, on their ray, and smaller.
 
     From near the origin they look as before; there the one step of all positions may now be finer.
-
-    Args:
-        arrays: of a model.
-        reach: world units.
     """
     far = np.abs(arrays["means"]).max(axis=1)
     factor = np.minimum(1, reach / np.maximum(far, np.float32(reach)))[:, None].astype(np.float32)
