@@ -64,8 +64,8 @@ struct Case {
 struct Arrays {
     const Case& scene;
     std::vector<float> image, transmittance, v_image, weights, weighted, total, distance, moments, ones;
-    std::vector<float> v_means, v_quats, v_log_scales, v_opacity_logits, v_sh_dc, v_sh_rest, abs_grad_sum;
-    std::vector<int32_t> num_pixels, num_weighted, num_gaussians, views;
+    std::vector<float> v_means, v_quats, v_log_scales, v_opacity_logits, v_sh_dc, v_sh_rest, abs_grad, seen;
+    std::vector<int32_t> num_pixels, num_weighted, num_gaussians;
     Frame<float> frame;
     Buffer<SplatGradient<float>> slots;
     LossOutput<float> loss{};
@@ -76,7 +76,7 @@ struct Arrays {
         image.resize(3 * pixels), v_image.resize(3 * pixels), transmittance.resize(pixels);
         weights.assign(pixels, 1), num_gaussians.resize(pixels);
         weighted.resize(n), total.resize(n), distance.resize(n), num_pixels.resize(n), num_weighted.resize(n);
-        views.resize(n), abs_grad_sum.resize(n);
+        abs_grad.resize(n), seen.resize(n);
         v_means.resize(3 * n), v_quats.resize(4 * n), v_log_scales.resize(3 * n), v_opacity_logits.resize(n);
         v_sh_dc.resize(3 * n), v_sh_rest.resize(s.sh_rest.size());
         moments.resize(2 * (s.sh_rest.size() + 14 * n));
@@ -84,8 +84,8 @@ struct Arrays {
     Images<float> images() { return {image.data(), transmittance.data(), nullptr}; }
     Gradients<float> gradients(bool with_stats) {
         return {v_means.data(), v_quats.data(),   v_log_scales.data(),  nullptr, v_opacity_logits.data(),
-                v_sh_dc.data(), v_sh_rest.data(), nullptr,          nullptr, with_stats ? abs_grad_sum.data() : nullptr,
-                with_stats ? views.data() : nullptr};
+                v_sh_dc.data(), v_sh_rest.data(), nullptr,          nullptr, with_stats ? abs_grad.data() : nullptr,
+                with_stats ? seen.data() : nullptr};
     }
 };
 

@@ -50,7 +50,7 @@ def exercise(num: int, device: torch.device, generator: torch.Generator) -> None
     positional = [parameters[name] for name in ("means", "quats", "scales", "opacities")]
     pixels = torch.rand(3, HEIGHT, WIDTH, generator=generator).to(device)
     mask = torch.rand(HEIGHT, WIDTH, generator=generator).to(device) > 0.2
-    stats = (torch.zeros(num, device=device), torch.zeros(num, dtype=torch.int32, device=device))
+    stats = (torch.zeros(num, device=device), torch.zeros(num, device=device))
     screen_means = torch.zeros(num, 4, device=device, requires_grad=True)
     optimizer = Adam(list(parameters.values()))
 

@@ -47,6 +47,7 @@ from compact_splats.training.gradients import add_gradients
 from compact_splats.utils.errors import run_script
 from compact_splats.utils.files import write_json
 from compact_splats.utils.machine import machine_info
+from compact_splats.utils.memory import keep_freed_memory
 from compact_splats.utils.usage import MemoryMeter
 
 
@@ -171,6 +172,7 @@ class Work:
 
 def our_work(camera: Camera, photo: Tensor, model: GaussianModel) -> Work:
     """A step as train.py makes it."""
+    keep_freed_memory()
     photo, background = photo.to(model.device), torch.zeros(3)
 
     def give_gradients() -> None:

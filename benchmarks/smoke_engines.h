@@ -121,7 +121,7 @@ class CudaEngine {
     }
     void loss(const LossInput<float>& input, float* values, float* v_image) {
         StreamMemory scratch(stream_);
-        cuda::photometric_loss({0, stream_, scratch}, input, values, v_image);
+        cuda::photometric_loss({0, stream_, scratch}, input, values, values + 1, v_image);
     }
     void add(const std::vector<GradientSum>& gradients, const float* loss, bool* usable) {
         StreamMemory scratch(stream_);
@@ -163,7 +163,7 @@ template <class Engine> struct Arrays {
         v_images = {e.put(s.v_image), e.put(s.v_transmittance), e.put(s.v_inverse_depth)};
         const auto rows = [&](int64_t width) { return e.template room<float>(n * width); };
         gradients = {rows(3), rows(4), rows(3), nullptr, rows(1), rows(3), rows(rest), nullptr, rows(4),
-                     e.put(std::vector<float>(n, 0.0f)), e.put(std::vector<int32_t>(n, 0)), e.template room<float>(16)};
+                     rows(1), rows(1), e.template room<float>(16)};
         importance = {rows(1), rows(1), rows(1), e.template room<int32_t>(n), e.template room<int32_t>(n),
                       e.template room<int32_t>(pixels)};
         radii = e.template room<int32_t>(n);
@@ -204,11 +204,10 @@ template <class Engine> Results results_of(Engine& e, const Scene& s) {
               {"d opacities", e.get(v.opacities, n)}, {"d sh_dc", e.get(v.sh_dc, 3 * n)},
               {"d sh_rest", e.get(v.sh_rest, rest * n)}, {"d screen", e.get(v.screen_means, 4 * n)},
               {"d pose", e.get(v.world_to_camera, 16)},
-              {"abs_grad_sum", e.get(v.abs_grad_sum, n)}, {"weighted", e.get(a.importance.weighted, n)},
+              {"abs_grad", e.get(v.abs_grad, n)}, {"seen", e.get(v.seen, n)}, {"weighted", e.get(a.importance.weighted, n)},
               {"total", e.get(a.importance.total, n)}, {"distance", e.get(a.importance.distance, n)}, {"loss", e.get(a.loss_values, 3)},
               {"d loss", e.get(a.v_loss, 3 * pixels)}, {"Adam", e.get(a.adam.values, rest * n)},
               {"sums", e.get(a.sums, rest * n)}, {"removal error", e.get(a.removal, n)}};
-    r["views"] = as_floats(e.get(v.views, n));
     r["num_weighted"] = as_floats(e.get(a.importance.num_weighted, n));
     r["num_pixels"] = as_floats(e.get(a.importance.num_pixels, n));
     r["num_gaussians"] = as_floats(e.get(a.importance.num_gaussians, pixels));
@@ -218,7 +217,7 @@ template <class Engine> Results results_of(Engine& e, const Scene& s) {
         Images<const float> v_images = a.v_images;
         Gradients<float> gradients = v;
         if (!depth) images.inverse_depth = nullptr, v_images.inverse_depth = nullptr;
-        if (!absolute) gradients.screen_means = nullptr, gradients.abs_grad_sum = nullptr;
+        if (!absolute) gradients.screen_means = nullptr, gradients.abs_grad = nullptr;
         gradients.world_to_camera = nullptr;
         e.forward(a.gaussians, s.view, images, a.radii);
         e.backward(a.gaussians, {images.image, images.transmittance, images.inverse_depth}, v_images, gradients);

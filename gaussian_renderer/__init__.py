@@ -3,7 +3,7 @@
 The engine, ``diff_gaussian_rasterization``, takes the parameters as the model has them, before activation.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -70,6 +70,7 @@ def render_pass(
     background: Tensor,
     sums: Mapping[str, Tensor | None],
     *,
+    stats: Sequence[GradientStats] = (),
     pose: bool = False,
     inverse_depth: bool = False,
 ) -> RenderPass:
@@ -80,6 +81,7 @@ def render_pass(
         model: as for :func:`render`.
         background: as for :func:`render`.
         sums: by parameter name, what gradients are added to, if anything.
+        stats: what the screen-space gradients of the visible Gaussians are added to.
         pose: compute the gradient for the pose of the camera, too.
         inverse_depth: as for :func:`render`.
     """
@@ -87,6 +89,7 @@ def render_pass(
         _view(camera, background),
         {name: row if row.is_leaf else row.detach().requires_grad_() for name, row in _rows(model).items()},
         sums,
+        stats=[(each.abs_grad_sum, each.views) for each in stats],
         # Three quarters of all numbers; its gradient is that of sh_dc times numbers below 10.
         unchecked="sh_rest",
         sh_degree=model.sh_degree,

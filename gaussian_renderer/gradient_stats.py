@@ -14,7 +14,7 @@ class GradientStats:
 
     Attributes:
         abs_grad_sum: (N,) float32, sum over views of the norm of the absolute screen-space gradient pair, NDC units.
-        views: (N,) int32, number of views in which the Gaussian was visible.
+        views: (N,) float32, number of views in which the Gaussian was visible.
     """
 
     abs_grad_sum: Tensor
@@ -23,18 +23,7 @@ class GradientStats:
     @classmethod
     def zeros(cls, num_gaussians: int, device: torch.device | str) -> GradientStats:
         """Statistics of no view."""
-        return cls(
-            torch.zeros(num_gaussians, device=device), torch.zeros(num_gaussians, dtype=torch.int32, device=device)
-        )
-
-    def add(self, view: GradientStats, usable: Tensor) -> None:
-        """Add the statistics of one view, unless ``usable`` (() bool) is False: then they may not be finite."""
-        if not usable.is_cpu:  # looking at it would wait
-            self.abs_grad_sum += torch.where(usable, view.abs_grad_sum, 0)
-            self.views += torch.where(usable, view.views, 0)
-        elif usable:
-            self.abs_grad_sum += view.abs_grad_sum
-            self.views += view.views
+        return cls(*(torch.zeros(num_gaussians, device=device) for _ in range(2)))
 
     def mean(self) -> Tensor:
         """(N,) mean over the views in which each Gaussian was visible; 0 where there was none."""

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from diff_gaussian_rasterization import _C
 from torch import Tensor
@@ -72,7 +73,7 @@ def render_arguments(arrays: Arrays, rng: random.Random) -> Arguments:
         **{"view.cx": 8.0, "view.cy": 9.0, "view.world_to_camera": matrix, "view.background": make(3)},
         **{"antialiased": rng.random() < 0.5, "sh_degree": rng.randrange(4), "threads": rng.randrange(4)},
         **{"radii": make(n, dtype=torch.int32), "v_screen_means": make(n, 4), "v_world_to_camera": make(4, 4)},
-        **{"abs_grad_sum": make(n), "views": make(n, dtype=torch.int32), "pixel_weights": make(height, width)},
+        **{"abs_grad": make(n), "seen": make(n), "pixel_weights": make(height, width)},
         **{"weighted": make(n), "total": make(n), "distance": make(n)},
         **{"num_pixels": make(n, dtype=torch.int32), "num_weighted": make(n, dtype=torch.int32)},
         "num_gaussians": make(height, width, dtype=torch.int32),
@@ -103,7 +104,7 @@ def forward_and_backward(change: Callable[[Arguments], Arguments], right: Argume
     _C.backward(
         frame_of(first), _C.Rows(**part(wrong, "rows.")), _C.Rows(**part(wrong, "v_rows.")), _C.Queue(),
         images=_C.Outputs(*part(wrong, "images.").values()), v_images=_C.Outputs(*part(wrong, "v_images.").values()),
-        v_screen_means=wrong["v_screen_means"], abs_grad_sum=wrong["abs_grad_sum"], views=wrong["views"],
+        v_screen_means=wrong["v_screen_means"], abs_grad=wrong["abs_grad"], seen=wrong["seen"],
         v_world_to_camera=wrong["v_world_to_camera"],
     )  # fmt: skip
 
@@ -136,7 +137,7 @@ def loss_arguments(arrays: Arrays, rng: random.Random) -> Arguments:
     return {
         "image": arrays.make(*shape), "photo": photo, "mask": arrays.make(*shape[1:], dtype=torch.bool),
         "ssim_weight": 0.2, "margin": rng.choice((0, 5)) if min(shape[1:]) > 10 else 0,
-        "threads": rng.randrange(4), "values": arrays.make(3), "v_image": arrays.make(*shape),
+        "threads": rng.randrange(4), "loss": arrays.make(), "parts": arrays.make(2), "v_image": arrays.make(*shape),
     }  # fmt: skip
 
 
@@ -240,17 +241,30 @@ def fuzz(num_calls: int, seed: int) -> dict[str, int]:
     return dict(counts)
 
 
-def test_no_argument_does_harm():
-    """3,000 calls: each is served or refused with a ValueError, TypeError or MemoryError, and no guard is touched."""
+def counts_of(num_calls: int, *options: str) -> dict[str, int]:
+    """Of :func:`fuzz` in another process."""
     folders = os.pathsep.join([os.environ.get("PYTHONPATH", ""), str(Path(__file__).parent)]).lstrip(os.pathsep)
-    command = [sys.executable, __file__, str(CALLS), "0"]
+    command = [sys.executable, __file__, str(num_calls), "0", *options]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": folders})
     assert done.returncode == 0, done.stderr[-5000:]
-    counts = json.loads(done.stdout)
+    return json.loads(done.stdout)
+
+
+def test_no_argument_does_harm():
+    """3,000 calls: each is served or refused with a ValueError, TypeError or MemoryError, and no guard is touched."""
+    counts = counts_of(CALLS)
     assert sum(counts.values()) == CALLS
     for _, call in TARGETS:
         assert counts[f"{call.__name__}: yes"] > 100 and counts[f"{call.__name__}: no"] > 100, counts
 
 
+@pytest.mark.skipif(not hasattr(torch.Tensor, "__dlpack_c_exchange_api__"), reason="this torch is an older one")
+def test_tensors_of_an_older_torch_are_served_and_refused_alike():
+    """A torch before 2.10 has no table of DLPack's functions."""
+    assert counts_of(CALLS // 6) == counts_of(CALLS // 6, "without DLPack")
+
+
 if __name__ == "__main__":
+    if "without DLPack" in sys.argv:
+        del torch.Tensor.__dlpack_c_exchange_api__
     print(json.dumps(fuzz(int(sys.argv[1]), int(sys.argv[2]))))

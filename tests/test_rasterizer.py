@@ -212,7 +212,7 @@ def test_stats_accumulate_the_norm_of_the_absolute_pair(engine):
     """Each backward pass adds |(sum |x|, sum |y|)| and one view to every visible Gaussian, and nothing to others."""
     views = [case_of("sh3", 1), case_of("sh3", 2)]
     num = views[0].num_gaussians
-    stats = (torch.zeros(num, device=engine.device), torch.zeros(num, dtype=torch.int32, device=engine.device))
+    stats = (torch.zeros(num, device=engine.device), torch.zeros(num, device=engine.device))
     expected_sum, expected_views = torch.zeros(num, dtype=torch.float64), torch.zeros(num, dtype=torch.int64)
     for case in views:
         out = engine.run(case, torch.float32, stats=stats)

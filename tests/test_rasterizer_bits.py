@@ -29,7 +29,7 @@ def test_reruns_give_the_same_bits(engine, crowd):
 
     def everything() -> dict:
         on = {"device": engine.device}
-        stats = (torch.zeros(crowd.num_gaussians, **on), torch.zeros(crowd.num_gaussians, **on, dtype=torch.int32))
+        stats = (torch.zeros(crowd.num_gaussians, **on), torch.zeros(crowd.num_gaussians, **on))
         return engine.run(crowd, torch.float32, stats=stats) | {"abs_grad_sum": stats[0], "views": stats[1]}
 
     first = everything()
@@ -70,7 +70,7 @@ def test_threads_do_not_change_a_bit(crowd, dtype):
     weights = torch.rand(99, 150, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
     def everything(threads: int) -> dict:
-        stats = (torch.zeros(crowd.num_gaussians), torch.zeros(crowd.num_gaussians, dtype=torch.int32))
+        stats = (torch.zeros(crowd.num_gaussians), torch.zeros(crowd.num_gaussians))
         out = engine.run(crowd, dtype, threads=threads, stats=stats)
         scores = engine.importance(crowd, weights, dtype, threads=threads)
         errors = engine.removal_error(crowd, weights.expand(3, -1, -1), weights, dtype, threads=threads)
@@ -127,9 +127,9 @@ def test_a_pass_without_autograd_gives_the_bits_of_autograd(engine, frozen, furt
             for name, value in case.inputs.items()}  # fmt: skip
 
     def new_stats() -> tuple:
-        return torch.zeros(300, **on), torch.zeros(300, **on, dtype=torch.int32)
+        return torch.zeros(300, **on), torch.zeros(300, **on)
 
-    by_autograd, direct = new_stats(), new_stats()
+    by_autograd, direct, twice = new_stats(), new_stats(), new_stats()
     out = engine.rasterize(case, rows, torch.float32, stats=by_autograd, inverse_depth=inverse_depth)
     with engine.active():
         loss = photometric_loss(out.image, photo, mask=mask, ssim_weight=0.3).loss
@@ -140,19 +140,24 @@ def test_a_pass_without_autograd_gives_the_bits_of_autograd(engine, frozen, furt
         found = torch.autograd.grad(loss + term, leaves)
         expected = dict(zip(wanted, found, strict=not pose))
         waiting = torch.ones_like(rows["means"])
-        view = RenderPass(engine.view(case, torch.float32), rows, {"means": waiting}, sh_degree=case.sh_degree,
-                          antialiased=case.antialiased, inverse_depth=inverse_depth, pose=pose)  # fmt: skip
+        view = RenderPass(engine.view(case, torch.float32), rows, {"means": waiting}, stats=[direct, twice],
+                          sh_degree=case.sh_degree, antialiased=case.antialiased, inverse_depth=inverse_depth,
+                          pose=pose)  # fmt: skip
         value = view.photometric_loss(photo, mask, 0.3)
         if inverse_depth:
             view.v_inverse_depth += of_depth
-        view.backward(direct)
+        view.backward()
         assert view.add_gradients(value, largest=1e30)
     assert not inverse_depth or torch.equal(view.inverse_depth, out.inverse_depth)
     assert torch.equal(view.image, out.image) and torch.equal(view.radii, out.radii) and torch.equal(value, loss)
     assert_same_bits(view.gradients, expected)
     assert torch.equal(view.v_world_to_camera.cpu(), found[-1].float()) if pose else view.v_world_to_camera is None
     assert torch.equal(waiting, 1 + expected["means"])
-    assert all(map(torch.equal, direct, by_autograd)) and direct[1].any()
+    assert all(map(torch.equal, direct + twice, by_autograd + by_autograd)) and direct[1].any()
+    with engine.active():
+        assert not view.add_gradients(value * float("nan"), largest=1e30)
+    assert all(map(torch.equal, direct, by_autograd)) and torch.equal(waiting, 1 + expected["means"])
+    assert not any(gradient.any() for name, gradient in view.gradients.items() if name != "means")
 
 
 @pytest.mark.usefixtures("deterministic")

@@ -72,7 +72,7 @@ CASES = {
 def run(engine: Engine, case: Case) -> dict[str, Tensor]:
     """Outputs, gradients, statistics, importance, and removal errors where there is weight on the image."""
     num, on = case.num_gaussians, {"device": engine.device}
-    stats = (torch.zeros(num, **on), torch.zeros(num, **on, dtype=torch.int32))
+    stats = (torch.zeros(num, **on), torch.zeros(num, **on))
     camera = case.camera
     weights = torch.rand(camera.height, camera.width, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     values = engine.run(case, torch.float32, stats=stats)

@@ -95,7 +95,7 @@ def test_statistics_count_the_visible_gaussians(scene, model):
     stats = GradientStats.zeros(model.num_gaussians, "cpu")
     output = render(scene.train[0], model, BLACK, stats=stats)
     output.image.square().sum().backward()
-    assert torch.equal(stats.views, (output.radii > 0).int())
+    assert torch.equal(stats.views, (output.radii > 0).float())
     assert (stats.abs_grad_sum[output.radii > 0] > 0).any() and not stats.abs_grad_sum[output.radii == 0].any()
 
 

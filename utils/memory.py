@@ -1,10 +1,25 @@
-"""Free main memory, within the limits of the machine, the container and the process."""
+"""Free main memory, within the limits of the machine, the container and the process; and what malloc keeps."""
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from pathlib import Path
 
 _VERSION_2, _VERSION_1 = ("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
+
+
+def keep_freed_memory() -> None:
+    """Have malloc keep up to 256 MB that are freed, on Linux with glibc.
+
+    A step of a training frees as much as the next one takes. What malloc gives back to the system in between comes
+    again as pages of zeros, which can take a fifth of a step.
+    """
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        libc.mallopt(_M_TRIM_THRESHOLD, 256 << 20)
+        libc.mallopt(_M_MMAP_THRESHOLD, 32 << 20)  # the most that malloc chooses itself
 
 
 def free_memory(root: Path = Path("/")) -> int | None:

@@ -54,22 +54,16 @@ class Densification(Strategy):
         """Continue the rounds at another pace."""
         self.rounds = schedule.densification_rounds
 
-    def wants_gradients(self, step: int) -> bool:
-        """Whether ``step`` lies in a round."""
-        return any(each.accumulates(step) for each in self.rounds)
-
     def interval_stats(self, step: int, model: GaussianModel) -> GradientStats | None:
         """The statistics of the running interval, to which the view of ``step`` adds; None outside of the rounds."""
-        if self.wants_gradients(step):
+        if any(each.accumulates(step) for each in self.rounds):
             return _stats_of(model)
         _forget_stats(model)
         return None
 
-    def after_backward(self, training: Training, stats: GradientStats | None, usable: Tensor) -> None:
-        """Add the view's statistics to those of the interval."""
-        interval = self.interval_stats(training.step, training.model)
-        if interval is not None and stats is not None:
-            interval.add(stats, usable)
+    def gradient_stats(self, training: Training) -> GradientStats | None:
+        """Those of the running interval."""
+        return self.interval_stats(training.step, training.model)
 
     def after_step(self, training: Training) -> None:
         """Split and prune what is due."""

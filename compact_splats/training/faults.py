@@ -34,20 +34,30 @@ class SkippedViews:
     def __init__(self, num_steps: int, device: torch.device, processes: SingleProcess = SINGLE_PROCESS) -> None:
         self._processes = processes
         self._most = max(MOST_IN_A_ROW, math.ceil(MOST_SHARE * num_steps))
-        self._counts = torch.zeros(2, dtype=torch.int64, device=device)  # in all, in a row
+        self._device = device
+        self._total = self._in_a_row = 0
         self._last = ""
+        self._new: list[tuple[Tensor, str]] = []  # not counted yet
         self._left_out: set[str] = set()  # paths
         self._warned = False
         self._lock = threading.Lock()  # photos are decoded in threads
 
-    @property
-    def count(self) -> Tensor:
-        """() int64 on the device: those of this process."""
-        return self._counts[0]
+    def count(self) -> int:
+        """Those of this process; waits for a GPU."""
+        new, self._new = self._new, []
+        flags: list[Any] = [usable for usable, _ in new]
+        if len(flags) > 1:
+            flags = torch.stack(flags).tolist()  # waits once
+        for usable, (_, view) in zip(flags, new, strict=True):
+            self._in_a_row = 0 if usable else self._in_a_row + 1
+            if not usable:
+                self._total += 1
+                self._last = f", the last of {view}"
+        return self._total
 
     def total(self) -> int:
         """Those of all processes, all of which call this."""
-        total = self.count.clone()
+        total = torch.tensor(self.count(), device=self._device)
         self._processes.sum(total)
         return int(total)
 
@@ -77,17 +87,13 @@ class SkippedViews:
             usable: () bool, of ``training.gradients.add_gradients``.
             view: its name.
         """
-        skipped = (~usable).long()
-        self._counts += skipped
-        self._counts[1] *= skipped
-        if usable.device.type == "cpu" and not usable:
-            self._last = f", the last of {view}"
+        self._new.append((usable, view))
 
     def too_many(self, step: int) -> InputError | None:
         """The error that ends the training, if there are too many; on a GPU looked at every so many steps only."""
-        if self._counts.device.type != "cpu" and step % SHOW_EVERY:
+        if self._device.type != "cpu" and step % SHOW_EVERY:
             return None
-        total, in_a_row = self._counts.tolist()
+        total, in_a_row = self.count(), self._in_a_row
         if not in_a_row or (in_a_row < MOST_IN_A_ROW and total <= self._most):
             return None
         counted = f"{total:,} views gave non-finite gradients until step {step:,}, {in_a_row:,} of them in a row"
@@ -97,12 +103,12 @@ class SkippedViews:
     def state_dict(self) -> dict[str, Any]:
         """The counts of every process, complete in the first; all call it."""
         return {
-            "counts": self._processes.gather(self._counts.tolist()),
+            "counts": self._processes.gather([self.count(), self._in_a_row]),
             "left_out": self._processes.gather(sorted(self._left_out)),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from ``state_dict``."""
         rank = self._processes.rank
-        self._counts = torch.tensor(state["counts"][rank], device=self._counts.device)
+        self._total, self._in_a_row = state["counts"][rank]
         self._left_out = set(state["left_out"][rank])

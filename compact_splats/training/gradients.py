@@ -23,7 +23,7 @@ def add_gradients(model: GaussianModel, view: RenderPass, loss: Tensor, terms: S
     Args:
         model: gets the gradients.
         view: after its backward pass; made with the model's waiting gradients.
-        loss: () of the view.
+        loss: () float32, of the view.
         terms: (), functions of the model's parameters that are added to the loss, each with its graph.
 
     Returns:
@@ -31,22 +31,15 @@ def add_gradients(model: GaussianModel, view: RenderPass, loss: Tensor, terms: S
     """
     model.to_parameters(view.gradients)
     for term in terms:
-        loss = loss + term.detach()
+        loss = loss + term.detach().float()
         if term.requires_grad:
             rows = [model.parameters[name] for name in view.gradients]
             found = torch.autograd.grad(term, rows, allow_unused=True)
             for gradient, further in zip(view.gradients.values(), found, strict=True):
                 if further is not None:
                     gradient += further
-    usable = view.add_gradients(loss.float(), largest=LARGEST)
-    if _is_known(usable) and not usable:
-        return usable
+    usable = view.add_gradients(loss, largest=LARGEST)
     for name, gradient in view.gradients.items():
         if model.parameters[name].grad is None:
             model.parameters[name].grad = gradient
     return usable
-
-
-def _is_known(value: Tensor) -> bool:
-    """Whether a value can be looked at without waiting for it."""
-    return value.device.type == "cpu"

@@ -79,7 +79,7 @@ def unmoved(image: Tensor, photo: Tensor, mask: Tensor | None = None) -> Tensor:
 
 
 def measure(view: engine.RenderPass, loss: Loss, photo: Tensor, mask: Tensor | None) -> Tensor:
-    """The loss () of a view, without graph; its gradient for the image goes to ``view.v_image``."""
+    """The loss () float32 of a view, without graph; its gradient for the image goes to ``view.v_image``."""
     if isinstance(loss, PhotometricLoss):  # needs no autograd
         return view.photometric_loss(photo, loss.counted(view.image, photo, mask), loss.ssim_weight)
     value, v_image = with_gradient(loss, view.image, photo, mask)
@@ -88,7 +88,7 @@ def measure(view: engine.RenderPass, loss: Loss, photo: Tensor, mask: Tensor | N
 
 
 def with_gradient(loss: Loss, image: Tensor, photo: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The loss () of an image, without graph, and its gradient for the image."""
+    """The loss () float32 of an image, without graph, and its gradient for the image."""
     image = image.detach().requires_grad_()
     value = loss(image, photo, mask)
-    return value.detach(), torch.autograd.grad(value, image)[0]
+    return value.detach().float(), torch.autograd.grad(value, image)[0]

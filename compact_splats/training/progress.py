@@ -1,9 +1,9 @@
 """The progress bar of a training."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
-from torch import Tensor
 from tqdm import tqdm
 
 from compact_splats.training.training import Step
@@ -35,13 +35,13 @@ class Progress:
     def num_steps(self, value: int) -> None:
         self._bar.total = value
 
-    def update(self, step: Step, num_gaussians: int, skipped: Tensor | None = None) -> None:
+    def update(self, step: Step, num_gaussians: int, skipped: Callable[[], int] | None = None) -> None:
         """Show a step.
 
         Args:
             step: its record.
             num_gaussians: after it.
-            skipped: () how many views were not usable.
+            skipped: gives the number of views that were not usable.
         """
         if step.number % SHOW_EVERY and step.number != self.num_steps:
             return
@@ -51,7 +51,7 @@ class Progress:
         self._note("psnr", -10 * math.log10(max(error.item(), 1e-10)))
         means = {name: self.means.get(name, math.nan) for name in ("loss", "psnr")}
         shown = {"loss": f"{means['loss']:.4f}", "PSNR": f"{means['psnr']:.2f}", "Gaussians": f"{num_gaussians:,}"}
-        if skipped is not None and (number := int(skipped)):
+        if skipped is not None and (number := skipped()):
             shown["skipped"] = f"{number:,}"
         self._bar.set_postfix(shown, refresh=False)
         self._bar.update(step.number - self._bar.n)

@@ -26,9 +26,13 @@ class Strategy:
         """The learning rates of ``step``, by parameter name, given those of the schedule."""
         return rates
 
-    def wants_gradients(self, step: int) -> bool:
-        """Whether :meth:`after_backward` of ``step`` needs the screen-space gradients of its view."""
-        return False
+    def gradient_stats(self, training: Training) -> GradientStats | None:
+        """What the screen-space gradients of the view are added to if it is usable; None: they are not needed.
+
+        Args:
+            training: before the forward pass.
+        """
+        return None
 
     def wants_inverse_depth(self, step: int) -> bool:
         """Whether :meth:`view_loss` of ``step`` needs the inverse depth of its view."""
@@ -51,15 +55,6 @@ class Strategy:
             training: between the forward and the backward pass.
         """
         return None
-
-    def after_backward(self, training: Training, stats: GradientStats | None, usable: Tensor) -> None:
-        """Note what the backward pass has found, before the optimizer's update.
-
-        Args:
-            training: with the gradients of the view added to those that wait for an update.
-            stats: of this view alone; None where no strategy wants them.
-            usable: () bool, False where the loss or a gradient was not finite and the view counts for nothing.
-        """
 
     def after_step(self, training: Training) -> None:
         """Edit the set of Gaussians, after the optimizer's update."""

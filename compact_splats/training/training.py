@@ -12,7 +12,6 @@ from torch import Tensor
 from compact_splats.arguments.schedule import Schedule
 from compact_splats.gaussian_renderer import render_pass
 from compact_splats.gaussian_renderer.evaluation import ground_truth
-from compact_splats.gaussian_renderer.gradient_stats import GradientStats
 from compact_splats.scene.cameras import Camera, in_turn, want_photos
 from compact_splats.scene.dataset import Scene
 from compact_splats.scene.gaussian_model import GaussianModel
@@ -24,6 +23,7 @@ from compact_splats.training.processes import SINGLE_PROCESS, SingleProcess
 from compact_splats.training.random_streams import random_stream
 from compact_splats.training.strategy import Strategy
 from compact_splats.training.view_sampler import ViewSampler
+from compact_splats.utils.memory import keep_freed_memory
 
 Target = Callable[[Camera, Tensor], tuple[Tensor, Tensor | None]]
 SMALLEST_SIDE = 64  # px: photos are not made smaller than that
@@ -133,6 +133,7 @@ class Training:
         self._target = target or (lambda camera, background: ground_truth(camera, model.device, background))
         self.exposure, self.poses, self._processes = exposure, poses, processes
         model.units, model.nested = scene.units, False
+        keep_freed_memory()
         self._views = views or ViewSampler(len(scene.train), random_stream(seed, "views"))
         self._background_stream = random_stream(seed, "background")
         if model.optimizer is None:
@@ -157,14 +158,14 @@ class Training:
         camera = self.view(index)
         background = self._next_background()
         photo, mask = self._target(camera, background)
-        wants_gradients = any(strategy.wants_gradients(step) for strategy in strategies)
-        stats = GradientStats.zeros(model.num_gaussians, model.device) if wants_gradients else None
+        stats = [each for strategy in strategies if (each := strategy.gradient_stats(self)) is not None]
         shown = model if self._rendered is None else self._rendered(self)
         progress = step / self.schedule.iterations
         poses = self.poses if self.poses is not None and self.poses.has_begun(progress) else None
         wants_depth = any(strategy.wants_inverse_depth(step) for strategy in strategies)
+        sums = model.waiting_gradients()
         view = render_pass(
-            camera, shown, background, model.waiting_gradients(), pose=poses is not None, inverse_depth=wants_depth
+            camera, shown, background, sums, stats=stats, pose=poses is not None, inverse_depth=wants_depth
         )
         image, exposure = view.image, self.exposure
         if exposure is None:
@@ -174,10 +175,8 @@ class Training:
         terms = [term for strategy in strategies if (term := strategy.loss_term(self)) is not None]
         terms += [term for strategy in strategies if (term := strategy.view_loss(self, index, view)) is not None]
 
-        view.backward(None if stats is None else (stats.abs_grad_sum, stats.views))
+        view.backward()
         usable = add_gradients(model, view, loss, terms)
-        for strategy in strategies:
-            strategy.after_backward(self, stats, usable)
 
         updated = self.schedule.updated_parameters(step)
         processes.average_gradients(model.parameters[name] for name in updated)

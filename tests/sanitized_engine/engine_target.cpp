@@ -44,12 +44,11 @@ template <class T> struct AllGradients {
     static constexpr int kKinds = 9;
     int columns[kKinds];
     std::vector<T> values[kKinds], world_to_camera;
-    std::vector<float> abs_grad_sum;
-    std::vector<int32_t> views;
+    std::vector<float> abs_grad, seen;
     bool operator==(const AllGradients& other) const {
         for (int i = 0; i < kKinds; ++i)
             if (!is_same(values[i], other.values[i])) return false;
-        return is_same(abs_grad_sum, other.abs_grad_sum) && is_same(views, other.views) &&
+        return is_same(abs_grad, other.abs_grad) && is_same(seen, other.seen) &&
                is_same(world_to_camera, other.world_to_camera);
     }
 };
@@ -75,10 +74,10 @@ AllGradients<T> run_backward(const FuzzScene<T>& scene, const Frame<T>& frame, c
         to[i] = address(made.values[i], wanted);
     }
     const bool statistics = !(scene.gradients >> 9 & 1);
-    made.abs_grad_sum.resize(statistics ? scene.count : 0);
-    made.views.resize(statistics ? scene.count : 0);
+    made.abs_grad.assign(statistics ? scene.count : 0, -7.0f);
+    made.seen.assign(statistics ? scene.count : 0, -7.0f);
     const Gradients<T> out{to[0], to[1], to[2], to[3], to[4], to[5], to[6], to[7], to[8],
-                           address(made.abs_grad_sum, statistics), address(made.views, statistics),
+                           address(made.abs_grad, statistics), address(made.seen, statistics),
                            made.world_to_camera.data()};
     const Images<const T> images{pictures.image.data(), pictures.transmittance.data(),
                                  scene.has_inverse_depth ? pictures.inverse_depth.data() : nullptr};
@@ -113,7 +112,7 @@ void check_gradients(const FuzzScene<T>& scene, const Frame<T>& frame, const All
             REQUIRE(!is_tame || std::isfinite(values[at]));
         }
     }
-    for (size_t n = 0; n < gradients.views.size(); ++n) REQUIRE(gradients.views[n] == (frame.radius_px[n] > 0));
+    for (size_t n = 0; n < gradients.seen.size(); ++n) REQUIRE(gradients.seen[n] == (frame.radius_px[n] > 0));
 }
 
 template <class T> void check_importance(const FuzzScene<T>& scene, const Options& options) {

@@ -23,16 +23,16 @@ class Loss(NamedTuple):
 
 def _measure(
     image: Tensor, photo: Tensor, mask: Tensor | None, ssim_weight: float, margin: int, threads: int, gradient: bool
-) -> tuple[Tensor, Tensor | None]:
-    """Loss, L1 and SSIM (3,), and the gradient of the loss if it is wanted."""
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The loss (), L1 and SSIM (2,), and the gradient of the loss if it is wanted."""
     v_image = torch.empty_like(image, memory_format=torch.contiguous_format) if gradient else None
-    values = image.new_empty(3)
+    loss, parts = image.new_empty(()), image.new_empty(2)
     _C.photometric_loss(
         image.detach().contiguous(), photo.contiguous(), queue_for(image.device),
         mask=None if mask is None else mask.contiguous(), ssim_weight=ssim_weight, margin=margin,
-        threads=thread_count(threads), values=values, v_image=v_image,
+        threads=thread_count(threads), loss=loss, parts=parts, v_image=v_image,
     )  # fmt: skip
-    return values, v_image
+    return loss, parts, v_image
 
 
 def _times(gradient: Tensor, v: Tensor) -> Tensor:
@@ -43,11 +43,11 @@ def _times(gradient: Tensor, v: Tensor) -> Tensor:
 class _PhotometricLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, image: Tensor, photo: Tensor, mask: Tensor | None, ssim_weight: float, threads: int):
-        values, ctx.gradient = _measure(image, photo, mask, ssim_weight, 0, threads, ctx.needs_input_grad[0])
+        loss, parts, ctx.gradient = _measure(image, photo, mask, ssim_weight, 0, threads, ctx.needs_input_grad[0])
         ctx.save_for_backward(image, photo, mask)
         ctx.threads = threads
         ctx.set_materialize_grads(False)
-        return tuple(values.unbind())
+        return loss, *parts.unbind()
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -56,15 +56,15 @@ class _PhotometricLoss(torch.autograd.Function):
         # L1 and 1 - SSIM are the losses of weight 0 and 1. Few callers differentiate them, so forward does not.
         for v, weight in ((v_l1, 0.0), (None if v_ssim is None else -v_ssim, 1.0)):
             if v is not None:
-                parts.append(_times(_measure(*ctx.saved_tensors, weight, 0, ctx.threads, True)[1], v))
+                parts.append(_times(_measure(*ctx.saved_tensors, weight, 0, ctx.threads, True)[2], v))
         return sum(parts[1:], parts[0]), None, None, None, None
 
 
 class _Ssim(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, image: Tensor, photo: Tensor, margin: int, threads: int):
-        values, ctx.gradient = _measure(image, photo, None, 1.0, margin, threads, ctx.needs_input_grad[0])
-        return values[2].clone()
+        _, parts, ctx.gradient = _measure(image, photo, None, 1.0, margin, threads, ctx.needs_input_grad[0])
+        return parts[1].clone()
 
     @staticmethod
     @torch.autograd.function.once_differentiable

@@ -70,21 +70,19 @@ class Adam(torch.optim.Optimizer):
         Raises:
             ValueError: A dtype, shape or device is not as above, or a parameter is not contiguous.
         """
-        steps, states, updated = [], [], []
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    state = self._state_of(parameter)
-                    states.append(state)
-                    updated.append(parameter)
-                    steps.append(_engine_step(group, parameter, state))
-        if not steps:
+        updated = [
+            (group, parameter, self._state_of(parameter))
+            for group in self.param_groups
+            for parameter in group["params"]
+            if parameter.grad is not None
+        ]
+        if not updated:
             return
         if visible is not None and visible.dtype == torch.bool:
             visible = visible.to(torch.int32)
-        queue = queue_for(states[0]["exp_avg"].device)
-        _C.adam(steps, queue, visible=visible, threads=thread_count(0))
-        for parameter, state in zip(updated, states, strict=True):
+        steps = [_engine_step(*each) for each in updated]
+        _C.adam(steps, queue_for(updated[0][1].device), visible=visible, threads=thread_count(0))
+        for _, parameter, state in updated:
             torch.autograd.graph.increment_version(parameter)  # so that autograd detects the change
             state["step"] += 1
 

@@ -157,13 +157,16 @@ class _Rasterize(torch.autograd.Function):
         if ctx.has_screen_means and ctx.needs_input_grad[1]:
             v_screen_means = torch.empty(rows[0].shape[0], 4, dtype=image.dtype, device=image.device)
         v_world_to_camera = image.new_empty(4, 4) if ctx.needs_input_grad[2] else None
-        abs_grad_sum, views = ctx.stats if ctx.stats is not None else (None, None)
+        abs_grad, seen = torch.empty(2, rows[0].shape[0], device=image.device) if ctx.stats else (None, None)
         _C.backward(
             ctx.frame, ctx.rows, _rows(v_rows), queue_for(image.device),
             images=_images(image, transmittance, inverse_depth),
             v_images=_images(v_image, v_transmittance, v_inverse_depth),
-            v_screen_means=v_screen_means, abs_grad_sum=abs_grad_sum, views=views, v_world_to_camera=v_world_to_camera,
+            v_screen_means=v_screen_means, abs_grad=abs_grad, seen=seen, v_world_to_camera=v_world_to_camera,
         )  # fmt: skip
+        if ctx.stats:
+            ctx.stats[0].add_(abs_grad)
+            ctx.stats[1].add_(seen)
         v_pose = None if v_world_to_camera is None else v_world_to_camera.to(**ctx.pose)
         return None, v_screen_means, v_pose, *v_rows.values()
 
@@ -213,7 +216,7 @@ def rasterize(
         inverse_depth: Also render the expected inverse depth.
         screen_means: (N, 4). Its values are ignored; its gradient is the screen-space gradient of the means in NDC
             units: x, y, and the sums over pixels of the absolute values |x|, |y|.
-        stats: (abs_grad_sum (N,) float32, views (N,) int32). For each visible Gaussian, backward adds the norm of the
+        stats: (abs_grad_sum (N,), views (N,)), both float32. For each visible Gaussian, backward adds the norm of the
             two absolute values, and 1.
         threads: CPU threads; 0: see `thread_count`. The result does not depend on it.
 
@@ -228,7 +231,7 @@ def rasterize(
     extra = {} if screen_means is None else {"screen_means": (screen_means, means.dtype, (means.shape[0], 4))}
     if stats is not None:
         extra["abs_grad_sum"] = (stats[0], torch.float32, (means.shape[0],))
-        extra["views"] = (stats[1], torch.int32, (means.shape[0],))
+        extra["views"] = (stats[1], torch.float32, (means.shape[0],))
     _check(view, dict(zip(_ROWS, rows, strict=True)), extra)
     return Rasterized(*_Rasterize.apply(settings, screen_means, view.world_to_camera, *rows))
 

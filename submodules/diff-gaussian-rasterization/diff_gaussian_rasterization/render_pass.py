@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -24,6 +24,8 @@ class RenderPass:
             call.
         sums: By these names, what `add_gradients` adds to: float32, contiguous. Without a sum, the gradient stays in
             ``gradients``.
+        stats: Pairs (abs_grad_sum (N,), views (N,)), both float32, contiguous. For each visible Gaussian,
+            `add_gradients` adds the norm of the sums over pixels of the absolute screen-space gradients, and 1.
         unchecked: The row whose gradient `add_gradients` does not look at.
         sh_degree, antialiased, inverse_depth, threads: As in `rasterize`.
         pose: Whether `backward` computes the gradient for ``view.world_to_camera``, too.
@@ -45,6 +47,7 @@ class RenderPass:
         rows: Mapping[str, Tensor],
         sums: Mapping[str, Tensor | None],
         *,
+        stats: Sequence[tuple[Tensor, Tensor]] = (),
         unchecked: str = "",
         sh_degree: int = 0,
         antialiased: bool = False,
@@ -66,16 +69,22 @@ class RenderPass:
             name: torch.empty(row.shape, dtype=dtype, device=device) for name, row in rows.items() if row.requires_grad
         }
         self.v_world_to_camera = torch.empty(4, 4, dtype=dtype, device=device) if pose else None
-        self._losses = torch.empty(3, dtype=dtype, device=device)
-        self._loss = self._losses[0]
+        self._loss = torch.empty((), dtype=dtype, device=device)
         self._usable = torch.empty((), dtype=torch.bool, device=device)
-        self._rows, self._v_rows = _rows(rows), _rows(self.gradients)
+        self._rows, self._v_rows = _rows(rows), _C.Rows(**self.gradients)
         self._images = _images(self.image, self.transmittance, self.inverse_depth)
         self._v_images = _images(self.v_image, None, self.v_inverse_depth)
         self._sums = [
             _C.GradientSum(name, gradient, sums.get(name), name != unchecked)
             for name, gradient in self.gradients.items()
         ]
+        self._abs_grad = torch.empty(means.shape[0], device=device) if stats else None
+        self._seen = torch.empty(means.shape[0], device=device) if stats else None
+        for abs_grad_sum, views in stats:
+            self._sums += [
+                _C.GradientSum("abs_grad_sum", self._abs_grad, abs_grad_sum, False),
+                _C.GradientSum("views", self._seen, views, False),
+            ]
         self._queue, self._threads = queue_for(device), thread_count(threads)
         self._frame = _C.forward(
             self._rows, view._for_engine(dtype), self._queue, antialiased=antialiased, sh_degree=sh_degree,
@@ -86,29 +95,24 @@ class RenderPass:
         """The loss of the function `photometric_loss`, (); its gradient goes to ``v_image``. Arguments as there."""
         _C.photometric_loss(
             self.image, photo.contiguous(), self._queue, mask=None if mask is None else mask.contiguous(),
-            ssim_weight=ssim_weight, margin=0, threads=self._threads, values=self._losses, v_image=self.v_image,
+            ssim_weight=ssim_weight, margin=0, threads=self._threads, loss=self._loss, parts=None, v_image=self.v_image,
         )  # fmt: skip
         return self._loss
 
-    def backward(self, stats: tuple[Tensor, Tensor] | None = None) -> None:
-        """From ``v_image`` to ``gradients`` and ``v_world_to_camera``.
-
-        Args:
-            stats: As in `rasterize`.
-        """
-        abs_grad_sum, views = (None, None) if stats is None else stats
+    def backward(self) -> None:
+        """From ``v_image`` to ``gradients`` and ``v_world_to_camera``."""
         _C.backward(
             self._frame, self._rows, self._v_rows, self._queue, images=self._images, v_images=self._v_images,
-            v_screen_means=None, abs_grad_sum=abs_grad_sum, views=views, v_world_to_camera=self.v_world_to_camera,
+            v_screen_means=None, abs_grad=self._abs_grad, seen=self._seen, v_world_to_camera=self.v_world_to_camera,
         )  # fmt: skip
         self._frame = None  # the largest part of the memory
 
     def add_gradients(self, loss: Tensor, *, largest: float) -> Tensor:
-        """Add ``gradients`` to the sums in place: all of them if the view is usable, otherwise none.
+        """Add ``gradients`` to the sums, and to the statistics, in place: all if the view is usable, otherwise none.
 
         A view is usable if |loss| and the squares of the checked gradients add up to less than ``largest``, which they
-        do not if one is NaN or infinite. The CPU does not wait for a GPU to know it. A gradient without a sum becomes
-        zero on a GPU if the view is not usable.
+        do not if one is NaN or infinite. If it is not, ``gradients`` is empty afterwards; on a GPU, where the CPU does
+        not wait for the answer, gradients without a sum become zero.
 
         Args:
             loss: One float32 on the device of the gradients.
@@ -117,7 +121,9 @@ class RenderPass:
         Returns:
             () bool on the device: whether the view was usable.
         """
-        _C.add_gradients(
+        may_be_usable = _C.add_gradients(
             self._sums, self._queue, loss=loss, largest=largest, usable=self._usable, threads=self._threads
         )
+        if not may_be_usable:
+            self.gradients = {}
         return self._usable

@@ -1,8 +1,9 @@
-// Torch tensors in the bindings. Their attributes are read through Python, so the build needs no torch headers; that
-// takes two thirds of the time of DLPack, which allocates.
+// Torch tensors in the bindings, without torch's headers. torch 2.10 and newer describe a tensor through a table of C
+// functions of DLPack. Of older ones the attributes are read through Python, which takes far longer.
 #pragma once
 
 #include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
 
 #include <cstdint>
@@ -24,11 +25,19 @@ inline constexpr Device kCpu{Device::cpu, 0};
 
 using Shape = std::vector<int64_t>;
 
-/// Objects of torch and names of attributes, looked up once and never freed.
+/// DLPack's table of functions, as torch.Tensor.__dlpack_c_exchange_api__ has it.
+struct DlpackFunctions {
+    uint32_t major, minor;
+    const DlpackFunctions* older;
+    void *allocate, *export_managed, *import_managed;  // not used here
+    int (*describe)(void* tensor, nb::dlpack::dltensor* out);  // 0, or -1 with an exception of Python
+};
+
+/// Objects of torch, looked up once and never freed.
 struct TorchObjects {
+    const DlpackFunctions* dlpack;  // or null
     PyTypeObject* tensor;
     PyObject *float32, *float64, *int32, *uint8, *boolean;
-    PyObject *data_ptr, *shape, *dtype, *is_contiguous, *is_cpu, *is_cuda, *get_device;
 
     static const TorchObjects& get() {
         static const TorchObjects* objects = new TorchObjects(nb::module_::import_("torch"));
@@ -37,19 +46,23 @@ struct TorchObjects {
 
   private:
     explicit TorchObjects(const nb::module_& torch)
-        : tensor(reinterpret_cast<PyTypeObject*>(torch.attr("Tensor").inc_ref().ptr())),
+        : dlpack(dlpack_of(torch.attr("Tensor"))),
+          tensor(reinterpret_cast<PyTypeObject*>(torch.attr("Tensor").inc_ref().ptr())),
           float32(torch.attr("float32").inc_ref().ptr()),
           float64(torch.attr("float64").inc_ref().ptr()),
           int32(torch.attr("int32").inc_ref().ptr()),
           uint8(torch.attr("uint8").inc_ref().ptr()),
-          boolean(torch.attr("bool").inc_ref().ptr()),
-          data_ptr(PyUnicode_InternFromString("data_ptr")),
-          shape(PyUnicode_InternFromString("shape")),
-          dtype(PyUnicode_InternFromString("dtype")),
-          is_contiguous(PyUnicode_InternFromString("is_contiguous")),
-          is_cpu(PyUnicode_InternFromString("is_cpu")),
-          is_cuda(PyUnicode_InternFromString("is_cuda")),
-          get_device(PyUnicode_InternFromString("get_device")) {}
+          boolean(torch.attr("bool").inc_ref().ptr()) {}
+
+    static const DlpackFunctions* dlpack_of(const nb::object& tensor) {
+        const nb::object capsule = nb::getattr(tensor, "__dlpack_c_exchange_api__", nb::none());
+        if (capsule.is_none()) return nullptr;
+        const void* found = PyCapsule_GetPointer(capsule.ptr(), "dlpack_exchange_api");
+        if (!found) nb::raise_python_error();
+        const auto* functions = static_cast<const DlpackFunctions*>(found);
+        while (functions && functions->major != nb::dlpack::major_version) functions = functions->older;
+        return functions && functions->describe ? functions : nullptr;
+    }
 };
 
 /// A torch tensor; holds a reference to it.
@@ -59,24 +72,22 @@ class Array {
     static bool is_tensor(nb::handle object) { return PyObject_TypeCheck(object.ptr(), TorchObjects::get().tensor); }
     /// Throws nb::python_error if the tensor has no values in memory.
     explicit Array(nb::handle tensor) : tensor_(nb::borrow(tensor)) {
-        const TorchObjects& torch = TorchObjects::get();
-        data_ = PyLong_AsVoidPtr(call(torch.data_ptr).ptr());
-        dtype_ = attribute(torch.dtype);
-        is_contiguous_ = call(torch.is_contiguous).ptr() == Py_True;
-        if (attribute(torch.is_cpu).ptr() == Py_True) device_ = kCpu;
-        else if (attribute(torch.is_cuda).ptr() == Py_True) device_ = {Device::cuda, nb::cast<int>(call(torch.get_device))};
-        const nb::object shape = attribute(torch.shape);
-        for (nb::handle side : nb::borrow<nb::tuple>(shape)) shape_.push_back(PyLong_AsLongLong(side.ptr()));
-        if (PyErr_Occurred()) nb::raise_python_error();
+        const DlpackFunctions* dlpack = TorchObjects::get().dlpack;
+        if (nb::dlpack::dltensor found; dlpack && dlpack->describe(tensor.ptr(), &found) == 0) {
+            take(found);
+        } else {
+            PyErr_Clear();
+            read_attributes();
+        }
     }
 
     void* data() const { return data_; }
     Device device() const { return device_; }
     const Shape& shape() const { return shape_; }
     bool is_contiguous() const { return is_contiguous_; }
-    template <class T> bool is_of() const { return dtype_.ptr() == dtype_of<T>(); }
+    template <class T> bool is_of() const { return dtype_ == dtype_of<T>(); }
     /// As in torch, without "torch.".
-    std::string dtype_text() const { return text_of(dtype_); }
+    std::string dtype_text() const { return text_of(tensor_.attr("dtype")); }
     template <class T> static std::string dtype_text_of() { return text_of(dtype_of<T>()); }
     int64_t size() const {
         int64_t size = 1;
@@ -85,6 +96,33 @@ class Array {
     }
 
   private:
+    void take(const nb::dlpack::dltensor& t) {
+        const TorchObjects& torch = TorchObjects::get();
+        data_ = static_cast<char*>(t.data) + t.byte_offset;
+        dtype_ = t.dtype == nb::dtype<float>()     ? torch.float32
+                 : t.dtype == nb::dtype<double>()  ? torch.float64
+                 : t.dtype == nb::dtype<int32_t>() ? torch.int32
+                 : t.dtype == nb::dtype<uint8_t>() ? torch.uint8
+                 : t.dtype == nb::dtype<bool>()    ? torch.boolean
+                                                   : nullptr;
+        if (t.device.device_type == nb::device::cpu::value) device_ = kCpu;
+        else if (t.device.device_type == nb::device::cuda::value) device_ = {Device::cuda, t.device.device_id};
+        shape_.assign(t.shape, t.shape + t.ndim);
+        is_contiguous_ = true;
+        for (int64_t i = t.ndim - 1, stride = 1; i >= 0; stride *= t.shape[i--])
+            is_contiguous_ = is_contiguous_ && (t.shape[i] == 1 || t.strides[i] == stride);
+        is_contiguous_ = is_contiguous_ || size() == 0;
+    }
+    void read_attributes() {
+        data_ = reinterpret_cast<void*>(nb::cast<uintptr_t>(tensor_.attr("data_ptr")()));
+        dtype_ = nb::object(tensor_.attr("dtype")).ptr();  // torch keeps it
+        is_contiguous_ = nb::cast<bool>(tensor_.attr("is_contiguous")());
+        if (nb::cast<bool>(tensor_.attr("is_cpu"))) device_ = kCpu;
+        else if (nb::cast<bool>(tensor_.attr("is_cuda")))
+            device_ = {Device::cuda, nb::cast<int>(tensor_.attr("get_device")())};
+        for (nb::handle side : nb::borrow<nb::tuple>(nb::object(tensor_.attr("shape"))))
+            shape_.push_back(nb::cast<int64_t>(side));
+    }
     template <class T> static PyObject* dtype_of() {
         const TorchObjects& torch = TorchObjects::get();
         if constexpr (std::is_same_v<T, float>) return torch.float32;
@@ -94,17 +132,9 @@ class Array {
         else if constexpr (std::is_same_v<T, bool>) return torch.boolean;
     }
     static std::string text_of(nb::handle dtype) { return std::string(nb::str(dtype).c_str()).substr(6); }
-    nb::object attribute(PyObject* name) const { return checked(PyObject_GetAttr(tensor_.ptr(), name)); }
-    nb::object call(PyObject* method) const {  // PyObject_CallMethodNoArgs, which is not in the stable ABI
-        PyObject* const arguments[] = {tensor_.ptr()};
-        return checked(PyObject_VectorcallMethod(method, arguments, 1, nullptr));
-    }
-    static nb::object checked(PyObject* result) {
-        if (!result) nb::raise_python_error();
-        return nb::steal(result);
-    }
 
-    nb::object tensor_, dtype_;
+    nb::object tensor_;
+    PyObject* dtype_ = nullptr;  // null: another one
     void* data_ = nullptr;
     Device device_{Device::other, 0};
     Shape shape_;

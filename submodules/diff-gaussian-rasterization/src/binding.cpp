@@ -189,7 +189,7 @@ AnyFrame forward_on_cuda(const Rows& rows, const ViewArgs& view_args, const Opti
 /// Unchecked arguments of backward.
 struct BackwardArgs {
     OutputArrays images, v_images;
-    OptionalArray v_screen_means, abs_grad_sum, views, v_world_to_camera;
+    OptionalArray v_screen_means, abs_grad, seen, v_world_to_camera;
 };
 
 /// Checks which arguments are given together.
@@ -197,8 +197,8 @@ void check_together(const BackwardArgs& args) {
     check_complete(args.images);
     if (args.v_images.inverse_depth && !args.images.inverse_depth)
         refuse("v_inverse_depth", "none, as inverse_depth is none", "an array");
-    if (args.abs_grad_sum.has_value() != args.views.has_value())
-        refuse("statistics", "both abs_grad_sum and views, or neither", "one of them");
+    if (args.abs_grad.has_value() != args.seen.has_value())
+        refuse("statistics", "both abs_grad and seen, or neither", "one of them");
 }
 
 template <class T>
@@ -215,8 +215,8 @@ Gradients<T> make_gradients(const Rows& v_rows, const BackwardArgs& args, const 
             p.sh_rest,
             p.colors,
             checked<T>(args.v_screen_means, "v_screen_means", {count, 4}, device),
-            checked<float>(args.abs_grad_sum, "abs_grad_sum", {count}, device),
-            checked<int32_t>(args.views, "views", {count}, device),
+            checked<float>(args.abs_grad, "abs_grad", {count}, device),
+            checked<float>(args.seen, "seen", {count}, device),
             checked<T>(args.v_world_to_camera, "v_world_to_camera", {4, 4}, device)};
 }
 
@@ -299,17 +299,17 @@ void run_removal(const CudaFrame& made, const RemovalArgs& args, const Queue& qu
     cuda::removal_error(queue.context(device, scratch), frame, input, change);
 }
 
-/// Unchecked arguments of photometric_loss; values (3) and v_image are outputs.
+/// Unchecked arguments of photometric_loss; loss (), parts (2), which are L1 and SSIM, and v_image are outputs.
 struct LossArgs {
     Array image, photo;
     OptionalArray mask;
     double ssim_weight;
     int margin, threads;
-    Array values;
-    OptionalArray v_image;
+    Array loss;
+    OptionalArray parts, v_image;
 };
 
-/// Checks the arguments of the loss and calls run(input, values, v_image) without the GIL.
+/// Checks the arguments of the loss and calls run(input, loss, parts, v_image) without the GIL.
 template <class T, class Run> void with_loss(const LossArgs& args, const Run& run) {
     const Array& image = args.image;
     const Device device = image.device();
@@ -332,16 +332,18 @@ template <class T, class Run> void with_loss(const LossArgs& args, const Run& ru
                              checked<const bool>(args.mask, "mask", {h, w}, device),
                              args.ssim_weight,
                              checked_threads(args.threads)};
-    T* values = checked<T>(args.values, "values", {3}, device);
+    T* loss = checked<T>(args.loss, "loss", {}, device);
+    T* parts = checked<T>(args.parts, "parts", {2}, device);
     T* v = checked<T>(args.v_image, "v_image", {c, h, w}, device);
     nb::gil_scoped_release released;
-    run(input, values, v);
+    run(input, loss, parts, v);
 }
 
 template <class T> void loss_on_cpu(const LossArgs& args) {
-    with_loss<T>(args, [](const LossInput<T>& input, T* values, T* v_image) {
+    with_loss<T>(args, [](const LossInput<T>& input, T* loss, T* parts, T* v_image) {
         const LossOutput<T> out = photometric_loss(input, v_image);
-        values[0] = out.loss, values[1] = out.l1, values[2] = out.ssim;
+        *loss = out.loss;
+        if (parts) parts[0] = out.l1, parts[1] = out.ssim;
     });
 }
 
@@ -405,13 +407,13 @@ NB_MODULE(_C, m) {
     m.def(
         "backward",
         [](const AnyFrame& frame, const Rows& rows, const Rows& v_rows, const Queue& queue, const OutputArrays& images,
-           const OutputArrays& v_images, OptionalArray v_screen_means, OptionalArray abs_grad_sum,
-           OptionalArray views, OptionalArray v_world_to_camera) {
-            const BackwardArgs args{images, v_images, v_screen_means, abs_grad_sum, views, v_world_to_camera};
+           const OutputArrays& v_images, OptionalArray v_screen_means, OptionalArray abs_grad,
+           OptionalArray seen, OptionalArray v_world_to_camera) {
+            const BackwardArgs args{images, v_images, v_screen_means, abs_grad, seen, v_world_to_camera};
             std::visit([&](const auto& f) { run_backward(f, rows, v_rows, args, queue); }, frame);
         },
         nb::arg("frame"), nb::arg("rows"), nb::arg("v_rows"), nb::arg("queue"), nb::kw_only(), nb::arg("images"),
-        nb::arg("v_images"), nb::arg("v_screen_means").none(), nb::arg("abs_grad_sum").none(), nb::arg("views").none(),
+        nb::arg("v_images"), nb::arg("v_screen_means").none(), nb::arg("abs_grad").none(), nb::arg("seen").none(),
         nb::arg("v_world_to_camera").none());
 
     m.def(
@@ -455,13 +457,13 @@ NB_MODULE(_C, m) {
     m.def(
         "photometric_loss",
         [](Array image, Array photo, const Queue& queue, OptionalArray mask, double ssim_weight, int margin,
-           int threads, Array values, OptionalArray v_image) {
-            const LossArgs args{image, photo, mask, ssim_weight, margin, threads, values, v_image};
+           int threads, Array loss, OptionalArray parts, OptionalArray v_image) {
+            const LossArgs args{image, photo, mask, ssim_weight, margin, threads, loss, parts, v_image};
             if (is_cuda(engine_device(image, "image"))) {
                 TorchMemory scratch = queue.scratch();
                 const cuda::Context context = queue.context(image.device(), scratch);
-                with_loss<float>(args, [&](const LossInput<float>& input, float* sums, float* v) {
-                    cuda::photometric_loss(context, input, sums, v);
+                with_loss<float>(args, [&](const LossInput<float>& input, float* value, float* others, float* v) {
+                    cuda::photometric_loss(context, input, value, others, v);
                 });
             } else if (image.is_of<double>()) {
                 loss_on_cpu<double>(args);
@@ -470,7 +472,8 @@ NB_MODULE(_C, m) {
             }
         },
         nb::arg("image"), nb::arg("photo"), nb::arg("queue"), nb::kw_only(), nb::arg("mask").none(),
-        nb::arg("ssim_weight"), nb::arg("margin"), nb::arg("threads"), nb::arg("values"), nb::arg("v_image").none());
+        nb::arg("ssim_weight"), nb::arg("margin"), nb::arg("threads"), nb::arg("loss"), nb::arg("parts").none(),
+        nb::arg("v_image").none());
 
     nb::dict limits;
     limits["near"] = Limits::near;

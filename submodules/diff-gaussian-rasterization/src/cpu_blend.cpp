@@ -344,7 +344,7 @@ void backward(const Frame<T>& frame, const Gaussians<T>& gaussians, const Images
               const Images<const T>& v_images, const Gradients<T>& out) {
     Team team(frame.options.num_threads);
     Buffer<SplatGradient<T>> slots(frame.instances.size());
-    const bool has_absolute = out.screen_means || out.abs_grad_sum;
+    const bool has_absolute = out.screen_means || out.abs_grad;
     const auto with_depth = has_absolute ? blend_tile_backward<T, true, true> : blend_tile_backward<T, true, false>;
     const auto without = has_absolute ? blend_tile_backward<T, false, true> : blend_tile_backward<T, false, false>;
     const auto blend = v_images.inverse_depth ? with_depth : without;

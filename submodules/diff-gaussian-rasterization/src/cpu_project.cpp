@@ -190,7 +190,7 @@ SplatGradient<Batch<T>> sum_slots(const Frame<T>& frame, const Buffer<SplatGradi
     return result;
 }
 
-/// Writes screen-space gradients and adds to the densification statistics.
+/// Writes screen-space gradients, and for densification their norm.
 template <class T>
 void write_screen_gradients(const View<T>& view, const SplatGradient<Batch<T>>& v, const BatchRows<T>& rows,
                             const Gradients<T>& out) {
@@ -199,10 +199,10 @@ void write_screen_gradients(const View<T>& view, const SplatGradient<Batch<T>>& 
         const Batch<T> parts[4] = {screen.x, screen.y, screen.abs_x, screen.abs_y};
         scatter(out.screen_means, 4, rows, 4, parts);
     }
-    if (!out.abs_grad_sum) return;
+    if (!out.abs_grad) return;
     for (int i = 0; i < rows.count; ++i) {
-        out.abs_grad_sum[rows.row[i]] += static_cast<float>(screen.norm[i]);
-        out.views[rows.row[i]] += 1;
+        out.abs_grad[rows.row[i]] = static_cast<float>(screen.norm[i]);
+        out.seen[rows.row[i]] = 1;
     }
 }
 
@@ -315,6 +315,8 @@ void project_backward(Team& team, const Frame<T>& frame, const Gaussians<T>& gau
             if (frame.radius_px[i] == 0) zero_rows(out.sh_rest, 3 * gaussians.num_rest, i, i + 1);
         zero_rows(out.colors, 3, begin, end);
         zero_rows(out.screen_means, 4, begin, end);
+        zero_rows(out.abs_grad, 1, begin, end);
+        zero_rows(out.seen, 1, begin, end);
         for_each_batch<T>(
             begin, end, [&](int64_t i) { return frame.radius_px[i] > 0; },
             [&](const BatchRows<T>& rows) {

@@ -22,7 +22,7 @@ void importance(const Context&, const Gaussians<float>&, const View<float>&, con
     refuse();
 }
 void removal_error(const Context&, const Frame&, const RemovalInput<float>&, float*) { refuse(); }
-void photometric_loss(const Context&, const LossInput<float>&, float*, float*) { refuse(); }
+void photometric_loss(const Context&, const LossInput<float>&, float*, float*, float*) { refuse(); }
 void adam(const Context&, const AdamStep*, int, const int32_t*) { refuse(); }
 void add_gradients(const Context&, const GradientSum*, int, const float*, float, bool*) { refuse(); }
 

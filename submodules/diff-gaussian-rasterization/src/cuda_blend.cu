@@ -623,7 +623,7 @@ Frame forward(const Context& context, Memory& kept, const Gaussians<float>& gaus
 void backward(const Context& context, const Frame& frame, const Gaussians<float>& gaussians,
               const Images<const float>& images, const Images<const float>& v_images, const Gradients<float>& out) {
     const DeviceGuard guard(context.device);
-    const bool absolute = out.screen_means || out.abs_grad_sum;
+    const bool absolute = out.screen_means || out.abs_grad;
     const auto run = v_images.inverse_depth ? (absolute ? backward_as<true, true> : backward_as<true, false>)
                                             : (absolute ? backward_as<false, true> : backward_as<false, false>);
     run(context, frame, gaussians, images, v_images, out);

@@ -69,7 +69,8 @@ void importance(const Context& context, const Gaussians<float>& gaussians, const
 void removal_error(const Context& context, const Frame& frame, const RemovalInput<float>& input, float* change);
 
 /// values: (3) on the device: loss, L1, SSIM.
-void photometric_loss(const Context& context, const LossInput<float>& input, float* values, float* v_image);
+void photometric_loss(const Context& context, const LossInput<float>& input, float* loss, float* parts,
+                      float* v_image);
 
 void adam(const Context& context, const AdamStep* tensors, int num_tensors, const int32_t* radius_px);
 

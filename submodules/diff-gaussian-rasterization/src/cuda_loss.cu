@@ -225,7 +225,8 @@ struct SumParams {
     const Sums* sums;
     int64_t count;
     double num_values, num_similarities, ssim_weight;
-    float* values;  // loss, L1, SSIM
+    float* loss;
+    float* parts;  // L1, SSIM; or null
 };
 
 /// Adds the sums of the blocks, in an order that depends only on their number. Runs as one block.
@@ -245,14 +246,16 @@ __global__ void __launch_bounds__(kSumThreads) sum_kernel(SumParams p) {
     }
     if (threadIdx.x != 0) return;
     const double l1 = partial[0].l1 / p.num_values, similarity = partial[0].ssim / p.num_similarities;
-    p.values[0] = static_cast<float>(mixed_loss(p.ssim_weight, l1, similarity));
-    p.values[1] = static_cast<float>(l1);
-    p.values[2] = static_cast<float>(similarity);
+    *p.loss = static_cast<float>(mixed_loss(p.ssim_weight, l1, similarity));
+    if (!p.parts) return;
+    p.parts[0] = static_cast<float>(l1);
+    p.parts[1] = static_cast<float>(similarity);
 }
 
 }  // namespace
 
-void photometric_loss(const Context& context, const LossInput<float>& input, float* values, float* v_image) {
+void photometric_loss(const Context& context, const LossInput<float>& input, float* loss, float* parts,
+                      float* v_image) {
     const DeviceGuard guard(context.device);
     const int64_t pixels = int64_t(input.width) * input.height;
     const int tiles_x = (input.width + kTile - 1) / kTile, tiles_y = (input.height + kTile - 1) / kTile;
@@ -272,7 +275,7 @@ void photometric_loss(const Context& context, const LossInput<float>& input, flo
     if (v_image)
         launch("gradient_kernel", context, {blocks, kThreads, sizeof(GradientMemory)}, gradient_kernel, params);
     const SumParams sum_params{params.sums,           blocks, input.num_values(), input.num_similarities(),
-                               input.ssim_weight, values};
+                               input.ssim_weight, loss,   parts};
     launch("sum_kernel", context, {1, kSumThreads, kSumThreads * sizeof(Sums)}, sum_kernel, sum_params);
 }
 

@@ -161,9 +161,9 @@ __device__ void write_screen_gradients(const BackwardParams& p, int64_t n, bool 
         float* to = p.out.screen_means + 4 * n;
         to[0] = screen.x, to[1] = screen.y, to[2] = screen.abs_x, to[3] = screen.abs_y;
     }
-    if (!p.out.abs_grad_sum || !visible) return;
-    p.out.abs_grad_sum[n] += screen.norm;
-    p.out.views[n] += 1;
+    if (!p.out.abs_grad) return;
+    p.out.abs_grad[n] = visible ? screen.norm : 0;
+    p.out.seen[n] = visible;
 }
 
 /// Writes the gradients of colors or spherical harmonics. Returns dL/dmean through the viewing direction. All lanes of

@@ -69,7 +69,8 @@ struct GradientSumArgs {
     bool is_checked;
 };
 
-void add_gradients_of(const std::vector<const GradientSumArgs*>& args, const Queue& queue, const Array& loss,
+/// Whether the view is usable, as far as the CPU knows it.
+bool add_gradients_of(const std::vector<const GradientSumArgs*>& args, const Queue& queue, const Array& loss,
                       double largest, const Array& usable, int num_threads) {
     const Device device = engine_device(loss, "loss");
     if (loss.size() != 1) refuse("loss", "one number", "shape " + shape_text(loss.shape()));
@@ -86,12 +87,14 @@ void add_gradients_of(const std::vector<const GradientSumArgs*>& args, const Que
     if (!is_cuda(device)) {
         const int threads = checked_threads(num_threads);
         nb::gil_scoped_release released;
-        return add_gradients(gradients.data(), num_gradients, loss_at, static_cast<float>(largest), usable_at, threads);
+        add_gradients(gradients.data(), num_gradients, loss_at, static_cast<float>(largest), usable_at, threads);
+        return *usable_at;
     }
     TorchMemory scratch = queue.scratch();
     const cuda::Context context = queue.context(device, scratch);
     nb::gil_scoped_release released;
     cuda::add_gradients(context, gradients.data(), num_gradients, loss_at, static_cast<float>(largest), usable_at);
+    return true;
 }
 
 }  // namespace

@@ -52,8 +52,8 @@ template <class T> struct Gaussians {
 template <class T> struct Gradients {
     T *means, *quats, *scales, *covariances, *opacities, *sh_dc, *sh_rest, *colors;
     T* screen_means;       // (N,4) NDC: x, y of dL/dmean, then the sums over pixels of their absolute values
-    float* abs_grad_sum;   // (N) added to: norm of the two absolute values, for visible Gaussians
-    int32_t* views;        // (N) added to: 1 for visible Gaussians
+    float* abs_grad;       // (N) norm of the two absolute values
+    float* seen;           // (N) 1 for visible Gaussians, 0 for others
     T* world_to_camera;    // (4,4), each element for itself; the last row is zero
 };
 
