@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "cuda_runtime.h"
+#include "error_names.h"
 
 using cuda_emulation::enqueue, cuda_emulation::poison, cuda_emulation::Work;
 
@@ -160,28 +161,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
 }
 cudaError_t cudaGetLastError() { return std::exchange(last_error, cudaSuccess); }
 
-const char* cudaGetErrorName(cudaError_t error) {
-    switch (error) {
-#define NAME(error) \
-    case error:     \
-        return #error
-        NAME(cudaSuccess);
-        NAME(cudaErrorInvalidValue);
-        NAME(cudaErrorMemoryAllocation);
-        NAME(cudaErrorInvalidConfiguration);
-        NAME(cudaErrorInsufficientDriver);
-        NAME(cudaErrorInvalidDeviceFunction);
-        NAME(cudaErrorNoDevice);
-        NAME(cudaErrorInvalidDevice);
-        NAME(cudaErrorNoKernelImageForDevice);
-        NAME(cudaErrorUnsupportedPtxVersion);
-        NAME(cudaErrorIllegalAddress);
-        NAME(cudaErrorLaunchOutOfResources);
-        NAME(cudaErrorLaunchFailure);
-#undef NAME
-    }
-    return "unrecognized error code";
-}
+const char* cudaGetErrorName(cudaError_t error) { return name_of(error); }
 const char* cudaGetErrorString(cudaError_t error) {
     return error == cudaErrorLaunchFailure || error == cudaErrorIllegalAddress ? launch_failure.c_str() : cudaGetErrorName(error);
 }

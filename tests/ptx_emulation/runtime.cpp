@@ -8,6 +8,7 @@
 #include <list>
 #include <mutex>
 
+#include "../cuda_emulation/error_names.h"
 #include "schedule.h"
 
 #define EXPORTED extern "C" __attribute__((visibility("default")))
@@ -260,28 +261,7 @@ cudaError_t cudaDeviceSynchronize() { return device_error(); }
 
 cudaError_t cudaGetLastError() { return std::exchange(last_error, cudaSuccess); }
 cudaError_t cudaPeekAtLastError() { return last_error; }
-const char* cudaGetErrorName(cudaError_t error) {
-    switch (error) {
-#define NAME(error) \
-    case error:     \
-        return #error
-        NAME(cudaSuccess);
-        NAME(cudaErrorInvalidValue);
-        NAME(cudaErrorMemoryAllocation);
-        NAME(cudaErrorInvalidConfiguration);
-        NAME(cudaErrorInsufficientDriver);
-        NAME(cudaErrorInvalidDeviceFunction);
-        NAME(cudaErrorNoDevice);
-        NAME(cudaErrorInvalidDevice);
-        NAME(cudaErrorNoKernelImageForDevice);
-        NAME(cudaErrorInvalidPtx);
-        NAME(cudaErrorUnsupportedPtxVersion);
-        NAME(cudaErrorLaunchFailure);
-#undef NAME
-        default:
-            return "an error without a name";
-    }
-}
+const char* cudaGetErrorName(cudaError_t error) { return name_of(error); }
 /// For a kernel that failed, what it did wrong; for others CUDA's text is its name here.
 const char* cudaGetErrorString(cudaError_t error) {
     return error == cudaErrorLaunchFailure || error == cudaErrorInvalidPtx ? message.c_str() : cudaGetErrorName(error);
