@@ -19,7 +19,7 @@ each_format = pytest.mark.parametrize("name", FORMATS)
 MUTATIONS = 250
 
 
-def refused(module, path, content=None, message="") -> str:
+def refused(module, path, content=None, message=None) -> str:
     if content is not None:
         path.write_bytes(content)
     tracemalloc.start()

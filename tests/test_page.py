@@ -280,18 +280,22 @@ def test_the_slider_draws_the_first_gaussians(nested_run, page, tmp_path, chromi
 
 
 @contextmanager
-def in_parts(text: str) -> Iterator[tuple[str, Callable[[], None], Callable[[], None]]]:
+def in_parts(
+    text: str, between: str = r'(?<=id="model-\d">)', policy: str = ""
+) -> Iterator[tuple[str, Callable[[], None], Callable[[], None]]]:
     """The address of a page that arrives part by part, what sends the next one, and what breaks the connection off.
 
-    A part ends as that of the model begins that follows, and with the first of them comes all that is before it.
+    A part ends where `between` matches: as that of the model begins that follows, and with the first of them comes all
+    that is before it.
     """
-    parts = re.split(r'(?<=id="model-\d">)', text)
+    parts = re.split(between, text)
     allowed: queue.Queue[bool] = queue.Queue()
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_response(200)
             self.send_header("Content-Type", "text/html; charset=utf-8")
+            self.send_header("Content-Security-Policy", policy)
             self.end_headers()
             for each in parts:
                 if not allowed.get(timeout=60):
@@ -585,19 +589,21 @@ def test_a_page_without_javascript_says_so(page, chromium):
 
 
 def told(chromium, text: str, policy: str, first: str, wanted: str, **options) -> str:
-    """What is written on a page that a server sends with a policy; nothing else is on it."""
+    """What is written on a page that a slow server sends with a policy; nothing else is on it."""
     context = chromium.new_context(**options)
     context.set_default_timeout(browser.SLOW)
     try:
         visited = context.new_page()
         visited.add_init_script(first)
-        headers = {"Content-Type": "text/html; charset=utf-8", "Content-Security-Policy": policy}
-        visited.route("**/*", lambda route: route.fulfill(body=text, headers=headers))
-        visited.goto("http://page.test/")
-        message = visited.locator("#message").filter(has_text=wanted)
-        message.wait_for()
-        assert not visited.locator("#view").is_visible()
-        return message.inner_text()
+        with in_parts(text, "(?<=</style>)", policy) as (address, send, _):
+            send()
+            visited.goto(address, wait_until="commit")
+            visited.wait_for_timeout(100)  # what the browser has by then has had its events
+            send()
+            message = visited.locator("#message").filter(has_text=wanted)
+            message.wait_for()
+            assert not visited.locator("#view").is_visible()
+            return message.inner_text()
     finally:
         context.close()
 
