@@ -14,7 +14,8 @@ namespace {
 
 constexpr int kTaps = Ssim::window, kRadius = kTaps / 2;
 constexpr int kBandRows = 32;
-constexpr int kBlurRows = 4;  // output rows of blur_columns; divides kBandRows
+constexpr int kBlurRows = 4;  // rows that are blurred at a time; divides kBandRows
+constexpr int kInputRows = kBlurRows + 2 * kRadius;
 
 template <class T> struct Window {
     WindowWeights<T> weights = window_weights<T>();
@@ -24,15 +25,29 @@ template <class T> struct Window {
 
 constexpr int round_up(int n, int step) { return (n + step - 1) / step * step; }
 
-/// A row of `width` samples with zeros on both sides, so that a window fits around each sample of its whole batches.
-template <class T> class PaddedRow {
+/// `maps` signals of kBlurRows rows, blurred along y and then along x. A row is padded to whole batches, and with zeros
+/// on both sides, so that a window fits around each of its samples.
+template <class T, int maps> class BlurredRows {
+    using B = Batch<T>;
+
   public:
-    explicit PaddedRow(int width) : samples_(round_up(width, kLanes<T>) + 2 * kRadius) {}
-    T* data() { return samples_.data() + kRadius; }
-    /// The weighted sum of the window around each sample of the batch at x. Two sums halve the latency.
-    Batch<T> blurred(const Window<T>& window, int x) const {
-        using B = Batch<T>;
-        const T* p = samples_.data() + x;
+    explicit BlurredRows(int stride) : row_size_(stride + 2 * kRadius), rows_(maps * kBlurRows * row_size_) {}
+    /// Blurs a batch of one signal along y; input(k) is its batch in the k-th of the kInputRows rows from kRadius above
+    /// the first one. A row that is loaded once adds to several sums.
+    template <class Input> void blur_column(const Window<T>& window, int map, int x, const Input& input) {
+        B sums[kBlurRows] = {};
+#pragma GCC unroll 16
+        for (int k = 0; k < kInputRows; ++k) {
+            const B values = input(k);
+#pragma GCC unroll 4
+            for (int i = 0; i < kBlurRows; ++i)
+                if (k - i >= 0 && k - i < kTaps) sums[i] += window.at(k - i) * values;
+        }
+        for (int i = 0; i < kBlurRows; ++i) sums[i].store(row(map, i) + kRadius + x);
+    }
+    /// The batch at x of a row, blurred along x, too. Two sums halve the latency.
+    B blurred(const Window<T>& window, int map, int i, int x) const {
+        const T* p = rows_.data() + (map * kBlurRows + i) * row_size_ + x;
         B even = window.at(0) * B::load(p), odd = window.at(1) * B::load(p + 1);
         for (int k = 2; k < kTaps; k += 2) even += window.at(k) * B::load(p + k);
         for (int k = 3; k < kTaps; k += 2) odd += window.at(k) * B::load(p + k);
@@ -40,52 +55,20 @@ template <class T> class PaddedRow {
     }
 
   private:
-    std::vector<T> samples_;
+    T* row(int map, int i) { return rows_.data() + (map * kBlurRows + i) * row_size_; }
+
+    int row_size_;
+    std::vector<T> rows_;
 };
 
-/// `maps` signals of the rows of a band and of kRadius rows above and below, blurred along x. Rows outside the image
-/// are zero. A row is padded to whole batches.
-template <class T> class BlurredRows {
-  public:
-    BlurredRows(int maps, int width)
-        : stride_(round_up(width, kLanes<T>)),
-          map_size_(int64_t(kBandRows + 2 * kRadius) * stride_),
-          rows_(maps * map_size_) {}
-    void blur_row(const Window<T>& window, const PaddedRow<T>& input, int map, int row) {
-        T* out = at(map, row);
-        for (int x = 0; x < stride_; x += kLanes<T>) input.blurred(window, x).store(out + x);
-    }
-    void zero_row(int map, int row) { std::fill_n(at(map, row), stride_, T(0)); }
-    /// The batches at column x of kBlurRows rows of the band, blurred along x and y. A row that is loaded once adds to
-    /// several sums.
-    void blur_columns(const Window<T>& window, int map, int row, int x, Batch<T> (&sums)[kBlurRows]) const {
-        using B = Batch<T>;
-        const T* p = rows_.data() + map * map_size_ + int64_t(row) * stride_ + x;
-        for (B& sum : sums) sum = B(0);
-#pragma GCC unroll 16
-        for (int k = 0; k < kTaps + kBlurRows - 1; ++k) {
-            const B input = B::load(p + k * stride_);
-#pragma GCC unroll 4
-            for (int i = 0; i < kBlurRows; ++i)
-                if (k - i >= 0 && k - i < kTaps) sums[i] += window.at(k - i) * input;
-        }
-    }
-
-  private:
-    T* at(int map, int row) { return rows_.data() + map * map_size_ + int64_t(row) * stride_; }
-
-    int stride_;
-    int64_t map_size_;
-    Buffer<T> rows_;
-};
-
-/// One masked row of the image (x) and of the photo (y).
-template <class T> struct RowPair {
-    PaddedRow<T> x, y;
-    explicit RowPair(int width) : x(width), y(width) {}
-    void read(const LossInput<T>& in, int channel, int row) {
+/// Rows of image (x) and photo (y), masked, each padded with zeros to whole batches.
+template <class T> struct RowPairs {
+    int stride;
+    std::vector<T> x, y;
+    RowPairs(int num_rows, int stride) : stride(stride), x(num_rows * stride), y(num_rows * stride) {}
+    void read(const LossInput<T>& in, int channel, int row, int index) {
         const int64_t at = (int64_t(channel) * in.height + row) * in.width;
-        T *to_x = x.data(), *to_y = y.data();
+        T *to_x = x.data() + index * stride, *to_y = y.data() + index * stride;
         std::copy_n(in.image + at, in.width, to_x);
         if (in.photo)
             std::copy_n(in.photo + at, in.width, to_y);
@@ -103,109 +86,102 @@ template <class T> struct RowPair {
 /// The sums of one band. The total adds them in the order of the bands.
 struct BandSums { double l1 = 0, ssim = 0; };
 
-/// The rows of a band and what is around them in its channel.
-struct Band {
-    int channel, begin, end;
-    /// The end of the rows that blur_columns reads.
-    int input_end() const { return begin + round_up(end - begin, kBlurRows) + kRadius; }
+/// Rows of a channel.
+struct Band { int channel, begin, end; };
+
+/// dL/d(window means of x, x^2, xy) of a channel; around its rows are rows of zeros, so that a window fits around each.
+template <class T> struct MeansGradient {
+    T* data;
+    int64_t map_size;
+    int stride;
+
+    static int64_t map_size_of(int height, int stride) {
+        return int64_t(round_up(height, kBlurRows) + 2 * kRadius) * stride;
+    }
+    T* row(int map, int row) const { return data + map * map_size + int64_t(row + kRadius) * stride; }
+    void zero_around(int height) const {
+        for (int map = 0; map < 3; ++map) {
+            std::fill(row(map, -kRadius), row(map, 0), T(0));
+            std::fill(row(map, height), row(map, 0) - kRadius * stride + map_size, T(0));
+        }
+    }
 };
 
-/// The sums of a band. Writes dL/d(window means of x, x^2, xy) to `gradients`, 3 maps of (H, stride).
+/// The sums of a band. Writes its rows of `gradient` unless its data is null.
 template <class T>
-BandSums measure_band(const LossInput<T>& in, const Window<T>& window, const Band& band, T v_ssim, T* gradients,
-                      int64_t map_size, int stride) {
+BandSums measure_band(const LossInput<T>& in, const Window<T>& window, const Band& band, T v_ssim,
+                      const MeansGradient<T>& gradient) {
     using B = Batch<T>;
-    constexpr int kMaps = 4;
-    BlurredRows<T> means(kMaps, in.width);
-    RowPair<T> pair(in.width);
-    PaddedRow<T> squares(in.width), products(in.width);
+    const int stride = gradient.stride;
+    RowPairs<T> pairs(kBandRows + 2 * kRadius, stride);  // from kRadius above the band; zero outside the image
+    const int input_begin = band.begin - kRadius;
+    for (int row = std::max(0, input_begin); row < std::min(in.height, band.end + kRadius); ++row)
+        pairs.read(in, band.channel, row, row - input_begin);
+    BlurredRows<T, 4> means(stride);
     BandSums sums;
-    for (int row = band.begin - kRadius; row < band.input_end(); ++row) {
-        const int local = row - band.begin + kRadius;
-        if (row < 0 || row >= in.height) {
-            for (int map = 0; map < kMaps; ++map) means.zero_row(map, local);
-            continue;
-        }
-        pair.read(in, band.channel, row);
-        B l1(0);
-        for (int i = 0; i < stride; i += kLanes<T>) {
-            const B x = B::load(pair.x.data() + i), y = B::load(pair.y.data() + i);
-            (x * x + y * y).store(squares.data() + i);
-            (x * y).store(products.data() + i);
-            l1 += abs(x - y);
-        }
-        const PaddedRow<T>* inputs[kMaps] = {&pair.x, &pair.y, &squares, &products};
-        for (int map = 0; map < kMaps; ++map) means.blur_row(window, *inputs[map], map, local);
-        if (row >= band.begin && row < band.end) sums.l1 += sum(l1);
-    }
     B lane;
     for (int i = 0; i < kLanes<T>; ++i) lane.set(i, T(i));
     for (int row = band.begin; row < band.end; row += kBlurRows) {
-        const int num_rows = std::min(kBlurRows, band.end - row);
-        const int first_row = in.margin - row, end_row = in.height - in.margin - row;  // of those that count
-        B row_sums[kBlurRows] = {};
+        const int num_rows = std::min(kBlurRows, band.end - row), input = (row - band.begin) * stride;
+        B l1[kBlurRows] = {}, similarity[kBlurRows] = {};
         for (int i = 0; i < stride; i += kLanes<T>) {
-            B blurred[kMaps][kBlurRows];
-            for (int map = 0; map < kMaps; ++map)
-                means.blur_columns(window, map, row - band.begin, i, blurred[map]);
-            const Mask<T> inside = (lane >= B(in.margin - i)) & (lane < B(in.width - in.margin - i));
-            for (int r = 0; r < num_rows; ++r) {
-                const WindowMeans<B> m{blurred[0][r], blurred[1][r], blurred[2][r], blurred[3][r]};
-                const bool counts = r >= first_row && r < end_row;
-                if (counts) row_sums[r] += select(inside, ssim(m), B(0));
-                if (!gradients) continue;
-                const WindowGradient<B> g = ssim_vjp(m, select(inside, B(counts ? v_ssim : 0), B(0)));
-                T* out = gradients + int64_t(row + r) * stride + i;
-                g.x.store(out);
-                g.xx.store(out + map_size);
-                g.xy.store(out + 2 * map_size);
-            }
+            const auto x = [&](int k) { return B::load(pairs.x.data() + input + k * stride + i); };
+            const auto y = [&](int k) { return B::load(pairs.y.data() + input + k * stride + i); };
+            means.blur_column(window, 0, i, x);
+            means.blur_column(window, 1, i, y);
+            means.blur_column(window, 2, i, [&](int k) { return x(k) * x(k) + y(k) * y(k); });
+            means.blur_column(window, 3, i, [&](int k) { return x(k) * y(k); });
+            for (int r = 0; r < num_rows; ++r) l1[r] += abs(x(kRadius + r) - y(kRadius + r));
         }
-        for (int r = 0; r < num_rows; ++r) sums.ssim += sum(row_sums[r]);
+        for (int r = 0; r < num_rows; ++r) {
+            const bool counts = row + r >= in.margin && row + r < in.height - in.margin;
+            for (int i = 0; i < stride; i += kLanes<T>) {
+                const WindowMeans<B> m{means.blurred(window, 0, r, i), means.blurred(window, 1, r, i),
+                                       means.blurred(window, 2, r, i), means.blurred(window, 3, r, i)};
+                const Mask<T> inside = (lane >= B(in.margin - i)) & (lane < B(in.width - in.margin - i));
+                if (counts) similarity[r] += select(inside, ssim(m), B(0));
+                if (!gradient.data) continue;
+                const WindowGradient<B> g = ssim_vjp(m, select(inside, B(counts ? v_ssim : 0), B(0)));
+                g.x.store(gradient.row(0, row + r) + i);
+                g.xx.store(gradient.row(1, row + r) + i);
+                g.xy.store(gradient.row(2, row + r) + i);
+            }
+            sums.l1 += sum(l1[r]);
+            sums.ssim += sum(similarity[r]);
+        }
     }
     return sums;
 }
 
 /// Writes dL/dimage of a band.
 template <class T>
-void pull_back_band(const LossInput<T>& in, const Window<T>& window, const Band& band, T v_l1, const T* gradients,
-                    int64_t map_size, int stride, T* v_image) {
+void pull_back_band(const LossInput<T>& in, const Window<T>& window, const Band& band, T v_l1,
+                    const MeansGradient<T>& gradient, T* v_image) {
     using B = Batch<T>;
-    constexpr int kMaps = 3;
-    BlurredRows<T> blurred(kMaps, in.width);
-    PaddedRow<T> input(in.width);
-    for (int row = band.begin - kRadius; row < band.input_end(); ++row) {
-        const int local = row - band.begin + kRadius;
-        for (int map = 0; map < kMaps; ++map) {
-            if (row < 0 || row >= in.height) {
-                blurred.zero_row(map, local);
-                continue;
-            }
-            std::copy_n(gradients + map * map_size + int64_t(row) * stride, in.width, input.data());
-            blurred.blur_row(window, input, map, local);
-        }
-    }
-    std::vector<RowPair<T>> pairs(kBlurRows, RowPair<T>(in.width));
+    const int stride = gradient.stride;
+    BlurredRows<T, 3> blurred(stride);
+    RowPairs<T> pairs(kBlurRows, stride);
     for (int row = band.begin; row < band.end; row += kBlurRows) {
         const int num_rows = std::min(kBlurRows, band.end - row);
-        for (int r = 0; r < num_rows; ++r) pairs[r].read(in, band.channel, row + r);
-        T* out = v_image + (int64_t(band.channel) * in.height + row) * in.width;
-        for (int i = 0; i < stride; i += kLanes<T>) {
-            B v[kMaps][kBlurRows];
-            for (int map = 0; map < kMaps; ++map) blurred.blur_columns(window, map, row - band.begin, i, v[map]);
-            const size_t inside = sizeof(T) * std::min(kLanes<T>, in.width - i);
-            for (int r = 0; r < num_rows; ++r) {
-                const B x = B::load(pairs[r].x.data() + i), y = B::load(pairs[r].y.data() + i);
-                const B v_x = loss_terms_vjp(x, y, B(v_l1), WindowGradient<B>{v[0][r], v[1][r], v[2][r]});
-                if (inside == sizeof(B))
-                    v_x.store(out + r * in.width + i);
-                else
-                    std::memcpy(out + r * in.width + i, &v_x, inside);
+        for (int i = 0; i < stride; i += kLanes<T>)
+            for (int map = 0; map < 3; ++map) {
+                const T* input = gradient.row(map, row - kRadius) + i;
+                blurred.blur_column(window, map, i, [&](int k) { return B::load(input + k * stride); });
             }
+        for (int r = 0; r < num_rows; ++r) {
+            pairs.read(in, band.channel, row + r, r);
+            T* out = v_image + (int64_t(band.channel) * in.height + row + r) * in.width;
+            for (int i = 0; i < stride; i += kLanes<T>) {
+                const B x = B::load(pairs.x.data() + r * stride + i), y = B::load(pairs.y.data() + r * stride + i);
+                const WindowGradient<B> v{blurred.blurred(window, 0, r, i), blurred.blurred(window, 1, r, i),
+                                          blurred.blurred(window, 2, r, i)};
+                const B v_x = loss_terms_vjp(x, y, B(v_l1), v);
+                std::memcpy(out + i, &v_x, sizeof(T) * std::min(kLanes<T>, in.width - i));
+            }
+            if (!in.mask) continue;
+            const bool* mask = in.mask + int64_t(row + r) * in.width;
+            for (int i = 0; i < in.width; ++i) out[i] = mask[i] ? out[i] : T(0);
         }
-        if (!in.mask) continue;
-        const bool* mask = in.mask + int64_t(row) * in.width;
-        for (int i = 0; i < num_rows * in.width; ++i) out[i] = mask[i] ? out[i] : T(0);
     }
 }
 
@@ -214,13 +190,13 @@ void pull_back_band(const LossInput<T>& in, const Window<T>& window, const Band&
 template <class T> LossOutput<T> photometric_loss(const LossInput<T>& in, T* v_image) {
     const Window<T> window;
     const int stride = round_up(in.width, kLanes<T>);
-    const int64_t map_size = int64_t(in.height) * stride;
+    const int64_t map_size = MeansGradient<T>::map_size_of(in.height, stride);
     const int num_bands = (in.height + kBandRows - 1) / kBandRows;
     const MixedLossGradient v = mixed_loss_vjp(in.ssim_weight);
     const T v_l1 = T(v.l1 / in.num_values()), v_ssim = T(v.ssim / in.num_similarities());
     Buffer<T> gradients(v_image ? 3 * in.channels * map_size : 0);
-    const auto gradients_of = [&](int channel) {
-        return v_image ? gradients.data() + 3 * map_size * channel : nullptr;
+    const auto gradient_of = [&](int channel) -> MeansGradient<T> {
+        return {v_image ? gradients.data() + 3 * map_size * channel : nullptr, map_size, stride};
     };
     const int64_t all_bands = int64_t(in.channels) * num_bands;
     std::vector<BandSums> sums(all_bands);
@@ -231,12 +207,13 @@ template <class T> LossOutput<T> photometric_loss(const LossInput<T>& in, T* v_i
     };
     team.for_each(all_bands, [&](int64_t i) {
         const Band band = band_of(i);
-        sums[i] = measure_band(in, window, band, v_ssim, gradients_of(band.channel), map_size, stride);
+        sums[i] = measure_band(in, window, band, v_ssim, gradient_of(band.channel));
     });
     if (v_image) {
+        for (int channel = 0; channel < in.channels; ++channel) gradient_of(channel).zero_around(in.height);
         team.for_each(all_bands, [&](int64_t i) {
             const Band band = band_of(i);
-            pull_back_band(in, window, band, v_l1, gradients_of(band.channel), map_size, stride, v_image);
+            pull_back_band(in, window, band, v_l1, gradient_of(band.channel), v_image);
         });
     }
     BandSums total;
