@@ -150,10 +150,13 @@ def make_training(
 ) -> Training:
     """The method as the flags ask for it."""
     model.antialiased = bool(config.antialiasing)
-    # How many steps fit into a time is not known yet.
-    selection = "natural" if config.selection == "auto" and config.minutes is not None else config.selection
     strategies = standard_strategies(
-        scene, schedule, config.final_budget, seed=config.seed, selection=selection, smoothing=config.smoothing_3d
+        scene,
+        schedule,
+        config.final_budget,
+        seed=config.seed,
+        selection=config.selection,
+        smoothing=config.smoothing_3d,
     )
     return Training(
         scene,
