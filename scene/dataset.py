@@ -122,6 +122,8 @@ def load_scene(
     composite = alpha == "composite" or alpha == "auto" and data.test is not None
     masks = _masks(source, train_photos + test_photos, is_alpha_mask=not composite)
     _say_panoramas(train_photos + test_photos)
+    _say_repeated(train_photos + test_photos)
+    _say_centres(train_photos + test_photos)
     names = {photo.name for photo in train_photos + test_photos}
     train_views, test_views = (
         [view for photo in photos for view in _views(photo, names)] for photos in (train_photos, test_photos)
@@ -151,7 +153,7 @@ def _no_photos(source: Path, origin: Path, missing: tuple[PosedPhoto, ...]) -> I
         return InputError(f"{source} has no photo to train on: {origin} registers none; register photos")
     first = missing[0]
     return InputError(
-        f"none of the {len(missing)} photos of {origin} is found: {first.path} does not exist, and "
+        f"none of the {len(missing)} photos of {origin} is found: {first.path} does not exist: "
         f"{what_lies_in(first.path)}; copy the photos there, or name their folder inside the scene folder with -i"
     )
 
@@ -188,6 +190,29 @@ def _near_points(points: Points | None, photos: list[PosedPhoto]) -> Points | No
 def _say_panoramas(photos: list[PosedPhoto]) -> None:
     if num := sum(photo.lens.is_panorama for photo in photos):
         note(f"each of {num} equirectangular photos is {len(FACES)} views: the faces of a cube")
+
+
+def _say_repeated(photos: list[PosedPhoto]) -> None:
+    """Photos that are registered more than once, as after joining two files."""
+    first = {photo.path: photo for photo in reversed(photos)}
+    again = [photo for photo in photos if first[photo.path] is not photo]
+    if again:
+        moved = sum((photo.world_to_camera != first[photo.path].world_to_camera).any() for photo in again)
+        note(
+            f"{len(again)} photos are registered again ({moved} of them with another pose), such as {again[0].name}: "
+            "each time counts"
+        )
+
+
+def _say_centres(photos: list[PosedPhoto]) -> None:
+    """Principal points far from the middle: in other units, or of another size than the camera says."""
+    off = [p for p in photos if max(abs(p.lens.cx / p.lens.width - 0.5), abs(p.lens.cy / p.lens.height - 0.5)) > 0.2]
+    if off:
+        lens = off[0].lens
+        note(
+            f"the principal points of {len(off)} photos are far from the middle, such as cx cy = {lens.cx:.6g} "
+            f"{lens.cy:.6g} px of {lens.width}x{lens.height} px in {off[0].name}: are they, w and h in px of one size?"
+        )
 
 
 def _views(posed: PosedPhoto, taken: set[str]) -> list[PosedPhoto]:

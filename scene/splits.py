@@ -21,7 +21,7 @@ def split(data: DataSet, source: Path, eval: bool) -> tuple[list[PosedPhoto], li
     - those in the lists of transforms.json: ``test_filenames``, else ``val_filenames``, else what is not in
       ``train_filenames``; photos in none of the lists are in neither split;
     - those in ``test.txt``, one name a line, beside the COLMAP model or in the scene folder;
-    - every 8th, counted over all registered names, of missing photos, too.
+    - every 8th, counted over all registered names, of missing photos, too; each name counts once.
 
     Args:
         data: what a reader found.
@@ -50,8 +50,9 @@ def split(data: DataSet, source: Path, eval: bool) -> tuple[list[PosedPhoto], li
         train = every - test
         where = f"the list {test_file}"
     else:
-        counted = [(_registered(photo), i) for i, photo in enumerate(photos)] + [(name, -1) for name in data.left_out]
-        test = {i for _, i in sorted(counted)[::TEST_EVERY]} - {-1}
+        names = sorted({*map(_registered, photos), *data.left_out})
+        held_out = set(names[::TEST_EVERY])
+        test = {i for i, photo in enumerate(photos) if _registered(photo) in held_out}
         train, where = every - test, ""
     if where:
         others = f", {len(every - train - test)} in neither" if every - train - test else ""

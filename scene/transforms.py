@@ -125,6 +125,10 @@ def _world_to_camera(path: Path, name: str, matrix: Any) -> np.ndarray:
         camera_to_world = np.empty(0)
     if camera_to_world.shape not in ((4, 4), (3, 4)):
         raise InputError(path, f"a 4x4 transform_matrix of '{name}'", brief(matrix), _FIX)
+    last = camera_to_world[3:].ravel()  # of a transposed matrix, the position
+    if np.isfinite(last).all() and len(last) and not np.allclose(last, (0, 0, 0, 1), atol=1e-3):
+        expected = f"0 0 0 1 as the last row of the transform_matrix of '{name}'"
+        raise BadPhoto(path, expected, brief(last.tolist()), "write the matrices by rows, not transposed")
     with np.errstate(invalid="ignore"):  # rigid_motion refuses what is not finite
         rotation = camera_to_world[:3, :3] @ _FLIP_YZ
     pose = rigid_motion(path, name, rotation, camera_to_world[:3, 3])
@@ -153,7 +157,13 @@ def _lens(path: Path, entry: Mapping[str, Any], original: Path, photo: Path) -> 
     def focal_length(axis: str, size: float) -> float | None:
         degrees = number(f"{axis}_fov", None)
         radians = number(f"camera_angle_{axis}", None if degrees is None else math.radians(degrees))
-        return number(f"fl_{axis}", _focal_length(radians, size))
+        length = number(f"fl_{axis}", None)
+        if length is not None or radians is None:
+            return length
+        if not 0 < radians < math.pi:
+            expected = f"a field of view of 0 to 180 degrees (camera_angle_{axis} in radians, {axis}_fov in degrees)"
+            raise BadPhoto(path, expected, f"{radians:.6g} radians", _FIX)
+        return 0.5 * size / math.tan(0.5 * radians)
 
     width, height = number("w", None), number("h", None)
     if width is None or height is None:
@@ -172,11 +182,6 @@ def _lens(path: Path, entry: Mapping[str, Any], original: Path, photo: Path) -> 
     model, distortion = _distortion(path, entry, number)
     centre = number("cx", width / 2), number("cy", height / 2)
     return checked_lens(path, Lens(round(width), round(height), fx, fy, *centre, model, distortion))
-
-
-def _focal_length(angle: float | None, size: float) -> float | None:
-    """px, from a field of view in radians; 0, which ``checked_lens`` refuses, if the angle is out of range."""
-    return None if angle is None else 0.5 * size / math.tan(0.5 * angle) if 0 < angle < math.pi else 0.0
 
 
 def _distortion(path: Path, entry: Mapping[str, Any], number: Any) -> tuple[str, tuple[float, ...]]:

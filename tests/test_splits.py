@@ -1,5 +1,7 @@
 """Test views: the lists of nerfstudio, test.txt of 3DGS, else every 8th of the registered photos."""
 
+import json
+
 import numpy as np
 import pytest
 from scene_writers import write_colmap, write_images, write_transforms
@@ -98,3 +100,14 @@ def test_every_list_of_photos_that_is_no_list_is_ignored(tmp_path):
     write_transforms(tmp_path, num_frames=9, test_filenames=[3])
     with pytest.raises(InputError, match=r"transforms\.json"):
         load_scene(tmp_path)
+
+
+def test_a_photo_that_is_registered_twice_is_in_one_split(tmp_path, capsys):
+    """Else a test view would be trained on; the note says that one of them has another pose."""
+    table = write_transforms(tmp_path, num_frames=9)
+    moved = {**table["frames"][4], "transform_matrix": np.diag([-1, 1, -1, 1]).tolist()}
+    frames = [*table["frames"], *table["frames"], moved]
+    (tmp_path / "transforms.json").write_text(json.dumps({**table, "frames": frames}))
+    scene = load_scene(tmp_path)
+    assert names(scene.test) == ["000", "000", "008", "008"] and len(scene.train) == 15
+    assert "10 photos are registered again (1 of them with another pose)" in capsys.readouterr().err

@@ -7,6 +7,7 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from scene_writers import (
     PINHOLE,
@@ -22,6 +23,7 @@ from scene_writers import (
 from compact_splats.arguments.config import TrainConfig
 from compact_splats.scene import load_scene
 from compact_splats.scene.points import read_points_ply
+from compact_splats.training.loading import first_gaussians
 from compact_splats.utils.errors import InputError
 
 NUM = 10
@@ -415,3 +417,47 @@ def test_a_note_is_one_line(tmp_path, capsys):
         load_scene(tmp_path)
     assert str(error.value).isprintable()
     assert json.loads((tmp_path / "transforms.json").read_text())
+
+
+def test_black_points_become_grey(tmp_path, capsys):
+    """A colour of exactly zero is at the clamp of the spherical harmonics, and most often none was written."""
+    write_points(write_colmap(tmp_path), np.ones((5, 3)), np.zeros((5, 3), int))
+    assert (load_scene(tmp_path).points.rgb == 128).all()
+    assert "are black" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("scale, is_refused", [(1 / 40, True), (1, False)])
+def test_focal_lengths_in_widths_are_refused(tmp_path, scale, is_refused):
+    """1.2 px for a picture of 40 px is no lens, but 1.2 widths."""
+    write_transforms(tmp_path, fl_x=48 * scale)
+    if is_refused:
+        with pytest.raises(InputError, match="focal lengths in px"):
+            load_scene(tmp_path)
+    else:
+        load_scene(tmp_path)
+
+
+@pytest.mark.parametrize("centre, is_said", [((0.5, 0.5), True), ((40, 30), True), ((21, 16), False)])
+def test_principal_points_far_from_the_middle_are_said(tmp_path, centre, is_said, capsys):
+    """In shares of the picture, or of a picture twice as large."""
+    write_transforms(tmp_path, cx=centre[0], cy=centre[1])
+    load_scene(tmp_path)
+    assert ("principal points of 10 photos" in capsys.readouterr().err) == is_said
+
+
+def test_a_transposed_matrix_is_refused(tmp_path):
+    """Its position would be in the last row, and all cameras at the origin."""
+    matrix = np.eye(4)
+    matrix[3, :3] = 1, 2, 3
+    write_transforms(tmp_path, frame=lambda i: {"transform_matrix": matrix.tolist()})
+    with pytest.raises(InputError, match=r"last row .* found \[1.0, 2.0, 3.0, 1.0\]; write the matrices by rows"):
+        load_scene(tmp_path)
+
+
+@pytest.mark.parametrize("depth, is_said", [(-5, True), (5, False)])
+def test_points_that_no_photo_shows_are_said(tmp_path, depth, is_said, capsys):
+    """Behind all cameras, as where poses are from camera to world; training would leave them as they are."""
+    write_points(write_colmap(tmp_path), np.array([[i, 0, depth] for i in range(5)]), np.full((5, 3), 90))
+    config = TrainConfig(source_path=tmp_path, model_path=tmp_path / "out", final_budget=5)
+    first_gaussians(config, load_scene(tmp_path), torch.device("cpu"), None)
+    assert ("only 0 % of the points are in a training photo" in capsys.readouterr().err) == is_said

@@ -32,9 +32,11 @@ _MAX_MISSING = 0.01
 _FILLINGS = (b"\x55", b"\xa6\x39")
 
 PICTURE_SUFFIXES = frozenset(
-    ".jpg .jpeg .jpe .png .heic .heif .hif .tif .tiff .webp .bmp .avif .jp2 .ppm .mpo".split()
+    ".jpg .jpeg .jpe .jfif .png .heic .heif .hif .tif .tiff .webp .bmp .gif .avif .jp2 .ppm .pgm .mpo".split()
 )  # by which photos and masks are found; they are opened by content
 UPRIGHT = 1  # of the orientation tag
+# Of a mask: the share of grey pixels, of which soft edges are fewer; and the number of their values.
+_MAX_GREY, _MAX_GREYS = 0.1, 16
 _TOLERANCE = 0.02  # relative difference of proportions
 
 # Formats with the size before the pixels. EPS and WMF, which run other programs, are excluded.
@@ -146,9 +148,25 @@ def rgb_and_alpha(picture: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
 def mask_values(picture: Image.Image) -> np.ndarray:
     """(H,W) uint8: 255 where the brightest channel is at least half of white, else 0.
 
-    White is 1 in pictures of zeros and ones, else 255, or 65535 in 16 bits. In a picture of one colour whose alpha
-    varies, alpha is the mask; else alpha is ignored.
+    White is 1 in pictures of zeros and ones, else 255, or 65535 in 16 bits. Where alpha varies, and the picture is of
+    one colour or a photo that was cut out, alpha is the mask; else alpha is ignored.
     """
+    brightness, white = _brightness(picture)
+    return np.where(brightness >= white / 2, 255, 0).astype(np.uint8)
+
+
+def is_no_mask(picture: Image.Image) -> bool:
+    """Whether so many pixels of a mask are neither black nor white that it may be something else, such as a photo."""
+    return _is_grey(*_brightness(picture))
+
+
+def _is_grey(brightness: np.ndarray, white: int) -> bool:
+    is_grey = (brightness > white / 8) & (brightness < white * 7 / 8)
+    return bool(is_grey.mean() > _MAX_GREY) and np.count_nonzero(np.bincount(brightness[is_grey])) > _MAX_GREYS
+
+
+def _brightness(picture: Image.Image) -> tuple[np.ndarray, int]:
+    """(H,W) values of a mask, and what is white."""
     alpha = None
     if picture.has_transparency_data or picture.mode in ("P", "CMYK", "YCbCr", "LAB", "HSV"):
         rgba = np.asarray(picture.convert("RGBA"))
@@ -156,11 +174,11 @@ def mask_values(picture: Image.Image) -> np.ndarray:
     else:
         colours = np.asarray(picture)
     brightness = colours if colours.ndim == 2 else colours.max(axis=2)
-    if alpha is not None and alpha.min() < alpha.max() and (colours == colours[0, 0]).all():
-        brightness = alpha
+    if alpha is not None and alpha.min() < alpha.max():
+        if (colours == colours[0, 0]).all() or _is_grey(brightness[alpha > 127], 255):
+            brightness = alpha
     highest = brightness.max()
-    white = 1 if highest <= 1 else 255 if highest <= 255 else 65535
-    return np.where(brightness >= white / 2, 255, 0).astype(np.uint8)
+    return brightness, 1 if highest <= 1 else 255 if highest <= 255 else 65535
 
 
 def in_proportion(size: tuple[int, int], wanted: tuple[int, int]) -> bool:
