@@ -461,3 +461,54 @@ def test_points_that_no_photo_shows_are_said(tmp_path, depth, is_said, capsys):
     config = TrainConfig(source_path=tmp_path, model_path=tmp_path / "out", final_budget=5)
     first_gaussians(config, load_scene(tmp_path), torch.device("cpu"), None)
     assert ("only 0 % of the points are in a training photo" in capsys.readouterr().err) == is_said
+
+
+@pytest.mark.parametrize("size, orientation, is_said", [((40, 30), 3, True), ((30, 30), 6, True), ((40, 30), 6, False)])
+def test_orientation_tags_that_are_not_applied_are_said(tmp_path, size, orientation, is_said, capsys):
+    """Where the photo would fit its camera turned as well: by 180 degrees, or a square one by 90."""
+    write_colmap(tmp_path, [(1, "PINHOLE", *size, (35, 36, size[0] / 2, size[1] / 2))], num_images=2)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    for path in (tmp_path / "images").iterdir():
+        Image.open(path).save(path, "JPEG", exif=exif)
+    load_scene(tmp_path)
+    assert ("2 photos have orientation tags, which are not applied" in capsys.readouterr().err) == is_said
+
+
+@pytest.mark.parametrize("given", ["scene/images", "scene/sparse", ".", "scene/sparse/0/none"])
+def test_a_folder_near_a_scene(tmp_path, given):
+    """The error names the folder that is a scene; without one near it, none."""
+    write_colmap(tmp_path / "a/b/c" if given.endswith("none") else tmp_path / "scene")
+    (tmp_path / given).mkdir(parents=True, exist_ok=True)
+    with pytest.raises(InputError) as error:
+        load_scene(tmp_path / given)
+    assert (f"give -s {tmp_path / 'scene'}" in str(error.value)) == (not given.endswith("none"))
+
+
+@pytest.mark.parametrize("place, is_said", [("dense/fused.ply", True), ("sparse/0/lidar.laz", True), ("a.obj", False)])
+def test_a_point_cloud_that_is_not_used_is_said(tmp_path, place, is_said, capsys):
+    """Where random points are used instead; an empty cloud at its usual place was read."""
+    write_points(write_colmap(tmp_path), np.empty((0, 3)), np.empty((0, 3)))
+    (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / place).write_bytes(b"")
+    load_scene(tmp_path)
+    assert (f"{tmp_path / place} is not used" in capsys.readouterr().err) == is_said
+
+
+@pytest.mark.parametrize(
+    "name, content, said",
+    [
+        ("000.png", b"", "an empty file"),
+        ("000.png", b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n", "Git LFS"),
+        ("000.png", b"<!DOCTYPE html><html>", "a web page"),
+        ("000.png", b"\x76\x2f\x31\x01\2\0\0\0", "OpenEXR"),
+        ("000.DNG", b"II*\0" + bytes(99), "a raw photo"),
+    ],
+)
+def test_what_is_no_picture_is_named(tmp_path, name, content, said):
+    model = write_colmap(tmp_path, num_images=1)
+    write_images(model, [(name, 1, (1, 0, 0, 0), (0, 0, 0))])
+    (tmp_path / "images/000.png").unlink()
+    (tmp_path / "images" / name).write_bytes(content)
+    with pytest.raises(InputError, match=said):
+        load_scene(tmp_path, eval=False)

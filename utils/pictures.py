@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from compact_splats.utils.errors import InputError
 from compact_splats.utils.profiles import conversion_to_srgb, read_codes
@@ -42,6 +42,17 @@ _TOLERANCE = 0.02  # relative difference of proportions
 # Formats with the size before the pixels. EPS and WMF, which run other programs, are excluded.
 _FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 _FIX = "replace the file or take it out of the scene"
+
+# Pictures that are not read, by their first bytes or suffix.
+_OTHER_KINDS = {
+    b"\xff\x0a": "a picture in JPEG XL",
+    b"\0\0\0\x0cJXL ": "a picture in JPEG XL",
+    b"\x76\x2f\x31\x01": "a picture in OpenEXR",
+    b"#?R": "a picture in Radiance HDR",
+    b"II*\0": "a TIFF that is broken or of a kind that is not read, such as of floats",
+    b"MM\0*": "a TIFF that is broken or of a kind that is not read, such as of floats",
+}
+_RAW_SUFFIXES = (".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".rw2", ".orf")
 
 Image.MAX_IMAGE_PIXELS = None  # Pillow's limit is lower than what cameras have; _check_size replaces it
 
@@ -95,14 +106,14 @@ def has_alpha(path: Path) -> bool:
         return picture.has_transparency_data
 
 
-def picture_orientation(path: Path) -> int:
-    """See :func:`orientation_of`.
+def picture_orientation(path: Path, *, from_header: bool = False) -> int:
+    """See :func:`orientation_of`; ``from_header``: upright for a PNG, which would have to be decoded.
 
     Raises:
         InputError: as for :func:`open_picture`.
     """
-    with open_picture(path) as picture:
-        return orientation_of(picture)
+    with _opened(path) as picture:
+        return UPRIGHT if from_header and picture.format == "PNG" else orientation_of(picture)
 
 
 def lacks_end(path: Path) -> bool:
@@ -202,8 +213,26 @@ def _opened(path: Path, fix: str = _FIX) -> Iterator[Image.Image]:
             yield picture
     except (InputError, MemoryError):
         raise
+    except UnidentifiedImageError as error:
+        raise InputError(path, f"a picture ({', '.join(_formats())})", _kind(path), fix) from error
     except Exception as error:  # Pillow's plugins raise many kinds on broken files
         raise InputError(path, "a picture", f"'{error}'", fix) from error
+
+
+def _kind(path: Path) -> str:
+    """What a file that is no picture of a known format is instead."""
+    with open(path, "rb") as file:
+        start = file.read(256)
+    if not start:
+        return "an empty file"
+    if start.startswith(b"version https://git-lfs"):
+        return "a pointer of Git LFS, which `git lfs pull` replaces by the file"
+    if start.lstrip()[:5].lower() in (b"<!doc", b"<html"):
+        return "a web page, as of a download that failed"
+    if path.suffix.lower() in _RAW_SUFFIXES:
+        return "a raw photo, which the camera's program or darktable saves as JPEG or TIFF"
+    kinds = (kind for mark, kind in _OTHER_KINDS.items() if start.startswith(mark))
+    return next(kinds, f"a file that starts with {start[:8]!r}")
 
 
 @cache
