@@ -39,9 +39,12 @@ def read_data_set(source: Path, images: str, sparse: int | None, *, tracks: bool
     model = _colmap_model(source / "sparse", sparse)
     blender, others = source / "transforms_train.json", source / "transforms.json"
     if model is None and blender.is_file():
-        train, test_file = read_transforms(blender, files), source / "transforms_test.json"
-        test = read_transforms(test_file, files).photos if test_file.is_file() else []
-        return replace(train, test=test)
+        train = read_transforms(blender, files)
+        test_file, val = source / "transforms_test.json", source / "transforms_val.json"
+        if val.is_file() and not test_file.is_file():
+            note(f"{source} contains no transforms_test.json: the test views are those of {val.name}")
+            test_file = val
+        return replace(train, test=read_transforms(test_file, files).photos if test_file.is_file() else [])
     if model is None and others.is_file():
         return read_transforms(others, files)
     model = model or _colmap_model(source / "colmap" / "sparse", sparse)
@@ -51,7 +54,7 @@ def read_data_set(source: Path, images: str, sparse: int | None, *, tracks: bool
         near = _scene_near(source)
         raise InputError(
             f"{source} is not a scene: it contains no sparse/0/cameras.bin (COLMAP), transforms_train.json (Blender) "
-            "or transforms.json (nerfstudio); "
+            "or transforms.json (nerfstudio), as which other programs export theirs; "
             + (f"but {near} seems to be one: give -s {near}" if near else "see -s")
             + ", or make a scene from photos with convert.py"
         )

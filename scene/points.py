@@ -12,6 +12,7 @@ from torch import Tensor
 
 from compact_splats.scene.cameras import Camera
 from compact_splats.scene.normalization import EXTENT, camera_centres
+from compact_splats.scene.parameters import SH_C0
 from compact_splats.scene.ply_file import read_element
 from compact_splats.utils.errors import InputError, note
 from compact_splats.utils.floats import to_float32
@@ -19,6 +20,7 @@ from compact_splats.utils.floats import to_float32
 _BOX_SHARE = 0.9  # of the distance from the middle to the border of a picture
 MAX_BAD = 0.1  # share of the photos or points that are left out where their numbers can't be used; more is an error
 _FAR = ((0.9, 1e3), (0.5, 1e6))  # share of the points, and how many times their distance is too far
+_SH_DC = ("f_dc_0", "f_dc_1", "f_dc_2")  # of 3DGS
 _MAX_MEASURED = 1000  # points that are looked at to say how many are in view
 _CLOUDS = ("points3d.ply", "sparse_pc.ply")  # of COLMAP's converters and 3DGS; of nerfstudio
 # Properties of colours in PLY files: 3DGS and others, MeshLab, CloudCompare.
@@ -177,7 +179,7 @@ def _closest_to_axes(centres: Tensor, axes: Tensor) -> Tensor:
 
 
 def read_points_ply(path: Path) -> Points:
-    """Read a point cloud: an element ``vertex`` with x y z, and red green blue (see ``_COLOURS``) or else grey.
+    """Read a point cloud: an element ``vertex`` with x y z, and red green blue (see ``_COLOURS``), f_dc, or else grey.
 
     Names are compared without regard to case. Colours are floats in [0,1], 16-bit, or in [0,255].
 
@@ -191,6 +193,9 @@ def read_points_ply(path: Path) -> Points:
         raise InputError(path, "vertices with x, y and z", f"no {', '.join(missing)}", fix)
     xyz = np.stack([vertices[name] for name in "xyz"], axis=1)
     names = next((names for names in _COLOURS if all(name in vertices for name in names)), None)
+    if names is None and all(name in vertices for name in _SH_DC):  # a 3DGS model as a point cloud
+        colours = 0.5 + SH_C0 * np.stack([vertices[name] for name in _SH_DC], axis=1)
+        return checked_points(path, xyz, colours.clip(0, 1) * 255)
     if names is None:
         note(f"{path} has no colours red, green and blue: its points are grey")
         return checked_points(path, xyz, np.full(xyz.shape, 128))

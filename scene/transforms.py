@@ -28,7 +28,7 @@ _PRISM = "RAD_TAN_THIN_PRISM_FISHEYE"
 _PANORAMA = "EQUIRECTANGULAR"
 _MODELS = {  # camera_model: (name in COLMAP, keys of its parameters in COLMAP's order)
     **dict.fromkeys(("PINHOLE", "SIMPLE_PINHOLE"), ("PINHOLE",)),
-    **dict.fromkeys(("OPENCV", "SIMPLE_RADIAL", "RADIAL"), _BROWN),
+    **dict.fromkeys(("OPENCV", "SIMPLE_RADIAL", "RADIAL", "PERSPECTIVE"), _BROWN),
     "FULL_OPENCV": (*_BROWN, "k4", "k5", "k6"),
     **dict.fromkeys(("OPENCV_FISHEYE", "SIMPLE_RADIAL_FISHEYE", "RADIAL_FISHEYE"), _FISHEYE),
     **dict.fromkeys(("FISHEYE", "SIMPLE_FISHEYE"), ("FISHEYE",)),
@@ -171,7 +171,7 @@ def _lens(path: Path, entry: Mapping[str, Any], original: Path, photo: Path) -> 
             raise InputError(f"{path} contains no w and h, and {original} does not exist; add w and h in px")
         # A missing photo is left out later: its lens does not matter.
         width, height = picture_size(original) if isfile(original) else (1, 1)
-    if entry.get("camera_model") == _PANORAMA:  # whatever its focal length
+    if str(entry.get("camera_model")).upper() == _PANORAMA:  # whatever its focal length
         _refuse_unused(path, entry, _PANORAMA, ())
         return checked_lens(path, panorama(round(width), round(height)))
     fx, fy = focal_length("x", width), focal_length("y", height)
@@ -187,10 +187,10 @@ def _lens(path: Path, entry: Mapping[str, Any], original: Path, photo: Path) -> 
 def _distortion(path: Path, entry: Mapping[str, Any], number: Any) -> tuple[str, tuple[float, ...]]:
     """The model's name in COLMAP, and its parameters after the principal point."""
     name = entry.get("camera_model", "OPENCV_FISHEYE" if entry.get("is_fisheye") else "OPENCV")
-    if not isinstance(name, str) or name not in _MODELS:
+    if not isinstance(name, str) or name.upper() not in _MODELS:
         known = ", ".join((*_MODELS, _PANORAMA))
         raise InputError(path, f"a camera_model out of {known}", brief(name), "undistort the photos first")
-    model, *keys = _MODELS[name]
+    model, *keys = _MODELS[name.upper()]
     listed = entry.get(_LIST)
     if listed is not None or model == _PRISM:
         order = keys if model == _PRISM else _LISTED

@@ -512,3 +512,17 @@ def test_what_is_no_picture_is_named(tmp_path, name, content, said):
     (tmp_path / "images" / name).write_bytes(content)
     with pytest.raises(InputError, match=said):
         load_scene(tmp_path, eval=False)
+
+
+def test_a_model_as_point_cloud_has_its_colours(tmp_path):
+    """f_dc is the colour, less 0.5 and over the constant of degree 0."""
+    values = (np.array([255, 51, 0]) / 255 - 0.5) / 0.28209479177387814
+    names = [("float", name) for name in ("f_dc_0", "f_dc_1", "f_dc_2")]
+    (tmp_path / "a.ply").write_bytes(ply_of([*XYZ, *names], [(1, 2, 3, *values)], "binary_little_endian"))
+    assert read_points_ply(tmp_path / "a.ply").rgb.tolist() == [[255, 51, 0]]
+
+
+@pytest.mark.parametrize("model", ["opencv", "Pinhole", "PERSPECTIVE", "perspective"])
+def test_spellings_of_camera_models(tmp_path, model):
+    write_transforms(tmp_path, camera_model=model)
+    assert load_scene(tmp_path).train[0].photo.lens.is_pinhole
