@@ -4,8 +4,9 @@
     python -m benchmarks.cuda_counts --arch 75 --all  # every kernel, with the code for a T4
 
 For each kernel: registers of a thread, spilled bytes, shared memory of a block, warps that a multiprocessor of three
-GPUs holds, the instructions of its innermost loop, and those of the loop around it without it. Where the kernel blends,
-the innermost loop takes one splat and the 32 pixels of a warp. Exits with 1 where a kernel spills or is above its
+GPUs holds, the instructions of its innermost loop, and those of the loop around it without its inner loops. Where the
+kernel blends, the innermost loop takes one splat and the 32 pixels of a warp; the loop around it takes 32 splats, or over
+segments 8 splats and all blocks of pixels. Exits with 1 where a kernel spills or is above its
 limit. Needs nvcc; the loops are read with nvdisasm, of the CUDA toolkit or of the package nvidia-cuda-nvdisasm.
 """
 
@@ -44,21 +45,24 @@ class Kernel:
 
 # The sizes are those of the structures in the sources.
 def segment_bytes(of_pixel: int, of_flow: int, of_pair: int) -> int:
-    """SegmentShared: what four warps share of 256 pixels, and what each has of them and of 16 splats."""
-    return 256 * (of_pixel + 4) + 4 * (16 * (48 + 32 * of_pair) + 256 * of_flow)
+    """SegmentShared: of 256 pixels, 8 blocks of them and the tile; then the 8 splats of each of 4 warps, or the flow."""
+    return -(-(256 * (of_pixel + 4) + 8 * 4 + 8) // 16) * 16 + max(4 * 8 * (48 + 32 * of_pair), 256 * of_flow)
+
+
+REST_ROWS = 128 * 45 * 4
 
 
 KERNELS = {
     "blend_kernel<3>": Kernel(256, 256 * 64 + 256 + 4, 40, 55),
-    "segment_kernel<GradientPass<false, true>>": Kernel(128, segment_bytes(12, 8, 8), 40, 340),
-    "segment_kernel<GradientPass<false, false>>": Kernel(128, segment_bytes(12, 8, 8), 40, 235),
-    "segment_kernel<ImportancePass>": Kernel(128, segment_bytes(4, 4, 4), 30, 280),
+    "segment_kernel<GradientPass<false, true>>": Kernel(128, segment_bytes(12, 8, 8), 40, 1440),
+    "segment_kernel<GradientPass<false, false>>": Kernel(128, segment_bytes(12, 8, 8), 40, 990),
+    "segment_kernel<ImportancePass>": Kernel(128, segment_bytes(4, 4, 4), 30, 1170),
     "segment_kernel<RemovalPass>": Kernel(128, segment_bytes(16, 16, 4)),
     "similarity_kernel": Kernel(256, 4 * (2 * 42 * 44 + 4 * 42 * 32 + 16)),
     "gradient_kernel": Kernel(256, 4 * (3 * 42 * 44 + 3 * 42 * 32)),
     "emit_kernel": Kernel(256),
-    "project_kernel": Kernel(128),
-    "project_backward_kernel<false>": Kernel(128),
+    "project_kernel": Kernel(128, REST_ROWS),
+    "project_backward_kernel<false>": Kernel(128, REST_ROWS),
     "adam_kernel": Kernel(256),
 }
 
@@ -107,7 +111,7 @@ def compiler_report(text: str) -> dict[str, Counts]:
 
 
 def innermost_loop(lines: list[str]) -> tuple[int, int]:
-    """Instructions of the innermost loop, one with exponentials if there is one, and of the rest of the loop around it.
+    """Instructions of the innermost loop, one with exponentials if there is one, and of the loop around it without loops.
 
     Both are 0 without such a loop.
     """
@@ -129,8 +133,11 @@ def innermost_loop(lines: list[str]) -> tuple[int, int]:
     if not inner:
         return 0, 0
     begin, end = max(inner, key=lambda loop: ("MUFU.EX2" in " ".join(code[slice(*loop)]), loop[1] - loop[0]))
-    around = [b - a for a, b in loops if (a, b) != (begin, end) and a <= begin and end <= b]
-    return end - begin, min(around) - (end - begin) if around else 0
+    around = [each for each in loops if each != (begin, end) and each[0] <= begin and end <= each[1]]
+    if not around:
+        return end - begin, 0
+    first, last = min(around, key=lambda loop: loop[1] - loop[0])
+    return end - begin, last - first - sum(b - a for a, b in inner if first <= a and b <= last)
 
 
 def find_disassembler(nvcc: str) -> Path | None:
