@@ -4,10 +4,10 @@
     python -m benchmarks.cuda_counts --arch 75 --all  # every kernel, with the code for a T4
 
 For each kernel: registers of a thread, spilled bytes, shared memory of a block, warps that a multiprocessor of three
-GPUs holds, the instructions of its innermost loop, and those of the loop around it without its inner loops. Where the
-kernel blends, the innermost loop takes one splat and the 32 pixels of a warp; the loop around it takes 32 splats, or over
-segments 8 splats and all blocks of pixels. Exits with 1 where a kernel spills or is above its
-limit. Needs nvcc; the loops are read with nvdisasm, of the CUDA toolkit or of the package nvidia-cuda-nvdisasm.
+GPUs holds, the instructions of its innermost loop, and those of the loop around it without its inner loops. Where
+the kernel blends, the innermost loop takes one splat and the 32 pixels of a warp; in a segment_kernel the loop around
+it takes 8 splats and the 256 pixels of a tile. Exits with 1 where a kernel spills or is above its limit. Needs nvcc;
+the loops are read with nvdisasm, of the CUDA toolkit or of the package nvidia-cuda-nvdisasm.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ GPUS = {"T4": (64 << 10, 0, 32, 16), "4090": (100 << 10, 1024, 48, 24), "H200": 
 class Kernel:
     """A kernel of a step: its threads, and the bytes of shared memory of a block.
 
-    ``loop`` and ``around`` are the most instructions of the innermost loop and of the loop around it, on compute
-    capability 9.0; None: without a limit.
+    ``loop`` and ``around`` are the most instructions of the innermost loop and of the rest of the loop around it, on
+    compute capability 9.0; None: without a limit.
     """
 
     threads: int
@@ -45,15 +45,16 @@ class Kernel:
 
 # The sizes are those of the structures in the sources.
 def segment_bytes(of_pixel: int, of_flow: int, of_pair: int) -> int:
-    """SegmentShared: of 256 pixels, 8 blocks of them and the tile; then the 8 splats of each of 4 warps, or the flow."""
-    return -(-(256 * (of_pixel + 4) + 8 * 4 + 8) // 16) * 16 + max(4 * 8 * (48 + 32 * of_pair), 256 * of_flow)
+    """SegmentShared: of 256 pixels, 8 blocks and the tile; then of 8 splats in each of 4 warps, or the pixels' flow."""
+    of_tile = 256 * (of_pixel + 4) + 8 * 4 + 8
+    return -(-of_tile // 16) * 16 + max(4 * 8 * (48 + 32 * of_pair), 256 * of_flow)
 
 
 REST_ROWS = 128 * 45 * 4
 
 
 KERNELS = {
-    "blend_kernel<3>": Kernel(256, 256 * 64 + 256 + 4, 40, 55),
+    "blend_kernel<3>": Kernel(256, 256 * 64 + 256 + 64, 40, 55),
     "segment_kernel<GradientPass<false, true>>": Kernel(128, segment_bytes(12, 8, 8), 40, 1440),
     "segment_kernel<GradientPass<false, false>>": Kernel(128, segment_bytes(12, 8, 8), 40, 990),
     "segment_kernel<ImportancePass>": Kernel(128, segment_bytes(4, 4, 4), 30, 1170),
@@ -111,9 +112,9 @@ def compiler_report(text: str) -> dict[str, Counts]:
 
 
 def innermost_loop(lines: list[str]) -> tuple[int, int]:
-    """Instructions of the innermost loop, one with exponentials if there is one, and of the loop around it without loops.
+    """Instructions of the innermost loop, one with exponentials if there is one, and of the rest of the loop around it.
 
-    Both are 0 without such a loop.
+    The rest is counted without inner loops. Both are 0 without such a loop.
     """
     labels: dict[str, int] = {}
     code: list[str] = []
