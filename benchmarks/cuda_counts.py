@@ -44,10 +44,10 @@ class Kernel:
 
 
 # The sizes are those of the structures in the sources.
-def segment_bytes(of_pixel: int, of_flow: int, of_pair: int) -> int:
-    """SegmentShared: of 256 pixels, 8 blocks and the tile; then of 8 splats in each of 4 warps, or the pixels' flow."""
+def segment_bytes(of_pixel: int, of_state: int, of_pair: int) -> int:
+    """SegmentShared: of 256 pixels, 8 blocks and the tile; then of 8 splats in each of 4 warps, or pixels' state."""
     of_tile = 256 * (of_pixel + 4) + 8 * 4 + 8
-    return -(-of_tile // 16) * 16 + max(4 * 8 * (48 + 32 * of_pair), 256 * of_flow)
+    return -(-of_tile // 16) * 16 + max(4 * 8 * (48 + 32 * of_pair), 256 * of_state)
 
 
 REST_ROWS = 128 * 45 * 4

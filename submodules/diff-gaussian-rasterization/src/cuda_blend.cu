@@ -195,7 +195,7 @@ struct alignas(16) VisitedSplat {
 };
 
 /// A pass visits all pairs of a splat and a pixel to which it contributes, front to back. Pass::Pixels is constant for
-/// the tile's pixels, Pass::Flow of a pixel changes with each splat, Pass::Pair is what a pixel adds to a splat's sums.
+/// the tile's pixels, Pass::PixelState changes with each splat, Pass::Pair is what a pixel adds to a splat's sums.
 template <class Pass> struct SegmentShared {
     struct Row {
         VisitedSplat splat;
@@ -207,7 +207,7 @@ template <class Pass> struct SegmentShared {
     unsigned last[kTilePixels], block_last[kPixelBlocks];  // pixel_last, and its maximum in each block
     union {
         alignas(16) Row rows[kSegmentWarps][kGroup];
-        typename Pass::Flow first_flow[kTilePixels];  // before the first splat of the tile
+        typename Pass::PixelState first_state[kTilePixels];  // before the first splat of the tile
     };
 };
 
@@ -223,7 +223,7 @@ __device__ void load_pixels(SegmentShared<Pass>& shared, const SegmentParams<Pas
     for (int i = threadIdx.x; i < kTilePixels; i += kSegmentWarps * kWarp) {
         const int x = corner.x + pixel_x(i), y = corner.y + pixel_y(i);
         const bool is_inside = x < view.width && y < view.height;
-        shared.first_flow[i] = Pass::load(p, is_inside ? int64_t(y) * view.width + x : -1, shared.pixels, i);
+        shared.first_state[i] = Pass::load(p, is_inside ? int64_t(y) * view.width + x : -1, shared.pixels, i);
         unsigned last = is_inside ? p.frame.pixel_last[tile * kTilePixels + i] : 0;
         shared.last[i] = last;
         for (int lanes = kWarp / 2; lanes > 0; lanes /= 2) {
@@ -244,7 +244,7 @@ __device__ __forceinline__ Vec2<float> to_block(int block) {
 /// contribute.
 template <class Pass, class Values>
 __device__ __forceinline__ void visit_splats(typename SegmentShared<Pass>::Row* rows, unsigned todo, int last,
-                                             Vec2<float> at, const Values& values, typename Pass::Flow& flow) {
+                                             Vec2<float> at, const Values& values, typename Pass::PixelState& state) {
     typename Pass::Pair* pairs = rows[0].pairs + threadIdx.x % kWarp;  // of the first splat
     constexpr int kStride = sizeof(*rows) / sizeof(*pairs);
     do {
@@ -253,7 +253,7 @@ __device__ __forceinline__ void visit_splats(typename SegmentShared<Pass>::Row* 
         const float log2 = log2_alpha(s.log2_opacity, s.conic, {at.x - s.mean.x, at.y - s.mean.y});
         const bool contributes = i < last && log2 >= float(Limits::log2_alpha_min);
         const float alpha = contributes ? approximate_exp2(log2) : 0.0f;  // which adds nothing
-        pairs[i * kStride] = Pass::visit(s.channels, alpha, values, flow);
+        pairs[i * kStride] = Pass::visit(s.channels, alpha, values, state);
         todo &= todo - 1;
     } while (todo != 0);
 }
@@ -273,19 +273,19 @@ __global__ void __launch_bounds__(kSegmentWarps* kWarp, Pass::kBlocks) segment_k
     load_pixels(shared, p, tile, corner);
     if (threadIdx.x == 0) shared.begin = begin;
     __syncthreads();
-    typename Pass::Flow flow[kPixelBlocks];  // of the lane's pixels; in registers, as all loops over blocks are unrolled
+    typename Pass::PixelState state[kPixelBlocks];  // of the lane's pixels; in registers, as loops over it are unrolled
 #pragma unroll
-    for (int block = 0; block < kPixelBlocks; ++block) flow[block] = shared.first_flow[block * kWarp + lane];
+    for (int block = 0; block < kPixelBlocks; ++block) state[block] = shared.first_state[block * kWarp + lane];
     __syncthreads();  // the rows are in the same place
     const unsigned last = segment_first + kSegment < tile_last ? segment_first + kSegment : tile_last;
     if (segment_first >= last) return;
     typename SegmentShared<Pass>::Row* rows = shared.rows[warp];
     if (segment_first > 0) {
-        const float* state = frame.states + state_index(begin, segment_first / kSegment, frame.num_channels);
+        const float* stored = frame.states + state_index(begin, segment_first / kSegment, frame.num_channels);
 #pragma unroll
         for (int block = 0; block < kPixelBlocks; ++block) {
             const int pixel = block * kWarp + lane;
-            Pass::advance(shared.pixels.of(pixel), state + pixel, flow[block]);
+            Pass::advance(shared.pixels.of(pixel), stored + pixel, state[block]);
         }
     }
     const int mine = lane % kGroup, row = lane / kGroup;
@@ -312,7 +312,7 @@ __global__ void __launch_bounds__(kSegmentWarps* kWarp, Pass::kBlocks) segment_k
             const int pixel = block * kWarp + lane;
             const Vec2<float> there = to_block(block);
             visit_splats<Pass>(rows, todo, static_cast<int>(shared.last[pixel] - group),
-                               {at.x + there.x, at.y + there.y}, shared.pixels.of(pixel), flow[block]);
+                               {at.x + there.x, at.y + there.y}, shared.pixels.of(pixel), state[block]);
             __syncwarp();
             if (touches)
                 pass.add(rows[mine].pairs + row * kBlockWidth, shared.pixels, block * kWarp + row * kBlockWidth,
@@ -366,13 +366,13 @@ template <bool kDepth, bool kAbsolute> struct GradientPass {
             return {{v[0][pixel], v[1][pixel], v[2][pixel]}, kDepth ? v[kDepth ? 3 : 0][pixel] : 0.0f};
         }
     };
-    struct alignas(8) Flow { float transmittance, remainder; };
+    struct alignas(8) PixelState { float transmittance, remainder; };
     struct alignas(8) Pair { float u, weight; };
 
     SplatGradient<float> sum{};
 
     /// pixel: in the image, or -1; i: in the tile.
-    static __device__ Flow load(const SegmentParams<GradientPass>& p, int64_t pixel, Pixels& pixels, int i) {
+    static __device__ PixelState load(const SegmentParams<GradientPass>& p, int64_t pixel, Pixels& pixels, int i) {
         const View<float>& view = p.frame.view;
         const Images<const float>&images = p.pass.images, &v_images = p.pass.v_images;
         const int64_t plane = int64_t(view.width) * view.height;
@@ -393,16 +393,16 @@ template <bool kDepth, bool kAbsolute> struct GradientPass {
         return {1, whole_remainder(whole, transmittance, v, v_transmittance)};
     }
     /// From the first splat of the tile to a stored state.
-    static __device__ void advance(const Channels<float>& v, const float* state, Flow& flow) {
-        flow.transmittance = state[0];
-        flow.remainder -= dot(load_color(state, kTilePixels, kTilePixels), v.color);
-        if constexpr (kDepth) flow.remainder -= state[4 * kTilePixels] * v.inverse_depth;
+    static __device__ void advance(const Channels<float>& v, const float* stored, PixelState& state) {
+        state.transmittance = stored[0];
+        state.remainder -= dot(load_color(stored, kTilePixels, kTilePixels), v.color);
+        if constexpr (kDepth) state.remainder -= stored[4 * kTilePixels] * v.inverse_depth;
     }
     static __device__ __forceinline__ Pair visit(const Channels<float>& channels, float alpha, const Channels<float>& v,
-                                                 Flow& flow) {
+                                                 PixelState& state) {
         const PairGradient<float> pair =
-            blend_vjp<kDepth>(channels, alpha, approximate_odds(alpha), flow.transmittance, true, v, flow.remainder);
-        flow.transmittance = transmittance_after(flow.transmittance, alpha);
+            blend_vjp<kDepth>(channels, alpha, approximate_odds(alpha), state.transmittance, true, v, state.remainder);
+        state.transmittance = transmittance_after(state.transmittance, alpha);
         return {pair.u, pair.weight};
     }
     /// Adds the row of pixels that begins with pixel `from` of the tile. middle: of the row, from the mean.
@@ -450,19 +450,19 @@ struct ImportancePass {
         alignas(16) float weights[kTilePixels];
         __device__ __forceinline__ float of(int pixel) const { return weights[pixel]; }
     };
-    struct Flow { float transmittance; };
+    struct PixelState { float transmittance; };
     struct Pair { float weight; };
 
     ImportanceSlot<float> sum{};
 
-    static __device__ Flow load(const SegmentParams<ImportancePass>& p, int64_t pixel, Pixels& pixels, int i) {
+    static __device__ PixelState load(const SegmentParams<ImportancePass>& p, int64_t pixel, Pixels& pixels, int i) {
         pixels.weights[i] = pixel >= 0 ? p.pass.pixel_weights[pixel] : 0.0f;
         return {1};
     }
-    static __device__ void advance(float, const float* state, Flow& flow) { flow.transmittance = state[0]; }
-    static __device__ __forceinline__ Pair visit(const Channels<float>&, float alpha, float, Flow& flow) {
-        const float weight = blend_weight(flow.transmittance, alpha);
-        flow.transmittance = transmittance_after(flow.transmittance, alpha);
+    static __device__ void advance(float, const float* stored, PixelState& state) { state.transmittance = stored[0]; }
+    static __device__ __forceinline__ Pair visit(const Channels<float>&, float alpha, float, PixelState& state) {
+        const float weight = blend_weight(state.transmittance, alpha);
+        state.transmittance = transmittance_after(state.transmittance, alpha);
         return {weight};
     }
     __device__ __forceinline__ void add(const Pair* pairs, const Pixels& pixels, int from, Vec2<float> middle,
@@ -523,7 +523,7 @@ struct RemovalPass {
             return {load_color(values[0], pixel, kTilePixels), values[3][pixel]};
         }
     };
-    struct alignas(16) Flow {
+    struct alignas(16) PixelState {
         float transmittance;
         Vec3<float> behind;
     };
@@ -531,7 +531,7 @@ struct RemovalPass {
 
     Sum sum{};
 
-    static __device__ Flow load(const SegmentParams<RemovalPass>& p, int64_t pixel, Pixels& pixels, int i) {
+    static __device__ PixelState load(const SegmentParams<RemovalPass>& p, int64_t pixel, Pixels& pixels, int i) {
         const RemovalInput<float>& input = p.pass.input;
         const int64_t plane = int64_t(p.frame.view.width) * p.frame.view.height;
         Vec3<float> image{0, 0, 0}, photo{0, 0, 0};
@@ -541,14 +541,14 @@ struct RemovalPass {
         pixels.values[3][i] = pixel >= 0 ? input.pixel_weights[pixel] : 0.0f;
         return {1, image};
     }
-    static __device__ void advance(const Pixel&, const float* state, Flow& flow) {
-        flow = {state[0], flow.behind - load_color(state, kTilePixels, kTilePixels)};
+    static __device__ void advance(const Pixel&, const float* stored, PixelState& state) {
+        state = {stored[0], state.behind - load_color(stored, kTilePixels, kTilePixels)};
     }
     static __device__ __forceinline__ Pair visit(const Channels<float>& channels, float alpha, const Pixel& pixel,
-                                                 Flow& flow) {
-        const float change = removal_change(channels.color, alpha, approximate_odds(alpha), flow.transmittance, true,
-                                            pixel.error, flow.behind);
-        flow.transmittance = transmittance_after(flow.transmittance, alpha);
+                                                 PixelState& state) {
+        const float change = removal_change(channels.color, alpha, approximate_odds(alpha), state.transmittance, true,
+                                            pixel.error, state.behind);
+        state.transmittance = transmittance_after(state.transmittance, alpha);
         return {pixel.weight * change};
     }
     __device__ __forceinline__ void add(const Pair* pairs, const Pixels&, int, Vec2<float>, const Sym2<float>&) {
