@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from compact_splats.arguments.schedule import FAST, MOST_STEPS_PER_PHOTO, QUICK, Pace
+from compact_splats.arguments.schedule import FAST, FEWEST_PHOTOS, QUICK, Pace
 from compact_splats.gaussian_renderer import render
 from compact_splats.scene import load_scene
 from compact_splats.scene.gaussian_model import GaussianModel
@@ -136,16 +136,14 @@ def test_a_selection_continues_from_its_state(scene, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("schedule", "num_steps", "expected"),
+    ("schedule", "num_photos", "expected"),
     [
-        (QUICK, MOST_STEPS_PER_PHOTO, RemovalSelection),
-        (QUICK, MOST_STEPS_PER_PHOTO + 1, NaturalSelection),
-        (FAST, MOST_STEPS_PER_PHOTO, NaturalSelection),
-        (replace(FAST, selection="error"), MOST_STEPS_PER_PHOTO, RemovalSelection),
+        (QUICK, FEWEST_PHOTOS, RemovalSelection),
+        (QUICK, FEWEST_PHOTOS - 1, NaturalSelection),
+        (FAST, FEWEST_PHOTOS, NaturalSelection),
+        (replace(FAST, selection="error"), FEWEST_PHOTOS, RemovalSelection),
     ],
 )
-def test_auto_is_the_selection_of_the_schedule_but_natural_in_long_runs(schedule, num_steps, expected):
-    """Long: many steps per training photo."""
-    schedule = schedule.scaled(40 * num_steps / schedule.iterations)
-    strategies = standard_strategies(SimpleNamespace(train=[None] * 40), schedule, BUDGET)
+def test_auto_is_the_selection_of_the_schedule_with_many_photos(schedule, num_photos, expected):
+    strategies = standard_strategies(SimpleNamespace(train=[None] * num_photos), schedule, BUDGET)
     assert isinstance(strategies[1], expected)

@@ -22,16 +22,21 @@ class Machine:
     Args:
         speed: of the machine, as a function of the seconds trained; 1: 1e-7 s for a pixel, five pixels for a Gaussian,
             which is not what the limit expects.
+        views_of_a_cut: as a selection by removal error renders, in time.
     """
 
-    def __init__(self, speed: Callable[[float], float], schedule: Schedule = QUICK) -> None:
+    def __init__(self, speed: Callable[[float], float], schedule: Schedule = QUICK, views_of_a_cut: int = 0) -> None:
         self.scene = SimpleNamespace(train=[SimpleNamespace(width=640, height=480)])
         self.model = SimpleNamespace(num_gaussians=POINTS)
         self.schedule, self.speed, self.seconds = schedule, speed, 0.0
+        self.strategies, self.views_of_a_cut, self.cuts = [self], views_of_a_cut, 0
         self.ended_at: list[int] = []
 
     def change_schedule(self, schedule: Schedule) -> None:
         self.schedule = schedule
+
+    def views_left(self, training: "Machine") -> int:
+        return self.views_of_a_cut * (self.schedule.selection_rounds[0].num_cuts - self.cuts)
 
     def cost(self, divisor: int) -> float:
         return 1e-7 * (PIXELS / divisor**2 + 5 * self.model.num_gaussians) / self.speed(self.seconds)
@@ -45,6 +50,9 @@ class Machine:
                 if each.is_due(step):
                     self.model.num_gaussians = max(self.model.num_gaussians, each.allowance(step, BUDGET))
             for selection in self.schedule.selection_rounds:
+                if self.cuts < selection.cuts_by(step):
+                    self.cuts += 1
+                    self.seconds += self.views_of_a_cut * self.cost(1)
                 if step == selection.window.end:
                     self.model.num_gaussians = BUDGET
                     self.ended_at.append(step)
@@ -80,6 +88,14 @@ def test_a_training_ends_in_time_with_all_rounds_done(limited, schedule, speed):
     assert 117 < machine.seconds < 121.5  # worst measured: 119.0 to 120.9
     assert len(machine.ended_at) == len(schedule.selection_rounds) and max(machine.ended_at) < steps
     assert machine.model.num_gaussians == BUDGET
+
+
+def test_views_that_strategies_render_take_from_the_time(limited):
+    """Cuts that take a third of the time."""
+    machine = Machine(SPEEDS["steady"], views_of_a_cut=100)
+    steps = limited(machine, 120.0)
+    assert 117 < machine.seconds < 121.5 and machine.cuts == 4
+    assert steps < 0.9 * limited(Machine(SPEEDS["steady"]), 120.0)
 
 
 def test_slower_machines_take_fewer_steps(limited):

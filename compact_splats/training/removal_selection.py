@@ -15,15 +15,15 @@ from compact_splats.training.natural_selection import highest
 from compact_splats.training.strategy import Strategy
 from compact_splats.training.training import Training
 
-MOST_VIEWS = 200  # whose removal errors are found for a cut
+FEWEST_VIEWS, MOST_VIEWS = 20, 200  # that a cut looks at, where there are as many
 
 
 class RemovalSelection(Strategy):
     """Prunes to the budget by removal error, in the windows of the schedule's selection rounds.
 
     Each cut leaves the same share of the Gaussians, and training goes on in between. A Gaussian's score is the
-    :func:`gaussian_renderer.removal_error` in the mean over the training views: all, or of more than
-    ``MOST_VIEWS`` every second, third and so on, another part for each cut.
+    :func:`gaussian_renderer.removal_error` in the mean over every second training view, others for each cut, but over
+    at least ``FEWEST_VIEWS`` and at most ``MOST_VIEWS``.
 
     Args:
         rounds: in order of time.
@@ -62,8 +62,14 @@ class RemovalSelection(Strategy):
             return removal_error(camera, model, background, mask_of(camera, model.device))
 
         num_views = len(training.scene.train)
-        stride = math.ceil(num_views / MOST_VIEWS)
+        stride = _stride(num_views)
         return training.mean_over_views(range(sum(self._cuts) % stride, num_views, stride), of_view)
+
+    def views_left(self, training: Training) -> int:
+        """Those of the cuts that are left."""
+        num_views = len(training.scene.train)
+        cuts = sum(each.num_cuts - made for each, made in zip(self.rounds, self._cuts, strict=True))
+        return cuts * num_views // _stride(num_views)
 
     def state_dict(self) -> dict[str, Any]:
         """The number of cuts that every round has made."""
@@ -72,3 +78,8 @@ class RemovalSelection(Strategy):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from :meth:`state_dict`."""
         self._cuts = list(state["cuts"])
+
+
+def _stride(num_views: int) -> int:
+    """A cut looks at every so many views."""
+    return max(math.ceil(num_views / MOST_VIEWS), min(2, num_views // FEWEST_VIEWS))

@@ -107,6 +107,8 @@ def _train(
     schedule = shared(config.make_schedule(), processes.count)
     check = partial(check_memory, config, schedule, processes, device)
     scene = load(config, check, num_random_points(config.final_budget), max_tracked=max_with_depth_loss(config))
+    if text := advice(config, device, len(scene.train)):
+        config.say(text)
     if config.all_photos:
         check_all_photos(scene, config.source_path)
     check_same_start(processes, config, scene)
@@ -145,15 +147,29 @@ def _train(
     return summary
 
 
+def advice(config: TrainConfig, device: torch.device, num_photos: int) -> str | None:
+    """What someone without a GPU may not know; None: nothing."""
+    if device.type != "cpu" or config.schedule != "full" or config.iterations is not None:
+        return None
+    steps = min(20_000, 400 * num_photos)  # docs/results.md, long runs of quick against full
+    return (
+        "the full schedule takes long on a CPU: --schedule quick is nearly as good in a tenth of the time, and with "
+        f"--iterations {steps} as good in a third; --minutes M ends in time"
+    )
+
+
 def make_training(
     config: TrainConfig, schedule: Schedule, scene: Scene, model: GaussianModel, processes: SingleProcess
 ) -> Training:
     """The method as the flags ask for it."""
     model.antialiased = bool(config.antialiasing)
-    # How many steps fit into a time is not known yet.
-    selection = "natural" if config.selection == "auto" and config.minutes is not None else config.selection
     strategies = standard_strategies(
-        scene, schedule, config.final_budget, seed=config.seed, selection=selection, smoothing=config.smoothing_3d
+        scene,
+        schedule,
+        config.final_budget,
+        seed=config.seed,
+        selection=config.selection,
+        smoothing=config.smoothing_3d,
     )
     return Training(
         scene,

@@ -59,6 +59,10 @@ class Strategy:
     def after_step(self, training: Training) -> None:
         """Edit the set of Gaussians, after the optimizer's update."""
 
+    def views_left(self, training: Training) -> int:
+        """About how many views :meth:`after_step` is going to render that cost as much as a step."""
+        return 0
+
     def change_schedule(self, schedule: Schedule) -> None:
         """Continue by the same schedule at another pace, between two steps."""
 

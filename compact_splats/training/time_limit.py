@@ -26,8 +26,9 @@ MEMORY = 0.8  # weight of what was measured before, at each look
 class TimeLimit:
     """Chooses the number of steps such that a training ends within a time.
 
-    A step is taken to cost time in proportion to its pixels and Gaussians. How much is measured before the first step
-    and then all the time, and after every few steps the rest of the schedule is made as long as the time that is left.
+    A step is taken to cost time in proportion to its pixels and Gaussians, and a view that a strategy renders as much
+    as a step. How much is measured before the first step and then all the time, and after every few steps the rest of
+    the schedule is made as long as the time that is left.
 
     Args:
         training: at its start.
@@ -54,8 +55,9 @@ class TimeLimit:
         self._pixels = training.scene.train[0].width * training.scene.train[0].height
         self._seconds = processes.share(seconds_of_a_view(training))
         self._cost = self._cost_of(1, training.model.num_gaussians)
+        self._views_left = self._strategies_views()
         self._seen_at, self._new_cost = 0.0, 0.0
-        fastest = FEWEST_STEPS / schedule.iterations * self._seconds_left()
+        fastest = FEWEST_STEPS / schedule.iterations * self._seconds_left() + self._seconds_of_views()
         if fastest > seconds:
             needed = f"{FEWEST_STEPS} steps take about {fastest / 60:.2g} minutes on this machine"
             raise InputError(f"--minutes {seconds / 60:g} is too short for this scene: {needed}")
@@ -63,7 +65,11 @@ class TimeLimit:
 
     def after_step(self, step: int, seconds: float) -> None:
         """Count a step, and lay the rest of the schedule out anew if that is due."""
-        self._new_cost += self._cost_of(self.training.schedule.photo_divisor(step), self.training.model.num_gaussians)
+        before, self._views_left = self._views_left, self._strategies_views()
+        views = 1 + before - self._views_left
+        self._new_cost += views * self._cost_of(
+            self.training.schedule.photo_divisor(step), self.training.model.num_gaussians
+        )
         left = self.training.schedule.iterations - step
         if not left or (step % LOOK_EVERY and left > LOOK_EVERY):
             return
@@ -74,7 +80,7 @@ class TimeLimit:
         self._lay_out()
 
     def _lay_out(self) -> None:
-        left = self.seconds - self._seen_at
+        left = self.seconds - self._seen_at - self._seconds_of_views()
         factor = left / max(1e-9, self._seconds_left())
         fewest, most = (steps / self.schedule.iterations for steps in (FEWEST_STEPS, MOST_STEPS))
         self._follow(self._processes.share(replace(self._pace, factor=min(max(factor, fewest), most))))
@@ -88,6 +94,14 @@ class TimeLimit:
         steps = np.linspace(self._pace.position, self.schedule.iterations, 100)
         costs = [self._cost_of(self.schedule.photo_divisor(step), self._expected_gaussians(step)) for step in steps]
         return float((steps[-1] - steps[0]) * np.mean(costs) * self._seconds / self._cost)
+
+    def _seconds_of_views(self) -> float:
+        """How long strategies will render, with two budgets of Gaussians in the mean."""
+        return self._views_left * self._cost_of(1, 2 * self.budget) * self._seconds / self._cost
+
+    def _strategies_views(self) -> float:
+        views = sum(strategy.views_left(self.training) for strategy in self.training.strategies)
+        return views / self._processes.count
 
     def _expected_gaussians(self, step: float) -> float:
         """How many there will be at a later step of the schedule."""
@@ -109,11 +123,15 @@ class TimeLimit:
 
     def state_dict(self) -> dict[str, Any]:
         """The layout of the schedule, and the speed."""
-        return {"pace": asdict(self._pace), "seconds": self._seconds, "cost": self._cost, "seen_at": self._seen_at}
+        return {
+            "pace": asdict(self._pace), "seconds": self._seconds, "cost": self._cost, "seen_at": self._seen_at,
+            "views_left": self._views_left,
+        }  # fmt: skip
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from :meth:`state_dict`."""
         self._seconds, self._cost = state["seconds"], state["cost"]
+        self._views_left = state["views_left"]
         self._seen_at, self._new_cost = state["seen_at"], 0.0
         self._follow(Pace(**state["pace"]))
 
