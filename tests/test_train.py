@@ -198,9 +198,9 @@ def test_the_bar_and_the_summary_say_what_happened(short, capfd):
 def test_who_trains_long_on_a_cpu_is_told_what_is_shorter(tmp_path):
     def told(device: str, *flags: str) -> str | None:
         config = TrainConfig.from_command_line(["-s", str(tmp_path), "--final-budget", "100", *flags])
-        return advice(config, torch.device(device), num_photos=10)
+        return advice(config, torch.device(device))
 
-    assert "--schedule quick" in told("cpu") and "--iterations 4000 " in told("cpu")
+    assert "--schedule quick" in told("cpu")
     assert told("cuda") is None
     for flags in (("--schedule", "fast"), ("--iterations", "3000"), ("--minutes", "5")):
         assert told("cpu", *flags) is None

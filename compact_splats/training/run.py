@@ -107,7 +107,7 @@ def _train(
     schedule = shared(config.make_schedule(), processes.count)
     check = partial(check_memory, config, schedule, processes, device)
     scene = load(config, check, num_random_points(config.final_budget), max_tracked=max_with_depth_loss(config))
-    if text := advice(config, device, len(scene.train)):
+    if text := advice(config, device):
         config.say(text)
     if config.all_photos:
         check_all_photos(scene, config.source_path)
@@ -147,14 +147,13 @@ def _train(
     return summary
 
 
-def advice(config: TrainConfig, device: torch.device, num_photos: int) -> str | None:
+def advice(config: TrainConfig, device: torch.device) -> str | None:
     """What someone without a GPU may not know; None: nothing."""
     if device.type != "cpu" or config.schedule != "full" or config.iterations is not None:
         return None
-    steps = min(20_000, 400 * num_photos)  # docs/results.md, long runs of quick against full
     return (
         "the full schedule takes long on a CPU: --schedule quick is nearly as good in a tenth of the time, and with "
-        f"--iterations {steps} as good in a third; --minutes M ends in time"
+        "--iterations 10000 as good in a fifth; --minutes M ends in time"
     )
 
 
