@@ -27,9 +27,17 @@ def read_cfg_args(path: Path) -> dict[str, Any]:
         call = ast.parse(content.decode("utf-8").strip(), mode="eval").body
         match call:
             case ast.Call(func=ast.Name("Namespace"), args=[], keywords=keywords):
-                pairs = [(keyword.arg, ast.literal_eval(keyword.value)) for keyword in keywords if keyword.arg]
+                pairs = [(keyword.arg, _literal(keyword.value)) for keyword in keywords if keyword.arg]
             case _:
                 raise ValueError("something else")
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError) as error:  # ValueError: no literal
         raise InputError(path, "Namespace(name=value, ...) with plain values", f"'{error}'", _FIX) from error
     return dict(pairs)
+
+
+def _literal(node: ast.expr) -> Any:
+    """A literal; of a path, as ``PosixPath('/data')``, the text."""
+    match node:
+        case ast.Call(func=ast.Name("PosixPath" | "WindowsPath" | "Path"), args=[ast.Constant(str(text))], keywords=[]):
+            return text
+    return ast.literal_eval(node)

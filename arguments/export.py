@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from compact_splats.arguments.edits import EditConfig
 from compact_splats.arguments.options import Command, option
@@ -27,7 +28,9 @@ class ExportConfig(Command, EditConfig):
         (), type=Path, many=True, positional="MODEL", group="basic", help="a model of any known format, or a folder "
         "of train.py; several become one model"
     )  # fmt: skip
-    format: str = option(choices=FORMATS, group="basic", help="format of the new file (required)")
+    format: str = option(
+        choices=FORMATS, group="basic", help="format of the new file; by default the suffix of --out (required)"
+    )
     out: Path | None = option(
         None, type=Path, short="-o", group="output", help="the new file, replaced if it exists (default: beside the "
         "first model, with its name)"
@@ -46,3 +49,19 @@ class ExportConfig(Command, EditConfig):
         self.check_edits()
         if not self.models:
             raise InputError("no model to convert: give a file or a folder of train.py")
+        named = None if self.out is None else _format_of(self.out)
+        if named not in (None, self.format):
+            raise InputError(f"{self.out} is the name of a .{named}, but --format is {self.format}: change one of them")
+
+    @classmethod
+    def completed(cls, flags: dict[str, Any]) -> dict[str, Any]:
+        """Without --format, that of the name of the new file."""
+        named = _format_of(flags["out"]) if "out" in flags else None
+        return flags if named is None else {"format": named, **flags}
+
+
+def _format_of(path: Path) -> str | None:
+    """The format that a name says; None: none of ``FORMATS``."""
+    if path.name.lower().endswith(".compressed.ply"):
+        return "compressed.ply"
+    return next((name for name in FORMATS if path.suffix.lower() == f".{name}"), None)

@@ -14,7 +14,7 @@ from compact_splats.scene.cameras import Camera
 from compact_splats.scene.layout import read_data_set
 from compact_splats.scene.lens import FACES
 from compact_splats.scene.masks import masks_of_scene, say_masks
-from compact_splats.scene.names import what_lies_in
+from compact_splats.scene.names import walk, what_lies_in
 from compact_splats.scene.normalization import EXTENT, Units
 from compact_splats.scene.photo_cache import PhotoCache
 from compact_splats.scene.photos import Photo
@@ -27,6 +27,7 @@ from compact_splats.utils.memory import free_memory
 from compact_splats.utils.pictures import UPRIGHT, lacks_end, picture_orientation, picture_size
 
 _MAX_WIDTH = 1600  # px; wider photos are resized by default [3DGS]
+_CLOUDS = (".ply", ".las", ".laz", ".e57", ".pcd", "points3d.bin", "points3d.txt")
 _INFINITY = 1e18  # world units, whose square float32 still holds
 _USUAL_EXTENTS = 0.1, 1000.0  # scene units; of others, a note says that the scene is scaled
 
@@ -122,6 +123,8 @@ def load_scene(
     composite = alpha == "composite" or alpha == "auto" and data.test is not None
     masks = _masks(source, train_photos + test_photos, is_alpha_mask=not composite)
     _say_panoramas(train_photos + test_photos)
+    _say_repeated(train_photos + test_photos)
+    _say_centres(train_photos + test_photos)
     names = {photo.name for photo in train_photos + test_photos}
     train_views, test_views = (
         [view for photo in photos for view in _views(photo, names)] for photos in (train_photos, test_photos)
@@ -137,7 +140,10 @@ def load_scene(
     )
     _say_fits(list(fits.values()), resolution)
     generator = torch.Generator().manual_seed(seed)
-    points = _points(file_points, units, train, num_random_points, generator, in_box=data.test is not None)
+    unused = "" if file_points else _unused_cloud(source, data.origin.parent)
+    points = _points(
+        file_points, units, train, num_random_points, generator, in_box=data.test is not None, unused=unused
+    )
     observed = observed_points(points, train, train_views) if len(train) <= max_tracked else ()
     scene = Scene(train, test, points, EXTENT, tuple(photo.name for photo in missing), units, cache, observed)
     free = free_memory()
@@ -151,7 +157,7 @@ def _no_photos(source: Path, origin: Path, missing: tuple[PosedPhoto, ...]) -> I
         return InputError(f"{source} has no photo to train on: {origin} registers none; register photos")
     first = missing[0]
     return InputError(
-        f"none of the {len(missing)} photos of {origin} is found: {first.path} does not exist, and "
+        f"none of the {len(missing)} photos of {origin} is found: {first.path} does not exist: "
         f"{what_lies_in(first.path)}; copy the photos there, or name their folder inside the scene folder with -i"
     )
 
@@ -188,6 +194,38 @@ def _near_points(points: Points | None, photos: list[PosedPhoto]) -> Points | No
 def _say_panoramas(photos: list[PosedPhoto]) -> None:
     if num := sum(photo.lens.is_panorama for photo in photos):
         note(f"each of {num} equirectangular photos is {len(FACES)} views: the faces of a cube")
+
+
+def _unused_cloud(source: Path, model: Path) -> str:
+    """What a note adds where a point cloud lies in the scene folder that is none of those that are read."""
+    for path in walk(source, lambda file: file.lower().endswith(_CLOUDS)):
+        is_read = path.parent in (source, model) and path.name.lower().startswith(("points3d.", "sparse_pc."))
+        if not is_read and "point_cloud" not in path.parts:  # the models of runs
+            return f" ({path} is not used: save it as {source / 'points3D.ply'} if it is of this scene)"
+    return ""
+
+
+def _say_repeated(photos: list[PosedPhoto]) -> None:
+    """Photos that are registered more than once, as after joining two files."""
+    first = {photo.path: photo for photo in reversed(photos)}
+    again = [photo for photo in photos if first[photo.path] is not photo]
+    if again:
+        moved = sum((photo.world_to_camera != first[photo.path].world_to_camera).any() for photo in again)
+        note(
+            f"{len(again)} photos are registered again ({moved} of them with another pose), such as {again[0].name}: "
+            "each time counts"
+        )
+
+
+def _say_centres(photos: list[PosedPhoto]) -> None:
+    """Principal points far from the middle: in other units, or of another size than the camera says."""
+    off = [p for p in photos if max(abs(p.lens.cx / p.lens.width - 0.5), abs(p.lens.cy / p.lens.height - 0.5)) > 0.2]
+    if off:
+        lens = off[0].lens
+        note(
+            f"the principal points of {len(off)} photos are far from the middle, such as cx cy = {lens.cx:.6g} "
+            f"{lens.cy:.6g} px of {lens.width}x{lens.height} px in {off[0].name}: are they, w and h in px of one size?"
+        )
 
 
 def _views(posed: PosedPhoto, taken: set[str]) -> list[PosedPhoto]:
@@ -229,6 +267,7 @@ class _Fit(NamedTuple):
 
     size: tuple[int, int]  # px, upright
     orientation: int  # the tag by which it is turned
+    is_ambiguous: bool  # it has a tag that is not applied, and would fit as well if it were
     is_enlarged: bool
     is_cut: bool  # a JPEG without its end marker
     view_width: int  # px, before --resolution; of a panorama, a face's
@@ -268,16 +307,19 @@ def _fit(posed: PosedPhoto) -> _Fit:
     """
     full, size = (posed.lens.width, posed.lens.height), picture_size(posed.path)
     orientation, cause = UPRIGHT, "use the photos that the cameras were found with"
-    if not _is_scaled(size, full) and _is_scaled(size[::-1], full):
+    fits, fits_turned = _is_scaled(size, full), _is_scaled(size[::-1], full)
+    if fits_turned and not fits:
         orientation = picture_orientation(posed.path)
         if orientation >= 5:  # turned by a quarter
             size = size[::-1]
         cause = "the photo is turned by 90 degrees, and has no orientation tag that says which way; turn it back"
     if not _is_scaled(size, full):
         raise InputError(f"photo {posed.path} is {size[0]}x{size[1]} px, its camera {full[0]}x{full[1]} px: {cause}")
+    tag = picture_orientation(posed.path, from_header=True) if fits else UPRIGHT
+    is_ambiguous = tag != UPRIGHT and (tag < 5 or fits_turned)
     is_enlarged = size[0] > full[0] or size[1] > full[1]
     view_width = size[0] // 4 if posed.lens.is_panorama else size[0]
-    return _Fit(size, orientation, is_enlarged, lacks_end(posed.path), view_width)
+    return _Fit(size, orientation, is_ambiguous, is_enlarged, lacks_end(posed.path), view_width)
 
 
 def _is_scaled(size: tuple[int, int], full: tuple[int, int]) -> bool:
@@ -300,6 +342,8 @@ def _check_mask(path: Path, fit: _Fit) -> None:
 def _say_fits(fits: list[_Fit], resolution: int) -> None:
     if num := sum(fit.orientation != UPRIGHT for fit in fits):
         note(f"{num} photos are turned as their orientation tags say, because only so they fit their cameras")
+    if num := sum(fit.is_ambiguous for fit in fits):
+        note(f"{num} photos have orientation tags, which are not applied: poses are of the pixels as they are stored")
     if num := sum(fit.is_enlarged for fit in fits):
         note(f"{num} photos are larger than their cameras, which are scaled up")
     if num := sum(fit.is_cut for fit in fits):
@@ -327,10 +371,11 @@ def _points(
     generator: torch.Generator,
     *,
     in_box: bool,
+    unused: str,
 ) -> Points:
     if found is not None:
         xyz = units.world_points(found.xyz.numpy()).clip(-_INFINITY, _INFINITY)
         return replace(found, xyz=torch.from_numpy(xyz).float())
-    note(f"the scene has no points: starting from {num_random:,} random ones")
+    note(f"the scene has no points: starting from {num_random:,} random ones{unused}")
     random_points = random_points_around_object if in_box else random_points_in_view
     return random_points(train, num_random, generator)

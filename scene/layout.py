@@ -4,6 +4,7 @@ Looked for in this order: COLMAP in ``sparse/N`` or ``sparse``; ``transforms_tra
 ``transforms.json`` (nerfstudio, instant-ngp); COLMAP in ``colmap/sparse/N``, ``colmap/sparse`` or the folder itself.
 """
 
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,9 @@ from compact_splats.scene.points import points_beside
 from compact_splats.scene.posed_photo import DataSet
 from compact_splats.scene.transforms import read_transforms
 from compact_splats.utils.errors import InputError, note
+
+_TRANSFORMS = ("transforms_train.json", "transforms.json")
+_MAX_DEPTH = 3  # of folders in which a scene is looked for
 
 
 def read_data_set(source: Path, images: str, sparse: int | None, *, tracks: bool = False) -> DataSet:
@@ -35,21 +39,44 @@ def read_data_set(source: Path, images: str, sparse: int | None, *, tracks: bool
     model = _colmap_model(source / "sparse", sparse)
     blender, others = source / "transforms_train.json", source / "transforms.json"
     if model is None and blender.is_file():
-        train, test_file = read_transforms(blender, files), source / "transforms_test.json"
-        test = read_transforms(test_file, files).photos if test_file.is_file() else []
-        return replace(train, test=test)
+        train = read_transforms(blender, files)
+        test_file, val = source / "transforms_test.json", source / "transforms_val.json"
+        if val.is_file() and not test_file.is_file():
+            note(f"{source} contains no transforms_test.json: the test views are those of {val.name}")
+            test_file = val
+        return replace(train, test=read_transforms(test_file, files).photos if test_file.is_file() else [])
     if model is None and others.is_file():
         return read_transforms(others, files)
     model = model or _colmap_model(source / "colmap" / "sparse", sparse)
     if model is None and has_colmap_model(source):
         model = source
     if model is None:
+        near = _scene_near(source)
         raise InputError(
             f"{source} is not a scene: it contains no sparse/0/cameras.bin (COLMAP), transforms_train.json (Blender) "
-            "or transforms.json (nerfstudio); see -s, or make a scene from photos with convert.py"
+            "or transforms.json (nerfstudio), as which other programs export theirs; "
+            + (f"but {near} seems to be one: give -s {near}" if near else "see -s")
+            + ", or make a scene from photos with convert.py"
         )
     data = read_colmap(model, files, tracks=tracks)
     return data if data.points is not None else replace(data, points=points_beside(source))
+
+
+def _scene_near(source: Path) -> Path | None:
+    """A folder that is a scene: one of the two around ``source``, or up to three levels below it."""
+    around = source.absolute().parents[:2]
+    below = (Path(parent) for parent, folders, _ in os.walk(source) if not _is_deep(source, parent, folders))
+    for folder in (*around, *below):
+        models = (folder / "sparse" / "0", folder / "sparse", folder)
+        if any(map(has_colmap_model, models)) or any((folder / name).is_file() for name in _TRANSFORMS):
+            return folder
+    return None
+
+
+def _is_deep(source: Path, parent: str, folders: list[str]) -> bool:
+    depth = len(Path(parent).relative_to(source).parts)
+    folders[:] = sorted(name for name in folders if not name.startswith(".")) if depth < _MAX_DEPTH else []
+    return depth == 0
 
 
 def _colmap_model(folder: Path, chosen: int | None) -> Path | None:

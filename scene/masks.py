@@ -2,23 +2,32 @@
 
 For ``cam1/0001.jpg`` the mask is ``0001`` or ``0001.jpg`` with the suffix of any picture, in upper or lower case, also
 with ``_mask``, ``.mask`` or ``-mask`` behind the name or ``mask_`` before it; in ``masks/cam1/``, as
-``masks/cam1_0001.png``, or as ``masks/0001.png`` if no other photo has this name.
+``masks/cam1_0001.png``, or as ``masks/0001.png`` if no other photo has this name. The folder may also be ``mask``,
+``masks_2``, ``image_masks``, ``images_masks`` or ``segmentation``.
 """
 
 import os
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 
-from compact_splats.scene.names import is_picture, spelling, walk
+from compact_splats.scene.names import is_mask_folder, is_picture, spelling, walk
 from compact_splats.utils.errors import InputError, note
-from compact_splats.utils.pictures import PICTURE_SUFFIXES, has_alpha, mask_values, open_picture, rgb_and_alpha
+from compact_splats.utils.pictures import (
+    PICTURE_SUFFIXES,
+    has_alpha,
+    is_no_mask,
+    mask_values,
+    open_picture,
+    rgb_and_alpha,
+)
 
-_FOLDERS = ("masks", "mask")  # in the scene folder
 _MARK = re.compile(r"(masks?[._-])?(.+?)([._-]masks?)?")
+_DYNAMIC = "dynamic_mask_"
 _MAX_MEASURED = 16  # masks that are decoded to know their share
 
 
@@ -76,33 +85,53 @@ def _candidates(table: dict[str, set[Path]], name: str, taken: set[Path]) -> tup
 
 
 def masks_of_scene(source: Path, photos: dict[str, Path]) -> dict[str, Path]:
-    """The masks in masks/ or mask/, else beside the photos; a note says if a folder has none that fits.
+    """The masks in folders such as masks/ in the scene folder or beside the photos, else beside the photos.
+
+    Notes say which folders have none that fits, or are not looked at though their names say that they hold masks.
 
     Raises:
         InputError: as for :func:`find_masks`.
     """
+    found = _in_folders(source, list(photos))
+    parents = {path.parent for path in photos.values()}
+    for parent in sorted(parents):
+        beside = {name: path.name for name, path in photos.items() if path.parent == parent and name not in found}
+        masks = _in_folders(parent, list(beside.values())) if parent != source else {}
+        files = _masks_beside(parent, set(photos.values()))
+        masks |= find_masks([file for file in beside.values() if file not in masks], files, parent)
+        found |= {name: masks[file] for name, file in beside.items() if file in masks}
+    return found
+
+
+def _in_folders(parent: Path, names: Sequence[str]) -> dict[str, Path]:
+    """The masks of photos in the folders for masks."""
     found: dict[str, Path] = {}
-    names = list(photos)
-    for folder in sorted(path for path in source.iterdir() if path.name.lower() in _FOLDERS and path.is_dir()):
-        files = sorted(walk(folder, is_picture))
-        masks = find_masks(names, files, folder)
-        if files and names and not masks:
+    for folder in sorted(path for path in parent.iterdir() if "mask" in path.name.lower() or is_mask_folder(path.name)):
+        files = sorted(walk(folder)) if names and folder.is_dir() else []
+        if not files:
+            continue
+        if not is_mask_folder(folder.name):
+            note(f"{folder} is not used: masks are in masks/ or beside the photos, white where the photo counts")
+            continue
+        masks = find_masks(names, [path for path in files if is_picture(path.name)], folder)
+        if not masks:
             note(
-                f"{folder} contains {len(files)} pictures, such as {files[0].name}, but none has the name of a photo, "
-                f"such as {names[0]}: no mask is used"
+                f"{folder} contains {len(files)} files, such as {files[0].name}, but no picture with the name of a "
+                f"photo, such as {names[0]}: no mask is used"
             )
         found = masks | found
-    for parent in {path.parent for path in photos.values()}:
-        beside = {name: path.name for name, path in photos.items() if path.parent == parent and name not in found}
-        masks = find_masks(list(beside.values()), _masks_beside(parent, set(photos.values())), parent)
-        found |= {name: masks[file] for name, file in beside.items() if file in masks}
     return found
 
 
 def _masks_beside(folder: Path, photos: set[Path]) -> list[Path]:
     """Pictures among the photos that are marked as masks: 0001_mask.png or 0001.jpg.png, but not 0001.png."""
-    files = (Path(entry.path) for entry in os.scandir(folder) if is_picture(entry.name) and entry.is_file())
-    return [path for path in files if path not in photos and _is_marked(path.stem.lower())]
+    files = [Path(entry.path) for entry in os.scandir(folder) if is_picture(entry.name) and entry.is_file()]
+    if dynamic := [path for path in files if path.stem.lower().startswith(_DYNAMIC) and path not in photos]:
+        note(
+            f"{len(dynamic)} masks as of instant-ngp, such as {dynamic[0]}, are not used, because they are white where "
+            "the photo does not count: invert them and put them into masks/"
+        )
+    return [path for path in files if path not in {*photos, *dynamic} and _is_marked(path.stem.lower())]
 
 
 def _is_marked(stem: str) -> bool:
@@ -122,6 +151,12 @@ def say_masks(masks: Sequence[Path], photos: Sequence[Path], *, is_alpha_mask: b
         InputError: most photos have masks, which are all black; or one that is measured can't be decoded.
     """
     _say(masks, len(photos), "masks", _black_share)
+    with open_picture(masks[0]) if masks else nullcontext() as first:
+        if first is not None and is_no_mask(first):
+            note(
+                f"{masks[0]} is not black and white, as a mask is: what is at least half as bright as white counts; if "
+                "it is a photo, make a mask of it"
+            )
     if is_alpha_mask:
         _say([path for path in photos if has_alpha(path)], len(photos), "an alpha channel as mask", _transparent_share)
 

@@ -27,8 +27,9 @@ from compact_splats.utils.pictures import PICTURE_SUFFIXES
 Parts = tuple[str, ...]  # of a path
 
 _ENCODINGS = ("gb18030", "cp932", "big5", "cp949", "cp1252", "cp1251")  # of names that are not UTF-8
-_SAME_SUFFIX = {".jpeg": ".jpg", ".jpe": ".jpg", ".tif": ".tiff", ".heif": ".heic", ".hif": ".heic"}
-_NO_PHOTOS = re.compile(r"images(_\d+)?|masks?|sparse|colmap|distorted", re.IGNORECASE)  # folders beside images/
+_SAME_SUFFIX = {".jpeg": ".jpg", ".jpe": ".jpg", ".jfif": ".jpg", ".tif": ".tiff", ".heif": ".heic", ".hif": ".heic"}
+_MASKS = re.compile(r"(images?_)?masks?(_\d+)?|segmentations?", re.IGNORECASE)  # folders of masks
+_NO_PHOTOS = re.compile(r"images(_\d+)?|sparse|colmap|distorted", re.IGNORECASE)  # folders beside images/
 _MAX_DEPTH = 64  # folders of a path, from its end, that are compared
 _MAX_SIMILAR = 2000  # names that are searched for the most similar one
 
@@ -143,11 +144,11 @@ class SceneFiles:
     @cached_property
     def _pictures(self) -> list["_Index"]:
         """Those of the photo folder, then those of other folders, without masks and reduced photos."""
-        pictures = walk(self.source, is_picture)
+        pictures = walk(self.source, is_picture, with_masks=False)
         others = [path for path in pictures if not _NO_PHOTOS.fullmatch(path.relative_to(self.source).parts[0])]
         if self.photos == self.source:
             return [_Index(self.source, others, is_deep=True)]
-        photos = _Index(self.photos, walk(self.photos, is_picture), is_deep=True)
+        photos = _Index(self.photos, walk(self.photos, is_picture, with_masks=False), is_deep=True)
         return [photos, _Index(self.source, others, is_deep=False)]
 
     @cached_property
@@ -295,11 +296,22 @@ class _Index:
         return set()
 
 
-def walk(folder: Path, is_wanted: Callable[[str], bool] = lambda file: True) -> Iterator[Path]:
-    """The files below a folder, without hidden ones; links to folders are not followed."""
+def walk(
+    folder: Path, is_wanted: Callable[[str], bool] = lambda file: True, *, with_masks: bool = True
+) -> Iterator[Path]:
+    """The files below a folder, without hidden ones and broken links; links to folders are not followed."""
     for parent, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(parent, file) for file in files if not file.startswith(".") and is_wanted(file))
+        folders[:] = sorted(
+            name for name in folders if not name.startswith(".") and (with_masks or not is_mask_folder(name))
+        )
+        for file in files:
+            if not file.startswith(".") and is_wanted(file) and isfile(path := os.path.join(parent, file)):
+                yield Path(path)
+
+
+def is_mask_folder(name: str) -> bool:
+    """Whether a folder with this name holds masks of photos."""
+    return _MASKS.fullmatch(name) is not None
 
 
 def is_picture(file: str) -> bool:
@@ -355,6 +367,8 @@ def _only(origin: Path, name: _Name, candidates: set[Path]) -> Path:
 def what_lies_in(missing: Path) -> str:
     """What lies in the folder of a missing photo instead, as a clause of a message."""
     folder = missing.parent
+    if missing.is_symlink():
+        return f"it is a symbolic link to {shown(os.readlink(missing))}, which is not there"
     if not isdir(folder):
         parent = next(parent for parent in folder.parents if isdir(parent))
         folders = sorted(path.name for path in parent.iterdir() if path.is_dir())

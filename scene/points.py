@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from compact_splats.scene.cameras import Camera
 from compact_splats.scene.normalization import EXTENT, camera_centres
+from compact_splats.scene.parameters import SH_C0
 from compact_splats.scene.ply_file import read_element
 from compact_splats.utils.errors import InputError, note
 from compact_splats.utils.floats import to_float32
@@ -18,6 +20,8 @@ from compact_splats.utils.floats import to_float32
 _BOX_SHARE = 0.9  # of the distance from the middle to the border of a picture
 MAX_BAD = 0.1  # share of the photos or points that are left out where their numbers can't be used; more is an error
 _FAR = ((0.9, 1e3), (0.5, 1e6))  # share of the points, and how many times their distance is too far
+_SH_DC = ("f_dc_0", "f_dc_1", "f_dc_2")  # of 3DGS
+_MAX_MEASURED = 1000  # points that are looked at to say how many are in view
 _CLOUDS = ("points3d.ply", "sparse_pc.ply")  # of COLMAP's converters and 3DGS; of nerfstudio
 # Properties of colours in PLY files: 3DGS and others, MeshLab, CloudCompare.
 _COLOURS = [
@@ -62,6 +66,9 @@ def checked_points(source: Path, xyz: np.ndarray, rgb: np.ndarray, ids: np.ndarr
     if bad.any():
         note(f"{bad.sum():,} of {len(bad):,} points in {source} have no finite position and colour and are left out")
         xyz, rgb, ids = xyz[~bad], rgb[~bad], None if ids is None else ids[~bad]
+    if len(rgb) and not rgb.any():
+        note(f"all points in {source} are black, most often because their colours are missing: they become grey")
+        rgb = np.full(rgb.shape, 128)
     xyz = np.array(xyz, np.float64)  # a copy: torch refuses the strides of a field of a table
     colours = torch.from_numpy(np.ascontiguousarray(np.rint(rgb), dtype=np.uint8))
     return Points(torch.from_numpy(xyz), colours, None if ids is None else torch.from_numpy(ids))
@@ -95,6 +102,17 @@ def without_far(points: Points, motions: np.ndarray) -> tuple[Points, int]:
     limit = min(factor * max(ranked[int(share * (len(ranked) - 1))], spread) for share, factor in _FAR)
     is_near = distances <= limit
     return points.chosen(is_near), int((~is_near).sum())
+
+
+def share_in_view(xyz: Tensor, cameras: Sequence[Camera]) -> float:
+    """Which share of points (P,3) in world units at least one camera sees, measured on up to 1,000 of them."""
+    xyz = xyz[:: -(-len(xyz) // _MAX_MEASURED)]
+    seen = torch.zeros(len(xyz), dtype=torch.bool)
+    for camera in cameras:
+        x, y, z = (xyz @ camera.world_to_camera[:3, :3].T + camera.world_to_camera[:3, 3]).unbind(dim=1)
+        u, v = x * camera.fx / z + camera.cx, y * camera.fy / z + camera.cy
+        seen |= (z > 0) & (u >= 0) & (u <= camera.width) & (v >= 0) & (v <= camera.height)
+    return float(seen.float().mean())
 
 
 def random_points_around_object(cameras: tuple[Camera, ...], num_points: int, generator: torch.Generator) -> Points:
@@ -161,7 +179,7 @@ def _closest_to_axes(centres: Tensor, axes: Tensor) -> Tensor:
 
 
 def read_points_ply(path: Path) -> Points:
-    """Read a point cloud: an element ``vertex`` with x y z, and red green blue (see ``_COLOURS``) or else grey.
+    """Read a point cloud: an element ``vertex`` with x y z, and red green blue (see ``_COLOURS``), f_dc, or else grey.
 
     Names are compared without regard to case. Colours are floats in [0,1], 16-bit, or in [0,255].
 
@@ -175,6 +193,9 @@ def read_points_ply(path: Path) -> Points:
         raise InputError(path, "vertices with x, y and z", f"no {', '.join(missing)}", fix)
     xyz = np.stack([vertices[name] for name in "xyz"], axis=1)
     names = next((names for names in _COLOURS if all(name in vertices for name in names)), None)
+    if names is None and all(name in vertices for name in _SH_DC):  # a 3DGS model as a point cloud
+        colours = 0.5 + SH_C0 * np.stack([vertices[name] for name in _SH_DC], axis=1)
+        return checked_points(path, xyz, colours.clip(0, 1) * 255)
     if names is None:
         note(f"{path} has no colours red, green and blue: its points are grey")
         return checked_points(path, xyz, np.full(xyz.shape, 128))

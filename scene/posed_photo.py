@@ -14,6 +14,8 @@ from compact_splats.scene.points import MAX_BAD, Points
 from compact_splats.utils.errors import InputError, note
 from compact_splats.utils.floats import to_float32
 
+_MAX_SIDE_PER_FOCAL = 20  # a field of view of 169 degrees in a pinhole, and more than a whole turn in a fisheye
+
 
 @dataclass(frozen=True, eq=False)
 class PosedPhoto:
@@ -103,8 +105,8 @@ def checked_lens(source: Path, lens: Lens) -> Lens:
     """Return ``lens`` if its values are possible.
 
     Raises:
-        BadPhoto: a size or a focal length is not positive, a size is 2^15 px or more, a number is not finite, or the
-            lens shows no picture.
+        BadPhoto: a size or a focal length is not positive, a size is 2^15 px or more, a number is not finite, the lens
+            shows no picture, or the focal length is below 1/20 of a side, as where it is in mm or in widths.
     """
     numbers = (lens.fx, lens.fy, lens.cx, lens.cy, *lens.distortion)
     # 2^15 px a side is the limit of OpenCV's fixed-point maps.
@@ -112,6 +114,9 @@ def checked_lens(source: Path, lens: Lens) -> Lens:
     if not (is_valid and _is_finite(np.array(numbers))):
         found = f"{lens.width}x{lens.height} px with fx fy cx cy ... = {[float(f'{x:.6g}') for x in numbers]}"
         raise BadPhoto(source, "a size below 32768 px and finite, positive intrinsics", found, "calibrate again")
+    if max(lens.width / lens.fx, lens.height / lens.fy) > _MAX_SIDE_PER_FOCAL:
+        found = f"{lens.fx:.6g} and {lens.fy:.6g} for a picture of {lens.width}x{lens.height} px"
+        raise BadPhoto(source, "focal lengths in px", found, "multiply them by the px per unit, or calibrate again")
     if lens.is_blind:
         found = f"{[float(f'{x:.6g}') for x in numbers]}, with which it shows no picture"
         raise BadPhoto(source, f"possible parameters of {lens.model}", found, "calibrate again")

@@ -20,8 +20,9 @@ def split(data: DataSet, source: Path, eval: bool) -> tuple[list[PosedPhoto], li
     - the photos of transforms_test.json;
     - those in the lists of transforms.json: ``test_filenames``, else ``val_filenames``, else what is not in
       ``train_filenames``; photos in none of the lists are in neither split;
-    - those in ``test.txt``, one name a line, beside the COLMAP model or in the scene folder;
-    - every 8th, counted over all registered names, of missing photos, too.
+    - those in ``test.txt``, one name a line, or those that are not in ``train.txt``, beside the COLMAP model or in the
+      scene folder;
+    - every 8th, counted over all registered names, of missing photos, too; each name counts once.
 
     Args:
         data: what a reader found.
@@ -37,21 +38,22 @@ def split(data: DataSet, source: Path, eval: bool) -> tuple[list[PosedPhoto], li
     if data.test is not None:
         return photos, test_photos
     every = set(range(len(photos)))
-    test_file = next(
-        (path for path in (data.origin.with_name("test.txt"), source / "test.txt") if path.is_file()), None
-    )
+    files = (folder / name for name in ("test.txt", "train.txt") for folder in (data.origin.parent, source))
+    list_file = next((path for path in files if path.is_file()), None)
     if data.splits:
         lists = {name: _listed(data.origin, names, photos, f"{name}_filenames") for name, names in data.splits.items()}
         test = lists.get("test") or lists.get("val") or every - lists["train"]
         train = lists.get("train", every - lists.get("val", set())) - test
         where = f"the lists in {data.origin}"
-    elif test_file is not None:
-        test = _listed(test_file, _lines(test_file), photos, "lines")
+    elif list_file is not None:
+        listed = _listed(list_file, _lines(list_file), photos, "lines")
+        test = listed if list_file.name == "test.txt" else every - listed
         train = every - test
-        where = f"the list {test_file}"
+        where = f"the list {list_file}"
     else:
-        counted = [(_registered(photo), i) for i, photo in enumerate(photos)] + [(name, -1) for name in data.left_out]
-        test = {i for _, i in sorted(counted)[::TEST_EVERY]} - {-1}
+        names = sorted({*map(_registered, photos), *data.left_out})
+        held_out = set(names[::TEST_EVERY])
+        test = {i for i, photo in enumerate(photos) if _registered(photo) in held_out}
         train, where = every - test, ""
     if where:
         others = f", {len(every - train - test)} in neither" if every - train - test else ""

@@ -28,7 +28,7 @@ _PRISM = "RAD_TAN_THIN_PRISM_FISHEYE"
 _PANORAMA = "EQUIRECTANGULAR"
 _MODELS = {  # camera_model: (name in COLMAP, keys of its parameters in COLMAP's order)
     **dict.fromkeys(("PINHOLE", "SIMPLE_PINHOLE"), ("PINHOLE",)),
-    **dict.fromkeys(("OPENCV", "SIMPLE_RADIAL", "RADIAL"), _BROWN),
+    **dict.fromkeys(("OPENCV", "SIMPLE_RADIAL", "RADIAL", "PERSPECTIVE"), _BROWN),
     "FULL_OPENCV": (*_BROWN, "k4", "k5", "k6"),
     **dict.fromkeys(("OPENCV_FISHEYE", "SIMPLE_RADIAL_FISHEYE", "RADIAL_FISHEYE"), _FISHEYE),
     **dict.fromkeys(("FISHEYE", "SIMPLE_FISHEYE"), ("FISHEYE",)),
@@ -125,6 +125,10 @@ def _world_to_camera(path: Path, name: str, matrix: Any) -> np.ndarray:
         camera_to_world = np.empty(0)
     if camera_to_world.shape not in ((4, 4), (3, 4)):
         raise InputError(path, f"a 4x4 transform_matrix of '{name}'", brief(matrix), _FIX)
+    last = camera_to_world[3:].ravel()  # of a transposed matrix, the position
+    if np.isfinite(last).all() and len(last) and not np.allclose(last, (0, 0, 0, 1), atol=1e-3):
+        expected = f"0 0 0 1 as the last row of the transform_matrix of '{name}'"
+        raise BadPhoto(path, expected, brief(last.tolist()), "write the matrices by rows, not transposed")
     with np.errstate(invalid="ignore"):  # rigid_motion refuses what is not finite
         rotation = camera_to_world[:3, :3] @ _FLIP_YZ
     pose = rigid_motion(path, name, rotation, camera_to_world[:3, 3])
@@ -153,7 +157,13 @@ def _lens(path: Path, entry: Mapping[str, Any], original: Path, photo: Path) -> 
     def focal_length(axis: str, size: float) -> float | None:
         degrees = number(f"{axis}_fov", None)
         radians = number(f"camera_angle_{axis}", None if degrees is None else math.radians(degrees))
-        return number(f"fl_{axis}", _focal_length(radians, size))
+        length = number(f"fl_{axis}", None)
+        if length is not None or radians is None:
+            return length
+        if not 0 < radians < math.pi:
+            expected = f"a field of view of 0 to 180 degrees (camera_angle_{axis} in radians, {axis}_fov in degrees)"
+            raise BadPhoto(path, expected, f"{radians:.6g} radians", _FIX)
+        return 0.5 * size / math.tan(0.5 * radians)
 
     width, height = number("w", None), number("h", None)
     if width is None or height is None:
@@ -161,7 +171,7 @@ def _lens(path: Path, entry: Mapping[str, Any], original: Path, photo: Path) -> 
             raise InputError(f"{path} contains no w and h, and {original} does not exist; add w and h in px")
         # A missing photo is left out later: its lens does not matter.
         width, height = picture_size(original) if isfile(original) else (1, 1)
-    if entry.get("camera_model") == _PANORAMA:  # whatever its focal length
+    if str(entry.get("camera_model")).upper() == _PANORAMA:  # whatever its focal length
         _refuse_unused(path, entry, _PANORAMA, ())
         return checked_lens(path, panorama(round(width), round(height)))
     fx, fy = focal_length("x", width), focal_length("y", height)
@@ -174,18 +184,13 @@ def _lens(path: Path, entry: Mapping[str, Any], original: Path, photo: Path) -> 
     return checked_lens(path, Lens(round(width), round(height), fx, fy, *centre, model, distortion))
 
 
-def _focal_length(angle: float | None, size: float) -> float | None:
-    """px, from a field of view in radians; 0, which ``checked_lens`` refuses, if the angle is out of range."""
-    return None if angle is None else 0.5 * size / math.tan(0.5 * angle) if 0 < angle < math.pi else 0.0
-
-
 def _distortion(path: Path, entry: Mapping[str, Any], number: Any) -> tuple[str, tuple[float, ...]]:
     """The model's name in COLMAP, and its parameters after the principal point."""
     name = entry.get("camera_model", "OPENCV_FISHEYE" if entry.get("is_fisheye") else "OPENCV")
-    if not isinstance(name, str) or name not in _MODELS:
+    if not isinstance(name, str) or name.upper() not in _MODELS:
         known = ", ".join((*_MODELS, _PANORAMA))
         raise InputError(path, f"a camera_model out of {known}", brief(name), "undistort the photos first")
-    model, *keys = _MODELS[name]
+    model, *keys = _MODELS[name.upper()]
     listed = entry.get(_LIST)
     if listed is not None or model == _PRISM:
         order = keys if model == _PRISM else _LISTED

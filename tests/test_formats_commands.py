@@ -1,10 +1,12 @@
 """The commands with models of all formats: what they read, draw by, refuse to overwrite, and say."""
 
+import gzip
 import json
 import re
 import resource
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -157,6 +159,31 @@ def test_a_flag_of_export_sets_the_mark(tmp_path):
     assert read_model(tmp_path / "a.spz").antialiased
 
 
+def test_the_name_of_the_new_file_says_the_format(tmp_path):
+    """--format may be left out, and must not contradict the name: readers go by it."""
+    path = written("ply", tmp_path, random_rows(5, 0))
+    for name in ("b.spz", "b.compressed.ply", "c.PLY"):
+        compress.main(["export", str(path), "-o", str(tmp_path / name), "--quiet"])
+        assert len(read_model(tmp_path / name)["means"]) == 5
+    with pytest.raises(InputError, match="d.spz is the name of a .spz, but --format is splat"):
+        compress.main(["export", str(path), "--format", "splat", "-o", str(tmp_path / "d.spz")])
+    with pytest.raises(InputError, match="--format is missing"):
+        compress.main(["export", str(path), "-o", str(tmp_path / "d.xyz")])
+
+
+@pytest.mark.parametrize("name", ["a.zip", "a.ply.gz"])
+def test_a_packed_ply_is_to_be_unpacked(name, tmp_path):
+    """As some programs offer it for download; a .sog is a zip archive, and a .spz a gzip stream, too."""
+    path = written("ply", tmp_path, random_rows(5, 0))
+    if name == "a.zip":
+        with zipfile.ZipFile(tmp_path / name, "w") as archive:
+            archive.write(path, "point_cloud.ply")
+    else:
+        (tmp_path / name).write_bytes(gzip.compress(path.read_bytes()))
+    with pytest.raises(InputError, match="a PLY: unpack it|a compressed PLY: unpack it"):
+        read_model(tmp_path / name)
+
+
 # ---- cfg_args ----
 
 
@@ -172,6 +199,8 @@ def test_a_run_of_3dgs_says_how_it_was_trained(tmp_path):
     assert (config.source_path, config.images, config.resolution) == (Path("/data/my room"), "images_4", 2)
     assert config.eval and config.white_background and config.antialiasing is None
     assert RenderConfig.from_command_line(["-m", str(tmp_path), "--no-eval", "-r", "1"]).resolution == 1
+    (tmp_path / "cfg_args").write_text(NAMESPACE.replace("'/data/my room'", "PosixPath('/data/my room')"))
+    assert RenderConfig.from_command_line(["-m", str(tmp_path)]).source_path == Path("/data/my room")
     (tmp_path / "config.json").write_text(json.dumps({"source_path": "/other", "eval": False}))
     assert RenderConfig.from_command_line(["-m", str(tmp_path)]).source_path == Path("/other")
 

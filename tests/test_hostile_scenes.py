@@ -430,4 +430,4 @@ def test_a_jpeg_of_thousands_of_scans_is_refused(tmp_path):
 def test_formats_that_start_programs_or_hold_no_photos_are_not_opened(tmp_path, content):
     path = tmp_path / "a.png"
     path.write_bytes(content)
-    assert "cannot identify" in refused(path, picture_size, path)
+    assert "a file that starts with" in refused(path, picture_size, path)

@@ -111,7 +111,7 @@ def test_a_folder_of_masks_of_other_photos_is_said(tmp_path, capsys):
     scene = load_scene(scene_with_masks(tmp_path, {"masks/IMG_7.png": HALF, "masks/IMG_8.png": HALF}), eval=False)
     assert not masked(scene)
     (line,) = capsys.readouterr().err.splitlines()
-    assert "contains 2 pictures" in line and "IMG_7.png" in line and "000.png" in line
+    assert "contains 2 files" in line and "IMG_7.png" in line and "000.png" in line
 
 
 def rgba(colour: np.ndarray, alpha: np.ndarray) -> Image.Image:
@@ -204,3 +204,44 @@ def test_metrics_of_a_black_pair_are_null(tmp_path):
     views, means = (json.loads((tmp_path / name).read_text())["ours_1"] for name in ("per_view.json", "results.json"))
     for metric in ("PSNR", "SSIM"):
         assert views[metric]["00001.png"] is None and views[metric]["00000.png"] == means[metric] > 0
+
+
+@pytest.mark.parametrize("folder", ["masks_2", "image_masks", "images_masks", "Segmentation", "images/masks"])
+def test_other_folders_of_masks(tmp_path, folder):
+    """Also in the photo folder, where a mask is no photo though only its name has the suffix that is looked for."""
+    scene_with_masks(tmp_path, {f"{folder}/000.gif": HALF, f"{folder}/001.png": HALF})
+    for photo in (tmp_path / "images").glob("*.png"):
+        photo.rename(photo.with_suffix(".jpg"))  # opened by content
+    scene = load_scene(tmp_path, eval=False)
+    assert list(masked(scene)) == ["000.jpg", "001.jpg"] and len(scene.train) == 4
+
+
+@pytest.mark.parametrize(
+    "path, said",
+    [
+        ("dynamic_masks/000.png", "dynamic_masks is not used"),
+        ("images/dynamic_mask_000.png", "invert them"),
+        ("masks/000.npy", "contains 1 files, such as 000.npy"),
+    ],
+)
+def test_masks_that_are_not_used_are_said(tmp_path, path, said, capsys):
+    """Those that are white where the photo does not count, as instant-ngp's, and those that are no pictures."""
+    write_colmap(tmp_path, num_images=2)
+    (tmp_path / path).parent.mkdir(exist_ok=True)
+    with open(tmp_path / path, "wb") as file:
+        Image.fromarray(HALF).save(file, "PNG")
+    assert not masked(load_scene(tmp_path, eval=False))
+    (line,) = capsys.readouterr().err.splitlines()
+    assert said in line
+
+
+def test_a_photo_as_mask(tmp_path, capsys):
+    """Of a cut-out the alpha is the mask; a photo without alpha is used by its brightness, with a note."""
+    photo = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
+    masks = {"masks/000.png": np.dstack([photo, HALF]), "masks/001.png": np.dstack([photo, HALF])}
+    scene = load_scene(scene_with_masks(tmp_path, masks), eval=False)
+    assert all((mask == (HALF > 0)).all() for mask in masked(scene).values())
+    assert "not black and white" not in capsys.readouterr().err
+    Image.fromarray(photo).save(tmp_path / "masks/000.png")
+    load_scene(tmp_path, eval=False)
+    assert "not black and white" in capsys.readouterr().err

@@ -193,6 +193,15 @@ def test_the_first_path_and_what_lies_there_are_named(tmp_path):
         load_scene(tmp_path)
 
 
+def test_broken_links_are_named(tmp_path):
+    """Photos are often links to another disk, which may be absent."""
+    colmap_scene(tmp_path, numbered("{}.png"), [])
+    (tmp_path / "images").mkdir(exist_ok=True)
+    (tmp_path / "images/000.png").symlink_to("/nowhere/000.png")
+    with pytest.raises(InputError, match="000.png does not exist: it is a symbolic link to /nowhere/000.png"):
+        load_scene(tmp_path)
+
+
 def test_photos_beside_the_model(tmp_path):
     """Flat exports of RealityScan and Metashape: cameras, images, points and photos in one folder."""
     model = colmap_scene(tmp_path, numbered("{}.png"), numbered("{}.png"))

@@ -203,7 +203,7 @@ def test_mask_path(tmp_path):
     write_transforms(
         tmp_path, num_frames=2, frame=lambda i: {"mask_path": "m/mask.png", "file_path": "./elsewhere/a.png"}
     )
-    camera = load_scene(tmp_path).train[0]
+    camera = load_scene(tmp_path, eval=False).train[0]
     assert camera.name == "elsewhere/a.png"
     assert np.array_equal(camera.photo.mask(), values >= 128)
 

@@ -1,5 +1,7 @@
 """Test views: the lists of nerfstudio, test.txt of 3DGS, else every 8th of the registered photos."""
 
+import json
+
 import numpy as np
 import pytest
 from scene_writers import write_colmap, write_images, write_transforms
@@ -98,3 +100,30 @@ def test_every_list_of_photos_that_is_no_list_is_ignored(tmp_path):
     write_transforms(tmp_path, num_frames=9, test_filenames=[3])
     with pytest.raises(InputError, match=r"transforms\.json"):
         load_scene(tmp_path)
+
+
+def test_a_photo_that_is_registered_twice_is_in_one_split(tmp_path, capsys):
+    """Else a test view would be trained on; the note says that one of them has another pose."""
+    table = write_transforms(tmp_path, num_frames=9)
+    moved = {**table["frames"][4], "transform_matrix": np.diag([-1, 1, -1, 1]).tolist()}
+    frames = [*table["frames"], *table["frames"], moved]
+    (tmp_path / "transforms.json").write_text(json.dumps({**table, "frames": frames}))
+    scene = load_scene(tmp_path)
+    assert names(scene.test) == ["000", "000", "008", "008"] and len(scene.train) == 15
+    assert "10 photos are registered again (1 of them with another pose)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name, test", [("test.txt", ["001", "002"]), ("train.txt", ["000", "003"])])
+def test_a_list_of_training_views_leaves_the_others_as_test_views(tmp_path, name, test):
+    write_colmap(tmp_path, num_images=4)
+    (tmp_path / name).write_text("001.png\n002.png\n")
+    assert names(load_scene(tmp_path).test) == test
+
+
+@pytest.mark.parametrize("other", ["test", "val"])
+def test_the_validation_views_of_blender_are_test_views_where_there_are_no_others(tmp_path, other, capsys):
+    table = write_transforms(tmp_path, "transforms_train.json", num_frames=4)
+    for split, frames in (("train", table["frames"][:2]), (other, table["frames"][2:])):
+        (tmp_path / f"transforms_{split}.json").write_text(json.dumps({**table, "frames": frames}))
+    assert names(load_scene(tmp_path).test) == ["002", "003"]
+    assert ("those of transforms_val.json" in capsys.readouterr().err) == (other == "val")

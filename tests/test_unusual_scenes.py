@@ -7,6 +7,7 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from scene_writers import (
     PINHOLE,
@@ -22,6 +23,7 @@ from scene_writers import (
 from compact_splats.arguments.config import TrainConfig
 from compact_splats.scene import load_scene
 from compact_splats.scene.points import read_points_ply
+from compact_splats.training.loading import first_gaussians
 from compact_splats.utils.errors import InputError
 
 NUM = 10
@@ -415,3 +417,112 @@ def test_a_note_is_one_line(tmp_path, capsys):
         load_scene(tmp_path)
     assert str(error.value).isprintable()
     assert json.loads((tmp_path / "transforms.json").read_text())
+
+
+def test_black_points_become_grey(tmp_path, capsys):
+    """A colour of exactly zero is at the clamp of the spherical harmonics, and most often none was written."""
+    write_points(write_colmap(tmp_path), np.ones((5, 3)), np.zeros((5, 3), int))
+    assert (load_scene(tmp_path).points.rgb == 128).all()
+    assert "are black" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("scale, is_refused", [(1 / 40, True), (1, False)])
+def test_focal_lengths_in_widths_are_refused(tmp_path, scale, is_refused):
+    """1.2 px for a picture of 40 px is no lens, but 1.2 widths."""
+    write_transforms(tmp_path, fl_x=48 * scale)
+    if is_refused:
+        with pytest.raises(InputError, match="focal lengths in px"):
+            load_scene(tmp_path)
+    else:
+        load_scene(tmp_path)
+
+
+@pytest.mark.parametrize("centre, is_said", [((0.5, 0.5), True), ((40, 30), True), ((21, 16), False)])
+def test_principal_points_far_from_the_middle_are_said(tmp_path, centre, is_said, capsys):
+    """In shares of the picture, or of a picture twice as large."""
+    write_transforms(tmp_path, cx=centre[0], cy=centre[1])
+    load_scene(tmp_path)
+    assert ("principal points of 10 photos" in capsys.readouterr().err) == is_said
+
+
+def test_a_transposed_matrix_is_refused(tmp_path):
+    """Its position would be in the last row, and all cameras at the origin."""
+    matrix = np.eye(4)
+    matrix[3, :3] = 1, 2, 3
+    write_transforms(tmp_path, frame=lambda i: {"transform_matrix": matrix.tolist()})
+    with pytest.raises(InputError, match=r"last row .* found \[1.0, 2.0, 3.0, 1.0\]; write the matrices by rows"):
+        load_scene(tmp_path)
+
+
+@pytest.mark.parametrize("depth, is_said", [(-5, True), (5, False)])
+def test_points_that_no_photo_shows_are_said(tmp_path, depth, is_said, capsys):
+    """Behind all cameras, as where poses are from camera to world; training would leave them as they are."""
+    write_points(write_colmap(tmp_path), np.array([[i, 0, depth] for i in range(5)]), np.full((5, 3), 90))
+    config = TrainConfig(source_path=tmp_path, model_path=tmp_path / "out", final_budget=5)
+    first_gaussians(config, load_scene(tmp_path), torch.device("cpu"), None)
+    assert ("only 0 % of the points are in a training photo" in capsys.readouterr().err) == is_said
+
+
+@pytest.mark.parametrize("size, orientation, is_said", [((40, 30), 3, True), ((30, 30), 6, True), ((40, 30), 6, False)])
+def test_orientation_tags_that_are_not_applied_are_said(tmp_path, size, orientation, is_said, capsys):
+    """Where the photo would fit its camera turned as well: by 180 degrees, or a square one by 90."""
+    write_colmap(tmp_path, [(1, "PINHOLE", *size, (35, 36, size[0] / 2, size[1] / 2))], num_images=2)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    for path in (tmp_path / "images").iterdir():
+        Image.open(path).save(path, "JPEG", exif=exif)
+    load_scene(tmp_path)
+    assert ("2 photos have orientation tags, which are not applied" in capsys.readouterr().err) == is_said
+
+
+@pytest.mark.parametrize("given", ["scene/images", "scene/sparse", ".", "scene/sparse/0/none"])
+def test_a_folder_near_a_scene(tmp_path, given):
+    """The error names the folder that is a scene; without one near it, none."""
+    write_colmap(tmp_path / "a/b/c" if given.endswith("none") else tmp_path / "scene")
+    (tmp_path / given).mkdir(parents=True, exist_ok=True)
+    with pytest.raises(InputError) as error:
+        load_scene(tmp_path / given)
+    assert (f"give -s {tmp_path / 'scene'}" in str(error.value)) == (not given.endswith("none"))
+
+
+@pytest.mark.parametrize("place, is_said", [("dense/fused.ply", True), ("sparse/0/lidar.laz", True), ("a.obj", False)])
+def test_a_point_cloud_that_is_not_used_is_said(tmp_path, place, is_said, capsys):
+    """Where random points are used instead; an empty cloud at its usual place was read."""
+    write_points(write_colmap(tmp_path), np.empty((0, 3)), np.empty((0, 3)))
+    (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / place).write_bytes(b"")
+    load_scene(tmp_path)
+    assert (f"{tmp_path / place} is not used" in capsys.readouterr().err) == is_said
+
+
+@pytest.mark.parametrize(
+    "name, content, said",
+    [
+        ("000.png", b"", "an empty file"),
+        ("000.png", b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n", "Git LFS"),
+        ("000.png", b"<!DOCTYPE html><html>", "a web page"),
+        ("000.png", b"\x76\x2f\x31\x01\2\0\0\0", "OpenEXR"),
+        ("000.DNG", b"II*\0" + bytes(99), "a raw photo"),
+    ],
+)
+def test_what_is_no_picture_is_named(tmp_path, name, content, said):
+    model = write_colmap(tmp_path, num_images=1)
+    write_images(model, [(name, 1, (1, 0, 0, 0), (0, 0, 0))])
+    (tmp_path / "images/000.png").unlink()
+    (tmp_path / "images" / name).write_bytes(content)
+    with pytest.raises(InputError, match=said):
+        load_scene(tmp_path, eval=False)
+
+
+def test_a_model_as_point_cloud_has_its_colours(tmp_path):
+    """f_dc is the colour, less 0.5 and over the constant of degree 0."""
+    values = (np.array([255, 51, 0]) / 255 - 0.5) / 0.28209479177387814
+    names = [("float", name) for name in ("f_dc_0", "f_dc_1", "f_dc_2")]
+    (tmp_path / "a.ply").write_bytes(ply_of([*XYZ, *names], [(1, 2, 3, *values)], "binary_little_endian"))
+    assert read_points_ply(tmp_path / "a.ply").rgb.tolist() == [[255, 51, 0]]
+
+
+@pytest.mark.parametrize("model", ["opencv", "Pinhole", "PERSPECTIVE", "perspective"])
+def test_spellings_of_camera_models(tmp_path, model):
+    write_transforms(tmp_path, camera_model=model)
+    assert load_scene(tmp_path).train[0].photo.lens.is_pinhole

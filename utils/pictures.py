@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from compact_splats.utils.errors import InputError
 from compact_splats.utils.profiles import conversion_to_srgb, read_codes
@@ -32,14 +32,27 @@ _MAX_MISSING = 0.01
 _FILLINGS = (b"\x55", b"\xa6\x39")
 
 PICTURE_SUFFIXES = frozenset(
-    ".jpg .jpeg .jpe .png .heic .heif .hif .tif .tiff .webp .bmp .avif .jp2 .ppm .mpo".split()
+    ".jpg .jpeg .jpe .jfif .png .heic .heif .hif .tif .tiff .webp .bmp .gif .avif .jp2 .ppm .pgm .mpo".split()
 )  # by which photos and masks are found; they are opened by content
 UPRIGHT = 1  # of the orientation tag
+# Of a mask: the share of grey pixels, of which soft edges are fewer; and the number of their values.
+_MAX_GREY, _MAX_GREYS = 0.1, 16
 _TOLERANCE = 0.02  # relative difference of proportions
 
 # Formats with the size before the pixels. EPS and WMF, which run other programs, are excluded.
 _FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 _FIX = "replace the file or take it out of the scene"
+
+# Pictures that are not read, by their first bytes or suffix.
+_OTHER_KINDS = {
+    b"\xff\x0a": "a picture in JPEG XL",
+    b"\0\0\0\x0cJXL ": "a picture in JPEG XL",
+    b"\x76\x2f\x31\x01": "a picture in OpenEXR",
+    b"#?R": "a picture in Radiance HDR",
+    b"II*\0": "a TIFF that is broken or of a kind that is not read, such as of floats",
+    b"MM\0*": "a TIFF that is broken or of a kind that is not read, such as of floats",
+}
+_RAW_SUFFIXES = (".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".rw2", ".orf")
 
 Image.MAX_IMAGE_PIXELS = None  # Pillow's limit is lower than what cameras have; _check_size replaces it
 
@@ -93,14 +106,14 @@ def has_alpha(path: Path) -> bool:
         return picture.has_transparency_data
 
 
-def picture_orientation(path: Path) -> int:
-    """See :func:`orientation_of`.
+def picture_orientation(path: Path, *, from_header: bool = False) -> int:
+    """See :func:`orientation_of`; ``from_header``: upright for a PNG, which would have to be decoded.
 
     Raises:
         InputError: as for :func:`open_picture`.
     """
-    with open_picture(path) as picture:
-        return orientation_of(picture)
+    with _opened(path) as picture:
+        return UPRIGHT if from_header and picture.format == "PNG" else orientation_of(picture)
 
 
 def lacks_end(path: Path) -> bool:
@@ -146,9 +159,25 @@ def rgb_and_alpha(picture: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
 def mask_values(picture: Image.Image) -> np.ndarray:
     """(H,W) uint8: 255 where the brightest channel is at least half of white, else 0.
 
-    White is 1 in pictures of zeros and ones, else 255, or 65535 in 16 bits. In a picture of one colour whose alpha
-    varies, alpha is the mask; else alpha is ignored.
+    White is 1 in pictures of zeros and ones, else 255, or 65535 in 16 bits. Where alpha varies, and the picture is of
+    one colour or a photo that was cut out, alpha is the mask; else alpha is ignored.
     """
+    brightness, white = _brightness(picture)
+    return np.where(brightness >= white / 2, 255, 0).astype(np.uint8)
+
+
+def is_no_mask(picture: Image.Image) -> bool:
+    """Whether so many pixels of a mask are neither black nor white that it may be something else, such as a photo."""
+    return _is_grey(*_brightness(picture))
+
+
+def _is_grey(brightness: np.ndarray, white: int) -> bool:
+    is_grey = (brightness > white / 8) & (brightness < white * 7 / 8)
+    return bool(is_grey.mean() > _MAX_GREY) and np.count_nonzero(np.bincount(brightness[is_grey])) > _MAX_GREYS
+
+
+def _brightness(picture: Image.Image) -> tuple[np.ndarray, int]:
+    """(H,W) values of a mask, and what is white."""
     alpha = None
     if picture.has_transparency_data or picture.mode in ("P", "CMYK", "YCbCr", "LAB", "HSV"):
         rgba = np.asarray(picture.convert("RGBA"))
@@ -156,11 +185,11 @@ def mask_values(picture: Image.Image) -> np.ndarray:
     else:
         colours = np.asarray(picture)
     brightness = colours if colours.ndim == 2 else colours.max(axis=2)
-    if alpha is not None and alpha.min() < alpha.max() and (colours == colours[0, 0]).all():
-        brightness = alpha
+    if alpha is not None and alpha.min() < alpha.max():
+        if (colours == colours[0, 0]).all() or _is_grey(brightness[alpha > 127], 255):
+            brightness = alpha
     highest = brightness.max()
-    white = 1 if highest <= 1 else 255 if highest <= 255 else 65535
-    return np.where(brightness >= white / 2, 255, 0).astype(np.uint8)
+    return brightness, 1 if highest <= 1 else 255 if highest <= 255 else 65535
 
 
 def in_proportion(size: tuple[int, int], wanted: tuple[int, int]) -> bool:
@@ -184,8 +213,26 @@ def _opened(path: Path, fix: str = _FIX) -> Iterator[Image.Image]:
             yield picture
     except (InputError, MemoryError):
         raise
+    except UnidentifiedImageError as error:
+        raise InputError(path, f"a picture ({', '.join(_formats())})", _kind(path), fix) from error
     except Exception as error:  # Pillow's plugins raise many kinds on broken files
         raise InputError(path, "a picture", f"'{error}'", fix) from error
+
+
+def _kind(path: Path) -> str:
+    """What a file that is no picture of a known format is instead."""
+    with open(path, "rb") as file:
+        start = file.read(256)
+    if not start:
+        return "an empty file"
+    if start.startswith(b"version https://git-lfs"):
+        return "a pointer of Git LFS, which `git lfs pull` replaces by the file"
+    if start.lstrip()[:5].lower() in (b"<!doc", b"<html"):
+        return "a web page, as of a download that failed"
+    if path.suffix.lower() in _RAW_SUFFIXES:
+        return "a raw photo, which the camera's program or darktable saves as JPEG or TIFF"
+    kinds = (kind for mark, kind in _OTHER_KINDS.items() if start.startswith(mark))
+    return next(kinds, f"a file that starts with {start[:8]!r}")
 
 
 @cache

@@ -62,6 +62,7 @@ def _reader(path: Path) -> Callable[..., SavedArrays]:
         start = file.read(formats.START)
     if start.startswith(MAGIC):
         return _read_gsz
+    _refuse_packed_ply(path, start)
     if read := formats.reader_for(path, start):
         return read
     if start.startswith(b"ply") or path.suffix.lower() == ".ply":
@@ -70,6 +71,15 @@ def _reader(path: Path) -> Callable[..., SavedArrays]:
         return _read_gsz  # fails with what is wrong
     known = ", ".join([".gsz", ".ply", *formats.MODULES])
     raise InputError(f"{path} is no model ({known}): it starts with {start[:8]!r}; give a trained model")
+
+
+def _refuse_packed_ply(path: Path, start: bytes) -> None:
+    """Raise if a file is a .zip or .gz with a PLY in it, as some programs offer for download."""
+    name = path.name.lower()
+    if name.endswith(".ply.gz") and start.startswith(b"\x1f\x8b"):
+        raise InputError(f"{path} is a compressed PLY: unpack it with gunzip")
+    if start.startswith(b"PK\x03\x04") and b".ply" in start[30 : 30 + int.from_bytes(start[26:28], "little")]:
+        raise InputError(f"{path} is an archive with a PLY: unpack it")
 
 
 def write_gsz(path: str | Path, data: bytes) -> None:

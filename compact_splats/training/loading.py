@@ -15,12 +15,15 @@ from compact_splats.scene.dataset import Scene, load_scene
 from compact_splats.scene.gaussian_model import GaussianModel
 from compact_splats.scene.normalization import Units
 from compact_splats.scene.parameters import SavedArrays
+from compact_splats.scene.points import share_in_view
 from compact_splats.training.exposure import DIFFERENT, Exposure, difference_of_exposures
 from compact_splats.training.poses import PoseRefinement
 from compact_splats.training.processes import SingleProcess
 from compact_splats.training.sparse_depth import FEW_PHOTOS, SparseDepth
 from compact_splats.training.strategy import Strategy
-from compact_splats.utils.errors import InputError
+from compact_splats.utils.errors import InputError, note
+
+_FEW_IN_VIEW = 0.25  # share of the first Gaussians; in captures it is 0.86 or more
 
 
 def scene_of(config: Any, units: Units | None = None, **more: Any) -> Scene:
@@ -130,17 +133,26 @@ def check_all_photos(scene: Scene, source: Path) -> None:
 
 
 def first_gaussians(config: Any, scene: Scene, device: torch.device, given: SavedArrays | None) -> GaussianModel:
-    """What the training starts from: the model ``given``, or else the scene's points.
+    """What the training starts from: the model ``given``, or else the scene's points; a note if few are in view.
 
     Raises:
         InputError: the model has no Gaussians.
     """
     if given is None:
-        return GaussianModel.from_points(scene.points, config.sh_degree, device)
-    if not len(given["means"]):
+        model = GaussianModel.from_points(scene.points, config.sh_degree, device)
+    elif not len(given["means"]):
         raise InputError(config.init_ply, "at least one Gaussian", "none", "give another model")
-    units = scene.units.without_offset()  # unless the file names its offset
-    return GaussianModel.from_arrays(given, device, units, config.sh_degree)
+    else:
+        units = scene.units.without_offset()  # unless the file names its offset
+        model = GaussianModel.from_arrays(given, device, units, config.sh_degree)
+    share = share_in_view(model.means.detach().cpu(), scene.train)
+    if share < _FEW_IN_VIEW:
+        what = "points" if given is None else f"Gaussians of {config.init_ply}"
+        note(
+            f"only {100 * share:.3g} % of the {what} are in a training photo: are they in the coordinates of the "
+            "poses, and are axes and direction of the poses those of the format (COLMAP: world to camera)?"
+        )
+    return model
 
 
 def exposure_for(config: Any, scene: Scene, device: torch.device) -> Exposure | None:

@@ -65,7 +65,7 @@ def cut_off(arrays: Arrays, limits: Limits) -> list[str]:
         beyond = int(((values < low - margin) | (values > high + margin)).any(axis=1).sum())
         if beyond:
             share = 100 * beyond / num
-            lines.append(f"{beyond:,} Gaussians ({share:.2g} %) have {name} beyond {low:.4g} to {high:.4g}: cut off")
+            lines.append(f"{beyond:,} Gaussians ({share:.3g} %) have {name} beyond {low:.4g} to {high:.4g}: cut off")
     return lines
 
 
