@@ -9,7 +9,15 @@ from compact_splats.arguments.cfg_args import read_cfg_args
 from compact_splats.arguments.device import DEVICES
 from compact_splats.arguments.interval import Interval
 from compact_splats.arguments.options import Command, build, check, from_json, option, read_json
-from compact_splats.arguments.schedule import FAST, FEWEST_PHOTOS, FULL, QUICK, DensificationRound, Schedule
+from compact_splats.arguments.schedule import (
+    FAST,
+    FEWEST_PHOTOS,
+    FULL,
+    MOST_STEPS_PER_PHOTO,
+    QUICK,
+    DensificationRound,
+    Schedule,
+)
 from compact_splats.arguments.sizes import memory_size
 from compact_splats.utils.errors import InputError, note
 
@@ -151,8 +159,8 @@ class TrainConfig(Command, MachineConfig, SceneConfig):
         "auto", choices=SELECTIONS,
         help="how the budget is reached; natural: natural selection; error: prune what changes the images least; "
         "cutoff: prune the lowest opacities at once, for comparison; none: not at all, which leaves up to three times "
-        f"the budget, for compress.py; auto: error by the quick schedule with at least {FEWEST_PHOTOS} training "
-        "photos, otherwise natural"
+        f"the budget, for compress.py; auto: error by the quick schedule with at least {FEWEST_PHOTOS} training photos "
+        f"and at most {MOST_STEPS_PER_PHOTO} steps for each (--minutes counts as 3000 steps), otherwise natural"
     )  # fmt: skip
     sh_rest_lr: float = option(
         0.005, type=float, low=0, help="learning rate of SH degrees 1 to 3, before division by 20; fast schedule: "

@@ -18,7 +18,8 @@ ROUNDING = 1e-3  # steps: what counts as no difference between two positions in 
 # time, and the room in which densification adds others.
 RANDOM_POINTS = 2
 RANDOM_POINTS_LIMITS = 1_000, 100_000
-FEWEST_PHOTOS = 25  # with fewer for training, natural selection is as good as that by removal error, or better
+# With fewer training photos, or more steps for each, natural selection is as good as that by removal error, or better.
+FEWEST_PHOTOS, MOST_STEPS_PER_PHOTO = 25, 100
 BETAS = (0.9, 0.999)  # Adam's own
 
 

@@ -4,9 +4,10 @@
     python -m benchmarks.cuda_counts --arch 75 --all  # every kernel, with the code for a T4
 
 For each kernel: registers of a thread, spilled bytes, shared memory of a block, warps that a multiprocessor of three
-GPUs holds, the instructions of its innermost loop, and those of the loop around it without it. Where the kernel blends,
-the innermost loop takes one splat and the 32 pixels of a warp. Exits with 1 where a kernel spills or is above its
-limit. Needs nvcc; the loops are read with nvdisasm, of the CUDA toolkit or of the package nvidia-cuda-nvdisasm.
+GPUs holds, the instructions of its innermost loop, and those of the loop around it without its inner loops. Where
+the kernel blends, the innermost loop takes one splat and the 32 pixels of a warp; in a segment_kernel the loop around
+it takes 8 splats and the 256 pixels of a tile. Exits with 1 where a kernel spills or is above its limit. Needs nvcc;
+the loops are read with nvdisasm, of the CUDA toolkit or of the package nvidia-cuda-nvdisasm.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ GPUS = {"T4": (64 << 10, 0, 32, 16), "4090": (100 << 10, 1024, 48, 24), "H200": 
 class Kernel:
     """A kernel of a step: its threads, and the bytes of shared memory of a block.
 
-    ``loop`` and ``around`` are the most instructions of the innermost loop and of the loop around it, on compute
-    capability 9.0; None: without a limit.
+    ``loop`` and ``around`` are the most instructions of the innermost loop and of the rest of the loop around it, on
+    compute capability 9.0; None: without a limit.
     """
 
     threads: int
@@ -43,22 +44,26 @@ class Kernel:
 
 
 # The sizes are those of the structures in the sources.
-def segment_bytes(of_pixel: int, of_flow: int, of_pair: int) -> int:
-    """SegmentShared: what four warps share of 256 pixels, and what each has of them and of 16 splats."""
-    return 256 * (of_pixel + 4) + 4 * (16 * (48 + 32 * of_pair) + 256 * of_flow)
+def segment_bytes(of_pixel: int, of_state: int, of_pair: int) -> int:
+    """SegmentShared: of 256 pixels, 8 blocks and the tile; then of 8 splats in each of 4 warps, or pixels' state."""
+    of_tile = 256 * (of_pixel + 4) + 8 * 4 + 8
+    return -(-of_tile // 16) * 16 + max(4 * 8 * (48 + 32 * of_pair), 256 * of_state)
+
+
+REST_ROWS = 128 * 45 * 4
 
 
 KERNELS = {
-    "blend_kernel<3>": Kernel(256, 256 * 64 + 256 + 4, 40, 55),
-    "segment_kernel<GradientPass<false, true>>": Kernel(128, segment_bytes(12, 8, 8), 40, 340),
-    "segment_kernel<GradientPass<false, false>>": Kernel(128, segment_bytes(12, 8, 8), 40, 235),
-    "segment_kernel<ImportancePass>": Kernel(128, segment_bytes(4, 4, 4), 30, 280),
+    "blend_kernel<3>": Kernel(256, 256 * 64 + 256 + 64, 40, 55),
+    "segment_kernel<GradientPass<false, true>>": Kernel(128, segment_bytes(12, 8, 8), 40, 1440),
+    "segment_kernel<GradientPass<false, false>>": Kernel(128, segment_bytes(12, 8, 8), 40, 990),
+    "segment_kernel<ImportancePass>": Kernel(128, segment_bytes(4, 4, 4), 30, 1170),
     "segment_kernel<RemovalPass>": Kernel(128, segment_bytes(16, 16, 4)),
     "similarity_kernel": Kernel(256, 4 * (2 * 42 * 44 + 4 * 42 * 32 + 16)),
     "gradient_kernel": Kernel(256, 4 * (3 * 42 * 44 + 3 * 42 * 32)),
     "emit_kernel": Kernel(256),
-    "project_kernel": Kernel(128),
-    "project_backward_kernel<false>": Kernel(128),
+    "project_kernel": Kernel(128, REST_ROWS),
+    "project_backward_kernel<false>": Kernel(128, REST_ROWS),
     "adam_kernel": Kernel(256),
 }
 
@@ -109,7 +114,7 @@ def compiler_report(text: str) -> dict[str, Counts]:
 def innermost_loop(lines: list[str]) -> tuple[int, int]:
     """Instructions of the innermost loop, one with exponentials if there is one, and of the rest of the loop around it.
 
-    Both are 0 without such a loop.
+    The rest is counted without inner loops. Both are 0 without such a loop.
     """
     labels: dict[str, int] = {}
     code: list[str] = []
@@ -129,8 +134,11 @@ def innermost_loop(lines: list[str]) -> tuple[int, int]:
     if not inner:
         return 0, 0
     begin, end = max(inner, key=lambda loop: ("MUFU.EX2" in " ".join(code[slice(*loop)]), loop[1] - loop[0]))
-    around = [b - a for a, b in loops if (a, b) != (begin, end) and a <= begin and end <= b]
-    return end - begin, min(around) - (end - begin) if around else 0
+    around = [each for each in loops if each != (begin, end) and each[0] <= begin and end <= each[1]]
+    if not around:
+        return end - begin, 0
+    first, last = min(around, key=lambda loop: loop[1] - loop[0])
+    return end - begin, last - first - sum(b - a for a, b in inner if first <= a and b <= last)
 
 
 def find_disassembler(nvcc: str) -> Path | None:

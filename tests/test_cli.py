@@ -259,7 +259,7 @@ MISSING = """
 import sys
 class Missing:
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] == "{package}":
+        if f"{{name}}.".startswith("{package}."):
             raise ModuleNotFoundError("No module named '{package}'", name="{package}")
 sys.meta_path.insert(0, Missing())
 """
@@ -277,10 +277,11 @@ runpy.run_path('{script}', run_name='__main__')
     ("before", "said"),
     [
         (MISSING.format(package="torch"), "no package torch"),
+        (MISSING.format(package="torch.utils.weak"), "another version of torch, with torch.utils.weak"),
         (MISSING.format(package="usable_processors"), "no package usable_processors"),
         (OLD, "Python 3.10 or later is needed, and this is Python 3.9"),
     ],
-    ids=["torch", "the engine", "an old Python"],
+    ids=["torch", "an old torch", "the engine", "an old Python"],
 )
 def test_a_script_without_the_environment_says_how_to_make_it(script, before, said, tmp_path):
     words = {

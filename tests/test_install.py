@@ -324,6 +324,12 @@ class TestCompiler:
         backend.check_compiler({**os.environ, "PATH": f"{empty_path}:{os.path.dirname(GXX)}"})
         assert backend.build_wheel("out") == "wheel"
 
+    @pytest.mark.skipif(GXX is None, reason="no g++")
+    def test_python_without_headers(self, backend, monkeypatch, tmp_path):
+        monkeypatch.setattr(backend.sysconfig, "get_config_var", lambda name: str(tmp_path))
+        with pytest.raises(SystemExit, match=f"needs Python's headers, and {tmp_path} has no Python.h: install"):
+            backend.build_wheel("out")
+
 
 class TestForCMake:
     """What CMakeLists.txt includes, and the one line where it can't go on."""

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from compact_splats.arguments.schedule import FAST, FEWEST_PHOTOS, QUICK, Pace
+from compact_splats.arguments.schedule import FAST, FEWEST_PHOTOS, MOST_STEPS_PER_PHOTO, QUICK, Pace
 from compact_splats.gaussian_renderer import render
 from compact_splats.scene import load_scene
 from compact_splats.scene.gaussian_model import GaussianModel
@@ -136,14 +136,19 @@ def test_a_selection_continues_from_its_state(scene, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("schedule", "num_photos", "expected"),
+    ("schedule", "num_photos", "num_steps", "expected"),
     [
-        (QUICK, FEWEST_PHOTOS, RemovalSelection),
-        (QUICK, FEWEST_PHOTOS - 1, NaturalSelection),
-        (FAST, FEWEST_PHOTOS, NaturalSelection),
-        (replace(FAST, selection="error"), FEWEST_PHOTOS, RemovalSelection),
+        (QUICK, FEWEST_PHOTOS, MOST_STEPS_PER_PHOTO, RemovalSelection),
+        (QUICK, FEWEST_PHOTOS, MOST_STEPS_PER_PHOTO + 1, NaturalSelection),
+        (QUICK, FEWEST_PHOTOS - 1, MOST_STEPS_PER_PHOTO, NaturalSelection),
+        (FAST, FEWEST_PHOTOS, MOST_STEPS_PER_PHOTO, NaturalSelection),
+        (replace(FAST, selection="error"), FEWEST_PHOTOS, MOST_STEPS_PER_PHOTO, RemovalSelection),
     ],
 )
-def test_auto_is_the_selection_of_the_schedule_with_many_photos(schedule, num_photos, expected):
+def test_auto_is_the_selection_of_the_schedule_with_many_photos_in_short_runs(
+    schedule, num_photos, num_steps, expected
+):
+    """Short: few steps per training photo."""
+    schedule = schedule.scaled(num_photos * num_steps / schedule.iterations)
     strategies = standard_strategies(SimpleNamespace(train=[None] * num_photos), schedule, BUDGET)
     assert isinstance(strategies[1], expected)

@@ -22,7 +22,7 @@ from compact_splats.scene import load_scene
 from compact_splats.scene.gaussian_model import GaussianModel
 from compact_splats.scene.normalization import Units
 from compact_splats.scene.photos import Photo
-from compact_splats.training.run import train
+from compact_splats.training.run import advice, train
 from compact_splats.training.run_context import NullViewer
 from compact_splats.utils.errors import InputError
 
@@ -193,6 +193,17 @@ def test_the_bar_and_the_summary_say_what_happened(short, capfd):
         assert word in out
     for word in ("loss=", "PSNR=", "Gaussians=", "step/s"):
         assert word in err
+
+
+def test_who_trains_long_on_a_cpu_is_told_what_is_shorter(tmp_path):
+    def told(device: str, *flags: str) -> str | None:
+        config = TrainConfig.from_command_line(["-s", str(tmp_path), "--final-budget", "100", *flags])
+        return advice(config, torch.device(device))
+
+    assert "--schedule quick" in told("cpu")
+    assert told("cuda") is None
+    for flags in (("--schedule", "fast"), ("--iterations", "3000"), ("--minutes", "5")):
+        assert told("cpu", *flags) is None
 
 
 def test_without_a_model_path_a_new_folder_below_output_is_made(tiny_scene_dir, tmp_path, monkeypatch):

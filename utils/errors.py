@@ -128,8 +128,10 @@ def _line_for_user(error: Exception, less_memory: str) -> str | None:
     if isinstance(error, InputError):
         return str(error)
     if isinstance(error, ModuleNotFoundError):
-        name = (error.name or "compact_splats").partition(".")[0]
-        return None if name == "compact_splats" else f"{sys.executable} has no package {name}; {HOW_TO_INSTALL}"
+        name = error.name or "compact_splats"
+        package = name.partition(".")[0]
+        lacks = f"has no package {name}" if name == package else f"needs another version of {package}, with {name}"
+        return None if package == "compact_splats" else f"{sys.executable} {lacks}; {HOW_TO_INSTALL}"
     if isinstance(error, ImportError):
         return one_line(str(error)) if error.name == ENGINE else None
     kinds = {kind.__name__ for kind in type(error).__mro__}  # by name: torch and the engine need not be imported here

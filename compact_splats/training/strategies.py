@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from compact_splats.arguments.schedule import FEWEST_PHOTOS, Schedule
+from compact_splats.arguments.schedule import FEWEST_PHOTOS, MOST_STEPS_PER_PHOTO, Schedule
 from compact_splats.scene.dataset import Scene
 from compact_splats.training.averaging import MeanOfLastSteps
 from compact_splats.training.densification import Densification
@@ -33,8 +33,8 @@ def standard_strategies(
         seed: of all draws.
         selection: ``"natural"``; ``"error"``, by removal error; ``"cutoff"``, which prunes by opacity at the start of
             the last round, for comparison; ``"none"``, which leaves the set as large as it has become; or ``"auto"``,
-            which is that of the schedule with at least ``FEWEST_PHOTOS`` for training, and natural with fewer, where
-            its regularisation is worth more.
+            which is that of the schedule with at least ``FEWEST_PHOTOS`` for training and at most
+            ``MOST_STEPS_PER_PHOTO``, and natural in other runs, where its regularisation is worth more.
         smoothing: draw through the 3D smoothing filter.
     """
     views = ViewSampler(len(scene.train), random_stream(seed, "importance views"))
@@ -44,7 +44,9 @@ def standard_strategies(
     strategies: list[Strategy] = [densification]
     rounds, generator = schedule.selection_rounds, random_stream(seed, "selection")
     if selection == "auto":
-        selection = schedule.selection if len(scene.train) >= FEWEST_PHOTOS else "natural"
+        num_photos = len(scene.train)
+        sees_much = num_photos >= FEWEST_PHOTOS and schedule.iterations <= MOST_STEPS_PER_PHOTO * num_photos
+        selection = schedule.selection if sees_much else "natural"
     if selection == "natural":
         strategies.append(NaturalSelection(rounds, budget, generator))
     elif selection == "error":

@@ -11,7 +11,9 @@ import shlex
 import shutil
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import cuda_toolchain
 from scikit_build_core import build as _build
@@ -36,10 +38,10 @@ _CXX_NEEDED = (
 
 
 def check_compiler(environ: Mapping[str, str]) -> None:
-    """Check that the C++ compiler that CMake uses compiles C++20.
+    """Check that the C++ compiler that CMake uses compiles C++20, and that Python's headers are there.
 
     Raises:
-        SystemExit: It does not, or there is none; the message is one line.
+        SystemExit: It does not, or one of them is missing; the message is one line.
     """
     named = shlex.split(environ.get("CXX", ""))
     path = environ.get("PATH", "")
@@ -54,6 +56,12 @@ def check_compiler(environ: Mapping[str, str]) -> None:
         raise SystemExit(_CXX_NEEDED.format(f"{found[0]} does not run ({error})")) from error
     if done.returncode != 0:
         raise SystemExit(_CXX_NEEDED.format(f"{found[0]} does not compile C++20"))
+    folder = sysconfig.get_config_var("INCLUDEPY")
+    if not Path(folder, "Python.h").is_file():
+        raise SystemExit(
+            f"diff-gaussian-rasterization needs Python's headers, and {folder} has no Python.h: "
+            "install them (Debian and Ubuntu: apt-get install python3-dev)"
+        )
 
 
 def _requirements() -> list[str]:

@@ -255,7 +255,7 @@ void blend_tile_backward(const Frame<T>& frame, int64_t tile_index, const Images
                 remainder.store(v.remainder + at);
                 add_channels<kDepth>(pair.weight, v_pixel, sums);
                 add_pixel(d.y, pair.u, columns[at % kTile / kLanes<T>]);
-                if constexpr (kAbsolute) add_absolute(conic, d, pair.u, sums.abs_mean);
+                if constexpr (kAbsolute) add_absolute(times(conic, d), pair.u, sums.abs_mean);
             });
             for (int i = 0; i < kTile / kLanes<T>; ++i) add_column(d_x[i], columns[i], sums);
             slots[frame.slot_of(instance)] = sum(sums);

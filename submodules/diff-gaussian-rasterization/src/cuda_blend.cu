@@ -11,9 +11,10 @@ namespace {
 constexpr int kTile = Limits::tile;
 constexpr int kBatch = 256;  // splats in shared memory at a time
 // Blocks that a multiprocessor is to hold. Forward: 5 leave 48 registers a thread, and Turing runs 1024 threads at most.
-// Over segments: 6 leave 80 registers; before Hopper, shared memory holds 5 at most.
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
-constexpr int kForwardBlocks = __CUDA_ARCH__ < 800 ? 4 : 5, kSegmentBlocks = 5;
+// Over segments: 6 leave 80 registers; Turing's shared memory holds 4, and for Blackwell nvcc spills with fewer than 96.
+#if defined(__CUDA_ARCH__)
+constexpr int kForwardBlocks = __CUDA_ARCH__ < 800 ? 4 : 5;
+constexpr int kSegmentBlocks = __CUDA_ARCH__ < 800 ? 4 : __CUDA_ARCH__ < 1000 ? 6 : 5;
 #else
 constexpr int kForwardBlocks = 5, kSegmentBlocks = 6;
 #endif
@@ -178,13 +179,12 @@ template <int kChannels> __global__ void __launch_bounds__(kTilePixels, kForward
 // ---- Over segments ----
 
 /// A warp takes the splats of a segment in groups. For each group and each block of the tile's pixels, a lane is first a
-/// pixel, which visits the splats that touch the block front to back, and then a part of a splat's pixels, over which
+/// pixel, which visits the splats that touch the block front to back, and then a row of a splat's pixels, over which
 /// it sums. So no sum needs values of other lanes before the end of the group.
-constexpr int kGroup = 16;
-constexpr int kParts = kWarp / kGroup, kPartPixels = kWarp / kParts;  // of a splat and a block
-constexpr int kPartRows = kPartPixels / kBlockWidth;
+constexpr int kGroup = kBlockWidth;
+static_assert(kGroup * kBlockHeight == kWarp);
 constexpr int kPixelBlocks = kTilePixels / kWarp;
-static_assert(kPartPixels % kBlockWidth == 0);
+constexpr float kRowMiddle = (kBlockWidth - 1) / 2.0f;  // px, from its first pixel
 
 /// What a pixel needs of a splat. conic: exponent_conic.
 struct alignas(16) VisitedSplat {
@@ -195,20 +195,20 @@ struct alignas(16) VisitedSplat {
 };
 
 /// A pass visits all pairs of a splat and a pixel to which it contributes, front to back. Pass::Pixels is constant for
-/// the tile's pixels, Pass::Flow of a pixel changes with each splat, Pass::Pair is what a pixel adds to a splat's sums.
+/// the tile's pixels, Pass::PixelState changes with each splat, Pass::Pair is what a pixel adds to a splat's sums.
 template <class Pass> struct SegmentShared {
     struct Row {
         VisitedSplat splat;
         alignas(16) typename Pass::Pair pairs[kWarp];
     };
     static_assert(sizeof(Row) / 16 % 2 == 1, "the rows of eight splats are in different banks");
-    struct Warp {
-        Row rows[kGroup];
-        typename Pass::Flow flow[kTilePixels];
-    };
     typename Pass::Pixels pixels;
-    unsigned last[kTilePixels];
-    alignas(16) Warp warps[kSegmentWarps];
+    int64_t begin;  // tile_begin; here it takes no registers
+    unsigned last[kTilePixels], block_last[kPixelBlocks];  // pixel_last, and its maximum in each block
+    union {
+        alignas(16) Row rows[kSegmentWarps][kGroup];
+        typename Pass::PixelState first_state[kTilePixels];  // before the first splat of the tile
+    };
 };
 
 template <class Pass> struct SegmentParams {
@@ -216,44 +216,50 @@ template <class Pass> struct SegmentParams {
     typename Pass::Params pass;
 };
 
-/// Loads what the warps share, and Flow before the first splat of the tile.
+/// Loads what the warps share.
 template <class Pass>
 __device__ void load_pixels(SegmentShared<Pass>& shared, const SegmentParams<Pass>& p, int64_t tile, Vec2<int> corner) {
     const View<float>& view = p.frame.view;
     for (int i = threadIdx.x; i < kTilePixels; i += kSegmentWarps * kWarp) {
         const int x = corner.x + pixel_x(i), y = corner.y + pixel_y(i);
         const bool is_inside = x < view.width && y < view.height;
-        const auto flow = Pass::load(p, is_inside ? int64_t(y) * view.width + x : -1, shared.pixels, i);
-        shared.last[i] = is_inside ? p.frame.pixel_last[tile * kTilePixels + i] : 0;
-        for (int warp = 0; warp < kSegmentWarps; ++warp) shared.warps[warp].flow[i] = flow;
+        shared.first_state[i] = Pass::load(p, is_inside ? int64_t(y) * view.width + x : -1, shared.pixels, i);
+        unsigned last = is_inside ? p.frame.pixel_last[tile * kTilePixels + i] : 0;
+        shared.last[i] = last;
+        for (int lanes = kWarp / 2; lanes > 0; lanes /= 2) {
+            const unsigned other = from_lane(last, lanes);
+            last = other > last ? other : last;
+        }
+        if (i % kWarp == 0) shared.block_last[i / kWarp] = last;
     }
 }
 
-/// The first pixel of a block.
-__device__ __forceinline__ Vec2<float> block_corner(Vec2<int> corner, int block) {
-    return {static_cast<float>(corner.x + block % kWarpsAcross * kBlockWidth),
-            static_cast<float>(corner.y + block / kWarpsAcross * kBlockHeight)};
+/// From the first pixel of a tile to that of a block.
+__device__ __forceinline__ Vec2<float> to_block(int block) {
+    return {static_cast<float>(block % kWarpsAcross * kBlockWidth),
+            static_cast<float>(block / kWarpsAcross * kBlockHeight)};
 }
 
-/// Visits the splats whose bits in `todo` are set, in a pixel at `at`, to which those before `last` contribute.
+/// Visits the splats whose bits in `todo` are set, one at least, in a pixel at `at`, to which those before `last`
+/// contribute.
 template <class Pass, class Values>
 __device__ __forceinline__ void visit_splats(typename SegmentShared<Pass>::Row* rows, unsigned todo, int last,
-                                             Vec2<float> at, const Values& values, typename Pass::Flow& flow_of_pixel) {
-    const int lane = threadIdx.x % kWarp;
-    typename Pass::Flow flow = flow_of_pixel;
-    for (; todo != 0; todo &= todo - 1) {
+                                             Vec2<float> at, const Values& values, typename Pass::PixelState& state) {
+    typename Pass::Pair* pairs = rows[0].pairs + threadIdx.x % kWarp;  // of the first splat
+    constexpr int kStride = sizeof(*rows) / sizeof(*pairs);
+    do {
         const int i = __ffs(static_cast<int>(todo)) - 1;
         const VisitedSplat s = rows[i].splat;
         const float log2 = log2_alpha(s.log2_opacity, s.conic, {at.x - s.mean.x, at.y - s.mean.y});
         const bool contributes = i < last && log2 >= float(Limits::log2_alpha_min);
         const float alpha = contributes ? approximate_exp2(log2) : 0.0f;  // which adds nothing
-        rows[i].pairs[lane] = Pass::visit(s.channels, alpha, values, flow);
-    }
-    flow_of_pixel = flow;
+        pairs[i * kStride] = Pass::visit(s.channels, alpha, values, state);
+        todo &= todo - 1;
+    } while (todo != 0);
 }
 
 template <class Pass>
-__global__ void __launch_bounds__(kSegmentWarps* kWarp, kSegmentBlocks) segment_kernel(SegmentParams<Pass> p) {
+__global__ void __launch_bounds__(kSegmentWarps* kWarp, Pass::kBlocks) segment_kernel(SegmentParams<Pass> p) {
     const Frame& frame = p.frame;
     const int64_t num_tiles = frame.view.num_tiles();
     if (int64_t(blockIdx.x) >= first_block(frame.tile_begin[num_tiles], num_tiles)) return;
@@ -265,44 +271,56 @@ __global__ void __launch_bounds__(kSegmentWarps* kWarp, kSegmentBlocks) segment_
     SegmentShared<Pass>& shared = block_shared<SegmentShared<Pass>>();
     const Vec2<int> corner = frame.view.tile_corner(tile);
     load_pixels(shared, p, tile, corner);
+    if (threadIdx.x == 0) shared.begin = begin;
     __syncthreads();
+    typename Pass::PixelState state[kPixelBlocks];  // of the lane's pixels; in registers, as loops over it are unrolled
+#pragma unroll
+    for (int block = 0; block < kPixelBlocks; ++block) state[block] = shared.first_state[block * kWarp + lane];
+    __syncthreads();  // the rows are in the same place
     const unsigned last = segment_first + kSegment < tile_last ? segment_first + kSegment : tile_last;
     if (segment_first >= last) return;
-    typename SegmentShared<Pass>::Row* rows = shared.warps[warp].rows;
-    typename Pass::Flow* flow = shared.warps[warp].flow;
-    if (segment_first > 0) {  // a lane reads and writes its own pixels
-        const float* state = frame.states + state_index(begin, segment_first / kSegment, frame.num_channels);
-        for (int i = lane; i < kTilePixels; i += kWarp) Pass::advance(shared.pixels.of(i), state + i, flow[i]);
+    typename SegmentShared<Pass>::Row* rows = shared.rows[warp];
+    if (segment_first > 0) {
+        const float* stored = frame.states + state_index(begin, segment_first / kSegment, frame.num_channels);
+#pragma unroll
+        for (int block = 0; block < kPixelBlocks; ++block) {
+            const int pixel = block * kWarp + lane;
+            Pass::advance(shared.pixels.of(pixel), stored + pixel, state[block]);
+        }
     }
-    const int mine = lane % kGroup, part = lane / kGroup * kPartPixels;
-    const Vec2<float> of_lane{static_cast<float>(pixel_x(lane)), static_cast<float>(pixel_y(lane))};
+    const int mine = lane % kGroup, row = lane / kGroup;
+    const Vec2<float> at{static_cast<float>(corner.x + pixel_x(lane)), static_cast<float>(corner.y + pixel_y(lane))};
     for (unsigned group = segment_first; group < last; group += kGroup) {
         const bool exists = group + mine < last;
-        const int64_t instance = begin + (exists ? group + mine : group);
+        const int64_t instance = shared.begin + (exists ? group + mine : group);
         const Splat<float> splat = frame.splats[frame.instances[instance]];
-        const unsigned touched = exists ? frame.touched[instance] : 0;
+        // No splat contributes to blocks that are closed, nor have they stored states.
+        const unsigned open_blocks = __ballot_sync(kAllLanes, shared.block_last[lane % kPixelBlocks] > group);
+        const unsigned touched = exists ? frame.touched[instance] & open_blocks : 0;
         const Sym2<float> conic = exponent_conic(splat.conic);
         if (lane < kGroup)
             rows[mine].splat = {splat.mean, conic, splat.log2_opacity, {splat.color, splat.inverse_depth}};
         __syncwarp();
-        const Vec2<float> to_part{-splat.mean.x, static_cast<float>(pixel_y(part)) - splat.mean.y};
+        // From the mean to the middle of the lane's row in the first block, which is the row of its pixel.
+        const Vec2<float> to_row{static_cast<float>(corner.x) + kRowMiddle - splat.mean.x, at.y - splat.mean.y};
         Pass pass;
+#pragma unroll
         for (int block = 0; block < kPixelBlocks; ++block) {
             const bool touches = touched >> block & 1;
             const unsigned todo = __ballot_sync(kAllLanes, touches) & ((1u << kGroup) - 1);
-            const int pixel = block * kWarp + lane, its_last = static_cast<int>(shared.last[pixel] - group);
-            if (!__any_sync(kAllLanes, todo != 0 && its_last > 0)) continue;  // nor has such a block stored states
-            const Vec2<float> first = block_corner(corner, block);
-            visit_splats<Pass>(rows, todo, its_last, {first.x + of_lane.x, first.y + of_lane.y},
-                               shared.pixels.of(pixel), flow[pixel]);
+            if (todo == 0) continue;
+            const int pixel = block * kWarp + lane;
+            const Vec2<float> there = to_block(block);
+            visit_splats<Pass>(rows, todo, static_cast<int>(shared.last[pixel] - group),
+                               {at.x + there.x, at.y + there.y}, shared.pixels.of(pixel), state[block]);
             __syncwarp();
             if (touches)
-                pass.add(rows[mine].pairs + part, shared.pixels, block * kWarp + part,
-                         {first.x + to_part.x, first.y + to_part.y}, conic);
+                pass.add(rows[mine].pairs + row * kBlockWidth, shared.pixels, block * kWarp + row * kBlockWidth,
+                         {to_row.x + there.x, to_row.y + there.y}, conic);
             __syncwarp();  // the rows are written again
         }
         for (int lanes = kGroup; lanes < kWarp; lanes *= 2) pass.sum.add(from_lane(pass.sum, lanes));
-        if (lane < kGroup && exists) pass.store(p, instance);
+        if (lane < kGroup && exists) pass.store(p, shared.begin + group + mine);
     }
 }
 
@@ -335,6 +353,7 @@ __device__ __forceinline__ void atomic_add4(float* to, float a, float b, float c
 
 /// kDepth: the inverse depth has a gradient, too. kAbsolute: abs_mean is wanted.
 template <bool kDepth, bool kAbsolute> struct GradientPass {
+    static constexpr int kBlocks = kDepth && kAbsolute && kSegmentBlocks > 5 ? 5 : kSegmentBlocks;  // 6: spills
     struct Params {
         Images<const float> images, v_images;
         SplatGradient<float>* gradients;
@@ -347,13 +366,13 @@ template <bool kDepth, bool kAbsolute> struct GradientPass {
             return {{v[0][pixel], v[1][pixel], v[2][pixel]}, kDepth ? v[kDepth ? 3 : 0][pixel] : 0.0f};
         }
     };
-    struct alignas(8) Flow { float transmittance, remainder; };
+    struct alignas(8) PixelState { float transmittance, remainder; };
     struct alignas(8) Pair { float u, weight; };
 
     SplatGradient<float> sum{};
 
     /// pixel: in the image, or -1; i: in the tile.
-    static __device__ Flow load(const SegmentParams<GradientPass>& p, int64_t pixel, Pixels& pixels, int i) {
+    static __device__ PixelState load(const SegmentParams<GradientPass>& p, int64_t pixel, Pixels& pixels, int i) {
         const View<float>& view = p.frame.view;
         const Images<const float>&images = p.pass.images, &v_images = p.pass.v_images;
         const int64_t plane = int64_t(view.width) * view.height;
@@ -374,36 +393,34 @@ template <bool kDepth, bool kAbsolute> struct GradientPass {
         return {1, whole_remainder(whole, transmittance, v, v_transmittance)};
     }
     /// From the first splat of the tile to a stored state.
-    static __device__ void advance(const Channels<float>& v, const float* state, Flow& flow) {
-        flow.transmittance = state[0];
-        flow.remainder -= dot(load_color(state, kTilePixels, kTilePixels), v.color);
-        if constexpr (kDepth) flow.remainder -= state[4 * kTilePixels] * v.inverse_depth;
+    static __device__ void advance(const Channels<float>& v, const float* stored, PixelState& state) {
+        state.transmittance = stored[0];
+        state.remainder -= dot(load_color(stored, kTilePixels, kTilePixels), v.color);
+        if constexpr (kDepth) state.remainder -= stored[4 * kTilePixels] * v.inverse_depth;
     }
     static __device__ __forceinline__ Pair visit(const Channels<float>& channels, float alpha, const Channels<float>& v,
-                                                 Flow& flow) {
+                                                 PixelState& state) {
         const PairGradient<float> pair =
-            blend_vjp<kDepth>(channels, alpha, approximate_odds(alpha), flow.transmittance, true, v, flow.remainder);
-        flow.transmittance = transmittance_after(flow.transmittance, alpha);
+            blend_vjp<kDepth>(channels, alpha, approximate_odds(alpha), state.transmittance, true, v, state.remainder);
+        state.transmittance = transmittance_after(state.transmittance, alpha);
         return {pair.u, pair.weight};
     }
-    /// Adds the part of a block that begins with pixel `from` of the tile. d: from the mean to that pixel.
-    __device__ __forceinline__ void add(const Pair* pairs, const Pixels& pixels, int from, Vec2<float> d,
+    /// Adds the row of pixels that begins with pixel `from` of the tile. middle: of the row, from the mean.
+    __device__ __forceinline__ void add(const Pair* pairs, const Pixels& pixels, int from, Vec2<float> middle,
                                         const Sym2<float>& conic) {
+        const Sym2<float> q = half_off_diagonal(conic);
+        const Vec2<float> q_middle = times(q, middle);
+        LineSums<float> row{};  // with distances from the middle
 #pragma unroll
-        for (int y = 0; y < kPartRows; ++y) {
-            LineSums<float> row{};
-            const float d_y = d.y + static_cast<float>(y);
-#pragma unroll
-            for (int x = 0; x < kBlockWidth; ++x) {
-                const int i = y * kBlockWidth + x;
-                const float d_x = d.x + static_cast<float>(x);
-                const Pair pair = pairs[i];
-                add_pixel(d_x, pair.u, row);
-                add_channels<kDepth>(pair.weight, pixels.of(from + i), sum);
-                if constexpr (kAbsolute) add_absolute(half_off_diagonal(conic), {d_x, d_y}, pair.u, sum.abs_mean);
-            }
-            add_row(d_y, row, sum);
+        for (int i = 0; i < kBlockWidth; ++i) {
+            const float x = static_cast<float>(i) - kRowMiddle;
+            const Pair pair = pairs[i];
+            add_pixel_at(x, pair.u, row);
+            add_channels<kDepth>(pair.weight, pixels.of(from + i), sum);
+            if constexpr (kAbsolute)
+                add_absolute({q.xx * x + q_middle.x, q.xy * x + q_middle.y}, pair.u, sum.abs_mean);
         }
+        add_row(middle.y, shifted(row, middle.x), sum);
     }
     __device__ void store(const SegmentParams<GradientPass>& p, int64_t instance) {
         constexpr float of_conic = static_cast<float>(2 / kLog2e);  // abs_mean was summed with exponent_conic
@@ -423,6 +440,7 @@ static_assert(sizeof(SplatGradient<float>) == 12 * sizeof(float), "three additio
 // ---- Importance ----
 
 struct ImportancePass {
+    static constexpr int kBlocks = kSegmentBlocks;
     struct Params {
         const float* pixel_weights;
         ImportanceSlot<float>* slots;  // (I), or null: atomic additions to `out`
@@ -432,32 +450,31 @@ struct ImportancePass {
         alignas(16) float weights[kTilePixels];
         __device__ __forceinline__ float of(int pixel) const { return weights[pixel]; }
     };
-    struct Flow { float transmittance; };
+    struct PixelState { float transmittance; };
     struct Pair { float weight; };
 
     ImportanceSlot<float> sum{};
 
-    static __device__ Flow load(const SegmentParams<ImportancePass>& p, int64_t pixel, Pixels& pixels, int i) {
+    static __device__ PixelState load(const SegmentParams<ImportancePass>& p, int64_t pixel, Pixels& pixels, int i) {
         pixels.weights[i] = pixel >= 0 ? p.pass.pixel_weights[pixel] : 0.0f;
         return {1};
     }
-    static __device__ void advance(float, const float* state, Flow& flow) { flow.transmittance = state[0]; }
-    static __device__ __forceinline__ Pair visit(const Channels<float>&, float alpha, float, Flow& flow) {
-        const float weight = blend_weight(flow.transmittance, alpha);
-        flow.transmittance = transmittance_after(flow.transmittance, alpha);
+    static __device__ void advance(float, const float* stored, PixelState& state) { state.transmittance = stored[0]; }
+    static __device__ __forceinline__ Pair visit(const Channels<float>&, float alpha, float, PixelState& state) {
+        const float weight = blend_weight(state.transmittance, alpha);
+        state.transmittance = transmittance_after(state.transmittance, alpha);
         return {weight};
     }
-    __device__ __forceinline__ void add(const Pair* pairs, const Pixels& pixels, int from, Vec2<float> d,
+    __device__ __forceinline__ void add(const Pair* pairs, const Pixels& pixels, int from, Vec2<float> middle,
                                         const Sym2<float>&) {
 #pragma unroll
-        for (int i = 0; i < kPartPixels; ++i) {
-            const float d_x = d.x + static_cast<float>(i % kBlockWidth);
-            const float d_y = d.y + static_cast<float>(i / kBlockWidth);
+        for (int i = 0; i < kBlockWidth; ++i) {
+            const float d_x = middle.x + (static_cast<float>(i) - kRowMiddle);
             const float weight = pairs[i].weight, of_pixel = pixels.of(from + i);
             const bool contributes = weight > 0;
             sum.weighted += weight * of_pixel;
             sum.total += weight;
-            sum.distance += weight * approximate_sqrt(d_x * d_x + d_y * d_y);
+            sum.distance += weight * approximate_sqrt(d_x * d_x + middle.y * middle.y);
             sum.num_pixels += contributes;
             sum.num_weighted += contributes && of_pixel != 0;
         }
@@ -486,6 +503,7 @@ __global__ void sum_importance_kernel(const ImportanceSlot<float>* slots, SlotOr
 // ---- Removal errors ----
 
 struct RemovalPass {
+    static constexpr int kBlocks = kSegmentBlocks;
     struct Sum {
         float change;
         __device__ void add(const Sum& other) { change += other.change; }
@@ -505,7 +523,7 @@ struct RemovalPass {
             return {load_color(values[0], pixel, kTilePixels), values[3][pixel]};
         }
     };
-    struct alignas(16) Flow {
+    struct alignas(16) PixelState {
         float transmittance;
         Vec3<float> behind;
     };
@@ -513,7 +531,7 @@ struct RemovalPass {
 
     Sum sum{};
 
-    static __device__ Flow load(const SegmentParams<RemovalPass>& p, int64_t pixel, Pixels& pixels, int i) {
+    static __device__ PixelState load(const SegmentParams<RemovalPass>& p, int64_t pixel, Pixels& pixels, int i) {
         const RemovalInput<float>& input = p.pass.input;
         const int64_t plane = int64_t(p.frame.view.width) * p.frame.view.height;
         Vec3<float> image{0, 0, 0}, photo{0, 0, 0};
@@ -523,19 +541,19 @@ struct RemovalPass {
         pixels.values[3][i] = pixel >= 0 ? input.pixel_weights[pixel] : 0.0f;
         return {1, image};
     }
-    static __device__ void advance(const Pixel&, const float* state, Flow& flow) {
-        flow = {state[0], flow.behind - load_color(state, kTilePixels, kTilePixels)};
+    static __device__ void advance(const Pixel&, const float* stored, PixelState& state) {
+        state = {stored[0], state.behind - load_color(stored, kTilePixels, kTilePixels)};
     }
     static __device__ __forceinline__ Pair visit(const Channels<float>& channels, float alpha, const Pixel& pixel,
-                                                 Flow& flow) {
-        const float change = removal_change(channels.color, alpha, approximate_odds(alpha), flow.transmittance, true,
-                                            pixel.error, flow.behind);
-        flow.transmittance = transmittance_after(flow.transmittance, alpha);
+                                                 PixelState& state) {
+        const float change = removal_change(channels.color, alpha, approximate_odds(alpha), state.transmittance, true,
+                                            pixel.error, state.behind);
+        state.transmittance = transmittance_after(state.transmittance, alpha);
         return {pixel.weight * change};
     }
     __device__ __forceinline__ void add(const Pair* pairs, const Pixels&, int, Vec2<float>, const Sym2<float>&) {
 #pragma unroll
-        for (int i = 0; i < kPartPixels; ++i) sum.change += pairs[i].change;
+        for (int i = 0; i < kBlockWidth; ++i) sum.change += pairs[i].change;
     }
     __device__ void store(const SegmentParams<RemovalPass>& p, int64_t instance) {
         if (p.pass.slots) p.pass.slots[instance] = sum;

@@ -167,9 +167,9 @@ void bind_math(nb::module_& m) {
         const PairGradient<double> pair =
             blend_vjp<true>(in.channels, alpha, odds_of(alpha), transmittance, true, v_out.channels, remainder);
         add_channels<true>(pair.weight, v_out.channels, sum);
-        LineSums<double> row{};
-        add_pixel(d.x, pair.u, row);
-        add_row(d.y, row, sum);
+        LineSums<double> row{};  // around a point beside the mean
+        add_pixel_at(d.x - 2.5, pair.u, row);
+        add_row(d.y, shifted(row, 2.5), sum);
         sum = gradient_from_sums(in.conic, sum);
         return flat(sum.conic, sum.mean, sum.u, sum.color, sum.inverse_depth);
     });
