@@ -175,7 +175,7 @@ def _is_grey(brightness: np.ndarray, white: int) -> bool:
     is_grey = (brightness > white / 8) & (brightness < white * 7 / 8)
     if is_grey.sum() <= _MAX_GREY * is_grey.size:
         return False
-    return np.count_nonzero(np.bincount(brightness[is_grey].astype(np.int64))) > _MAX_GREYS
+    return bool(np.count_nonzero(np.bincount(brightness[is_grey].astype(np.int64))) > _MAX_GREYS)
 
 
 def _brightness(picture: Image.Image) -> tuple[np.ndarray, int]:
