@@ -90,6 +90,7 @@ def render_scene(config: RenderConfig) -> None:
                 write_map(folder, "counts", index, quantized(counts), counts.float())
         if config.depth:
             write_json(folder / "depth.json", {"world_units_per_step": step, "nothing": 0})
+        remove_others(folder, len(views))
         config.say(f"{split}: {len(views)} views in {folder}")
 
 
@@ -118,6 +119,13 @@ def pictures(camera: Camera, model: GaussianModel, background: Tensor, *, rgba: 
 def picture_path(folder: Path, kind: str, index: int) -> Path:
     """The PNG of a view, below the folder ``SPLIT/METHOD``."""
     return folder / kind / f"{index:05d}.png"
+
+
+def remove_others(folder: Path, num_views: int) -> None:
+    """Remove the pictures of views that an earlier call rendered beyond those of this one: metrics.py measures all."""
+    for path in folder.glob("*/[0-9][0-9][0-9][0-9][0-9].png"):
+        if int(path.stem) >= num_views:
+            path.unlink()
 
 
 def write_map(folder: Path, kind: str, index: int, values: Tensor, shown: Tensor) -> None:

@@ -5,6 +5,7 @@ import hashlib
 import http.server
 import importlib.util
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -214,6 +215,19 @@ def test_equal_images_give_valid_json(model):
     metrics.main(["-m", str(model), "--device", "cpu"])
     text = (model / "results.json").read_text()
     assert json.loads(text)["ours_700"]["PSNR"] is None and "Infinity" not in text
+
+
+@pytest.mark.parametrize("age", [-10, 10])
+def test_pictures_that_are_older_than_the_model_are_said(model, age, capsys):
+    """Another training into the folder has replaced the model, and its views were not rendered."""
+    (method,) = (model / "test").iterdir()
+    trained = model / "point_cloud" / method.name.replace("ours", "iteration") / "point_cloud.ply"
+    trained.parent.mkdir(parents=True)
+    trained.write_bytes(b"")
+    time = (method / "renders/00000.png").stat().st_mtime - age
+    os.utime(trained, (time, time))
+    metrics.main(["-m", str(model), "--no-lpips"])
+    assert ("are older than" in capsys.readouterr().err) == (age < 0)
 
 
 def test_several_models_are_measured_in_one_call(model, capsys):

@@ -100,3 +100,13 @@ def test_units_of_the_cameras_fit_a_run_without_units(run):
     """A run of 3DGS has no units: then those of the cameras hold for the model, too."""
     (first, *_), units = read_camera_file(run / "cameras.json")
     assert units.file_points(first.centre.numpy()[None])[0] == pytest.approx(cameras()[0].centre.numpy(), abs=1e-5)
+
+
+def test_pictures_of_an_earlier_rendering_of_more_views_are_removed(run, tmp_path):
+    """metrics.py would measure them, too; other files stay."""
+    others = [run / "cameras/ours_1" / name for name in ("renders/00099.png", "gt/00099.png", "renders/mine.png")]
+    for path in others:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"")
+    render.main(["-m", str(run), "--cameras", str(run / "cameras.json"), "--quiet"])
+    assert [path.exists() for path in others] == [False, False, True]

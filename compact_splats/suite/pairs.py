@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from compact_splats.utils.errors import InputError
+from compact_splats.utils.errors import InputError, note
 from compact_splats.utils.pictures import picture_size
 
 
@@ -42,6 +42,8 @@ class Pair:
 def find_methods(model: Path) -> list[Path]:
     """Folders of rendered test views of a model: ``test/ours_N`` in the order of N, then those of model files.
 
+    A note says which are older than the model: another training replaced it.
+
     Raises:
         InputError: the model folder does not exist or has no rendered test views.
     """
@@ -50,7 +52,12 @@ def find_methods(model: Path) -> list[Path]:
     folders = (path for path in (model / "test").glob("*") if path.is_dir())
     methods = [path for path in folders if is_trained(path) or (path / "renders").is_dir()]
     if not methods:
-        raise InputError(f"{model} has no rendered test views: run render.py -m {model}")
+        raise InputError(f"{model} has no rendered test views: run render.py -m {model}, after a training with --eval")
+    for path in filter(is_trained, methods):
+        trained = model / "point_cloud" / path.name.replace("ours", "iteration") / "point_cloud.ply"
+        first = path / "renders" / "00000.png"
+        if trained.is_file() and first.is_file() and first.stat().st_mtime < trained.stat().st_mtime:
+            note(f"the pictures in {path} are older than {trained}: run render.py -m {model} again")
     return sorted(methods, key=lambda path: (not is_trained(path), is_trained(path) * len(path.name), path.name))
 
 
