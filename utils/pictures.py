@@ -173,7 +173,7 @@ def is_no_mask(picture: Image.Image) -> bool:
 
 def _is_grey(brightness: np.ndarray, white: int) -> bool:
     is_grey = (brightness > white / 8) & (brightness < white * 7 / 8)
-    return bool(is_grey.mean() > _MAX_GREY) and np.count_nonzero(np.bincount(brightness[is_grey])) > _MAX_GREYS
+    return bool(is_grey.mean() > _MAX_GREY and np.count_nonzero(np.bincount(brightness[is_grey])) > _MAX_GREYS)
 
 
 def _brightness(picture: Image.Image) -> tuple[np.ndarray, int]:
