@@ -13,7 +13,7 @@ from compact_splats.gaussian_renderer.evaluation import evaluate, measure
 from compact_splats.scene import load_scene
 from compact_splats.scene.gaussian_model import GaussianModel
 from compact_splats.utils.errors import InputError
-from compact_splats.utils.pictures import mask_values
+from compact_splats.utils.pictures import is_no_mask, mask_values
 
 HALF = np.zeros((30, 40), np.uint8)  # the left half counts
 HALF[:, :20] = 255
@@ -245,3 +245,18 @@ def test_a_photo_as_mask(tmp_path, capsys):
     Image.fromarray(photo).save(tmp_path / "masks/000.png")
     load_scene(tmp_path, eval=False)
     assert "not black and white" in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("mode", ["F", "I", "RGBA"])
+def test_masks_of_unusual_numbers_are_measured(mode):
+    """Floats, 32 bits, and alpha that varies below half: no error, and no warning."""
+    values = np.random.default_rng(0).random((30, 40))
+    pixels = {
+        "F": (255 * values).astype(np.float32),
+        "I": (2**31 * values).astype(np.int32),
+        "RGBA": np.repeat((99 * values).astype(np.uint8)[..., None], 4, axis=2),
+    }[mode]
+    mask, share = Image.fromarray(pixels), {"F": 0.5, "I": 1, "RGBA": 0}[mode]
+    assert np.mean(mask_values(mask) > 0) == pytest.approx(share, abs=0.05)
+    assert is_no_mask(mask) == (mode != "I")
