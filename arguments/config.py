@@ -160,7 +160,8 @@ class TrainConfig(Command, MachineConfig, SceneConfig):
         help="how the budget is reached; natural: natural selection; error: prune what changes the images least; "
         "cutoff: prune the lowest opacities at once, for comparison; none: not at all, which leaves up to three times "
         f"the budget, for compress.py; auto: error by the quick schedule with at least {FEWEST_PHOTOS} training photos "
-        f"and at most {MOST_STEPS_PER_PHOTO} steps for each (--minutes counts as 3000 steps), otherwise natural"
+        f"and at most {MOST_STEPS_PER_PHOTO} steps for each (--minutes counts as {QUICK.iterations} steps), otherwise "
+        "natural"
     )  # fmt: skip
     sh_rest_lr: float = option(
         0.005, type=float, low=0, help="learning rate of SH degrees 1 to 3, before division by 20; fast schedule: "

@@ -7,6 +7,7 @@ Looked for in this order: COLMAP in ``sparse/N`` or ``sparse``; ``transforms_tra
 import os
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 from compact_splats.scene.colmap import has_colmap_model, num_registered, read_colmap
@@ -64,19 +65,20 @@ def read_data_set(source: Path, images: str, sparse: int | None, *, tracks: bool
 
 def _scene_near(source: Path) -> Path | None:
     """A folder that is a scene: one of the two around ``source``, or up to three levels below it."""
-    around = source.absolute().parents[:2]
-    below = (Path(parent) for parent, folders, _ in os.walk(source) if not _is_deep(source, parent, folders))
-    for folder in (*around, *below):
+    for folder in chain(source.absolute().parents[:2], _folders_below(source)):
         models = (folder / "sparse" / "0", folder / "sparse", folder)
         if any(map(has_colmap_model, models)) or any((folder / name).is_file() for name in _TRANSFORMS):
             return folder
     return None
 
 
-def _is_deep(source: Path, parent: str, folders: list[str]) -> bool:
-    depth = len(Path(parent).relative_to(source).parts)
-    folders[:] = sorted(name for name in folders if not name.startswith(".")) if depth < _MAX_DEPTH else []
-    return depth == 0
+def _folders_below(source: Path) -> Iterator[Path]:
+    """Up to ``_MAX_DEPTH`` levels, without hidden ones."""
+    for parent, folders, _ in os.walk(source):
+        depth = len(Path(parent).relative_to(source).parts)
+        folders[:] = sorted(name for name in folders if not name.startswith(".")) if depth < _MAX_DEPTH else []
+        if depth:
+            yield Path(parent)
 
 
 def _colmap_model(folder: Path, chosen: int | None) -> Path | None:
